@@ -1,0 +1,131 @@
+"""The blob role: content-addressed bytes of any size, streamed."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from msgspec import Struct
+
+from specstar.roles.records import BlobInfo
+
+__all__ = ["BlobReader", "BlobStore", "BlobWriter", "UploadSession"]
+
+
+class UploadSession(Struct, frozen=True, kw_only=True):
+    """An upload in progress. `method` "proxy": send bytes with `upload`; "single_put": PUT them to `url` with `headers`."""
+
+    upload_id: str
+    method: Literal["proxy", "single_put"]
+    content_type: str
+    url: str | None = None
+    headers: dict[str, str] = {}
+    expires_time: datetime | None = None
+
+
+class BlobWriter(ABC):
+    """An upload being written by one task. `commit` or `abort` ends it; after either, every call raises `UsageError`.
+
+    Nothing is visible before `commit` returns, and nothing is left behind after `abort`. Memory use is bounded: `write`
+    waits while too much is on its way.
+    """
+
+    @abstractmethod
+    async def write(self, chunk: bytes | bytearray | memoryview) -> None:
+        """Append bytes; the buffer may be reused once this returns. On an error or cancellation, abort."""
+
+    @abstractmethod
+    async def commit(self) -> BlobInfo:
+        """Make the blob visible and durable; the same bytes stored before are found, not stored again."""
+
+    @abstractmethod
+    async def abort(self) -> None:
+        """Give the upload up and remove what it left. Safe to call twice, and after `commit`, where it does nothing."""
+
+
+class BlobReader(ABC):
+    """A blob being read by one task; close it. `info` is the whole blob's."""
+
+    info: BlobInfo
+
+    @abstractmethod
+    async def read(self) -> bytes:
+        """The next chunk (at most 1 MiB), or b"" at the end of the range.
+
+        Raises `BlobIntegrityError` if the stored bytes are shorter than the blob, or do not match its checksum.
+        """
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Release the file or connection. Safe to call twice."""
+
+
+class BlobStore(ABC):
+    """All blobs of one specstar. `BlobNotFoundError` for an id that is not there, also if it is no SHA-256 at all."""
+
+    @abstractmethod
+    async def create(self, *, content_type: str, size_hint: int | None = None) -> BlobWriter:
+        """Begin an upload. `size_hint` (bytes) helps to choose how; it is no promise."""
+
+    @abstractmethod
+    async def put_bytes(self, data: bytes, *, content_type: str) -> BlobInfo:
+        """Store bytes that are in memory already, in the fewest steps."""
+
+    async def put_file(self, path: Path, *, content_type: str) -> BlobInfo:
+        """Store a local file. Backends that can do it in one thread job override this."""
+        import aiofiles
+
+        writer = await self.create(content_type=content_type, size_hint=path.stat().st_size)
+        try:
+            async with aiofiles.open(path, "rb") as source:
+                while chunk := await source.read(1 << 20):
+                    await writer.write(chunk)
+            return await writer.commit()
+        finally:
+            await writer.abort()
+
+    @abstractmethod
+    async def open(self, file_id: str, *, start: int = 0, end: int | None = None) -> BlobReader:
+        """Begin to read bytes `start` to `end` (exclusive; None: to the last). Out-of-range bounds are clamped."""
+
+    @abstractmethod
+    async def stat(self, file_id: str) -> BlobInfo:
+        """What is known of the blob, without its bytes."""
+
+    @abstractmethod
+    async def delete(self, file_id: str) -> None:
+        """Erase the blob. Raises `BlobNotFoundError` if it is not there."""
+
+    @abstractmethod
+    async def url(self, file_id: str, *, expires_in: float | None = None) -> str | None:
+        """A presigned GET URL, valid for `expires_in` seconds (None: the configured expiry); None where there is none."""
+
+    @abstractmethod
+    async def create_upload(self, *, content_type: str, size: int | None = None) -> UploadSession:
+        """Reserve an upload session. `size` in bytes, where known, is checked at `finalize`."""
+
+    @abstractmethod
+    async def upload(self, upload_id: str, data: bytes) -> None:
+        """Append bytes to a "proxy" session. Raises `BlobNotFoundError` for an unknown session."""
+
+    @abstractmethod
+    async def finalize(self, upload_id: str) -> BlobInfo:
+        """Turn what was uploaded into a blob. Repeating it after success gives the same answer while the session is known.
+
+        Raises `BlobIntegrityError` if the size is not the announced one, `BlobNotFoundError` if nothing was uploaded.
+        """
+
+    @abstractmethod
+    async def abort(self, upload_id: str) -> None:
+        """Drop a session and what it uploaded. Unknown sessions are ignored."""
+
+    @abstractmethod
+    def list(self) -> AsyncIterator[list[BlobInfo]]:
+        """All blobs, page by page, in no stated order."""
+
+    @abstractmethod
+    async def collect_garbage(self, *, older_than_seconds: float) -> int:
+        """Remove what unfinished uploads left behind, if older than this; returns the number of things removed."""

@@ -1,0 +1,132 @@
+"""The mq role: messages that are confirmed when sent, acknowledged when done, and parked when they keep failing.
+
+The role moves messages; what a job is (attempts, retries, state, results) is decided once, above it, in `message_queue`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime
+
+from msgspec import Struct
+
+__all__ = ["Consumer", "DeadLetter", "Delivery", "Message", "MessageQueue", "MessageQueueFactory"]
+
+
+class Message(Struct, frozen=True, kw_only=True):
+    """One message. `body` is opaque; `attempts` counts the deliveries that failed so far.
+
+    `partition_key`: messages with one key are handled one at a time, in order of sending. `priority` 0 to 9, high first,
+    where the backend has priorities. `id` is the job's id: the same for every copy of one job.
+    """
+
+    id: str
+    body: bytes
+    attempts: int = 0
+    priority: int = 0
+    partition_key: str | None = None
+
+
+class DeadLetter(Struct, frozen=True, kw_only=True):
+    """A message that was given up, with the reason and the time (aware, UTC)."""
+
+    message: Message
+    reason: str
+    time: datetime
+
+
+class Delivery(ABC):
+    """A message in the hands of one worker, until one of its three ends is called; each end is confirmed when it returns.
+
+    If the worker dies, or its connection, before an end took effect, the message is delivered again (`redelivered`), and
+    the loss counts in `message.attempts` where the broker can tell.
+    """
+
+    message: Message
+    redelivered: bool
+
+    @abstractmethod
+    async def ack(self) -> None:
+        """The message is done."""
+
+    @abstractmethod
+    async def retry(self, message: Message, *, delay: float) -> None:
+        """Replace the message by this one (same id, more attempts), to be delivered after `delay` seconds."""
+
+    @abstractmethod
+    async def dead(self, message: Message, *, reason: str) -> None:
+        """Park the message among the dead letters."""
+
+    @property
+    @abstractmethod
+    def lost(self) -> bool:
+        """True once the connection that this delivery came by is gone: its ends will do nothing, another worker may run it."""
+
+
+class Consumer(ABC):
+    """The receiving end of one worker. It reconnects by itself and goes on."""
+
+    @abstractmethod
+    async def receive(self) -> Delivery:
+        """Wait for the next message; as long as it takes."""
+
+    @abstractmethod
+    async def stop(self) -> None:
+        """Take no more messages; those received but not handed out go back. Deliveries in hand can still be ended."""
+
+
+class MessageQueue(ABC):
+    """The messages of one job type."""
+
+    @abstractmethod
+    async def publish(self, message: Message, *, delay: float = 0) -> None:
+        """Send; returns once the broker has confirmed that it keeps the message. `delay` in seconds before delivery.
+
+        Raises `BackendUnavailable` within the stated time while the broker is down, `BackendError` if it refuses.
+        """
+
+    @abstractmethod
+    async def publish_many(self, messages: Sequence[Message], *, delay: float = 0) -> None:
+        """Send several; returns once all are confirmed. After an error any of them may have been sent."""
+
+    @abstractmethod
+    def consume(self, *, prefetch: int) -> AbstractAsyncContextManager[Consumer]:
+        """Open a consumer that holds at most `prefetch` unfinished deliveries. Leaving the context stops it."""
+
+    @abstractmethod
+    async def depth(self) -> int:
+        """The number of messages ready for delivery, without the delayed and the dead."""
+
+    @abstractmethod
+    async def dead_letters(self, *, limit: int = 100) -> list[DeadLetter]:
+        """Look at dead letters, oldest first, without removing them."""
+
+    @abstractmethod
+    async def requeue_dead(self, ids: Sequence[str] | None = None) -> int:
+        """Send dead letters (None: all) back to work with `attempts` 0; returns how many."""
+
+    @abstractmethod
+    async def purge_dead(self, ids: Sequence[str] | None = None) -> int:
+        """Delete dead letters (None: all); returns how many."""
+
+    @abstractmethod
+    async def purge(self) -> int:
+        """Delete all messages that wait, delayed ones too, not the dead ones; returns how many."""
+
+
+class MessageQueueFactory(ABC):
+    """Makes the queue of each job type; what `mq` resolves to, and what `message_queue_factory=` takes."""
+
+    max_retries: int
+    retry_delay_seconds: float
+
+    @property
+    @abstractmethod
+    def durable(self) -> bool:
+        """True if messages outlive the process."""
+
+    @abstractmethod
+    def build(self, name: str, *, max_priority: int | None = None) -> MessageQueue:
+        """The queue of the job type `name` (any text: encoded for the broker). Opens nothing."""

@@ -1,0 +1,103 @@
+"""Meta and resource together, for one model: the seam where both set-up levels meet."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Sequence
+from typing import NamedTuple
+
+from msgspec import Struct
+
+from specstar.query import Condition, IndexedField, Query
+from specstar.roles.meta import MetaWrite
+from specstar.roles.records import ResourceMeta, RevisionInfo, StoredRevision
+from specstar.roles.resource import PayloadKey, StoredPayload
+
+__all__ = ["ModelSpec", "Storage", "StorageWrite"]
+
+
+class ModelSpec(Struct, frozen=True, kw_only=True):
+    """What a store needs to know of a model: its name (any text, encoded by each backend) and the fields it can search."""
+
+    name: str
+    indexed_fields: tuple[IndexedField, ...] = ()
+
+
+class StorageWrite(NamedTuple):
+    """One change with the payload of its revision; None where the change brings no new payload."""
+
+    change: MetaWrite
+    payload: bytes | None
+
+
+class Storage(ABC):
+    """The resources of one model: rows, revisions and payloads.
+
+    A write returns once all of it is durable, and is visible whole or not at all. Errors are those of `MetaStore`.
+    """
+
+    @abstractmethod
+    async def write(self, item: StorageWrite) -> None:
+        """Apply one change. Raises what `MetaStore.write` raises."""
+
+    @abstractmethod
+    async def write_many(self, items: Sequence[StorageWrite]) -> list[Exception | None]:
+        """Apply changes of different resources, each by itself; one entry a change, None for those that were made."""
+
+    @abstractmethod
+    async def read(self, resource_id: str, revision_id: str | None = None) -> StoredRevision | ResourceMeta | None:
+        """A resource with one revision (None: the current one), deleted or not.
+
+        The bare meta row if the resource has no such revision; None if there is no such resource. Raises `DecodeError` if
+        the payload that the revision points to is gone.
+        """
+
+    @abstractmethod
+    async def read_many(self, resource_ids: Sequence[str]) -> list[StoredRevision | None]:
+        """The current revisions, one entry an id, in the order of the ids."""
+
+    @abstractmethod
+    async def read_meta(self, resource_id: str) -> ResourceMeta | None:
+        """The row, deleted or not."""
+
+    @abstractmethod
+    async def read_revision(
+        self, resource_id: str, revision_id: str | None = None
+    ) -> tuple[ResourceMeta, RevisionInfo | None] | None:
+        """The row and the record of one revision, without its payload."""
+
+    @abstractmethod
+    async def list_revisions(self, resource_id: str) -> list[RevisionInfo]:
+        """All revisions, oldest first."""
+
+    @abstractmethod
+    async def erase(self, resource_id: str, *, expected_version: int | None = None) -> bool:
+        """Remove a resource for good, with all its revisions and payloads. False if there was none."""
+
+    @abstractmethod
+    async def search(self, query: Query) -> list[StoredRevision]:
+        """The matching resources in the order of the query. Raises `QueryError`."""
+
+    @abstractmethod
+    async def search_meta(self, query: Query) -> list[ResourceMeta]:
+        """The matching rows alone."""
+
+    @abstractmethod
+    async def count(self, condition: Condition | None = None, *, include_deleted: bool = False) -> int:
+        """The number of matching resources."""
+
+    @abstractmethod
+    async def explain(self, query: Query) -> str:
+        """The backend's own plan for this query, as text."""
+
+    @abstractmethod
+    def list_payloads(self) -> AsyncIterator[list[StoredPayload]]:
+        """All payloads that lie outside the meta store's own transactions, for garbage collection."""
+
+    @abstractmethod
+    async def unreferenced(self, keys: Sequence[PayloadKey]) -> list[PayloadKey]:
+        """Those of the keys that no revision points to."""
+
+    @abstractmethod
+    async def drop_payloads(self, keys: Sequence[PayloadKey]) -> None:
+        """Erase payloads found to be garbage."""

@@ -1,0 +1,10 @@
+"""What backends and managers stand on: the home loop and its gate, lazily opened connections, and the batcher."""
+
+from __future__ import annotations
+
+from specstar.runtime.batcher import Batcher
+from specstar.runtime.connections import Connection, Connections, LazyConnection, ServerInfo
+from specstar.runtime.gate import Gate, Gated, gated
+from specstar.runtime.home import Home, Waiter
+
+__all__ = ["Batcher", "Connection", "Connections", "Gate", "Gated", "Home", "LazyConnection", "ServerInfo", "Waiter", "gated"]

@@ -1,0 +1,214 @@
+"""The batcher: calls of one kind that are awaited at the same time travel together. No timer: a lone call leaves at once."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from typing import Any, Generic, TypeVar
+
+import anyio
+
+from specstar.errors import BackendError, BackendUnavailable
+from specstar.runtime.home import Home, Waiter
+
+__all__ = ["Batcher"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class _Entry(Generic[Item]):
+    __slots__ = ("in_flight", "item", "key", "since", "waiter")
+
+    def __init__(self, item: Item, waiter: Waiter[Any], key: Hashable, since: float) -> None:
+        self.item = item
+        self.waiter = waiter
+        self.key = key
+        self.since = since
+
+
+class Batcher(Generic[Item, Result]):
+    """Turns many awaiting callers into few flushes.
+
+    `flush` takes a list of items and returns one entry an item, in order: a result, or an exception for that caller alone.
+    If it raises, all callers of that batch get the error. While `max_in_flight` flushes are under way, what arrives forms
+    the next batch, up to `max_items` and, by `size_of` (bytes), `max_bytes`; a larger item travels alone. With `key_of`,
+    two items of one key are never in flight together, and leave in order of arrival; None as key means free to go.
+
+    A caller cancelled while it waits takes its item out; once its item is in flight, the flush goes on for the neighbours.
+    An item that waited longer than `max_wait` seconds is refused with `BackendUnavailable` instead of being sent. All
+    methods belong to the home loop; the flushes are tasks of the home.
+    """
+
+    def __init__(
+        self,
+        home: Home,
+        flush: Callable[[list[Item]], Awaitable[Sequence[Result | Exception]]],
+        *,
+        name: str,
+        max_items: int = 512,
+        max_bytes: int = 4 << 20,
+        max_in_flight: int = 2,
+        size_of: Callable[[Item], int] | None = None,
+        key_of: Callable[[Item], Hashable] | None = None,
+        max_wait: float = 60.0,
+    ) -> None:
+        self.name = name
+        self.flushes = 0
+        self.items = 0
+        self._home = home
+        self._flush = flush
+        self._max_items = max_items
+        self._max_bytes = max_bytes
+        self._max_in_flight = max_in_flight
+        self._size_of = size_of
+        self._key_of = key_of
+        self._max_wait = max_wait
+        self._pending: deque[_Entry[Item]] = deque()
+        self._in_flight = 0
+        self._starting = False
+        # One entry per key that is pending or in flight; the deque holds those that must wait for it.
+        self._keys: dict[Hashable, deque[_Entry[Item]] | None] = {}
+
+    @property
+    def pending(self) -> int:
+        """Items that wait to be sent, without those that wait for their key."""
+        return len(self._pending)
+
+    async def submit(self, item: Item) -> Result:
+        """Send one item with the next batch and wait for its own result or error."""
+        if self._home.closing:
+            raise BackendUnavailable(f"{self.name}: closed")
+        waiter = self._home.waiter()
+        key = self._key_of(item) if self._key_of is not None else None
+        self._add(_Entry(item, waiter, key, self._home.time()))
+        result: Result = await waiter
+        return result
+
+    def _add(self, entry: _Entry[Item]) -> None:
+        if entry.key is not None:
+            if entry.key in self._keys:
+                held = self._keys[entry.key]
+                if held is None:
+                    held = self._keys[entry.key] = deque()
+                held.append(entry)
+                return
+            self._keys[entry.key] = None
+        self._pending.append(entry)
+        self._start()
+
+    def _start(self) -> None:
+        """Start another flush if one may be added; the new task takes all that arrives in this turn of the loop."""
+        if self._starting or self._in_flight >= self._max_in_flight or self._home.closing:
+            return
+        self._starting = True
+        self._in_flight += 1
+        self._home.spawn(self._work)
+
+    async def _work(self) -> None:
+        """Send batches until nothing waits. One of at most `max_in_flight` such tasks."""
+        batch: list[_Entry[Item]] = []
+        try:
+            while True:
+                batch = self._take()
+                self._starting = False
+                if not batch:
+                    return
+                # What one flush could not carry may leave at once by another.
+                if self._pending:
+                    self._start()
+                await self._send(batch)
+                batch = []
+        except BaseException:
+            # Cancelled: the home is closing. Nobody may wait for ever.
+            self._fail(batch, BackendUnavailable(f"{self.name}: closed while the call was in flight"))
+            while rest := self._take():
+                self._fail(rest, BackendUnavailable(f"{self.name}: closed before the call was sent"))
+            raise
+        finally:
+            self._in_flight -= 1
+
+    def _take(self) -> list[_Entry[Item]]:
+        batch: list[_Entry[Item]] = []
+        size = 0
+        pending = self._pending
+        oldest = self._home.time() - self._max_wait
+        while pending and len(batch) < self._max_items:
+            entry = pending[0]
+            if entry.waiter.done():  # its caller was cancelled
+                pending.popleft()
+                self._release(entry)
+                continue
+            if entry.since < oldest:
+                pending.popleft()
+                message = f"{self.name}: not sent within {self._max_wait:g} s, {len(pending)} more calls wait; retry later"
+                entry.waiter.set_exception(BackendUnavailable(message))
+                self._release(entry)
+                continue
+            if self._size_of is not None:
+                size += self._size_of(entry.item)
+                if batch and size > self._max_bytes:
+                    break
+            pending.popleft()
+            batch.append(entry)
+        return batch
+
+    async def _send(self, batch: list[_Entry[Item]]) -> None:
+        self.flushes += 1
+        self.items += len(batch)
+        try:
+            results = await self._flush([entry.item for entry in batch])
+        except Exception as error:
+            self._fail(batch, error)
+            return
+        if len(results) != len(batch):
+            self._fail(batch, BackendError(f"{self.name}: {len(results)} results for {len(batch)} items"))
+            return
+        for entry, result in zip(batch, results, strict=True):
+            if not entry.waiter.done():
+                if isinstance(result, Exception):
+                    entry.waiter.set_exception(result)
+                else:
+                    entry.waiter.set_result(result)
+            if entry.key is not None:
+                self._release(entry)
+
+    def _fail(self, batch: list[_Entry[Item]], error: Exception) -> None:
+        for entry in batch:
+            if not entry.waiter.done():
+                entry.waiter.set_exception(_copy(error) if len(batch) > 1 else error)
+            self._release(entry)
+
+    def _release(self, entry: _Entry[Item]) -> None:
+        """Let the next item of this key go."""
+        if entry.key is None:
+            return
+        held = self._keys.pop(entry.key, None)
+        while held:
+            follower = held.popleft()
+            if follower.waiter.done():
+                continue
+            self._keys[entry.key] = held or None
+            self._pending.append(follower)
+            self._start()
+            return
+
+    async def drain(self, timeout: float) -> bool:
+        """Wait until nothing is pending or in flight; False if `timeout` seconds were not enough."""
+        with anyio.move_on_after(timeout):
+            while self._in_flight or self._pending:
+                await anyio.sleep(0.005)
+            return True
+        return False
+
+
+def _copy(error: Exception) -> Exception:
+    """Each caller gets an error of its own: a shared one would gather every caller's traceback."""
+    import copy
+
+    try:
+        twin = copy.copy(error)
+    except Exception:
+        return error
+    twin.__cause__ = error.__cause__ or error
+    return twin

@@ -1,0 +1,159 @@
+"""Connections of a runtime: opened on first use, once, whoever races; shared by equal settings; closed in reverse order."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable
+from typing import Any, ClassVar, Generic, TypeVar
+
+import anyio
+from msgspec import Struct
+
+from specstar.errors import BackendUnavailable
+
+__all__ = ["Connection", "Connections", "LazyConnection", "ServerInfo"]
+
+logger = logging.getLogger("specstar")
+
+
+class ServerInfo(Struct, frozen=True, kw_only=True):
+    """What a backend says of itself: its version, and anything worth showing in `check()`. Never a secret."""
+
+    version: str
+    detail: str = ""
+
+
+class Connection(ABC):
+    """A pool, client or folder that several stores share. Made closed; belongs to one home loop once opened.
+
+    `portable` connections hold no resource of their loop (memory): they outlive it and serve the next one too.
+    """
+
+    portable: ClassVar[bool] = False
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Connect, within the configured timeout. On error or cancellation, leave nothing open.
+
+        Raises `BackendUnavailable`, `BackendError`, `MissingDependencyError` or `ConfigError`.
+        """
+
+    @abstractmethod
+    async def ping(self) -> ServerInfo:
+        """Ask the server for its version, within the configured timeout."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Close: let what is in flight finish. The caller bounds the time and cancels; then `abandon` follows."""
+
+    @abstractmethod
+    def abandon(self) -> None:
+        """Drop everything at once without the loop: it is gone, or this is a forked child. Must not touch the peer's state.
+
+        In a forked child sockets are closed without a goodbye, so that the parent's session on them lives on.
+        """
+
+
+C = TypeVar("C", bound=Connection)
+
+
+class LazyConnection(Generic[C]):
+    """A connection that opens on first use."""
+
+    def __init__(self, make: Callable[[], C], name: str) -> None:
+        self.name = name
+        self._make = make
+        self._opened: C | None = None
+        self._lock = anyio.Lock()
+        self._closed = False
+        self._on_open: Callable[[LazyConnection[C]], None] | None = None
+
+    @property
+    def opened(self) -> C | None:
+        """The connection if it is open, for hot paths: `c = lazy.opened or await lazy.get()`."""
+        return self._opened
+
+    async def get(self) -> C:
+        """The open connection. Raises what `Connection.open` raises; the next call tries again."""
+        if self._opened is not None:
+            return self._opened
+        async with self._lock:
+            if self._closed:
+                raise BackendUnavailable(f"{self.name}: the connection is closed")
+            if self._opened is None:
+                connection = self._make()
+                await connection.open()
+                self._opened = connection
+                if self._on_open is not None:
+                    self._on_open(self)
+            return self._opened
+
+    async def aclose(self, timeout: float) -> None:
+        """Close within `timeout` seconds: ask, wait, then drop."""
+        self._closed = True
+        connection, self._opened = self._opened, None
+        if connection is None:
+            return
+        finished = False
+        try:
+            with anyio.move_on_after(timeout, shield=True):
+                await connection.aclose()
+                finished = True
+        except Exception as error:
+            logger.warning("closing %s failed: %s", self.name, error)
+        if not finished:
+            logger.warning("closing %s took more than %g s: dropped", self.name, timeout)
+            connection.abandon()
+
+    def abandon(self) -> C | None:
+        """Drop the connection without its loop; a portable one is returned alive instead."""
+        self._closed = True
+        connection, self._opened = self._opened, None
+        if connection is None or connection.portable:
+            return connection
+        try:
+            connection.abandon()
+        except Exception as error:
+            logger.debug("dropping %s: %s", self.name, error)
+        return None
+
+
+class Connections:
+    """All connections of one runtime, by their key (type and connection options)."""
+
+    def __init__(self) -> None:
+        self._by_key: dict[Hashable, LazyConnection[Any]] = {}
+        self._order: list[LazyConnection[Any]] = []
+        self._carried: dict[Hashable, Connection] = {}
+
+    def share(self, key: Hashable, make: Callable[[], C], name: str) -> LazyConnection[C]:
+        """The connection of this key, made by `make` when first used."""
+        lazy = self._by_key.get(key)
+        if lazy is None:
+            carried = self._carried.get(key)
+            lazy = LazyConnection(make if carried is None else lambda: carried, name)
+            lazy._on_open = self._order.append
+            self._by_key[key] = lazy
+        return lazy
+
+    def opened(self) -> list[LazyConnection[Any]]:
+        """Those that are open, in the order in which they opened."""
+        return [lazy for lazy in self._order if lazy.opened is not None]
+
+    async def aclose(self, timeout: float) -> None:
+        """Close all in reverse order of opening, each within `timeout` seconds."""
+        for lazy in reversed(self._order):
+            await lazy.aclose(timeout)
+        for lazy in self._by_key.values():
+            await lazy.aclose(timeout)
+
+    def abandon(self) -> Connections:
+        """Drop all without their loop; returns the connections of the next runtime, with the portable ones in it."""
+        heirs = Connections()
+        heirs._carried.update(self._carried)
+        for key, lazy in self._by_key.items():
+            survivor = lazy.abandon()
+            if survivor is not None:
+                heirs._carried[key] = survivor
+        return heirs
