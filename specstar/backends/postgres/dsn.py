@@ -1,0 +1,43 @@
+"""What can be said of a DSN without the driver: its mistakes, and a form that is safe to show."""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["dsn_problem", "hide_password"]
+
+_SCHEMES = ("postgresql://", "postgres://")
+_SECRET_PARAMETER = re.compile(r"([?&](?:password|sslpassword)=)[^&#]*", re.IGNORECASE)
+_EXAMPLE = "postgresql://user:password@host:5432/database"
+
+
+def dsn_problem(dsn: str) -> str | None:
+    """What is wrong with a DSN, or None. Never shows any part of it but the scheme."""
+    if not dsn.strip():
+        return f"required: a PostgreSQL DSN such as {_EXAMPLE} (the alias connection_string is accepted too)"
+    if not dsn.startswith(_SCHEMES):
+        scheme, separator, _ = dsn.partition("://")
+        found = f", not with {scheme!r}" if separator and scheme.replace("+", "").isalnum() else ""
+        return f"must begin with postgresql:// or postgres://{found}; e.g. {_EXAMPLE}"
+    if "\0" in dsn or any(character.isspace() for character in dsn):
+        return "holds a space, line end or NUL: percent-encode it (%20), or remove it"
+    if "#" in dsn:
+        return "holds a '#': percent-encode reserved characters in user and password (# is %23, @ is %40, / is %2F)"
+    authority = dsn.partition("://")[2]
+    if "@" not in re.split(r"[/?]", authority, maxsplit=1)[0] and "@" in authority.partition("?")[0]:
+        return "holds a '/' or '?' before its '@': percent-encode them in user and password (/ is %2F, ? is %3F)"
+    return None
+
+
+def hide_password(dsn: str) -> str:
+    """The DSN with `***` in place of its password; nothing but `***` if it does not look like a DSN."""
+    if not dsn:
+        return ""
+    if not dsn.startswith(_SCHEMES):
+        return "***"
+    scheme, _, rest = dsn.partition("://")
+    before, at, after = rest.rpartition("@")
+    if at:
+        user, colon, _ = before.partition(":")
+        rest = f"{user}:***@{after}" if colon else rest
+    return _SECRET_PARAMETER.sub(r"\1***", f"{scheme}://{rest}")
