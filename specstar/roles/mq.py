@@ -16,10 +16,12 @@ __all__ = ["Consumer", "DeadLetter", "Delivery", "Message", "MessageQueue", "Mes
 
 
 class Message(Struct, frozen=True, kw_only=True):
-    """One message. `body` is opaque; `attempts` counts the deliveries that failed so far.
+    """One message. `body` is opaque. `attempts` is what its sender wrote: the deliveries that failed so far.
 
-    `partition_key`: messages with one key are handled one at a time, in order of sending. `priority` 0 to 9, high first,
-    where the backend has priorities. `id` is the job's id: the same for every copy of one job.
+    The broker never changes `attempts`: a lost delivery is counted by the worker that gets the message next, which sees
+    `redelivered`. `partition_key`: messages with one key are handled one at a time over all consumers, in order of sending;
+    one that is delayed or retried loses its place to those behind it. `priority` 0 to 9, high first, where the backend has
+    priorities; it does not break the order of a partition. `id` is the job's id: the same for every copy of one job.
     """
 
     id: str
@@ -40,8 +42,10 @@ class DeadLetter(Struct, frozen=True, kw_only=True):
 class Delivery(ABC):
     """A message in the hands of one worker, until one of its three ends is called; each end is confirmed when it returns.
 
-    If the worker dies, or its connection, before an end took effect, the message is delivered again (`redelivered`), and
-    the loss counts in `message.attempts` where the broker can tell.
+    If the worker dies, or its connection, or its consumer is left before an end took effect, this very message is delivered
+    again, unchanged, with `redelivered` true. The copy that `retry` sends is a new message: not redelivered. `retry` and
+    `dead` send first and remove second, so that a crash between leaves two copies, never none. An end raises
+    `BackendUnavailable` if it could not be confirmed; the message is then delivered again.
     """
 
     message: Message
@@ -53,7 +57,7 @@ class Delivery(ABC):
 
     @abstractmethod
     async def retry(self, message: Message, *, delay: float) -> None:
-        """Replace the message by this one (same id, more attempts), to be delivered after `delay` seconds."""
+        """Replace the message by this one (same id), to be delivered after `delay` seconds."""
 
     @abstractmethod
     async def dead(self, message: Message, *, reason: str) -> None:
@@ -70,11 +74,17 @@ class Consumer(ABC):
 
     @abstractmethod
     async def receive(self) -> Delivery:
-        """Wait for the next message; as long as it takes."""
+        """Wait for the next message; as long as it takes. May be called by many tasks at once.
+
+        Cancelling it loses no message. Raises `BackendUnavailable` once the consumer is stopped, or for good reasons only.
+        """
 
     @abstractmethod
     async def stop(self) -> None:
-        """Take no more messages; those received but not handed out go back. Deliveries in hand can still be ended."""
+        """Take no more messages; those received but not handed out go back. Deliveries in hand can still be ended.
+
+        A `receive` that waits raises `BackendUnavailable`. Safe to call twice.
+        """
 
 
 class MessageQueue(ABC):
@@ -93,7 +103,10 @@ class MessageQueue(ABC):
 
     @abstractmethod
     def consume(self, *, prefetch: int) -> AbstractAsyncContextManager[Consumer]:
-        """Open a consumer that holds at most `prefetch` unfinished deliveries. Leaving the context stops it."""
+        """Open a consumer that holds at most `prefetch` unfinished deliveries. Leaving the context stops it.
+
+        Deliveries without an end go back then, to be delivered again.
+        """
 
     @abstractmethod
     async def depth(self) -> int:
@@ -101,7 +114,7 @@ class MessageQueue(ABC):
 
     @abstractmethod
     async def dead_letters(self, *, limit: int = 100) -> list[DeadLetter]:
-        """Look at dead letters, oldest first, without removing them."""
+        """Look at dead letters, oldest first, without removing them. One entry an id: the latest copy."""
 
     @abstractmethod
     async def requeue_dead(self, ids: Sequence[str] | None = None) -> int:
@@ -114,6 +127,10 @@ class MessageQueue(ABC):
     @abstractmethod
     async def purge(self) -> int:
         """Delete all messages that wait, delayed ones too, not the dead ones; returns how many."""
+
+    def holds(self, message_id: str) -> bool:
+        """False only if the queue lives in this process and surely has no message of this id, waiting or in hand."""
+        return True
 
 
 class MessageQueueFactory(ABC):
