@@ -5,6 +5,18 @@ from __future__ import annotations
 from specstar.runtime.batcher import Batcher
 from specstar.runtime.connections import Connection, Connections, LazyConnection, ServerInfo
 from specstar.runtime.gate import Gate, Gated, gated
-from specstar.runtime.home import Home, Waiter
+from specstar.runtime.home import Home, Waiter, in_trio
 
-__all__ = ["Batcher", "Connection", "Connections", "Gate", "Gated", "Home", "LazyConnection", "ServerInfo", "Waiter", "gated"]
+__all__ = [
+    "Batcher",
+    "Connection",
+    "Connections",
+    "Gate",
+    "Gated",
+    "Home",
+    "LazyConnection",
+    "ServerInfo",
+    "Waiter",
+    "gated",
+    "in_trio",
+]

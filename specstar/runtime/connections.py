@@ -74,6 +74,11 @@ class LazyConnection(Generic[C]):
         """The connection if it is open, for hot paths: `c = lazy.opened or await lazy.get()`."""
         return self._opened
 
+    @property
+    def portable(self) -> bool:
+        """True if it is open and holds nothing of its loop or of the system."""
+        return self._opened is not None and self._opened.portable
+
     async def get(self) -> C:
         """The open connection. Raises what `Connection.open` raises; the next call tries again."""
         if self._opened is not None:

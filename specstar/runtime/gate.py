@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
+import contextlib
 import functools
 import logging
 import os
 import threading
+import warnings
 import weakref
 from asyncio import events
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
+import anyio
+
 from specstar.errors import BackendUnavailable, UsageError
 from specstar.runtime.connections import Connections
-from specstar.runtime.home import AsyncioHome, Home, Outcome, TrioHome
+from specstar.runtime.home import AsyncioHome, Home, Outcome, TrioHome, in_trio
 from specstar.runtime.thread_home import ThreadHome
 
 __all__ = ["Gate", "Gated", "gated"]
@@ -62,12 +67,15 @@ class Gate:
         self.generation = 0
         self.close_timeout = 10.0
         self._lock = threading.RLock()
-        self._pid = os.getpid()
+        self._refusal: str | None = None
+        self._held_home: Home | None = None
         _gates.add(self)
 
     def settle(self, *, blocking: bool = False) -> Home:
         """The live home; chosen now if there is none, or if its loop is gone. `blocking`: the caller has no loop."""
         with self._lock:
+            if self._refusal is not None:
+                raise UsageError(self._refusal)
             home = self.home
             if home is not None:
                 if home.is_current() or home.alive():
@@ -76,6 +84,36 @@ class Gate:
                 self._drop()
             self.home = self._choose(blocking)
             return self.home
+
+    def renew(self, *, native: bool) -> None:
+        """Begin a new generation for a new configuration; nothing may be open."""
+        with self._lock:
+            home, self.home = self.home, None
+            self.connections = Connections()
+            self.generation += 1
+            self.native = native
+        if isinstance(home, ThreadHome):
+            home.stop()
+
+    def require_asyncio(self) -> None:
+        """A backend with an asyncio driver has joined: a home on trio will not do any more."""
+        with self._lock:
+            self.native = False
+            if isinstance(self.home, TrioHome):
+                self._drop()
+
+    def refuse(self, message: str) -> None:
+        """Answer every call with `UsageError(message)` until `admit`."""
+        with self._lock:
+            self._refusal = message
+            self._held_home, self.home = self.home, None
+
+    def admit(self) -> None:
+        """Take `refuse` back."""
+        with self._lock:
+            self._refusal = None
+            if self._held_home is not None:
+                self.home, self._held_home = self._held_home, None
 
     def _choose(self, blocking: bool) -> Home:
         if not blocking:
@@ -93,6 +131,12 @@ class Gate:
         self.generation += 1
         if isinstance(home, ThreadHome):
             home.stop()
+
+    async def run(self, function: Callable[[], Awaitable[R]]) -> R:
+        """Run `function` on the home loop: here, if this is it."""
+        if self.home is not None and self.home.is_current():
+            return await function()
+        return await self.cross(function)
 
     async def cross(self, function: Callable[[], Awaitable[R]]) -> R:
         """Run `function` on the home loop and wait for it here, on another loop. Cancelling waits until it is over."""
@@ -180,21 +224,30 @@ class Gate:
     def after_fork(self) -> None:
         """In a forked child: nothing that the parent opened may be used or closed with a goodbye."""
         self._lock = threading.RLock()
-        self.home = None
+        self.home = self._held_home = None
         self.generation += 1
         self.connections = self.connections.abandon()
 
 
-def _refuse_on_a_loop() -> None:
-    in_trio = False
-    if events._get_running_loop() is None:
-        import sys
+    def end(self) -> None:
+        """The program ends, or the owner is gone: drop what is open, and say so if it holds anything of the system's."""
+        unclosed = [lazy.name for lazy in self.connections.opened() if not lazy.portable]
+        if unclosed:
+            names = ", ".join(unclosed)
+            message = f"specstar was not closed (open: {names}); use `async with spec:` or `await spec.aclose()`"
+            warnings.warn(message, ResourceWarning, stacklevel=2)
+        with self._lock:
+            self._drop()
 
-        trio = sys.modules.get("trio")
-        in_trio = trio is not None and trio.lowlevel.in_trio_run()
-        if not in_trio:
-            return
-    kind = "trio" if in_trio else "asyncio"
+    def __del__(self) -> None:
+        if getattr(self, "home", None) is not None:
+            self.end()
+
+
+def _refuse_on_a_loop() -> None:
+    if events._get_running_loop() is None and not in_trio():
+        return
+    kind = "trio" if in_trio() else "asyncio"
     raise UsageError(
         f"a blocking specstar call inside a running {kind} event loop would stop that loop; "
         "use `from specstar import spec` and `await` there (a notebook has a running loop too: await works in its cells)"
@@ -224,14 +277,16 @@ async def _cross_from_asyncio(home: Home, function: Callable[[], Awaitable[R]]) 
 
     cancel = _submit(home, function, done)
     cancelled: asyncio.CancelledError | None = None
-    while not arrived.done():
-        try:
-            await asyncio.shield(arrived)
-        except asyncio.CancelledError as error:
-            if arrived.cancelled():
-                raise
-            cancelled = error
-            cancel()
+    try:
+        await asyncio.shield(arrived)
+    except asyncio.CancelledError as error:
+        cancelled = error
+        cancel()
+        # In a shielded scope anyio does not cancel again and again while the work over there ends.
+        with anyio.CancelScope(shield=True):
+            while not arrived.done():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.shield(arrived)
     outcome = arrived.result()
     if cancelled is not None:
         raise cancelled
@@ -282,5 +337,11 @@ def _after_fork_in_child() -> None:
         gate.after_fork()
 
 
+def _at_exit() -> None:
+    for gate in list(_gates):
+        gate.end()
+
+
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
+atexit.register(_at_exit)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import sys
 from abc import ABC, abstractmethod
 from asyncio import events
 from collections.abc import Awaitable, Callable, Coroutine
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 if TYPE_CHECKING:
     import trio
 
-__all__ = ["AsyncioHome", "Home", "TrioHome", "Waiter"]
+__all__ = ["AsyncioHome", "Home", "TrioHome", "Waiter", "in_trio"]
 
 T = TypeVar("T")
 logger = logging.getLogger("specstar")
@@ -344,3 +345,9 @@ class TrioHome(Home):
 
 def _nothing() -> None:
     """What `run_sync_soon` runs to find out whether the run is over."""
+
+
+def in_trio() -> bool:
+    """True inside a trio run; does not import trio."""
+    trio = sys.modules.get("trio")
+    return trio is not None and bool(trio.lowlevel.in_trio_run())

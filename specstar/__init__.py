@@ -1,0 +1,80 @@
+"""specstar: typed, versioned resources, blobs and jobs over one configuration, for asyncio, trio and plain scripts.
+
+Public names are loaded on first use, so that importing the package is cheap and pulls in no driver.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from specstar.backends.provider import BackendProvider
+    from specstar.backends.registry import register_backend_provider
+    from specstar.config import BackendBinding, BackendConfig, BackendDefaults, ConnectionProfile
+    from specstar.config.encoding import Encoding
+    from specstar.message_queue import DelayRetry, Job, JobStatus, NoRetry
+    from specstar.query import QB
+    from specstar.resource_manager.resource import Resource
+    from specstar.roles.records import BlobInfo, ResourceMeta, RevisionInfo, RevisionStatus
+    from specstar.core import SpecStar, spec
+
+_HOMES = {
+    "BackendBinding": "specstar.config",
+    "BackendConfig": "specstar.config",
+    "BackendDefaults": "specstar.config",
+    "BackendProvider": "specstar.backends.provider",
+    "BlobInfo": "specstar.roles.records",
+    "ConnectionProfile": "specstar.config",
+    "DelayRetry": "specstar.message_queue",
+    "Encoding": "specstar.config.encoding",
+    "Job": "specstar.message_queue",
+    "JobStatus": "specstar.message_queue",
+    "NoRetry": "specstar.message_queue",
+    "QB": "specstar.query",
+    "Resource": "specstar.resource_manager.resource",
+    "ResourceMeta": "specstar.roles.records",
+    "RevisionInfo": "specstar.roles.records",
+    "RevisionStatus": "specstar.roles.records",
+    "SpecStar": "specstar.core",
+    "register_backend_provider": "specstar.backends.registry",
+    "spec": "specstar.core",
+}
+
+__all__ = [
+    "QB",
+    "BackendBinding",
+    "BackendConfig",
+    "BackendDefaults",
+    "BackendProvider",
+    "BlobInfo",
+    "ConnectionProfile",
+    "DelayRetry",
+    "Encoding",
+    "Job",
+    "JobStatus",
+    "NoRetry",
+    "Resource",
+    "ResourceMeta",
+    "RevisionInfo",
+    "RevisionStatus",
+    "SpecStar",
+    "register_backend_provider",
+    "spec",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("specstar")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,222 @@
+"""Blobs as users see them: `spec.blobs`."""
+
+from __future__ import annotations
+
+import functools
+import mimetypes
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+import anyio
+import anyio.to_thread
+
+from specstar.errors import BlobNotFoundError, InvalidInputError, UsageError
+from specstar.roles import BlobInfo, BlobReader, BlobStore, UploadSession
+from specstar.runtime import Gate, gated
+
+__all__ = ["BlobManager", "BlobSource", "BlobStream"]
+
+BlobSource = bytes | bytearray | memoryview | Path | IO[bytes] | Iterable[bytes] | AsyncIterable[bytes]
+_DEFAULT_TYPE = "application/octet-stream"
+_CHUNK = 1 << 20
+_MAX_TYPE_LENGTH = 255
+_CLEANUP_SECONDS = 30.0
+
+
+class BlobStream:
+    """The bytes of one blob as an asynchronous context manager and iterator of chunks of at most 1 MiB.
+
+    `info` is known inside the context. Leaving it early releases the file or connection.
+    """
+
+    def __init__(self, gate: Gate, start: Callable[[], Any]) -> None:
+        self._gate = gate
+        self._start = start
+        self._reader: BlobReader | None = None
+
+    @property
+    def info(self) -> BlobInfo:
+        """What is known of the whole blob. Raises `UsageError` outside the context."""
+        return self._entered().info
+
+    async def __aenter__(self) -> Self:
+        self._reader = await self._gate.run(self._start)
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            with anyio.move_on_after(_CLEANUP_SECONDS, shield=True):
+                await self._gate.run(reader.aclose)
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        chunk = await self._gate.run(self._entered().read)
+        if not chunk:
+            raise StopAsyncIteration
+        return chunk
+
+    def _entered(self) -> BlobReader:
+        if self._reader is None:
+            raise UsageError("use the blob inside its context: async with spec.blobs.open(file_id) as chunks: ...")
+        return self._reader
+
+
+class BlobManager:
+    """Stores and reads blobs: bytes of any size under the SHA-256 of their content. Made by `SpecStar`.
+
+    All methods raise `BlobNotFoundError` for an id that is not there, `NotConfiguredError` before `configure`, and
+    `BackendUnavailable` and `BackendError` like all calls.
+    """
+
+    def __init__(self, gate: Gate, store: Callable[[], BlobStore]) -> None:
+        self._gate = gate
+        self._make = store
+        self._generation = -1
+        self._built: BlobStore | None = None
+
+    @property
+    def _store(self) -> BlobStore:
+        if self._built is None or self._generation != self._gate.generation:
+            self._gate.settle()
+            self._built = self._make()
+            self._generation = self._gate.generation
+        return self._built
+
+    async def put(self, source: BlobSource, *, content_type: str | None = None) -> BlobInfo:
+        """Store bytes, a file by its `Path`, an open binary file, or an iterable (plain or asynchronous) of bytes.
+
+        Nothing is visible before this returns, and nothing is left if it fails. The same content is stored once. Memory
+        use does not grow with the size. Without `content_type` it is guessed from the name of a path.
+        """
+        if isinstance(source, bytes | bytearray | memoryview):
+            return await self._put_bytes(bytes(source), _checked_type(content_type))
+        if isinstance(source, Path):
+            guessed = content_type or mimetypes.guess_type(source.name)[0]
+            return await self._put_file(source, _checked_type(guessed))
+        if isinstance(source, str):
+            raise InvalidInputError("a str is no blob: pass text.encode() to store text, Path(name) to store a file")
+        return await self._put_chunks(_chunks(source), _checked_type(content_type))
+
+    @gated
+    async def _put_bytes(self, data: bytes, content_type: str) -> BlobInfo:
+        return await self._store.put_bytes(data, content_type=content_type)
+
+    @gated
+    async def _put_file(self, path: Path, content_type: str) -> BlobInfo:
+        return await self._store.put_file(path, content_type=content_type)
+
+    async def _put_chunks(self, chunks: AsyncIterator[bytes], content_type: str) -> BlobInfo:
+        # The source belongs to the caller's loop, the writer to the home loop: each call crosses by itself.
+        run = self._gate.run
+
+        async def create() -> Any:
+            return await self._store.create(content_type=content_type)
+
+        writer = await run(create)
+        try:
+            async for chunk in chunks:
+                if not isinstance(chunk, bytes | bytearray | memoryview):
+                    raise InvalidInputError(f"a blob's source must give bytes, not {type(chunk).__name__}")
+                await run(functools.partial(writer.write, chunk))
+            info: BlobInfo = await run(writer.commit)
+            return info
+        finally:
+            with anyio.move_on_after(_CLEANUP_SECONDS, shield=True):
+                await run(writer.abort)
+
+    async def get(self, file_id: str, *, start: int = 0, end: int | None = None) -> bytes:
+        """The bytes of a blob, or those from `start` to `end` (exclusive), in memory. Large blobs: use `open`."""
+        async with self.open(file_id, start=start, end=end) as stream:
+            return b"".join([chunk async for chunk in stream])
+
+    def open(self, file_id: str, *, start: int = 0, end: int | None = None) -> BlobStream:
+        """Stream a blob, or the bytes from `start` to `end` (exclusive): `async with spec.blobs.open(id) as chunks:`."""
+
+        async def begin() -> BlobReader:
+            return await self._store.open(file_id, start=start, end=end)
+
+        return BlobStream(self._gate, begin)
+
+    @gated
+    async def stat(self, file_id: str) -> BlobInfo:
+        """Size, type and time of a blob."""
+        return await self._store.stat(file_id)
+
+    @gated
+    async def exists(self, file_id: str) -> bool:
+        """True if there is such a blob."""
+        try:
+            await self._store.stat(file_id)
+        except BlobNotFoundError:
+            return False
+        return True
+
+    @gated
+    async def delete(self, file_id: str) -> None:
+        """Erase a blob."""
+        await self._store.delete(file_id)
+
+    @gated
+    async def url(self, file_id: str, *, expires_in: float | None = None) -> str | None:
+        """A presigned URL to GET the blob, valid for `expires_in` seconds; None where the backend cannot presign."""
+        return await self._store.url(file_id, expires_in=expires_in)
+
+    @gated
+    async def create_upload(self, *, content_type: str | None = None, size: int | None = None) -> UploadSession:
+        """Begin an upload session: bytes come in several calls, processes, or straight from a client to the store."""
+        return await self._store.create_upload(content_type=_checked_type(content_type), size=size)
+
+    @gated
+    async def upload(self, upload_id: str, data: bytes) -> None:
+        """Append bytes to a session whose `method` is "proxy"."""
+        await self._store.upload(upload_id, data)
+
+    @gated
+    async def finalize(self, upload_id: str) -> BlobInfo:
+        """Turn what a session uploaded into a blob. Raises `BlobIntegrityError` if its size is not the announced one."""
+        return await self._store.finalize(upload_id)
+
+    @gated
+    async def abort(self, upload_id: str) -> None:
+        """Drop a session and what it uploaded; unknown sessions are ignored."""
+        await self._store.abort(upload_id)
+
+    @gated
+    async def collect_garbage(self, *, older_than_seconds: float = 86400.0) -> int:
+        """Remove what unfinished uploads left behind, if older than this; returns how many."""
+        return await self._store.collect_garbage(older_than_seconds=older_than_seconds)
+
+
+def _checked_type(content_type: str | None) -> str:
+    """A content type that is safe in a header."""
+    if content_type is None:
+        return _DEFAULT_TYPE
+    if len(content_type) > _MAX_TYPE_LENGTH or not content_type.isascii() or not content_type.isprintable():
+        raise InvalidInputError(
+            f"content_type must be at most {_MAX_TYPE_LENGTH} printable ASCII characters", field="content_type"
+        )
+    return content_type
+
+
+async def _chunks(source: Any) -> AsyncIterator[bytes]:
+    """Any source as asynchronous chunks. Files and plain iterables may block: they are read in a thread."""
+    if hasattr(source, "__aiter__"):
+        async for chunk in source:
+            yield chunk
+    elif hasattr(source, "read"):
+        while chunk := await anyio.to_thread.run_sync(source.read, _CHUNK):
+            yield chunk
+    elif hasattr(source, "__iter__"):
+        iterator = iter(source)
+        end = object()
+        while (chunk := await anyio.to_thread.run_sync(next, iterator, end)) is not end:
+            yield chunk  # type: ignore[misc]
+    else:
+        raise InvalidInputError(f"{type(source).__name__} is no source of bytes")

@@ -1,0 +1,265 @@
+"""SpecStar: declare models and jobs, configure backends, use, check, close."""
+
+from __future__ import annotations
+
+import logging
+from asyncio import events
+from collections.abc import Awaitable, Generator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
+
+import anyio
+
+from specstar.blobs import BlobManager
+from specstar.config.encoding import Encoding
+from specstar.errors import ConfigError, InvalidInputError, NotConfiguredError, UsageError
+from specstar.query import Projector, fields_of
+from specstar.resource_manager.codec import DEFAULT_MAX_PAYLOAD_BYTES, Codec
+from specstar.resource_manager.manager import ResourceManager
+from specstar.resource_manager.slot import StorageSlot
+from specstar.roles import BlobStore, ModelSpec
+from specstar.runtime import Gate, gated, in_trio
+
+if TYPE_CHECKING:
+    from specstar.config import BackendConfig
+    from specstar.health import RoleReport
+    from specstar.resource_manager.factories import StorageFactory
+
+__all__ = ["SpecStar", "spec"]
+
+T = TypeVar("T")
+logger = logging.getLogger("specstar")
+_MAX_NAME_LENGTH = 512
+
+
+class SpecStar:
+    """One runtime: models, jobs and blobs over one configuration.
+
+    Models and jobs may be declared before or after `configure`. Nothing is opened before it is needed. Close it with
+    `async with spec:` or `await spec.aclose()`; one that was used and is dropped unclosed gives a `ResourceWarning`.
+    """
+
+    def __init__(self) -> None:
+        self._gate = Gate()
+        self._factory: StorageFactory | None = None
+        self._message_queue_factory: Any = None
+        self._managers: dict[str, ResourceManager[Any]] = {}
+        self._own_factories: dict[str, StorageFactory] = {}
+        self._codecs: dict[tuple[str, Encoding], Codec[Any]] = {}
+        self.blobs = BlobManager(self._gate, self._blob_store)
+
+    # Configuring
+
+    def configure(
+        self,
+        backend: BackendConfig | Mapping[str, Any] | str | Path | None = None,
+        *,
+        storage_factory: StorageFactory | None = None,
+        message_queue_factory: Any = None,
+    ) -> Configured:
+        """Bind the roles: by `backend` (a `BackendConfig`, a mapping, or the path of a JSON file), or by factories.
+
+        Everything is resolved and checked at once, without I/O beyond reading the file. Works as a plain statement and
+        awaited; awaited it also closes what an earlier configuration opened. Over open connections a plain statement is
+        refused with `UsageError`. Raises `ConfigError` with every mistake found.
+        """
+        from specstar.config import resolve_config
+        from specstar.resource_manager.factories import BoundStorageFactory
+
+        if backend is not None and storage_factory is not None:
+            raise ConfigError("give either backend= or storage_factory=, not both")
+        if backend is None and storage_factory is None:
+            raise ConfigError("give backend= (a BackendConfig, a mapping or a JSON file) or storage_factory=")
+        if backend is not None:
+            resolved = resolve_config(backend)
+            storage_factory = BoundStorageFactory(meta=resolved.meta, resource=resolved.resource, blob=resolved.blob)
+            if resolved.mq is not None:
+                if message_queue_factory is not None:
+                    raise ConfigError("backend= binds mq already; leave message_queue_factory= out, or mq")
+                message_queue_factory = resolved.mq
+        configuration = _Configuration(storage_factory, message_queue_factory)
+        if not self._gate.connections.opened():
+            self._apply(configuration)
+            return Configured(self, None)
+        if not _can_await():
+            raise UsageError("connections are open: use `await spec.configure(...)`, which closes them first")
+        # Applied by the await; until then every use is refused, so that a forgotten await cannot go unnoticed.
+        self._gate.refuse("spec.configure() was called over open connections and not awaited: `await spec.configure(...)`")
+        return Configured(self, configuration)
+
+    def _apply(self, configuration: _Configuration) -> None:
+        self._factory = configuration.storage_factory
+        self._message_queue_factory = configuration.message_queue_factory
+        self._gate.renew(native=self._is_native())
+
+    async def _reconfigure(self, configuration: _Configuration) -> None:
+        self._gate.admit()
+        await self.aclose()
+        self._apply(configuration)
+
+    # Declaring
+
+    def add_model(
+        self,
+        model: type[T],
+        *,
+        name: str | None = None,
+        indexed_fields: Sequence[str] = (),
+        storage_factory: StorageFactory | None = None,
+        schema_version: str | None = None,
+        max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES,
+    ) -> ResourceManager[T]:
+        """Declare a model (a msgspec Struct, dataclass or other type that msgspec encodes) and return its manager.
+
+        `name` (by default the class name) is where the data lies: keep it. `indexed_fields` (dotted paths) can be searched.
+        `storage_factory` binds this model alone. Raises `InvalidInputError` for a name that is taken, `QueryError` for a
+        field that the model lacks.
+        """
+        name = _checked_name(model.__name__ if name is None else name, "model")
+        known = self._managers.get(name)
+        fields = fields_of(model, indexed_fields)
+        if known is not None:
+            if known.model is model and known.indexed_fields == fields and storage_factory is None:
+                return known
+            raise InvalidInputError(f"a model named {name!r} is declared already; give another name=", field="name")
+        if storage_factory is not None:
+            self._own_factories[name] = storage_factory
+            if not storage_factory.native:
+                self._gate.require_asyncio()
+
+        def factory() -> StorageFactory:
+            return self._own_factories.get(name) or self._configured()
+
+        def codec() -> Codec[T]:
+            encoding = factory().encoding
+            made: Codec[T] | None = self._codecs.get((name, encoding))
+            if made is None:
+                made = Codec(model, encoding, name=name, max_payload_bytes=max_payload_bytes)
+                self._codecs[name, encoding] = made
+            return made
+
+        # Refuses a type that cannot be encoded now, not at the first call.
+        self._codecs[name, Encoding.json] = Codec(model, Encoding.json, name=name, max_payload_bytes=max_payload_bytes)
+        slot: StorageSlot[T] = StorageSlot(self._gate, factory, ModelSpec(name=name, indexed_fields=fields))
+        projector = Projector(model, fields)
+        manager = ResourceManager(slot, codec, projector, model=model, schema_version=schema_version)
+        self._managers[name] = manager
+        return manager
+
+    def get_resource_manager(self, model: type[T] | str) -> ResourceManager[T]:
+        """The manager of a declared model, by its class or name. Raises `NotConfiguredError` if there is none."""
+        if isinstance(model, str):
+            manager = self._managers.get(model)
+            if manager is not None:
+                return manager
+        else:
+            found = [manager for manager in self._managers.values() if manager.model is model]
+            if len(found) == 1:
+                return found[0]
+            if found:
+                names = ", ".join(sorted(manager.name for manager in found))
+                raise InvalidInputError(f"{model.__name__} is declared under several names ({names}): ask by name")
+        shown = model if isinstance(model, str) else model.__name__
+        hint = did_you_mean(shown, self._managers)
+        raise NotConfiguredError(f"no model {shown!r} is declared; declare it with spec.add_model(...){hint}")
+
+    # Running
+
+    @gated
+    async def check(self, *, timeout: float = 10.0) -> list[RoleReport]:
+        """Open every bound role and report each: backend, latency, server version, problem. `timeout` in seconds, a role."""
+        from specstar.health import check_role
+
+        bindings = dict(self._configured().bindings)
+        if isinstance(self._message_queue_factory, ResolvedBackend):
+            bindings["mq"] = self._message_queue_factory
+        reports: list[RoleReport] = []
+        async with anyio.create_task_group() as group:
+
+            async def check(role: Role, bound: ResolvedBackend) -> None:
+                reports.append(await check_role(self._gate, role, bound, timeout=timeout))
+
+            for role, bound in bindings.items():
+                group.start_soon(check, role, bound)
+        order = list(bindings)
+        return sorted(reports, key=lambda report: order.index(report.role))
+
+    async def collect_garbage(self, *, older_than_seconds: float = 3600.0) -> dict[str, int]:
+        """Remove what killed writers and unfinished uploads left, if older than this; the counts by model, and "blobs"."""
+        removed: dict[str, int] = {}
+        for name, manager in list(self._managers.items()):
+            removed[name] = await manager.collect_garbage(older_than_seconds=older_than_seconds)
+        if "blob" in self._configured().bindings:
+            removed["blobs"] = await self.blobs.collect_garbage(older_than_seconds=older_than_seconds)
+        return removed
+
+    async def aclose(self) -> None:
+        """Close all connections, within a time limit, whatever is in flight. The next call opens them again."""
+        await self._gate.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with anyio.CancelScope(shield=True):
+            await self.aclose()
+
+    def __repr__(self) -> str:
+        return f"SpecStar(models={sorted(self._managers)}, storage={self._factory!r})"
+
+    # Inside
+
+    def _configured(self) -> StorageFactory:
+        if self._factory is None:
+            raise NotConfiguredError(
+                'nothing is configured yet; call spec.configure(backend=...), for example backend={"mq": {"type": "simple"}}'
+            )
+        return self._factory
+
+    def _blob_store(self) -> BlobStore:
+        return self._configured().blob_store(self._gate)
+
+    def _is_native(self) -> bool:
+        factories = [*self._own_factories.values(), *([self._factory] if self._factory else [])]
+        mq = self._message_queue_factory
+        return all(factory.native for factory in factories) and (mq is None or mq.provider.native)
+
+
+class Configured(Awaitable[None]):
+    """What `configure` returns: awaiting it closes what an earlier configuration had opened."""
+
+    def __init__(self, owner: SpecStar, configuration: _Configuration | None) -> None:
+        self._owner = owner
+        self._configuration = configuration
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        configuration, self._configuration = self._configuration, None
+        if configuration is not None:
+            yield from self._owner._reconfigure(configuration).__await__()
+
+
+class _Configuration(NamedTuple):
+    storage_factory: StorageFactory
+    message_queue_factory: Any
+
+
+def _can_await() -> bool:
+    """True inside a running asyncio or trio loop."""
+    return events._get_running_loop() is not None or in_trio()
+
+
+def _checked_name(name: str, kind: str) -> str:
+    if not name or "\0" in name or len(name) > _MAX_NAME_LENGTH:
+        raise InvalidInputError(f"a {kind} name has 1 to {_MAX_NAME_LENGTH} characters and no NUL", field="name")
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInputError(f"the {kind} name is no valid Unicode text", field="name") from error
+    return name
+
+
+spec = SpecStar()
+"""The default instance, for programs that need one."""

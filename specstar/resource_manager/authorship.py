@@ -1,0 +1,63 @@
+"""Who writes, and when: set for a block of code, carried along with the calls made in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from specstar.errors import InvalidInputError
+
+__all__ = ["Author", "Authorship"]
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Author(NamedTuple):
+    """The user that is recorded with writes, and the clock that dates them."""
+
+    user: str = ""
+    now: Callable[[], datetime] = _now
+
+
+_NOBODY = Author()
+
+
+class Authorship:
+    """The current author of one manager, per task or thread."""
+
+    def __init__(self, name: str) -> None:
+        self._current: ContextVar[Author] = ContextVar(f"specstar-author-{name}", default=_NOBODY)
+
+    def current(self) -> Author:
+        """The author set by the innermost `using` around the caller."""
+        return self._current.get()
+
+    @contextmanager
+    def using(self, *, user: str | None = None, now: datetime | Callable[[], datetime] | None = None) -> Iterator[None]:
+        """Set user or time (aware) for the calls made in this block; what is None stays as it was."""
+        author = self._current.get()
+        if user is not None:
+            if not isinstance(user, str) or "\0" in user:
+                raise InvalidInputError("user must be a str without NUL characters", field="user")
+            author = author._replace(user=user)
+        if now is not None:
+            author = author._replace(now=_clock(now))
+        token = self._current.set(author)
+        try:
+            yield
+        finally:
+            self._current.reset(token)
+
+
+def _clock(now: datetime | Callable[[], datetime]) -> Callable[[], datetime]:
+    if not isinstance(now, datetime):
+        return now
+    if now.tzinfo is None:
+        raise InvalidInputError("now must be a timezone-aware datetime", field="now")
+    fixed = now.astimezone(UTC)
+    return lambda: fixed

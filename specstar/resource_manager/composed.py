@@ -1,0 +1,165 @@
+"""Any two stores as one storage: payload first, meta (the pointer) last."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Sequence
+
+from specstar.errors import BackendUnavailable, DecodeError, OutcomeUnknownError, SpecstarError
+from specstar.query import Condition, Query
+from specstar.roles import (
+    MetaStore,
+    PayloadKey,
+    ResourceMeta,
+    ResourceStore,
+    RevisionInfo,
+    Storage,
+    StoredPayload,
+    StoredRevision,
+)
+from specstar.roles.storage import StorageWrite
+
+__all__ = ["ComposedStorage"]
+
+logger = logging.getLogger("specstar")
+_READ_ATTEMPTS = 3
+
+
+def _key(revision: RevisionInfo) -> PayloadKey:
+    return PayloadKey(revision.resource_id, revision.payload_id)
+
+
+class ComposedStorage(Storage):
+    """A meta store and a resource store on different backends.
+
+    A crash between the two writes leaves a payload that nothing points to (garbage), never a row without its payload.
+    """
+
+    def __init__(self, meta: MetaStore, resource: ResourceStore, *, model: str) -> None:
+        self._meta = meta
+        self._resource = resource
+        self._model = model
+
+    async def write(self, item: StorageWrite) -> None:
+        change, payload = item
+        revision = change.revision
+        if payload is None or revision is None:
+            await self._meta.write(change)
+            return
+        key = _key(revision)
+        await self._resource.put(key, payload)
+        try:
+            await self._meta.write(change)
+        except (BackendUnavailable, OutcomeUnknownError):
+            raise  # the row may be there: its payload must stay; if it is not, garbage collection finds the payload
+        except SpecstarError:
+            await self._discard([key])
+            raise
+
+    async def write_many(self, items: Sequence[StorageWrite]) -> list[Exception | None]:
+        puts = [(_key(item.change.revision), item.payload) for item in items if item.change.revision and item.payload is not None]
+        await self._resource.put_many(puts)
+        results = await self._meta.write_many([item.change for item in items])
+        refused = [
+            _key(item.change.revision)
+            for item, result in zip(items, results, strict=True)
+            if item.change.revision and isinstance(result, SpecstarError) and not _may_be_there(result)
+        ]
+        if refused:
+            await self._discard(refused)
+        return results
+
+    async def _discard(self, keys: list[PayloadKey]) -> None:
+        try:
+            await self._resource.delete_many(keys)
+        except SpecstarError as error:
+            logger.info("%s: %d unused payloads stay until garbage collection: %s", self._model, len(keys), error)
+
+    async def read(self, resource_id: str, revision_id: str | None = None) -> StoredRevision | ResourceMeta | None:
+        for _ in range(_READ_ATTEMPTS):
+            found = await self._meta.get_with_revision(resource_id, revision_id)
+            if found is None:
+                return None
+            meta, revision = found
+            if revision is None:
+                return meta
+            payload = await self._resource.get(_key(revision))
+            if payload is not None:
+                return StoredRevision(meta, revision, payload)
+            # A draft rewritten, or a resource erased, between the two reads: look again.
+        raise self._lost(revision)
+
+    async def read_many(self, resource_ids: Sequence[str]) -> list[StoredRevision | None]:
+        rows = await self._meta.get_many_with_revision(resource_ids)
+        return await self._with_payloads(rows)
+
+    async def _with_payloads(
+        self, rows: Sequence[tuple[ResourceMeta, RevisionInfo] | None]
+    ) -> list[StoredRevision | None]:
+        payloads = iter(await self._resource.get_many([_key(row[1]) for row in rows if row is not None]))
+        results: list[StoredRevision | None] = []
+        for row in rows:
+            if row is None:
+                results.append(None)
+                continue
+            payload = next(payloads)
+            if payload is not None:
+                results.append(StoredRevision(row[0], row[1], payload))
+                continue
+            again = await self.read(row[0].resource_id)
+            results.append(again if isinstance(again, StoredRevision) else None)
+        return results
+
+    async def read_meta(self, resource_id: str) -> ResourceMeta | None:
+        return await self._meta.get(resource_id)
+
+    async def read_revision(
+        self, resource_id: str, revision_id: str | None = None
+    ) -> tuple[ResourceMeta, RevisionInfo | None] | None:
+        return await self._meta.get_with_revision(resource_id, revision_id)
+
+    async def list_revisions(self, resource_id: str) -> list[RevisionInfo]:
+        return await self._meta.list_revisions(resource_id)
+
+    async def erase(self, resource_id: str, *, expected_version: int | None = None) -> bool:
+        revisions = await self._meta.erase(resource_id, expected_version=expected_version)
+        if revisions:
+            await self._resource.delete_many([_key(revision) for revision in revisions])
+        return bool(revisions)
+
+    async def search(self, query: Query) -> list[StoredRevision]:
+        rows = await self._meta.search(query)
+        return [item for item in await self._with_payloads(rows) if item is not None]
+
+    async def search_meta(self, query: Query) -> list[ResourceMeta]:
+        return [meta for meta, _ in await self._meta.search(query)]
+
+    async def count(self, condition: Condition | None = None, *, include_deleted: bool = False) -> int:
+        return await self._meta.count(condition, include_deleted=include_deleted)
+
+    async def explain(self, query: Query) -> str:
+        return await self._meta.explain(query)
+
+    async def list_payloads(self) -> AsyncIterator[list[StoredPayload]]:
+        async for page in self._resource.list():
+            yield page
+
+    async def unreferenced(self, keys: Sequence[PayloadKey]) -> list[PayloadKey]:
+        known = await self._meta.referenced([key.payload_id for key in keys])
+        return [key for key in keys if key.payload_id not in known]
+
+    async def drop_payloads(self, keys: Sequence[PayloadKey]) -> None:
+        await self._resource.delete_many(keys)
+
+    def _lost(self, revision: RevisionInfo) -> DecodeError:
+        message = (
+            f"the payload of revision {revision.revision_id} of {self._model} {revision.resource_id!r} is gone from the "
+            "resource store; restore it from a backup, or erase the resource with permanently_delete()"
+        )
+        return DecodeError(
+            message, resource_id=revision.resource_id, revision_id=revision.revision_id, model=self._model
+        )
+
+
+def _may_be_there(error: SpecstarError) -> bool:
+    return isinstance(error, BackendUnavailable | OutcomeUnknownError)

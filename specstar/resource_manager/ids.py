@@ -1,0 +1,83 @@
+"""Ids: time-ordered and unguessable, in the form of UUID version 7 (RFC 9562), and the rules for ids that callers give."""
+
+from __future__ import annotations
+
+import os
+import threading
+from time import time_ns
+
+from specstar.errors import InvalidInputError, LimitExceededError
+
+__all__ = ["MAX_ID_BYTES", "checked_id", "new_id"]
+
+MAX_ID_BYTES = 1024
+"""The longest id a caller may give, in bytes of UTF-8: what every backend can index."""
+
+_RANDOM_POOL_BYTES = 4096
+_RANDOM_BYTES = 8
+
+_lock = threading.Lock()
+_last_stamp = 0
+_pool = b""
+_position = 0
+
+
+def new_id() -> str:
+    """A new UUIDv7: 48 bits of milliseconds, 12 bits of the fraction, 62 random bits.
+
+    Ids made by one process sort in the order in which they were made: a stamp that would repeat is moved on by one
+    (RFC 9562, 6.2, method 3).
+    """
+    global _last_stamp, _pool, _position
+    with _lock:
+        now = time_ns()
+        # 60 bits: milliseconds, then the rest of the millisecond in 4096ths.
+        stamp = (now // 1_000_000) << 12 | (now % 1_000_000) * 4096 // 1_000_000
+        if stamp <= _last_stamp:
+            stamp = _last_stamp + 1
+        _last_stamp = stamp
+        position = _position
+        if position >= len(_pool):
+            _pool = os.urandom(_RANDOM_POOL_BYTES)
+            position = 0
+        _position = position + _RANDOM_BYTES
+        random = _pool[position : position + _RANDOM_BYTES]
+    tail = int.from_bytes(random) & 0x3FFF_FFFF_FFFF_FFFF | 0x8000_0000_0000_0000
+    digits = f"{stamp >> 12:012x}7{stamp & 0xFFF:03x}{tail:016x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+def checked_id(value: str, *, field: str = "resource_id") -> str:
+    """The id itself, if every backend can keep it.
+
+    Raises `InvalidInputError` for what is no text, is empty, has a NUL or is no valid Unicode, `LimitExceededError` for
+    more than `MAX_ID_BYTES` bytes.
+    """
+    if type(value) is not str:
+        raise InvalidInputError(f"{field} must be a str, not {type(value).__name__}", field=field)
+    if not value:
+        raise InvalidInputError(f"{field} must not be empty", field=field)
+    if value.isascii():
+        size = len(value)
+    else:
+        try:
+            size = len(value.encode())
+        except UnicodeEncodeError as error:
+            raise InvalidInputError(f"{field} is no valid Unicode text: it has a lone surrogate", field=field) from error
+    if size > MAX_ID_BYTES:
+        message = f"{field} has {size} bytes; at most {MAX_ID_BYTES} are allowed"
+        raise LimitExceededError(message, field=field, limit=MAX_ID_BYTES, actual=size)
+    if "\0" in value:
+        raise InvalidInputError(f"{field} must not contain a NUL character", field=field)
+    return value
+
+
+def _after_fork() -> None:
+    # A child that went on with its parent's pool would make its parent's ids.
+    global _pool, _position, _lock
+    _pool, _position = b"", 0
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

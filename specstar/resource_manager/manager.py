@@ -1,0 +1,541 @@
+"""The manager of one model: versioned, searchable, conditionally writable resources."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import datetime
+from typing import Any, Generic, Literal, TypeVar, cast
+
+from specstar.errors import (
+    DecodeError,
+    InvalidInputError,
+    ResourceDeletedError,
+    ResourceNotFoundError,
+    RevisionStateError,
+    SpecstarError,
+)
+from specstar.query import Condition, Projector, Query, build_query, cursor_of
+from specstar.resource_manager.authorship import Authorship
+from specstar.resource_manager.codec import Codec
+from specstar.resource_manager.ids import checked_id, new_id
+from specstar.resource_manager.resource import Page, Resource
+from specstar.resource_manager.slot import StorageSlot
+from specstar.resource_manager.writer import Current
+from specstar.roles import MetaWrite, PayloadKey, ResourceMeta, RevisionInfo, RevisionStatus, StoredRevision
+from specstar.roles.storage import StorageWrite
+from specstar.runtime import Gate, gated
+
+__all__ = ["ResourceManager"]
+
+T = TypeVar("T")
+Status = RevisionStatus | Literal["stable", "draft"]
+logger = logging.getLogger("specstar")
+_GARBAGE_PAGE = 500
+
+
+class ResourceManager(Generic[T]):
+    """Creates, reads, changes and finds the resources of one model. Made by `SpecStar.add_model`.
+
+    Every coroutine may be called from asyncio, trio and any thread's loop, and from many tasks at once; calls that are
+    awaited together travel together. All raise `BackendUnavailable` when a backend does not answer in time,
+    `BackendError` when it refuses, and `NotConfiguredError` before `configure`.
+    """
+
+    def __init__(
+        self,
+        slot: StorageSlot[T],
+        codec: Callable[[], Codec[T]],
+        projector: Projector,
+        *,
+        model: type[T],
+        schema_version: str | None = None,
+    ) -> None:
+        self.name = slot.model.name
+        self.model = model
+        self.indexed_fields = slot.model.indexed_fields
+        self._slot = slot
+        self._gate: Gate = slot.gate
+        self._codec_of = codec
+        self._project = projector
+        self._schema_version = schema_version
+        self._authorship = Authorship(self.name)
+
+    def __repr__(self) -> str:
+        return f"ResourceManager({self.name!r})"
+
+    def using(
+        self, *, user: str | None = None, now: datetime | Callable[[], datetime] | None = None
+    ) -> AbstractContextManager[None]:
+        """Record `user` and `now` (aware) with the writes made inside the `with` block."""
+        return self._authorship.using(user=user, now=now)
+
+    # Writing
+
+    @gated
+    async def create(self, data: T, *, resource_id: str | None = None, status: Status = "stable") -> RevisionInfo:
+        """Store a new resource; returns its first revision once it is durable.
+
+        Raises `DuplicateResourceError` if `resource_id` is taken, `InvalidInputError` if the data does not fit the model.
+        """
+        item = self._first(data, resource_id, RevisionStatus(status))
+        writer = self._slot.writer
+        await writer.storage.write(item)
+        revision = cast("RevisionInfo", item.change.revision)
+        writer.remember(item.change.meta, revision)
+        return revision
+
+    @gated
+    async def create_many(
+        self, data: Sequence[T], *, resource_ids: Sequence[str] | None = None, status: Status = "stable"
+    ) -> list[RevisionInfo]:
+        """Store many new resources in the fewest steps; returns their revisions in order.
+
+        Each is stored by itself. If some fail, the others are there all the same, and the first error is raised.
+        """
+        ids: Sequence[str | None] = resource_ids if resource_ids is not None else [None] * len(data)
+        if len(ids) != len(data):
+            raise InvalidInputError(f"{len(data)} values but {len(ids)} resource ids", field="resource_ids")
+        if resource_ids is not None and len(set(resource_ids)) != len(resource_ids):
+            raise InvalidInputError("resource_ids has an id twice", field="resource_ids")
+        kind = RevisionStatus(status)
+        items = [self._first(value, resource_id, kind) for value, resource_id in zip(data, ids, strict=True)]
+        if not items:
+            return []
+        for error in await self._slot.storage.write_many(items):
+            if error is not None:
+                raise error
+        return [cast("RevisionInfo", item.change.revision) for item in items]
+
+    @gated
+    async def update(
+        self, resource_id: str, data: T, *, expected_revision_id: str | None = None, status: Status = "stable"
+    ) -> RevisionInfo:
+        """Store a new revision and make it the current one.
+
+        With `expected_revision_id`, only if that is still the current revision: else `RevisionConflictError`. Raises
+        `ResourceNotFoundError`, and `ResourceDeletedError` for a deleted resource.
+        """
+        checked_id(resource_id)
+        payload = self._codec.encode(data)
+
+        async def plan(current: Current) -> StorageWrite:
+            return self._next(current.meta, data, payload, RevisionStatus(status))
+
+        after = await self._slot.writer.change(resource_id, plan, expected_revision_id=expected_revision_id)
+        return cast("RevisionInfo", after.revision)
+
+    @gated
+    async def modify(
+        self,
+        resource_id: str,
+        data: T,
+        *,
+        expected_revision_id: str | None = None,
+        status: Status = "draft",
+    ) -> RevisionInfo:
+        """Rewrite the current revision in place, if it is a draft; `status="stable"` makes it final.
+
+        Raises `RevisionStateError` if the current revision is stable, and otherwise what `update` raises.
+        """
+        checked_id(resource_id)
+        payload = self._codec.encode(data)
+        replaced: list[PayloadKey] = []
+
+        async def plan(current: Current) -> StorageWrite:
+            revision = cast("RevisionInfo", current.revision)
+            if revision.status is not RevisionStatus.draft:
+                message = f"revision {revision.revision_id} of {self.name} {resource_id!r} is stable: use update()"
+                raise RevisionStateError(resource_id, revision_id=revision.revision_id, message=message)
+            replaced[:] = [PayloadKey(resource_id, revision.payload_id)]
+            return self._rewritten(current.meta, revision, data, payload, RevisionStatus(status))
+
+        writer = self._slot.writer
+        after = await writer.change(
+            resource_id, plan, expected_revision_id=expected_revision_id, needs_revision=True
+        )
+        await self._drop(replaced)
+        return cast("RevisionInfo", after.revision)
+
+    @gated
+    async def patch(
+        self,
+        resource_id: str,
+        patch: Mapping[str, Any],
+        *,
+        expected_revision_id: str | None = None,
+        status: Status = "stable",
+    ) -> RevisionInfo:
+        """Apply a JSON merge patch (RFC 7396: null removes a key) to the current data and store it as a new revision.
+
+        The result must fit the model, else `InvalidInputError`. Without `expected_revision_id` a patch that meets another
+        writer is applied again to what that one wrote. Raises what `update` raises, and `DecodeError`.
+        """
+        checked_id(resource_id)
+        storage = self._slot.storage
+
+        async def plan(current: Current) -> StorageWrite:
+            found = await storage.read(resource_id, current.meta.current_revision_id)
+            if not isinstance(found, StoredRevision):
+                raise ResourceNotFoundError(resource_id, model=self.name)
+            data = self._codec.merge(self._decoded(found), patch)
+            # Conditional on the row that the decision was made on, not on the one read with the payload.
+            return self._next(current.meta, data, self._codec.encode(data), RevisionStatus(status))
+
+        after = await self._slot.writer.change(resource_id, plan, expected_revision_id=expected_revision_id)
+        return cast("RevisionInfo", after.revision)
+
+    @gated
+    async def delete(self, resource_id: str, *, expected_revision_id: str | None = None) -> ResourceMeta:
+        """Delete softly: the resource is hidden from reads and searches until `restore`. Raises what `update` raises."""
+        return await self._flag(resource_id, deleted=True, expected_revision_id=expected_revision_id)
+
+    @gated
+    async def restore(self, resource_id: str) -> ResourceMeta:
+        """Bring a deleted resource back; a resource that is not deleted stays as it is. Raises `ResourceNotFoundError`."""
+        return await self._flag(resource_id, deleted=False, expected_revision_id=None)
+
+    async def _flag(self, resource_id: str, *, deleted: bool, expected_revision_id: str | None) -> ResourceMeta:
+        checked_id(resource_id)
+
+        async def plan(current: Current) -> StorageWrite | None:
+            if current.meta.is_deleted == deleted:
+                return None
+            return StorageWrite(MetaWrite(self._touched(current.meta, is_deleted=deleted), None, current.meta.version), None)
+
+        after = await self._slot.writer.change(
+            resource_id, plan, expected_revision_id=expected_revision_id, deleted=False if deleted else None
+        )
+        return after.meta
+
+    @gated
+    async def permanently_delete(self, resource_id: str, *, expected_revision_id: str | None = None) -> None:
+        """Erase a resource, deleted or not, with all its revisions and payloads. There is no way back.
+
+        Raises `ResourceNotFoundError`, and `RevisionConflictError` if `expected_revision_id` is not the current one.
+        """
+        checked_id(resource_id)
+        writer = self._slot.writer
+        version: int | None = None
+        if expected_revision_id is not None:
+            # Reads the row and checks the condition; nothing is written.
+            current = await writer.look(resource_id, expected_revision_id=expected_revision_id)
+            version = current.meta.version
+        writer.forget(resource_id)
+        if not await writer.storage.erase(resource_id, expected_version=version):
+            raise ResourceNotFoundError(resource_id, model=self.name)
+
+    @gated
+    async def switch(
+        self, resource_id: str, revision_id: str, *, expected_revision_id: str | None = None
+    ) -> ResourceMeta:
+        """Make an earlier (or later) revision the current one. Raises `ResourceNotFoundError` if there is no such revision."""
+        checked_id(resource_id)
+        checked_id(revision_id, field="revision_id")
+        storage = self._slot.storage
+
+        async def plan(current: Current) -> StorageWrite | None:
+            if current.meta.current_revision_id == revision_id:
+                return None
+            found = await storage.read(resource_id, revision_id)
+            if not isinstance(found, StoredRevision):
+                raise ResourceNotFoundError(resource_id, revision_id=revision_id, model=self.name)
+            indexed = self._project(self._decoded(found))
+            meta = self._touched(current.meta, current_revision_id=revision_id, indexed_data=indexed)
+            return StorageWrite(MetaWrite(meta, None, current.meta.version), None)
+
+        writer = self._slot.writer
+        after = await writer.change(resource_id, plan, expected_revision_id=expected_revision_id)
+        # The revision record that the writer remembers belongs to the revision before.
+        writer.remember(after.meta, None)
+        return after.meta
+
+    # Reading
+
+    @gated
+    async def get(
+        self, resource_id: str, *, revision_id: str | None = None, include_deleted: bool = False
+    ) -> Resource[T]:
+        """The resource at its current revision, or at `revision_id`.
+
+        Raises `ResourceNotFoundError` for no such resource or revision, `ResourceDeletedError` for a deleted one (unless
+        `include_deleted`), `DecodeError` if the payload does not fit the model.
+        """
+        checked_id(resource_id)
+        if revision_id is not None:
+            checked_id(revision_id, field="revision_id")
+        found = await self._slot.storage.read(resource_id, revision_id)
+        if found is None:
+            raise ResourceNotFoundError(resource_id, model=self.name)
+        if isinstance(found, ResourceMeta):
+            raise ResourceNotFoundError(resource_id, revision_id=revision_id, model=self.name)
+        if found.meta.is_deleted and not include_deleted:
+            raise ResourceDeletedError(resource_id, model=self.name)
+        return Resource(meta=found.meta, info=found.revision, data=self._decoded(found))
+
+    @gated
+    async def get_many(
+        self, resource_ids: Sequence[str], *, include_deleted: bool = False
+    ) -> list[Resource[T] | None]:
+        """The resources in the order of the ids; None for those that do not exist or are deleted."""
+        for resource_id in resource_ids:
+            checked_id(resource_id)
+        if not resource_ids:
+            return []
+        found = await self._slot.storage.read_many(resource_ids)
+        return [
+            self._resource(item) if item is not None and (include_deleted or not item.meta.is_deleted) else None
+            for item in found
+        ]
+
+    @gated
+    async def exists(self, resource_id: str) -> bool:
+        """True if there is such a resource and it is not deleted."""
+        checked_id(resource_id)
+        meta = await self._slot.storage.read_meta(resource_id)
+        return meta is not None and not meta.is_deleted
+
+    @gated
+    async def get_meta(self, resource_id: str) -> ResourceMeta:
+        """The meta row, of a deleted resource too. Raises `ResourceNotFoundError`."""
+        checked_id(resource_id)
+        meta = await self._slot.storage.read_meta(resource_id)
+        if meta is None:
+            raise ResourceNotFoundError(resource_id, model=self.name)
+        return meta
+
+    @gated
+    async def list_revisions(self, resource_id: str) -> list[RevisionInfo]:
+        """All revisions, oldest first, of a deleted resource too. Raises `ResourceNotFoundError`."""
+        checked_id(resource_id)
+        revisions = await self._slot.storage.list_revisions(resource_id)
+        if not revisions:
+            raise ResourceNotFoundError(resource_id, model=self.name)
+        return revisions
+
+    # Finding
+
+    @gated
+    async def search(
+        self,
+        query: Condition | Query | None = None,
+        *,
+        sort: Sequence[str] = (),
+        limit: int | None = None,
+        offset: int = 0,
+        after: str | None = None,
+        include_deleted: bool = False,
+    ) -> Page[T]:
+        """The matching resources. `sort` names fields, "-" before a name reverses; ties are in the order of the ids.
+
+        `after` is the `cursor` of the page before (keyset paging: cost does not grow with the page number). A payload that
+        does not decode raises `DecodeError` when its `data` is read. Raises `QueryError`.
+        """
+        built = self._query(query, sort, limit, offset, after, include_deleted)
+        found = await self._slot.storage.search(built)
+        more = built.limit is not None and len(found) >= built.limit > 0
+        cursor = cursor_of(built, found[-1].meta) if more else None
+        return Page([self._resource(item) for item in found], cursor)
+
+    @gated
+    async def count(self, query: Condition | None = None, *, include_deleted: bool = False) -> int:
+        """The number of matching resources. Raises `QueryError`."""
+        built = self._query(query, (), None, 0, None, include_deleted)
+        return await self._slot.storage.count(built.condition, include_deleted=include_deleted)
+
+    async def iter(
+        self,
+        query: Condition | Query | None = None,
+        *,
+        sort: Sequence[str] = (),
+        page_size: int = 200,
+        include_deleted: bool = False,
+    ) -> AsyncIterator[Resource[T]]:
+        """All matching resources, fetched page by page as they are consumed. What changes meanwhile may or may not show."""
+        cursor: str | None = None
+        while True:
+            page = await self.search(
+                query, sort=sort, limit=page_size, after=cursor, include_deleted=include_deleted
+            )
+            for resource in page:
+                yield resource
+            cursor = page.cursor
+            if cursor is None:
+                return
+
+    @gated
+    async def explain(
+        self,
+        query: Condition | Query | None = None,
+        *,
+        sort: Sequence[str] = (),
+        limit: int | None = None,
+    ) -> str:
+        """The backend's own plan for a search, as text: shows whether an index serves it."""
+        return await self._slot.storage.explain(self._query(query, sort, limit, 0, None, False))
+
+    @gated
+    async def collect_garbage(self, *, older_than_seconds: float = 3600.0) -> int:
+        """Remove payloads that nothing points to, if older than this; returns how many.
+
+        They come from writers that were killed between the payload and the row. A writer under way is safe as long as it
+        takes less than `older_than_seconds` between the two.
+        """
+        storage = self._slot.storage
+        removed = 0
+        limit = self._authorship.current().now().timestamp() - older_than_seconds
+        async for page in storage.list_payloads():
+            old = [entry.key for entry in page if entry.modified_time.timestamp() <= limit]
+            for start in range(0, len(old), _GARBAGE_PAGE):
+                garbage = await storage.unreferenced(old[start : start + _GARBAGE_PAGE])
+                if garbage:
+                    await storage.drop_payloads(garbage)
+                    removed += len(garbage)
+        return removed
+
+    # Inside
+
+    @property
+    def _codec(self) -> Codec[T]:
+        return self._codec_of()
+
+    def _first(self, data: T, resource_id: str | None, status: RevisionStatus) -> StorageWrite:
+        codec = self._codec
+        payload = codec.encode(data)
+        resource_id = new_id() if resource_id is None else checked_id(resource_id)
+        revision_id = new_id()
+        author = self._authorship.current()
+        now = author.now()
+        meta = ResourceMeta(
+            resource_id=resource_id,
+            current_revision_id=revision_id,
+            created_time=now,
+            updated_time=now,
+            created_by=author.user,
+            updated_by=author.user,
+            schema_version=self._schema_version,
+            indexed_data=self._project(data),
+        )
+        revision = RevisionInfo(
+            resource_id=resource_id,
+            revision_id=revision_id,
+            payload_id=revision_id,
+            status=status,
+            encoding=codec.encoding,
+            size=len(payload),
+            created_time=now,
+            updated_time=now,
+            created_by=author.user,
+            updated_by=author.user,
+            schema_version=self._schema_version,
+        )
+        return StorageWrite(MetaWrite(meta, revision, None), payload)
+
+    def _next(self, meta: ResourceMeta, data: T, payload: bytes, status: RevisionStatus) -> StorageWrite:
+        author = self._authorship.current()
+        now = author.now()
+        revision = RevisionInfo(
+            resource_id=meta.resource_id,
+            revision_id=(revision_id := new_id()),
+            parent_revision_id=meta.current_revision_id,
+            payload_id=revision_id,
+            status=status,
+            encoding=self._codec.encoding,
+            size=len(payload),
+            created_time=now,
+            updated_time=now,
+            created_by=author.user,
+            updated_by=author.user,
+            schema_version=self._schema_version,
+        )
+        after = self._touched(
+            meta,
+            current_revision_id=revision_id,
+            revision_count=meta.revision_count + 1,
+            schema_version=self._schema_version,
+            indexed_data=self._project(data),
+        )
+        return StorageWrite(MetaWrite(after, revision, meta.version), payload)
+
+    def _rewritten(
+        self, meta: ResourceMeta, revision: RevisionInfo, data: T, payload: bytes, status: RevisionStatus
+    ) -> StorageWrite:
+        after = self._touched(meta, schema_version=self._schema_version, indexed_data=self._project(data))
+        changed = RevisionInfo(
+            resource_id=revision.resource_id,
+            revision_id=revision.revision_id,
+            parent_revision_id=revision.parent_revision_id,
+            payload_id=new_id(),
+            status=status,
+            encoding=self._codec.encoding,
+            size=len(payload),
+            created_time=revision.created_time,
+            updated_time=after.updated_time,
+            created_by=revision.created_by,
+            updated_by=after.updated_by,
+            schema_version=self._schema_version,
+        )
+        return StorageWrite(MetaWrite(after, changed, meta.version), payload)
+
+    def _touched(self, meta: ResourceMeta, **changes: Any) -> ResourceMeta:
+        """The row after a change: version, time and user move on with it."""
+        author = self._authorship.current()
+        kept = {
+            "resource_id": meta.resource_id,
+            "current_revision_id": meta.current_revision_id,
+            "revision_count": meta.revision_count,
+            "created_time": meta.created_time,
+            "created_by": meta.created_by,
+            "is_deleted": meta.is_deleted,
+            "schema_version": meta.schema_version,
+            "indexed_data": meta.indexed_data,
+        }
+        kept.update(changes)
+        return ResourceMeta(
+            version=meta.version + 1,
+            updated_time=max(author.now(), meta.updated_time),
+            updated_by=author.user,
+            **kept,
+        )
+
+    def _decoded(self, found: StoredRevision) -> T:
+        revision = found.revision
+        return self._codec.decode(
+            found.payload, revision.encoding, resource_id=revision.resource_id, revision_id=revision.revision_id
+        )
+
+    def _resource(self, found: StoredRevision) -> Resource[T]:
+        try:
+            data = self._decoded(found)
+        except DecodeError as error:
+            return Resource(meta=found.meta, info=found.revision, error=error)
+        return Resource(meta=found.meta, info=found.revision, data=data)
+
+    def _query(
+        self,
+        query: Condition | Query | None,
+        sort: Sequence[str],
+        limit: int | None,
+        offset: int,
+        after: str | None,
+        include_deleted: bool,
+    ) -> Query:
+        if isinstance(query, Query):
+            return query
+        return build_query(
+            query,
+            fields=self.indexed_fields,
+            sort=sort,
+            limit=limit,
+            offset=offset,
+            after=after,
+            include_deleted=include_deleted,
+        )
+
+    async def _drop(self, keys: Sequence[PayloadKey]) -> None:
+        """Erase payloads that a rewritten draft has left; if that fails, garbage collection finds them."""
+        try:
+            await self._slot.storage.drop_payloads(keys)
+        except SpecstarError as error:
+            logger.info("%s: %d replaced payloads stay until garbage collection: %s", self.name, len(keys), error)

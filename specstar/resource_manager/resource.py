@@ -1,0 +1,70 @@
+"""What a manager hands to its callers: a resource with its data, and pages of them."""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+from specstar.errors import DecodeError
+from specstar.roles.records import ResourceMeta, RevisionInfo
+
+__all__ = ["Page", "Resource"]
+
+T = TypeVar("T")
+
+
+class Resource(Generic[T]):
+    """One resource at one revision: its `data`, the `info` of the revision and the `meta` row.
+
+    In the results of a search, `data` raises `DecodeError` if this payload does not decode; the other results are unharmed.
+    """
+
+    __slots__ = ("_data", "_error", "info", "meta")
+
+    def __init__(
+        self, *, meta: ResourceMeta, info: RevisionInfo, data: T | None = None, error: DecodeError | None = None
+    ) -> None:
+        self.meta = meta
+        self.info = info
+        self._data = data
+        self._error = error
+
+    @property
+    def data(self) -> T:
+        """The decoded payload. Raises `DecodeError` with the resource's id if it does not decode."""
+        if self._error is not None:
+            raise self._error
+        return self._data  # type: ignore[return-value]
+
+    @property
+    def resource_id(self) -> str:
+        """The id of the resource."""
+        return self.meta.resource_id
+
+    @property
+    def revision_id(self) -> str:
+        """The id of this revision."""
+        return self.info.revision_id
+
+    @property
+    def error(self) -> DecodeError | None:
+        """Why `data` cannot be had, or None."""
+        return self._error
+
+    def __repr__(self) -> str:
+        shown = self._error if self._error is not None else self._data
+        return f"Resource(resource_id={self.resource_id!r}, revision_id={self.revision_id!r}, data={shown!r})"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Resource):
+            return NotImplemented
+        return self.meta == other.meta and self.info == other.info and self._data == other._data
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Page(list[Resource[T]]):
+    """The results of one search. `cursor` is what to pass as `after=` for the next page; None if this is the last."""
+
+    def __init__(self, items: list[Resource[T]], cursor: str | None = None) -> None:
+        super().__init__(items)
+        self.cursor = cursor

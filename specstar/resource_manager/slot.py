@@ -1,0 +1,43 @@
+"""The storage of one model in the present generation of connections; built anew when the home changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from specstar.resource_manager.factories import StorageFactory
+from specstar.resource_manager.writer import Writer
+from specstar.roles import ModelSpec, Storage
+from specstar.runtime import Gate
+
+__all__ = ["StorageSlot"]
+
+T = TypeVar("T")
+
+
+class StorageSlot(Generic[T]):
+    """Keeps the storage and the writer of one model. Used on the home loop only."""
+
+    def __init__(self, gate: Gate, factory: Callable[[], StorageFactory], model: ModelSpec) -> None:
+        self.gate = gate
+        self.model = model
+        self._factory = factory
+        self._generation = -1
+        self._writer: Writer[T] | None = None
+
+    @property
+    def writer(self) -> Writer[T]:
+        """The writer. Raises `NotConfiguredError` if there is no configuration yet."""
+        if self._writer is not None and self._generation == self.gate.generation:
+            return self._writer
+        home = self.gate.settle()
+        generation = self.gate.generation
+        storage = self._factory().storage(self.gate, self.model)
+        self._writer = Writer(home, storage, model=self.model.name)
+        self._generation = generation
+        return self._writer
+
+    @property
+    def storage(self) -> Storage:
+        """The storage. Raises like `writer`."""
+        return self.writer.storage

@@ -1,0 +1,154 @@
+"""How one resource is changed: read, decide, write conditionally, and look again if someone else was faster."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+import anyio
+
+from specstar.errors import (
+    ResourceDeletedError,
+    ResourceNotFoundError,
+    RevisionConflictError,
+    SpecstarError,
+)
+from specstar.resource_manager.key_lock import KeyLock
+from specstar.roles import ResourceMeta, RevisionInfo, Storage
+from specstar.roles.storage import StorageWrite
+from specstar.runtime import Home
+
+__all__ = ["Current", "Writer"]
+
+T = TypeVar("T")
+_ATTEMPTS = 16
+_BACKOFF_SECONDS = 0.005
+_REMEMBERED = 4096
+
+
+class Current:
+    """The state that a change is decided on. `revision` is the current revision's record, where the change needs it."""
+
+    __slots__ = ("meta", "revision")
+
+    def __init__(self, meta: ResourceMeta, revision: RevisionInfo | None) -> None:
+        self.meta = meta
+        self.revision = revision
+
+
+Plan = Callable[[Current], Awaitable[StorageWrite | None]]
+
+
+class Writer(Generic[T]):
+    """Applies changes to the resources of one model, on the home loop.
+
+    Rows that this process wrote last are remembered and used as a guess that saves the read: the write is conditional on
+    the row's version, so a stale guess costs a second look and can never overwrite anything.
+    """
+
+    def __init__(self, home: Home, storage: Storage, *, model: str) -> None:
+        self.storage = storage
+        self._model = model
+        self._locks = KeyLock(home)
+        self._recent: dict[str, Current] = {}
+
+    def remember(self, meta: ResourceMeta, revision: RevisionInfo | None) -> None:
+        """Keep a row that was just written."""
+        recent = self._recent
+        recent[meta.resource_id] = Current(meta, revision)
+        if len(recent) > _REMEMBERED:
+            del recent[next(iter(recent))]
+
+    def forget(self, resource_id: str) -> None:
+        """Drop what is remembered of a resource."""
+        self._recent.pop(resource_id, None)
+
+    async def change(
+        self,
+        resource_id: str,
+        plan: Plan,
+        *,
+        expected_revision_id: str | None = None,
+        needs_revision: bool = False,
+        deleted: bool | None = False,
+    ) -> Current:
+        """Apply `plan` to the current state; it returns the write, or None for nothing to do. Returns the state after it.
+
+        `deleted` is what the row's flag must be, None for either. Raises `ResourceNotFoundError`, `ResourceDeletedError`,
+        `RevisionConflictError`, and what the plan and the storage raise.
+        """
+        await self._locks.acquire(resource_id)
+        try:
+            return await self._change(resource_id, plan, expected_revision_id, needs_revision, deleted)
+        finally:
+            self._locks.release(resource_id)
+
+    async def look(self, resource_id: str, *, expected_revision_id: str | None = None) -> Current:
+        """Read the row and check the condition. Raises `ResourceNotFoundError`, `RevisionConflictError`."""
+        current = await self._read(resource_id, needs_revision=False)
+        self._check(current.meta, expected_revision_id, deleted=None)
+        return current
+
+    async def _change(
+        self, resource_id: str, plan: Plan, expected: str | None, needs_revision: bool, deleted: bool | None
+    ) -> Current:
+        guess = self._recent.pop(resource_id, None)
+        if guess is not None and needs_revision and guess.revision is None:
+            guess = None
+        conflict: RevisionConflictError | None = None
+        tried_version = 0
+        for attempt in range(_ATTEMPTS):
+            guessed = guess is not None
+            current = guess or await self._read(resource_id, needs_revision)
+            guess = None
+            if conflict is not None and current.meta.version == tried_version:
+                raise conflict  # not about this row: it stands as we saw it
+            try:
+                self._check(current.meta, expected, deleted)
+                item = await plan(current)
+            except SpecstarError:
+                if guessed:
+                    continue  # decided on what may be stale: look, then decide again
+                raise
+            if item is None:
+                if guessed:
+                    continue
+                return current
+            try:
+                await self.storage.write(item)
+            except (RevisionConflictError, ResourceNotFoundError) as error:
+                if guessed:
+                    continue
+                if isinstance(error, ResourceNotFoundError):
+                    raise
+                conflict, tried_version = error, current.meta.version
+                await anyio.sleep(random.random() * _BACKOFF_SECONDS * attempt)
+                continue
+            after = Current(item.change.meta, item.change.revision or current.revision)
+            self.remember(after.meta, after.revision)
+            return after
+        raise conflict or RevisionConflictError(resource_id, expected_revision_id=expected, model=self._model)
+
+    async def _read(self, resource_id: str, needs_revision: bool) -> Current:
+        if needs_revision:
+            found = await self.storage.read_revision(resource_id)
+            if found is not None:
+                return Current(*found)
+        else:
+            meta = await self.storage.read_meta(resource_id)
+            if meta is not None:
+                return Current(meta, None)
+        raise ResourceNotFoundError(resource_id, model=self._model)
+
+    def _check(self, meta: ResourceMeta, expected: str | None, deleted: bool | None) -> None:
+        if deleted is False and meta.is_deleted:
+            raise ResourceDeletedError(meta.resource_id, model=self._model)
+        if expected is not None and meta.current_revision_id != expected:
+            raise RevisionConflictError(
+                meta.resource_id,
+                expected_revision_id=expected,
+                actual_revision_id=meta.current_revision_id,
+                model=self._model,
+            )
+
