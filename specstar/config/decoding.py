@@ -1,0 +1,249 @@
+"""Plain values into typed structs: all at once when right, field by field when not, so that every mistake is found."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from math import isfinite
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec import Struct, ValidationError
+
+from specstar.config.expansion import Expanded
+from specstar.config.loading import UNUSABLE
+from specstar.config.problems import nearest
+
+__all__ = ["FieldProblem", "StructTable"]
+
+_AT = re.compile(r" - at `\$(?P<path>.*)`$")
+_MAX_EXACT_INTEGER = 1 << 53
+
+
+class FieldProblem(Exception):
+    """A value that does not fit its field. `path` is below the field, like `.a[0]`."""
+
+    def __init__(self, reason: str, suggestion: str | None = None, path: str = "") -> None:
+        self.reason = reason
+        self.suggestion = suggestion
+        self.path = path
+        super().__init__(reason)
+
+
+class Decoded(NamedTuple):
+    """The struct, or the problems: (key or empty, reason, suggestion, path below the key). Neither: reported elsewhere."""
+
+    value: Any
+    problems: list[tuple[str, str, str | None, str]]
+
+
+class StructTable:
+    """What decoding into one struct type needs to know, worked out once.
+
+    Strings that came from the environment (`Expanded`) become what their field wants: a string if it takes one, else an int,
+    float, bool or null. Literal strings are not coerced. A float without a fraction fits an integer field, as in JSON Schema.
+    """
+
+    def __init__(
+        self,
+        struct_type: type[Struct],
+        *,
+        aliases: Mapping[str, str] | None = None,
+        secrets: frozenset[str] = frozenset(),
+    ) -> None:
+        fields = msgspec.structs.fields(struct_type)
+        self.struct_type = struct_type
+        self.aliases = dict(aliases or {})
+        self.types: dict[str, Any] = {field.encode_name: field.type for field in fields}
+        self.attributes = {field.encode_name: field.name for field in fields}
+        self.required = tuple(field.encode_name for field in fields if field.required)
+        self.secrets = frozenset(name for name in self.types if name in secrets or self.attributes[name] in secrets)
+        self._required_attributes = tuple(self.attributes[name] for name in self.required)
+        self._forbids = struct_type.__struct_config__.forbid_unknown_fields
+
+    def decode(self, values: Mapping[str, Any]) -> Decoded:
+        """Decode a mapping whose keys are field names."""
+        if not any(map(_special, values.values())):
+            try:
+                struct = msgspec.convert(values, self.struct_type)
+            except ValidationError:
+                pass
+            else:
+                complete = all(_filled(getattr(struct, name)) for name in self._required_attributes)
+                if complete and (self._forbids or values.keys() <= self.types.keys()):
+                    return Decoded(struct, [])
+        return self._decode_fields(values)
+
+    def check_fields(self, values: Mapping[str, Any]) -> list[tuple[str, str, str | None, str]]:
+        """The problems of the given values alone; others may be given elsewhere."""
+        return self._fields(values)[1]
+
+    def _decode_fields(self, values: Mapping[str, Any]) -> Decoded:
+        clean, problems = self._fields(values)
+        for name in self.required:
+            if name not in values:
+                problems.append((name, self._missing(name), None, ""))
+        if problems or len(clean) != len(values):
+            return Decoded(None, problems)
+        try:
+            return Decoded(msgspec.convert(clean, self.struct_type), [])
+        except ValidationError as error:
+            # Fields that fit one by one: the struct's own __post_init__ refuses them together.
+            reason = self.without_secrets(_AT.sub("", str(error)), values)
+            return Decoded(None, [("", reason, None, "")])
+
+    def _fields(self, values: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[str, str, str | None, str]]]:
+        clean: dict[str, Any] = {}
+        problems: list[tuple[str, str, str | None, str]] = []
+        for name, value in values.items():
+            if name not in self.types:
+                problems.append((name, "unknown option" + self._known(name), self.nearest(name), ""))
+            elif not _unusable(value):
+                try:
+                    clean[name] = self.decode_field(name, value)
+                except FieldProblem as problem:
+                    problems.append((name, problem.reason, problem.suggestion, problem.path))
+        return clean, problems
+
+    def decode_field(self, name: str, value: Any) -> Any:
+        """One value for one field. Raises `FieldProblem`, whose reason never holds the value."""
+        expanded = _has_expanded(value)
+        plain = _plain(value) if expanded else value
+        kind = self.types[name]
+        if name in self.required and isinstance(plain, str) and not plain.strip():
+            raise FieldProblem("required option is empty")
+        try:
+            result = msgspec.convert(plain, kind)
+        except ValidationError as error:
+            for candidate, strict in ((_integral(plain), True), (plain, False)):
+                if strict or expanded:
+                    try:
+                        result = msgspec.convert(candidate, kind, strict=strict)
+                        break
+                    except ValidationError:
+                        pass
+            else:
+                # The driver's text may hold the value; its cause is dropped for the same reason.
+                raise self._problem(error, kind, plain, hidden=expanded or name in self.secrets) from None
+        if type(result) is float and not isfinite(result):
+            raise FieldProblem("expected a finite number")
+        return result
+
+    def nearest(self, name: str) -> str | None:
+        """The closest field name or alias."""
+        return nearest(name, [*self.types, *self.aliases])
+
+    def without_secrets(self, text: str, values: Mapping[str, Any]) -> str:
+        """A message of foreign code, with secret values and values from the environment blotted out."""
+        found: list[str] = []
+        for name, value in values.items():
+            _collect(value, name in self.secrets, found)
+        for secret in sorted(set(found), key=len, reverse=True):
+            text = text.replace(secret, "***")
+        return text
+
+    def _known(self, name: str) -> str:
+        if self.nearest(name) is not None:
+            return ""
+        return f"; known: {', '.join(self.types)}" if self.types else "; there are none"
+
+    def _missing(self, name: str) -> str:
+        others = [alias for alias, target in self.aliases.items() if target == name]
+        return (
+            f"required option is missing ({' or '.join([name, *others])})" if others else "required option is missing"
+        )
+
+    def _problem(self, error: ValidationError, kind: Any, value: Any, *, hidden: bool) -> FieldProblem:
+        text = str(error)
+        at = _AT.search(text)
+        path = at["path"] if at else ""
+        reason = _AT.sub("", text).replace("`", "")
+        if reason.startswith("Expected"):
+            reason = "e" + reason[1:]
+            return FieldProblem(reason, None, path)
+        choices = _choices(kind) if not path else []
+        if choices:
+            near = None if hidden or not isinstance(value, str) else nearest(value, [str(choice) for choice in choices])
+            return FieldProblem(f"expected one of {', '.join(map(repr, choices))}", near)
+        if reason.startswith("Object "):
+            return FieldProblem("o" + reason[1:], None, path)
+        return FieldProblem("the value is not accepted", None, path)
+
+
+def _special(value: Any) -> bool:
+    kind = type(value)
+    return kind is Expanded or value is UNUSABLE or ((kind is dict or kind is list) and _has_special(value))
+
+
+def _has_special(value: Any) -> bool:
+    return _has_expanded(value) or _unusable(value)
+
+
+def _has_expanded(value: Any) -> bool:
+    kind = type(value)
+    if kind is dict:
+        return any(map(_has_expanded, value.values()))
+    if kind is list:
+        return any(map(_has_expanded, value))
+    return kind is Expanded
+
+
+def _unusable(value: Any) -> bool:
+    kind = type(value)
+    if kind is dict:
+        return any(map(_unusable, value.values()))
+    if kind is list:
+        return any(map(_unusable, value))
+    return value is UNUSABLE
+
+
+def _plain(value: Any) -> Any:
+    kind = type(value)
+    if kind is dict:
+        return {key: _plain(member) for key, member in value.items()}
+    if kind is list:
+        return [_plain(member) for member in value]
+    return str(value) if kind is Expanded else value
+
+
+def _integral(value: Any) -> Any:
+    kind = type(value)
+    if kind is dict:
+        return {key: _integral(member) for key, member in value.items()}
+    if kind is list:
+        return [_integral(member) for member in value]
+    return int(value) if kind is float and value.is_integer() and abs(value) <= _MAX_EXACT_INTEGER else value
+
+
+def _filled(value: Any) -> bool:
+    return not (isinstance(value, str) and not value.strip())
+
+
+def _collect(value: Any, secret: bool, found: list[str]) -> None:
+    if type(value) is dict:
+        for member in value.values():
+            _collect(member, secret, found)
+    elif type(value) is list:
+        for member in value:
+            _collect(member, secret, found)
+    elif isinstance(value, str) and value and (secret or type(value) is Expanded):
+        found.append(str(value))
+
+
+def _choices(kind: Any) -> list[Any]:
+    """The values that an enum or literal type takes, in a union with null too."""
+    from msgspec import inspect
+
+    found: list[Any] = []
+    pending: list[Any] = [inspect.type_info(kind)]
+    while pending:
+        info = pending.pop()
+        if isinstance(info, inspect.Metadata):
+            pending.append(info.type)
+        elif isinstance(info, inspect.UnionType):
+            pending.extend(info.types)
+        elif isinstance(info, inspect.LiteralType):
+            found.extend(info.values)
+        elif isinstance(info, inspect.EnumType):
+            found.extend(member.value for member in info.cls)
+    return found
