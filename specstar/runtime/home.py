@@ -161,9 +161,11 @@ class AsyncioHome(Home):
                 outcome = Outcome(error=error)
             done(outcome)
 
+        context = _callers_context("asyncio")
+
         def start() -> None:
             nonlocal task
-            task = self.loop.create_task(run())
+            task = self.loop.create_task(run(), context=context)
             self._tasks.add(task)
             task.add_done_callback(self._submitted_ended)
             if cancelled:
@@ -318,7 +320,7 @@ class TrioHome(Home):
         import trio
 
         scope = trio.CancelScope()
-        context = contextvars.copy_context()
+        context = _callers_context("trio")
 
         async def run() -> None:
             outcome: Outcome[T] = Outcome(cancelled=True, error=asyncio.CancelledError())
@@ -341,6 +343,15 @@ class TrioHome(Home):
 
         self.token.run_sync_soon(start)
         return cancel
+
+
+def _callers_context(library: str) -> contextvars.Context:
+    """The caller's context variables, but for the one by which sniffio (and so anyio) tells the event loop's library."""
+    context = contextvars.copy_context()
+    sniffio = sys.modules.get("sniffio")
+    if sniffio is not None:
+        context.run(sniffio.current_async_library_cvar.set, library)
+    return context
 
 
 def _nothing() -> None:

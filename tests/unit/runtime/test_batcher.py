@@ -1,0 +1,287 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import anyio
+import anyio.lowlevel
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from specstar.errors import BackendError, BackendUnavailable
+from specstar.runtime.batcher import Batcher
+from specstar.runtime.home import AsyncioHome, Home, TrioHome
+
+pytestmark = pytest.mark.anyio
+
+
+def make_home() -> Home:
+    import asyncio
+
+    try:
+        return AsyncioHome(asyncio.get_running_loop())
+    except RuntimeError:
+        return TrioHome()
+
+
+async def test_a_lone_call_leaves_alone_and_gets_its_result() -> None:
+    batches: list[list[int]] = []
+
+    async def flush(items: list[int]) -> Sequence[int]:
+        batches.append(items)
+        return [item * 10 for item in items]
+
+    batcher: Batcher[int, int] = Batcher(make_home(), flush, name="test")
+    assert await batcher.submit(4) == 40
+    assert batches == [[4]]
+
+
+async def test_calls_of_one_loop_turn_travel_together() -> None:
+    batches: list[int] = []
+
+    async def flush(items: list[int]) -> Sequence[int]:
+        batches.append(len(items))
+        await anyio.sleep(0.01)
+        return items
+
+    batcher: Batcher[int, int] = Batcher(make_home(), flush, name="test", max_items=40)
+    results: dict[int, int] = {}
+
+    async def call(number: int) -> None:
+        results[number] = await batcher.submit(number)
+
+    async with anyio.create_task_group() as group:
+        for number in range(100):
+            group.start_soon(call, number)
+    assert results == {number: number for number in range(100)}
+    assert sum(batches) == 100
+    assert max(batches) <= 40
+    assert len(batches) <= 5
+
+
+async def test_each_caller_gets_its_own_error() -> None:
+    async def flush(items: list[int]) -> Sequence[int | Exception]:
+        return [ValueError(str(item)) if item % 2 else item for item in items]
+
+    batcher: Batcher[int, int] = Batcher(make_home(), flush, name="test")
+    outcomes: dict[int, object] = {}
+
+    async def call(number: int) -> None:
+        try:
+            outcomes[number] = await batcher.submit(number)
+        except ValueError as error:
+            outcomes[number] = str(error)
+
+    async with anyio.create_task_group() as group:
+        for number in range(6):
+            group.start_soon(call, number)
+    assert outcomes == {0: 0, 1: "1", 2: 2, 3: "3", 4: 4, 5: "5"}
+
+
+async def test_a_failed_flush_fails_all_of_its_batch_with_separate_errors_and_the_next_works() -> None:
+    fail = True
+
+    async def flush(items: list[int]) -> Sequence[int]:
+        if fail:
+            raise BackendError("no space left")
+        return items
+
+    batcher: Batcher[int, int] = Batcher(make_home(), flush, name="test")
+    errors: list[BackendError] = []
+
+    async def call(number: int) -> None:
+        with pytest.raises(BackendError, match="no space left") as caught:
+            await batcher.submit(number)
+        errors.append(caught.value)
+
+    async with anyio.create_task_group() as group:
+        for number in range(3):
+            group.start_soon(call, number)
+    assert len({id(error) for error in errors}) == 3
+    fail = False
+    assert await batcher.submit(7) == 7
+
+
+async def test_too_few_results_is_an_error_and_no_hang() -> None:
+    async def flush(items: list[int]) -> Sequence[int]:
+        return []
+
+    batcher: Batcher[int, int] = Batcher(make_home(), flush, name="test")
+    with pytest.raises(BackendError, match="0 results for 1 items"):
+        await batcher.submit(1)
+
+
+async def test_cancelling_one_caller_leaves_its_neighbours_alone() -> None:
+    gate = anyio.Event()
+    seen: list[int] = []
+
+    async def flush(items: list[int]) -> Sequence[int]:
+        seen.extend(items)
+        await gate.wait()
+        return items
+
+    batcher: Batcher[int, int] = Batcher(make_home(), flush, name="test", max_in_flight=1)
+    results: list[int] = []
+
+    async def call(number: int, scope: anyio.CancelScope) -> None:
+        with scope:
+            results.append(await batcher.submit(number))
+
+    scopes = [anyio.CancelScope() for _ in range(6)]
+    async with anyio.create_task_group() as group:
+        for number in range(3):
+            group.start_soon(call, number, scopes[number])
+        await anyio.wait_all_tasks_blocked()
+        for number in range(3, 6):
+            group.start_soon(call, number, scopes[number])
+        await anyio.wait_all_tasks_blocked()
+        scopes[1].cancel()  # in flight: the flush goes on
+        scopes[4].cancel()  # pending: never sent
+        await anyio.wait_all_tasks_blocked()
+        gate.set()
+    assert sorted(results) == [0, 2, 3, 5]
+    assert sorted(seen) == [0, 1, 2, 3, 5]
+
+
+async def test_items_of_one_key_are_never_in_flight_together_and_keep_their_order() -> None:
+    active: set[str] = set()
+    order: list[tuple[str, int]] = []
+
+    async def flush(items: list[tuple[str, int]]) -> Sequence[None]:
+        keys = [key for key, _ in items]
+        assert len(set(keys)) == len(keys)
+        assert not active & set(keys)
+        active.update(keys)
+        await anyio.sleep(0.001)
+        order.extend(items)
+        active.difference_update(keys)
+        return [None] * len(items)
+
+    batcher: Batcher[tuple[str, int], None] = Batcher(
+        make_home(), flush, name="test", key_of=lambda item: item[0], max_in_flight=3, max_items=4
+    )
+    async with anyio.create_task_group() as group:
+        for number in range(60):
+            group.start_soon(batcher.submit, (f"key-{number % 5}", number))
+    for key in range(5):
+        numbers = [number for name, number in order if name == f"key-{key}"]
+        assert sorted(numbers) == list(range(key, 60, 5))
+    assert not batcher._keys
+
+
+async def test_a_batch_is_bounded_in_bytes_and_a_huge_item_travels_alone() -> None:
+    batches: list[list[int]] = []
+
+    async def flush(items: list[int]) -> Sequence[None]:
+        batches.append(items)
+        await anyio.sleep(0.001)
+        return [None] * len(items)
+
+    batcher: Batcher[int, None] = Batcher(
+        make_home(), flush, name="test", max_bytes=100, size_of=lambda item: item, max_in_flight=1
+    )
+    async with anyio.create_task_group() as group:
+        for size in (60, 60, 500, 30, 30, 30):
+            group.start_soon(batcher.submit, size)
+    assert sorted(size for batch in batches for size in batch) == [30, 30, 30, 60, 60, 500]
+    assert all(sum(batch) <= 100 or len(batch) == 1 for batch in batches)
+
+
+async def test_what_waited_too_long_is_refused_unsent() -> None:
+    gate = anyio.Event()
+    seen: list[int] = []
+
+    async def flush(items: list[int]) -> Sequence[int]:
+        seen.extend(items)
+        await gate.wait()
+        return items
+
+    batcher: Batcher[int, int] = Batcher(make_home(), flush, name="pool", max_in_flight=1, max_wait=0.02)
+    errors: list[str] = []
+
+    async def call(number: int) -> None:
+        try:
+            await batcher.submit(number)
+        except BackendUnavailable as error:
+            errors.append(str(error))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(call, 1)
+        await anyio.wait_all_tasks_blocked()
+        group.start_soon(call, 2)
+        await anyio.sleep(0.05)
+        gate.set()
+    assert seen == [1]
+    assert len(errors) == 1
+    assert "pool: not sent within 0.02 s" in errors[0]
+
+
+async def test_closing_the_home_fails_those_who_wait_instead_of_hanging() -> None:
+    async def flush(items: list[int]) -> Sequence[int]:
+        await anyio.sleep(60)
+        return items
+
+    home = make_home()
+    batcher: Batcher[int, int] = Batcher(home, flush, name="test", max_in_flight=1, max_items=1)
+    errors: list[Exception] = []
+
+    async def call(number: int) -> None:
+        try:
+            await batcher.submit(number)
+        except BackendUnavailable as error:
+            errors.append(error)
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as group:
+            for number in range(3):
+                group.start_soon(call, number)
+            await anyio.wait_all_tasks_blocked()
+            home.closing = True
+            await home.cancel_tasks(1)
+        assert len(errors) == 3
+        with pytest.raises(BackendUnavailable, match="closed"):
+            await batcher.submit(9)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    keys=st.lists(st.integers(0, 4), max_size=40),
+    limits=st.tuples(st.integers(1, 5), st.integers(1, 3)),
+    cancelled=st.sets(st.integers(0, 39)),
+)
+def test_any_mix_of_keys_and_cancellations_answers_everyone_once(
+    keys: list[int], limits: tuple[int, int], cancelled: set[int]
+) -> None:
+    async def main() -> None:
+        applied: list[int] = []
+
+        async def flush(items: list[int]) -> Sequence[int]:
+            await anyio.lowlevel.checkpoint()
+            applied.extend(items)
+            return [-item for item in items]
+
+        batcher: Batcher[int, int] = Batcher(
+            make_home(), flush, name="test", max_items=limits[0], max_in_flight=limits[1], key_of=keys.__getitem__
+        )
+        answers: dict[int, int] = {}
+
+        async def call(number: int, scope: anyio.CancelScope) -> None:
+            with scope:
+                answers[number] = await batcher.submit(number)
+
+        scopes = [anyio.CancelScope() for _ in keys]
+        async with anyio.create_task_group() as group:
+            for number, scope in enumerate(scopes):
+                group.start_soon(call, number, scope)
+            await anyio.lowlevel.checkpoint()
+            for number in cancelled & set(range(len(keys))):
+                scopes[number].cancel()
+        assert len(set(applied)) == len(applied)
+        assert all(answers[number] == -number for number in answers)
+        assert set(answers) | cancelled >= set(range(len(keys)))
+        assert set(answers) <= set(applied)
+        await anyio.sleep(0)
+        assert batcher.pending == 0
+        assert not batcher._keys
+
+    anyio.run(main)

@@ -1,0 +1,314 @@
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import anyio
+import pytest
+import trio
+
+from specstar.errors import BackendUnavailable, UsageError
+from specstar.runtime import Connection, Gate, LazyConnection, ServerInfo, gated
+from specstar.runtime.home import AsyncioHome, TrioHome
+from specstar.runtime.thread_home import ThreadHome
+
+
+class Service:
+    """A manager as the gate sees one."""
+
+    def __init__(self, *, native: bool) -> None:
+        self._gate = Gate()
+        self._gate.native = native
+        self.events: list[str] = []
+
+    @gated
+    async def where(self) -> tuple[int, int]:
+        return threading.get_ident(), id(self._gate.home)
+
+    @gated
+    async def double(self, number: int) -> int:
+        await anyio.sleep(0)
+        return number * 2
+
+    @gated
+    async def fail(self) -> None:
+        raise LookupError("not here")
+
+    @gated
+    async def wait(self) -> None:
+        try:
+            await anyio.sleep(30)
+        except BaseException:
+            self.events.append("cancelled")
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(0.05)
+            self.events.append("over")
+            raise
+
+
+def test_on_asyncio_the_callers_loop_is_the_home_and_nothing_is_started() -> None:
+    service = Service(native=False)
+
+    async def main() -> None:
+        before = threading.active_count()
+        assert (await service.where())[0] == threading.get_ident()
+        assert isinstance(service._gate.home, AsyncioHome)
+        assert threading.active_count() == before
+
+    asyncio.run(main())
+
+
+def test_a_native_gate_runs_on_trio_itself() -> None:
+    service = Service(native=True)
+
+    async def main() -> None:
+        assert (await service.where())[0] == threading.get_ident()
+        assert isinstance(service._gate.home, TrioHome)
+        assert await service.double(4) == 8
+
+    trio.run(main)
+
+
+def test_on_trio_asyncio_backends_live_in_a_thread_of_their_own() -> None:
+    service = Service(native=False)
+
+    async def main() -> None:
+        assert (await service.where())[0] != threading.get_ident()
+        assert isinstance(service._gate.home, ThreadHome)
+        assert await service.double(4) == 8
+        with pytest.raises(LookupError, match="not here"):
+            await service.fail()
+        await service._gate.aclose()
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize("library", ["asyncio", "trio"])
+def test_cancelling_a_crossing_call_waits_until_the_work_is_over(library: str) -> None:
+    service = Service(native=False)
+    service._gate.home = ThreadHome.start()
+
+    async def main() -> None:
+        started = time.perf_counter()
+        with anyio.move_on_after(0.1) as scope:
+            await service.wait()
+        assert scope.cancelled_caught
+        assert service.events == ["cancelled", "over"]
+        assert time.perf_counter() - started < 5
+        assert await service.double(2) == 4
+
+    anyio.run(main, backend=library)
+    service._gate.close()
+
+
+def test_a_second_run_of_asyncio_gets_a_new_home() -> None:
+    service = Service(native=False)
+    for _ in range(3):
+        assert asyncio.run(service.double(5)) == 10
+    assert service._gate.generation == 2
+
+
+def test_calls_from_another_live_loop_cross_to_the_home() -> None:
+    service = Service(native=False)
+
+    async def main() -> None:
+        mine, _ = await service.where()
+
+        async def other() -> tuple[int, int]:
+            assert await service.double(1) == 2
+            return await service.where()
+
+        there, _ = await anyio.to_thread.run_sync(lambda: asyncio.run(other()))
+        assert there == mine
+
+    asyncio.run(main())
+
+
+def test_a_trio_home_serves_asyncio_and_plain_threads() -> None:
+    service = Service(native=True)
+
+    async def main() -> None:
+        await service.where()
+        assert await trio.to_thread.run_sync(lambda: asyncio.run(service.double(3))) == 6
+        assert await trio.to_thread.run_sync(lambda: service._gate.call(lambda: service.double(4))) == 8
+
+    trio.run(main)
+
+
+def test_plain_threads_share_one_home() -> None:
+    service = Service(native=True)
+    with ThreadPoolExecutor(16) as pool:
+        results = list(pool.map(lambda n: service._gate.call(lambda: service.double(n)), range(200)))
+    assert results == [n * 2 for n in range(200)]
+    homes = service._gate.call(service.where)
+    assert homes[0] != threading.get_ident()
+    service._gate.close()
+    assert service._gate.home is None
+
+
+@pytest.mark.parametrize("library", ["asyncio", "trio"])
+def test_blocking_inside_a_running_loop_is_refused_with_advice(library: str) -> None:
+    service = Service(native=True)
+
+    async def main() -> None:
+        with pytest.raises(UsageError, match=f"running {library} event loop.*await"):
+            service._gate.call(lambda: service.double(1))
+
+    anyio.run(main, backend=library)
+
+
+@pytest.mark.parametrize("library", ["asyncio", "trio"])
+def test_context_variables_of_the_caller_are_seen_on_the_home(library: str) -> None:
+    user: contextvars.ContextVar[str] = contextvars.ContextVar("user", default="nobody")
+    gate = Gate()
+    gate.home = ThreadHome.start()
+
+    async def read() -> str:
+        return user.get()
+
+    async def main() -> None:
+        user.set("alice")
+        assert await gate.run(read) == "alice"
+
+    anyio.run(main, backend=library)
+    user.set("bob")
+    assert gate.call(read) == "bob"
+    gate.close()
+
+
+def test_closing_while_calls_are_in_flight_ends_them_with_an_error() -> None:
+    service = Service(native=False)
+    service._gate.close_timeout = 0.2
+    errors: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            service._gate.call(service.wait)
+        except BackendUnavailable as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    time.sleep(0.1)
+    service._gate.close()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert len(errors) == 1
+
+
+class Pool(Connection):
+    """A connection that tells what happens to it."""
+
+    def __init__(self, log: list[str], *, fail: int = 0) -> None:
+        self.log = log
+        self.fail = fail
+
+    async def open(self) -> None:
+        await anyio.sleep(0.01)
+        self.log.append("open")
+
+    async def ping(self) -> ServerInfo:
+        return ServerInfo(version="1")
+
+    async def aclose(self) -> None:
+        self.log.append("close")
+
+    def abandon(self) -> None:
+        self.log.append(f"abandon in {os.getpid()}")
+
+
+@pytest.mark.anyio
+async def test_a_connection_opens_once_whoever_races_and_closes_in_reverse_order() -> None:
+    log: list[str] = []
+    gate = Gate()
+    first = gate.connections.share("a", lambda: Pool(log), "a")
+    assert gate.connections.share("a", lambda: Pool(log), "a") is first
+    opened: list[Pool] = []
+
+    async def get() -> None:
+        opened.append(await first.get())
+
+    async with anyio.create_task_group() as group:
+        for _ in range(20):
+            group.start_soon(get)
+    assert log == ["open"]
+    assert len({id(pool) for pool in opened}) == 1
+    order: list[str] = []
+
+    class Named(Pool):
+        def __init__(self, name: str) -> None:
+            super().__init__([])
+            self.name = name
+
+        async def aclose(self) -> None:
+            order.append(self.name)
+
+    for name in ("x", "y"):
+        await gate.connections.share(name, lambda name=name: Named(name), name).get()  # type: ignore[misc]
+    await gate.connections.aclose(1)
+    assert order == ["y", "x"]
+    assert log == ["open", "close"]
+
+
+@pytest.mark.anyio
+async def test_a_failed_opening_is_tried_again_by_the_next_call() -> None:
+    attempts = 0
+
+    class Flaky(Pool):
+        async def open(self) -> None:
+            nonlocal attempts
+            attempts += 1
+            if attempts == 1:
+                raise BackendUnavailable("down")
+
+    lazy: LazyConnection[Flaky] = LazyConnection(lambda: Flaky([]), "flaky")
+    with pytest.raises(BackendUnavailable, match="down"):
+        await lazy.get()
+    assert await lazy.get() is lazy.opened
+
+
+@pytest.mark.anyio
+async def test_a_connection_that_does_not_close_is_dropped_in_time() -> None:
+    log: list[str] = []
+
+    class Stuck(Pool):
+        async def aclose(self) -> None:
+            await anyio.sleep(60)
+
+    lazy: LazyConnection[Stuck] = LazyConnection(lambda: Stuck(log), "stuck")
+    await lazy.get()
+    started = time.perf_counter()
+    await lazy.aclose(0.05)
+    assert time.perf_counter() - started < 5
+    assert log == ["open", f"abandon in {os.getpid()}"]
+
+
+def test_a_forked_child_drops_its_parents_connections_and_the_parent_keeps_them() -> None:
+    log: list[str] = []
+    gate = Gate()
+    gate.call(gate.connections.share("pool", lambda: Pool(log), "pool").get)
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            answer = f"{gate.home is None} {not gate.connections.opened()} {log[-1] == f'abandon in {os.getpid()}'}"
+            os.write(write, answer.encode())
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(read, 100) == b"True True True"
+    assert log == ["open"]
+    assert gate.connections.opened()
+    gate.close()
+    assert log == ["open", "close"]
+
+
+def test_an_unclosed_gate_warns_when_it_is_dropped() -> None:
+    gate = Gate()
+    gate.call(gate.connections.share("pool", lambda: Pool([]), "pool").get)
+    with pytest.warns(ResourceWarning, match="not closed .open: pool."):
+        gate.end()
