@@ -63,9 +63,10 @@ class StructTable:
 
     def decode(self, values: Mapping[str, Any]) -> Decoded:
         """Decode a mapping whose keys are field names."""
-        if not any(map(_special, values.values())):
+        coerced = self._coerced(values)
+        if coerced is not None:
             try:
-                struct = msgspec.convert(values, self.struct_type)
+                struct = msgspec.convert(coerced, self.struct_type)
             except ValidationError:
                 pass
             else:
@@ -73,6 +74,22 @@ class StructTable:
                 if complete and (self._forbids or values.keys() <= self.types.keys()):
                     return Decoded(struct, [])
         return self._decode_fields(values)
+
+    def _coerced(self, values: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """The values with those from the environment decoded; None if one of them cannot be, or was reported already."""
+        coerced: dict[str, Any] | None = None
+        for name, value in values.items():
+            kind = type(value)
+            if kind is Expanded or value is UNUSABLE or ((kind is dict or kind is list) and _has_special(value)):
+                if name not in self.types or _unusable(value):
+                    return None
+                if coerced is None:
+                    coerced = dict(values)
+                try:
+                    coerced[name] = self.decode_field(name, value)
+                except FieldProblem:
+                    return None
+        return values if coerced is None else coerced
 
     def check_fields(self, values: Mapping[str, Any]) -> list[tuple[str, str, str | None, str]]:
         """The problems of the given values alone; others may be given elsewhere."""
@@ -107,8 +124,11 @@ class StructTable:
 
     def decode_field(self, name: str, value: Any) -> Any:
         """One value for one field. Raises `FieldProblem`, whose reason never holds the value."""
-        expanded = _has_expanded(value)
-        plain = _plain(value) if expanded else value
+        if type(value) is Expanded:
+            expanded, plain = True, str(value)
+        else:
+            expanded = _has_expanded(value)
+            plain = _plain(value) if expanded else value
         kind = self.types[name]
         if name in self.required and isinstance(plain, str) and not plain.strip():
             raise FieldProblem("required option is empty")
@@ -168,11 +188,6 @@ class StructTable:
         if reason.startswith("Object "):
             return FieldProblem("o" + reason[1:], None, path)
         return FieldProblem("the value is not accepted", None, path)
-
-
-def _special(value: Any) -> bool:
-    kind = type(value)
-    return kind is Expanded or value is UNUSABLE or ((kind is dict or kind is list) and _has_special(value))
 
 
 def _has_special(value: Any) -> bool:

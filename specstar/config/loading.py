@@ -15,6 +15,7 @@ from specstar.errors import ConfigError, ConfigProblem
 __all__ = ["MAX_FILE_BYTES", "UNUSABLE", "ConfigSource", "Loaded", "load"]
 
 MAX_FILE_BYTES = 1 << 20
+_CHUNK = 1 << 16
 _MAX_DEPTH = 64
 _MAX_EXPANDED_TOTAL = 8 << 20
 
@@ -153,6 +154,14 @@ class _TreeReader:
                     self._report(f"expected str as key, got {_kind(key)}")
                     continue
                 key = str.__str__(key)
+            kind = type(value)
+            if (
+                kind is bool
+                or kind is int
+                or (kind is str and value.isascii() and "$" not in value and "\0" not in value)
+            ):
+                out[key] = value
+                continue
             keys.append(key)
             out[key] = self._value(value)
             keys.pop()
@@ -252,8 +261,10 @@ def _read_json(path: str) -> Any:
     if path.lstrip()[:1] in ("{", "["):
         raise ConfigError("expected the path of a JSON file, got JSON text; pass json.loads(text), or a path")
     try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
+        with open(path, "rb", buffering=0) as file:
+            data = file.read(_CHUNK)
+            while len(data) <= MAX_FILE_BYTES and (more := file.read(_CHUNK)):
+                data += more
     except FileNotFoundError as error:
         where = "" if os.path.isabs(path) else f" in {os.getcwd()}"
         raise ConfigError(f"there is no such file{where}", source=path) from error

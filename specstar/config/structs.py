@@ -82,7 +82,7 @@ class BackendConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     blob: Annotated[BackendBinding, Meta(description="Where blobs are kept.")] = field(
         default_factory=lambda: BackendBinding(type="memory")
     )
-    mq: Annotated[BackendBinding, Meta(description="Message queue; without it, there are no jobs.")] | None = None
+    mq: Annotated[BackendBinding | None, Meta(description="Message queue; without it, there are no jobs.")] = None
 
     @classmethod
     def json_schema(cls) -> dict[str, Any]:

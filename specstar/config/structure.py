@@ -78,7 +78,7 @@ class _Reader:
 
     def _binding(self, value: Any, path: str) -> BackendBinding:
         if not self._is_object(value, path):
-            return BackendBinding(use=UNUSABLE)  # type: ignore[arg-type]
+            return BackendBinding(use=UNUSABLE)
         members = self._members(BackendBinding, value, path)
         for name in ("use", "type"):
             if value.get(name) is not None and members.get(name) is None:
