@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 from asyncio import events
 from collections.abc import Awaitable, Generator, Mapping, Sequence
@@ -22,8 +23,10 @@ from specstar.roles import BlobStore, ModelSpec
 from specstar.runtime import Gate, gated, in_trio
 
 if TYPE_CHECKING:
-    from specstar.config import BackendConfig
+    from specstar.backends.provider import Role
+    from specstar.config import BackendConfig, ResolvedBackend
     from specstar.health import RoleReport
+    from specstar.message_queue.factories import BoundMessageQueueFactory
     from specstar.resource_manager.factories import StorageFactory
 
 __all__ = ["SpecStar", "spec"]
@@ -43,7 +46,7 @@ class SpecStar:
     def __init__(self) -> None:
         self._gate = Gate()
         self._factory: StorageFactory | None = None
-        self._message_queue_factory: Any = None
+        self._message_queue_factory: BoundMessageQueueFactory | None = None
         self._managers: dict[str, ResourceManager[Any]] = {}
         self._own_factories: dict[str, StorageFactory] = {}
         self._codecs: dict[tuple[str, Encoding], Codec[Any]] = {}
@@ -56,7 +59,7 @@ class SpecStar:
         backend: BackendConfig | Mapping[str, Any] | str | Path | None = None,
         *,
         storage_factory: StorageFactory | None = None,
-        message_queue_factory: Any = None,
+        message_queue_factory: BoundMessageQueueFactory | None = None,
     ) -> Configured:
         """Bind the roles: by `backend` (a `BackendConfig`, a mapping, or the path of a JSON file), or by factories.
 
@@ -64,21 +67,7 @@ class SpecStar:
         awaited; awaited it also closes what an earlier configuration opened. Over open connections a plain statement is
         refused with `UsageError`. Raises `ConfigError` with every mistake found.
         """
-        from specstar.config import resolve_config
-        from specstar.resource_manager.factories import BoundStorageFactory
-
-        if backend is not None and storage_factory is not None:
-            raise ConfigError("give either backend= or storage_factory=, not both")
-        if backend is None and storage_factory is None:
-            raise ConfigError("give backend= (a BackendConfig, a mapping or a JSON file) or storage_factory=")
-        if backend is not None:
-            resolved = resolve_config(backend)
-            storage_factory = BoundStorageFactory(meta=resolved.meta, resource=resolved.resource, blob=resolved.blob)
-            if resolved.mq is not None:
-                if message_queue_factory is not None:
-                    raise ConfigError("backend= binds mq already; leave message_queue_factory= out, or mq")
-                message_queue_factory = resolved.mq
-        configuration = _Configuration(storage_factory, message_queue_factory)
+        configuration = self._resolve(backend, storage_factory, message_queue_factory)
         if not self._gate.connections.opened():
             self._apply(configuration)
             return Configured(self, None)
@@ -87,6 +76,29 @@ class SpecStar:
         # Applied by the await; until then every use is refused, so that a forgotten await cannot go unnoticed.
         self._gate.refuse("spec.configure() was called over open connections and not awaited: `await spec.configure(...)`")
         return Configured(self, configuration)
+
+    @staticmethod
+    def _resolve(
+        backend: BackendConfig | Mapping[str, Any] | str | Path | None,
+        storage_factory: StorageFactory | None,
+        message_queue_factory: BoundMessageQueueFactory | None,
+    ) -> _Configuration:
+        from specstar.config import resolve_config
+        from specstar.message_queue.factories import BoundMessageQueueFactory
+        from specstar.resource_manager.factories import BoundStorageFactory
+
+        if backend is not None and storage_factory is not None:
+            raise ConfigError("give either backend= or storage_factory=, not both")
+        if backend is not None:
+            resolved = resolve_config(backend)
+            storage_factory = BoundStorageFactory(meta=resolved.meta, resource=resolved.resource, blob=resolved.blob)
+            if resolved.mq is not None:
+                if message_queue_factory is not None:
+                    raise ConfigError("backend= binds mq already; leave message_queue_factory= out, or mq")
+                message_queue_factory = BoundMessageQueueFactory(resolved.mq)
+        if storage_factory is None:
+            raise ConfigError("give backend= (a BackendConfig, a mapping or a JSON file) or storage_factory=")
+        return _Configuration(storage_factory, message_queue_factory)
 
     def _apply(self, configuration: _Configuration) -> None:
         self._factory = configuration.storage_factory
@@ -161,7 +173,8 @@ class SpecStar:
                 names = ", ".join(sorted(manager.name for manager in found))
                 raise InvalidInputError(f"{model.__name__} is declared under several names ({names}): ask by name")
         shown = model if isinstance(model, str) else model.__name__
-        hint = did_you_mean(shown, self._managers)
+        near = difflib.get_close_matches(shown, self._managers, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise NotConfiguredError(f"no model {shown!r} is declared; declare it with spec.add_model(...){hint}")
 
     # Running
@@ -172,8 +185,8 @@ class SpecStar:
         from specstar.health import check_role
 
         bindings = dict(self._configured().bindings)
-        if isinstance(self._message_queue_factory, ResolvedBackend):
-            bindings["mq"] = self._message_queue_factory
+        if self._message_queue_factory is not None:
+            bindings["mq"] = self._message_queue_factory.binding
         reports: list[RoleReport] = []
         async with anyio.create_task_group() as group:
 
@@ -225,7 +238,7 @@ class SpecStar:
     def _is_native(self) -> bool:
         factories = [*self._own_factories.values(), *([self._factory] if self._factory else [])]
         mq = self._message_queue_factory
-        return all(factory.native for factory in factories) and (mq is None or mq.provider.native)
+        return all(factory.native for factory in factories) and (mq is None or mq.native)
 
 
 class Configured(Awaitable[None]):
@@ -243,7 +256,7 @@ class Configured(Awaitable[None]):
 
 class _Configuration(NamedTuple):
     storage_factory: StorageFactory
-    message_queue_factory: Any
+    message_queue_factory: BoundMessageQueueFactory | None
 
 
 def _can_await() -> bool:
