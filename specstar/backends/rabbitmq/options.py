@@ -1,0 +1,120 @@
+"""The options of the `rabbitmq` backend type."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from msgspec import Meta, Struct, structs
+
+from specstar.backends.rabbitmq.url import hide_password
+
+__all__ = ["RabbitMQOptions"]
+
+
+class RabbitMQOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How to reach a RabbitMQ broker, and how its queues are named and made."""
+
+    secrets: ClassVar[frozenset[str]] = frozenset({"amqp_url"})
+
+    amqp_url: Annotated[
+        str,
+        Meta(
+            description="amqp://user:password@host:5672/vhost, or amqps:// for TLS with ?cafile=/path/ca.crt, certfile, keyfile. "
+            "Reserved characters in user, password and vhost are percent-encoded; the vhost / is an empty path or /%2F."
+        ),
+    ] = "amqp://guest:guest@localhost:5672/"
+    queue_prefix: Annotated[str, Meta(max_length=60, description="What the name of every queue begins with.")] = "specstar:"
+    max_retries: Annotated[
+        int, Meta(ge=0, le=1000, description="How often a failed job is tried again, unless the job says otherwise.")
+    ] = 3
+    retry_delay_seconds: Annotated[
+        float, Meta(ge=0, le=4_000_000, description="Seconds before a failed job is tried again.")
+    ] = 10.0
+    amqp_heartbeat_seconds: Annotated[
+        int,
+        Meta(ge=0, le=65534, description="Heartbeat of the connection in seconds; 0: none, TCP keepalive alone finds a dead peer."),
+    ] = 600
+    queue_type: Annotated[
+        Literal["classic", "quorum"],
+        Meta(description="classic: fast, on one node; quorum: replicated over the nodes of a cluster, no priorities."),
+    ] = "classic"
+    connect_timeout_seconds: Annotated[
+        float, Meta(gt=0, le=3600, description="The longest wait for a connection, TLS and login included.")
+    ] = 10.0
+    operation_timeout_seconds: Annotated[
+        float, Meta(gt=0, le=3600, description="The longest wait for the answer to one request, such as a declaration.")
+    ] = 30.0
+    publish_timeout_seconds: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=3600,
+            description="The longest a publish waits for its confirm: reconnecting, sending again and a blocked broker included.",
+        ),
+    ] = 30.0
+    max_unconfirmed: Annotated[
+        int, Meta(ge=1, le=100_000, description="Messages sent and not confirmed yet, at most; more wait their turn.")
+    ] = 512
+    max_message_bytes: Annotated[
+        int,
+        Meta(
+            ge=1024,
+            le=512 << 20,
+            description="Largest message; more is refused. RabbitMQ 4 takes 16 MiB unless set otherwise, RabbitMQ 3 128 MiB.",
+        ),
+    ] = 16 << 20
+    delay_queue_expiry_seconds: Annotated[
+        float,
+        Meta(
+            ge=2,
+            le=86_400,
+            description="How long the queue of one delay is kept after its last use, beyond the delay itself. "
+            "More than twice publish_timeout_seconds.",
+        ),
+    ] = 300.0
+    partition_shards: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=256,
+            description="Queues over which the partition keys of a job are spread; keys of one queue have one worker at a time. "
+            "The same for all programs that share a queue.",
+        ),
+    ] = 16
+    max_priority: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=9,
+            description="Priorities of classic queues, 0 to this, unless the job says otherwise; 0: none. "
+            "It cannot change once a queue exists.",
+        ),
+    ] = 0
+    quorum_delivery_limit: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1_000_000,
+            description="Quorum queues: deliveries after which the broker itself parks a message among the dead letters.",
+        ),
+    ] = 100
+    consumer_timeout_seconds: (
+        Annotated[
+            float,
+            Meta(
+                ge=60,
+                le=31_536_000,
+                description="How long a handler may hold a message: x-consumer-timeout of new queues, RabbitMQ 3.12 or later. "
+                "Unset: the broker's consumer_timeout, 30 minutes unless set otherwise.",
+            ),
+        ]
+        | None
+    ) = None
+
+    def __repr__(self) -> str:
+        return f"RabbitMQOptions({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        shown = structs.asdict(self)
+        shown["amqp_url"] = hide_password(self.amqp_url)
+        return list(shown.items())
