@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from abc import ABC, abstractmethod
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ class BackendProvider(ABC, Generic[Options, Conn]):
 
     type: ClassVar[str]
     roles: ClassVar[frozenset[Role]]
-    options_type: ClassVar[type[Struct]]
+    options_type: ClassVar[builtins.type[Struct]]
     aliases: ClassVar[dict[str, str]] = {}
     native: ClassVar[bool] = True
     extra: ClassVar[str | None] = None
