@@ -1,0 +1,108 @@
+"""RabbitMQ: one node, with its own name daemon, cookie and home."""
+
+import os
+import secrets
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar
+
+from services.endpoints import AmqpEndpoint
+from services.ports import LOOPBACK, free_port
+from services.process import run_program
+from services.programs import need
+from services.server import Server
+
+PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
+METHOD_FRAME = b"\x01"
+
+
+class RabbitMQServer(Server):
+    """`settings` are lines of rabbitmq.conf; `internals` are numbers of the `rabbit` application that only Erlang
+    terms can set (`consumer_timeout` in milliseconds with `channel_tick_interval`, ...)."""
+
+    name = "rabbitmq"
+    users: ClassVar[tuple[str, ...]] = ("rabbitmq",)
+    stop_seconds = 60.0
+
+    def __init__(
+        self, *, settings: Mapping[str, str] | None = None, internals: Mapping[str, int] | None = None
+    ) -> None:
+        super().__init__()
+        self._settings = dict(settings or {})
+        self._internals = dict(internals or {})
+        self._user = "specstar_owner"
+        password = secrets.token_urlsafe(18)
+        self.endpoint = AmqpEndpoint(url=f"amqp://{self._user}:{password}@{LOOPBACK}:{free_port()}/")
+        self._node = f"specstar-{secrets.token_hex(4)}@localhost"
+        self._distribution_port, self._epmd_port, self._control_port = free_port(), free_port(), free_port()
+
+    @property
+    def url(self) -> str:
+        return self.endpoint.url
+
+    def prepare(self) -> None:
+        environment = self._environment()
+        lines = {
+            "listeners.tcp.default": f"{LOOPBACK}:{self.endpoint.port}",
+            "default_user": self._user,
+            "default_pass": self.endpoint.password,
+            **self._settings,
+        }
+        terms = ", ".join(f"{{{name}, {value}}}" for name, value in self._internals.items())
+        for name, content in (
+            ("rabbitmq.conf", "".join(f"{key} = {value}\n" for key, value in lines.items())),
+            ("advanced.config", f"[{{rabbit, [{terms}]}}].\n"),
+            ("rabbitmq-env.conf", ""),
+            ("plugins", "[].\n"),
+            (".erlang.cookie", secrets.token_hex(16)),
+        ):
+            self.write(name, content)
+        # In the foreground and ours: the broker would start a daemon that stays.
+        epmd: list[str | Path] = [need("epmd"), "-port", str(self._epmd_port), "-address", LOOPBACK]
+        self.guarded(epmd, name="epmd", environment=environment).start()
+        self.guarded([need("rabbitmq-server")], environment=environment)
+
+    def ready(self) -> bool:
+        try:
+            with socket.create_connection((LOOPBACK, self.endpoint.port), timeout=1) as connection:
+                connection.sendall(PROTOCOL_HEADER)
+                return connection.recv(1) == METHOD_FRAME
+        except OSError:
+            return False
+
+    def ctl(self, *arguments: str, timeout: float = 60) -> str:
+        """Runs rabbitmqctl on this node (`list_queues`, `close_all_connections`, ...). Raises ServiceError."""
+        return run_program(
+            [need("rabbitmqctl"), "-q", "-n", self._node, *arguments],
+            directory=self.directory,
+            owner=self.owner,
+            environment=self._environment(),
+            timeout=timeout,
+        )
+
+    def _environment(self) -> dict[str, str]:
+        here = self.directory
+        inherited = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL", "TMPDIR") if name in os.environ}
+        paths: dict[str, Path] = {
+            "HOME": here,
+            "RABBITMQ_MNESIA_BASE": here / "mnesia",
+            "RABBITMQ_LOG_BASE": here / "log",
+            "RABBITMQ_PID_FILE": here / "rabbitmq.pid",
+            "RABBITMQ_ENABLED_PLUGINS_FILE": here / "plugins",
+            "RABBITMQ_CONFIG_FILE": here / "rabbitmq.conf",
+            "RABBITMQ_ADVANCED_CONFIG_FILE": here / "advanced.config",
+            "RABBITMQ_CONF_ENV_FILE": here / "rabbitmq-env.conf",
+        }
+        return {
+            "LANG": "C.UTF-8",
+            **inherited,
+            **{name: str(path) for name, path in paths.items()},
+            "RABBITMQ_NODENAME": self._node,
+            "RABBITMQ_DIST_PORT": str(self._distribution_port),
+            "RABBITMQ_CTL_DIST_PORT_MIN": str(self._control_port),
+            "RABBITMQ_CTL_DIST_PORT_MAX": str(self._control_port + 10),
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
+            "ERL_EPMD_PORT": str(self._epmd_port),
+            "ERL_EPMD_ADDRESS": LOOPBACK,
+        }

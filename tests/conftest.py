@@ -1,0 +1,24 @@
+"""Fixtures of the whole suite: the event loops here, real servers in tests/services_plugin.py."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+
+pytest_plugins = ["tests.services_plugin"]
+
+EVENT_LOOPS: dict[str, tuple[str, dict[str, Any]]] = {
+    "asyncio": ("asyncio", {"use_uvloop": False}),
+    "uvloop": ("asyncio", {"use_uvloop": True}),
+    "trio": ("trio", {}),
+}
+CHOSEN_LOOPS = os.environ.get("SPECSTAR_TEST_EVENT_LOOPS", "asyncio,trio").split(",")
+
+
+@pytest.fixture(scope="module", params=[pytest.param(EVENT_LOOPS[name], id=name) for name in CHOSEN_LOOPS])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
+    """The event loop: an async test runs once on each. A module for one loop only overrides this fixture."""
+    loop: tuple[str, dict[str, Any]] = request.param
+    return loop

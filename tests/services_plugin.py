@@ -1,0 +1,236 @@
+"""Fixtures for real servers. tests/README.md lists them.
+
+The session's process owns one set of servers; workers of pytest-xdist ask it for endpoints. A server starts when the
+first collected test that needs it is known, beside the running tests, and is closed when the session ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, TypeVar
+
+import asyncpg
+import pytest
+
+import services
+from services import AmqpEndpoint, Endpoint, PostgresEndpoint, S3Endpoint, s3_client
+from services.given import given_endpoints
+from services.host import ServiceHost, ServiceName
+from services.wire import RemoteHost, SharedHost
+
+T = TypeVar("T")
+ADMIN_TIMEOUT_SECONDS = 30.0
+
+# A server of this fixture's own, which the test may break: not shared, so all its users go to one worker.
+PRIVATE_FIXTURES = ("private_postgres", "private_pgbouncer", "private_rabbitmq", "private_s3")
+NEEDED_BY: dict[str, ServiceName] = {
+    "postgres": "postgres",
+    "pgbouncer": "pgbouncer",
+    "rabbitmq": "rabbitmq",
+    "s3": "s3",
+}
+
+
+class Host(Protocol):
+    def prepare(self, name: ServiceName) -> None: ...
+
+    def endpoint(self, name: ServiceName) -> Endpoint: ...
+
+
+HOST = pytest.StashKey[Host]()
+OWNED = pytest.StashKey[contextlib.ExitStack]()
+SOCKET = pytest.StashKey[str]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    worker_input: dict[str, Any] | None = getattr(config, "workerinput", None)
+    if worker_input is not None:
+        config.stash[HOST] = RemoteHost(worker_input["services_socket"])
+        return
+    owned = contextlib.ExitStack()
+    host = owned.enter_context(ServiceHost(given_endpoints()))
+    config.stash[HOST] = host
+    config.stash[OWNED] = owned
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """A worker of pytest-xdist is about to start: tell it where to ask."""
+    config: pytest.Config = node.config
+    if SOCKET not in config.stash:
+        host = config.stash[HOST]
+        assert isinstance(host, ServiceHost)
+        shared = SharedHost(host)
+        config.stash[OWNED].callback(shared.close)
+        config.stash[SOCKET] = shared.path
+    node.workerinput["services_socket"] = config.stash[SOCKET]
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if OWNED in config.stash:
+        config.stash[OWNED].close()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        names: tuple[str, ...] = getattr(item, "fixturenames", ())
+        if any(name in PRIVATE_FIXTURES for name in names) and item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if session.config.option.collectonly:
+        return
+    host = session.config.stash[HOST]
+    wanted = {
+        NEEDED_BY[name] for item in session.items for name in getattr(item, "fixturenames", ()) if name in NEEDED_BY
+    }
+    for service in sorted(wanted):
+        host.prepare(service)
+
+
+def run_apart(call: Callable[[], T]) -> T:
+    """Runs a call in a thread of its own, where it may use asyncio.run whatever loop this thread has."""
+    answers: list[T] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            answers.append(call())
+        except BaseException as error:  # noqa: BLE001
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name="tests-admin")
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return answers[0]
+
+
+def execute(dsn: str, *statements: str) -> None:
+    """Runs SQL statements, each in its own transaction, from synchronous test code."""
+
+    async def session() -> None:
+        connection = await asyncpg.connect(dsn, timeout=ADMIN_TIMEOUT_SECONDS, command_timeout=ADMIN_TIMEOUT_SECONDS)
+        try:
+            for statement in statements:
+                await connection.execute(statement)
+        finally:
+            await connection.close()
+
+    run_apart(lambda: asyncio.run(session()))
+
+
+@contextlib.contextmanager
+def fresh_database(server: PostgresEndpoint) -> Iterator[str]:
+    """The DSN of a new, empty database, dropped afterwards whoever is still connected."""
+    name = f"test_{secrets.token_hex(6)}"
+    execute(server.dsn, f'CREATE DATABASE "{name}"')
+    try:
+        yield server.database(name)
+    finally:
+        execute(server.dsn, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+
+def _endpoint(config: pytest.Config, name: ServiceName, kind: type[T]) -> T:
+    endpoint = config.stash[HOST].endpoint(name)
+    assert isinstance(endpoint, kind)
+    return endpoint
+
+
+@pytest.fixture(scope="session")
+def postgres(pytestconfig: pytest.Config) -> PostgresEndpoint:
+    """The session's PostgreSQL server. Shared: do not break it, and take `postgres_database` for data."""
+    return _endpoint(pytestconfig, "postgres", PostgresEndpoint)
+
+
+@pytest.fixture(scope="session")
+def postgres_dsn(postgres: PostgresEndpoint) -> str:
+    """The DSN of the owner's database on the shared server."""
+    return postgres.dsn
+
+
+@pytest.fixture
+def postgres_database(postgres: PostgresEndpoint) -> Iterator[str]:
+    """The DSN of a new, empty database for this test."""
+    with fresh_database(postgres) as dsn:
+        yield dsn
+
+
+@pytest.fixture(scope="session")
+def pgbouncer(pytestconfig: pytest.Config) -> PostgresEndpoint:
+    """PgBouncer in transaction mode, in front of the shared PostgreSQL server."""
+    return _endpoint(pytestconfig, "pgbouncer", PostgresEndpoint)
+
+
+@pytest.fixture
+def pgbouncer_dsn(postgres_database: str, pgbouncer: PostgresEndpoint) -> str:
+    """The DSN, through PgBouncer, of this test's `postgres_database`."""
+    return pgbouncer.database(postgres_database.rpartition("/")[2])
+
+
+@pytest.fixture(scope="session")
+def rabbitmq(pytestconfig: pytest.Config) -> AmqpEndpoint:
+    """The session's RabbitMQ server. Shared: do not break it, and take `queue_prefix` for names."""
+    return _endpoint(pytestconfig, "rabbitmq", AmqpEndpoint)
+
+
+@pytest.fixture(scope="session")
+def amqp_url(rabbitmq: AmqpEndpoint) -> str:
+    """The URL of the shared server."""
+    return rabbitmq.url
+
+
+@pytest.fixture
+def queue_prefix() -> str:
+    """A prefix for queue names that no other test has."""
+    return f"test-{secrets.token_hex(6)}:"
+
+
+@pytest.fixture(scope="session")
+def s3(pytestconfig: pytest.Config) -> S3Endpoint:
+    """The session's S3 server. Shared: do not break it, and take `s3_bucket` for data."""
+    return _endpoint(pytestconfig, "s3", S3Endpoint)
+
+
+@pytest.fixture
+def s3_bucket(s3: S3Endpoint) -> Iterator[str]:
+    """The name of a new, empty bucket, removed afterwards with all that is in it."""
+    name = f"test-{secrets.token_hex(8)}"
+    s3_client.create_bucket(s3, name)
+    yield name
+    s3_client.delete_bucket(s3, name)
+
+
+@pytest.fixture(scope="module")
+def private_postgres() -> Iterator[services.PostgresServer]:
+    """A PostgreSQL server of this module's own, to stop, kill and start."""
+    with services.postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def private_pgbouncer(private_postgres: services.PostgresServer) -> Iterator[services.PgBouncerServer]:
+    """A PgBouncer of this module's own, in front of its `private_postgres`."""
+    with services.pgbouncer(private_postgres.endpoint) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def private_rabbitmq() -> Iterator[services.RabbitMQServer]:
+    """A RabbitMQ server of this module's own, to stop, kill and start."""
+    with services.rabbitmq() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def private_s3() -> Iterator[services.CephS3Server]:
+    """An S3 server of this module's own, to stop, kill and start (the gateway; the data outlives it)."""
+    with services.s3() as server:
+        yield server
