@@ -1,0 +1,49 @@
+"""Resources and their managers, and the storage factories of the lower-level set-up.
+
+Names are loaded on first use: managers need no factory, and factories need no manager.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from specstar.resource_manager.factories import (
+        BoundStorageFactory,
+        DiskStorageFactory,
+        MemoryStorageFactory,
+        PostgresDiskS3StorageFactory,
+        PostgresDiskStorageFactory,
+        PostgresS3StorageFactory,
+        PostgresStorageFactory,
+        S3StorageFactory,
+        StorageFactory,
+    )
+    from specstar.resource_manager.manager import ResourceManager
+    from specstar.resource_manager.resource import Page, Resource
+
+__all__ = [
+    "BoundStorageFactory",
+    "DiskStorageFactory",
+    "MemoryStorageFactory",
+    "Page",
+    "PostgresDiskS3StorageFactory",
+    "PostgresDiskStorageFactory",
+    "PostgresS3StorageFactory",
+    "PostgresStorageFactory",
+    "Resource",
+    "ResourceManager",
+    "S3StorageFactory",
+    "StorageFactory",
+]
+
+_HOMES = {"Page": "resource", "Resource": "resource", "ResourceManager": "manager"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'factories')}"), name)
+    globals()[name] = value
+    return value

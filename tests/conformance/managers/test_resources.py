@@ -1,0 +1,544 @@
+"""What every backend must do behind a ResourceManager, on asyncio and trio: same calls, same answers, same errors."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import anyio
+import pytest
+from msgspec import Struct
+
+from specstar import QB, SpecStar
+from specstar.errors import (
+    DecodeError,
+    DuplicateResourceError,
+    InvalidInputError,
+    LimitExceededError,
+    QueryError,
+    ResourceDeletedError,
+    ResourceNotFoundError,
+    RevisionConflictError,
+    RevisionStateError,
+)
+from specstar.resource_manager import ResourceManager
+from specstar.roles import RevisionStatus
+
+pytestmark = pytest.mark.anyio
+
+
+class Address(Struct):
+    city: str = ""
+    zip_code: str | None = None
+
+
+class User(Struct):
+    name: str
+    age: int = 0
+    email: str | None = None
+    tags: list[str] = []
+    address: Address = Address()
+    joined: datetime | None = None
+    score: float | None = None
+    admin: bool = False
+
+
+FIELDS = ["name", "age", "email", "tags", "address.city", "joined", "score", "admin"]
+Users = ResourceManager[User]
+
+
+@pytest.fixture
+def users(star: SpecStar) -> Users:
+    return star.add_model(User, indexed_fields=FIELDS)
+
+
+async def test_create_then_get_gives_the_same_data_with_its_info_and_meta(users: Users) -> None:
+    user = User("Ada", 36, tags=["math"], address=Address("London"), joined=datetime(2020, 1, 2, 3, 4, 5, 6, tzinfo=UTC))
+    before = datetime.now(UTC)
+    info = await users.create(user)
+    found = await users.get(info.resource_id)
+    assert found.data == user
+    assert found.info == info
+    assert found.meta.current_revision_id == info.revision_id
+    assert (found.meta.revision_count, found.meta.version, found.meta.is_deleted) == (1, 1, False)
+    assert before - timedelta(seconds=5) <= found.meta.created_time <= datetime.now(UTC) + timedelta(seconds=5)
+    assert found.meta.created_time == found.meta.updated_time == info.created_time
+    assert found.meta.indexed_data["address.city"] == "London"
+    assert info.parent_revision_id is None
+    assert info.status is RevisionStatus.stable
+    assert info.size > 0
+
+
+async def test_ids_are_ordered_by_time_and_unlike(users: Users) -> None:
+    ids = [(await users.create(User(str(number)))).resource_id for number in range(50)]
+    assert ids == sorted(ids)
+    assert len(set(ids)) == 50
+
+
+async def test_a_given_id_is_kept_and_cannot_be_taken_twice(users: Users) -> None:
+    await users.create(User("a"), resource_id="user/../1")
+    with pytest.raises(DuplicateResourceError, match="exists already") as caught:
+        await users.create(User("b"), resource_id="user/../1")
+    assert caught.value.resource_id == "user/../1"
+    assert (await users.get("user/../1")).data.name == "a"
+
+
+@pytest.mark.parametrize(
+    "resource_id",
+    ["../../etc/passwd", "a/b", "..", ".", "con", "x" * 1024, "é", "e\u0301", "名前", "🐍", "'; drop table x; --", "%2e%2e", "A", "a", " ", "\\", '"', "\n"],
+)
+async def test_any_text_is_data_as_an_id(users: Users, resource_id: str) -> None:
+    await users.create(User("neighbour"), resource_id=resource_id + "!" if len(resource_id) < 1024 else "other")
+    await users.create(User("it"), resource_id=resource_id)
+    found = await users.get(resource_id)
+    assert found.data.name == "it"
+    assert found.resource_id == resource_id
+    await users.permanently_delete(resource_id)
+    assert not await users.exists(resource_id)
+    assert await users.count() == 1
+
+
+@pytest.mark.parametrize("resource_id", ["", "a\0b", "\ud800", "x" * 1025, "é" * 513, 7, None and "x"])
+async def test_ids_that_no_backend_can_keep_are_refused_everywhere(users: Users, resource_id: Any) -> None:
+    if resource_id is None:
+        return
+    for call in (users.get, users.exists, users.get_meta, users.delete, users.restore, users.list_revisions):
+        with pytest.raises(InvalidInputError):
+            await call(resource_id)
+    with pytest.raises(InvalidInputError):
+        await users.create(User("a"), resource_id=resource_id)
+
+
+async def test_what_is_not_there_is_not_found(users: Users) -> None:
+    for call in (users.get, users.get_meta, users.delete, users.restore, users.permanently_delete, users.list_revisions):
+        with pytest.raises(ResourceNotFoundError) as caught:
+            await call("nobody")
+        assert caught.value.resource_id == "nobody"
+    with pytest.raises(ResourceNotFoundError):
+        await users.update("nobody", User("x"))
+    with pytest.raises(ResourceNotFoundError):
+        await users.patch("nobody", {"age": 1})
+    assert not await users.exists("nobody")
+    info = await users.create(User("a"))
+    with pytest.raises(ResourceNotFoundError) as missing:
+        await users.get(info.resource_id, revision_id="no-such-revision")
+    assert missing.value.revision_id == "no-such-revision"
+
+
+async def test_update_adds_a_revision_and_the_old_one_stays_readable(users: Users) -> None:
+    first = await users.create(User("a", 1))
+    second = await users.update(first.resource_id, User("a", 2))
+    third = await users.update(first.resource_id, User("a", 3), expected_revision_id=second.revision_id)
+    assert second.parent_revision_id == first.revision_id
+    assert third.parent_revision_id == second.revision_id
+    found = await users.get(first.resource_id)
+    assert (found.data.age, found.meta.revision_count, found.meta.version) == (3, 3, 3)
+    assert found.meta.created_time == first.created_time
+    assert found.meta.updated_time >= second.created_time
+    assert (await users.get(first.resource_id, revision_id=first.revision_id)).data.age == 1
+    assert [info.revision_id for info in await users.list_revisions(first.resource_id)] == [
+        first.revision_id,
+        second.revision_id,
+        third.revision_id,
+    ]
+
+
+async def test_a_lost_race_raises_and_overwrites_nothing(users: Users) -> None:
+    first = await users.create(User("a", 1))
+    second = await users.update(first.resource_id, User("a", 2))
+    for call in (
+        users.update(first.resource_id, User("a", 9), expected_revision_id=first.revision_id),
+        users.patch(first.resource_id, {"age": 9}, expected_revision_id=first.revision_id),
+        users.delete(first.resource_id, expected_revision_id=first.revision_id),
+        users.switch(first.resource_id, second.revision_id, expected_revision_id=first.revision_id),
+        users.permanently_delete(first.resource_id, expected_revision_id=first.revision_id),
+    ):
+        with pytest.raises(RevisionConflictError) as caught:
+            await call
+        assert caught.value.expected_revision_id == first.revision_id
+        assert caught.value.actual_revision_id == second.revision_id
+    found = await users.get(first.resource_id)
+    assert (found.data.age, found.meta.version) == (2, 2)
+
+
+async def test_of_many_conditional_updates_exactly_one_wins(users: Users) -> None:
+    first = await users.create(User("a", 0))
+    won: list[int] = []
+    lost: list[int] = []
+
+    async def race(number: int) -> None:
+        try:
+            await users.update(first.resource_id, User("a", number), expected_revision_id=first.revision_id)
+            won.append(number)
+        except RevisionConflictError:
+            lost.append(number)
+
+    async with anyio.create_task_group() as group:
+        for number in range(1, 21):
+            group.start_soon(race, number)
+    assert len(won) == 1
+    assert len(lost) == 19
+    found = await users.get(first.resource_id)
+    assert found.data.age == won[0]
+    assert len(await users.list_revisions(first.resource_id)) == 2
+
+
+async def test_unconditional_patches_of_many_tasks_are_all_applied(users: Users) -> None:
+    info = await users.create(User("a"))
+    fields = ["name", "email", "age", "score", "admin"]
+    values: list[Any] = ["b", "b@example.org", 5, 1.5, True]
+
+    async def patch(field: str, value: Any) -> None:
+        await users.patch(info.resource_id, {field: value})
+
+    async with anyio.create_task_group() as group:
+        for field, value in zip(fields, values, strict=True):
+            group.start_soon(patch, field, value)
+    found = await users.get(info.resource_id)
+    assert [getattr(found.data, field) for field in fields] == values
+    assert found.meta.revision_count == 6
+
+
+async def test_patch_merges_nested_objects_and_null_removes(users: Users) -> None:
+    info = await users.create(User("a", 3, email="a@example.org", address=Address("Paris", "75000")))
+    await users.patch(info.resource_id, {"email": None, "address": {"city": "Lyon"}, "tags": ["x", "y"]})
+    data = (await users.get(info.resource_id)).data
+    assert data == User("a", 3, tags=["x", "y"], address=Address("Lyon", "75000"))
+    with pytest.raises(InvalidInputError, match="age"):
+        await users.patch(info.resource_id, {"age": "old"})
+    with pytest.raises(InvalidInputError, match="name"):
+        await users.patch(info.resource_id, {"name": None})
+    assert (await users.get(info.resource_id)).meta.revision_count == 2
+
+
+async def test_drafts_are_rewritten_in_place_and_stable_revisions_never(users: Users) -> None:
+    draft = await users.create(User("a", 1), status="draft")
+    again = await users.modify(draft.resource_id, User("a", 2))
+    assert again.revision_id == draft.revision_id
+    assert again.payload_id != draft.payload_id
+    found = await users.get(draft.resource_id)
+    assert (found.data.age, found.meta.revision_count, found.meta.version) == (2, 1, 2)
+    assert found.info.status is RevisionStatus.draft
+    assert await users.count(QB["age"] == 2) == 1
+    final = await users.modify(draft.resource_id, User("a", 3), status="stable")
+    assert final.status is RevisionStatus.stable
+    with pytest.raises(RevisionStateError, match="stable: use update"):
+        await users.modify(draft.resource_id, User("a", 4))
+    assert (await users.get(draft.resource_id)).data.age == 3
+    assert len(await users.list_revisions(draft.resource_id)) == 1
+
+
+async def test_a_deleted_resource_is_hidden_until_it_is_restored(users: Users) -> None:
+    info = await users.create(User("a", 1))
+    meta = await users.delete(info.resource_id)
+    assert meta.is_deleted
+    assert not await users.exists(info.resource_id)
+    for call in (
+        users.get(info.resource_id),
+        users.update(info.resource_id, User("b")),
+        users.patch(info.resource_id, {"age": 2}),
+        users.delete(info.resource_id),
+    ):
+        with pytest.raises(ResourceDeletedError):
+            await call
+    assert await users.search() == []
+    assert await users.count() == 0
+    assert await users.count(include_deleted=True) == 1
+    assert (await users.get(info.resource_id, include_deleted=True)).data.age == 1
+    assert await users.get_many([info.resource_id]) == [None]
+    assert (await users.get_meta(info.resource_id)).is_deleted
+    await users.restore(info.resource_id)
+    assert (await users.get(info.resource_id)).data.age == 1
+    assert not (await users.restore(info.resource_id)).is_deleted
+
+
+async def test_permanently_deleted_is_gone_with_all_revisions_and_the_id_is_free(users: Users) -> None:
+    info = await users.create(User("a"), resource_id="x")
+    await users.update("x", User("b"))
+    await users.delete("x")
+    await users.permanently_delete("x")
+    with pytest.raises(ResourceNotFoundError):
+        await users.get_meta("x")
+    again = await users.create(User("c"), resource_id="x")
+    assert again.revision_id != info.revision_id
+    assert [entry.revision_id for entry in await users.list_revisions("x")] == [again.revision_id]
+
+
+async def test_switch_makes_an_earlier_revision_current_and_searchable(users: Users) -> None:
+    first = await users.create(User("a", 1))
+    second = await users.update(first.resource_id, User("a", 2))
+    await users.switch(first.resource_id, first.revision_id)
+    assert (await users.get(first.resource_id)).data.age == 1
+    assert await users.count(QB["age"] == 1) == 1
+    branch = await users.update(first.resource_id, User("a", 3))
+    assert branch.parent_revision_id == first.revision_id
+    assert len(await users.list_revisions(first.resource_id)) == 3
+    with pytest.raises(ResourceNotFoundError):
+        await users.switch(first.resource_id, "nothing")
+    await users.switch(first.resource_id, second.revision_id)
+    assert (await users.get(first.resource_id)).data.age == 2
+
+
+async def test_many_at_once(users: Users) -> None:
+    infos = await users.create_many([User(f"user {number}", number) for number in range(120)])
+    ids = [info.resource_id for info in infos]
+    found = await users.get_many([*reversed(ids), "nobody"])
+    assert [item.data.age if item else None for item in found] == [*range(119, -1, -1), None]
+    assert await users.create_many([]) == []
+    assert await users.get_many([]) == []
+    with pytest.raises(DuplicateResourceError):
+        await users.create_many([User("new"), User("old")], resource_ids=["new", ids[0]])
+    assert await users.exists("new")
+    with pytest.raises(InvalidInputError):
+        await users.create_many([User("a"), User("b")], resource_ids=["same", "same"])
+
+
+async def test_concurrent_callers_each_get_their_own_result_or_error(users: Users) -> None:
+    results: dict[int, str] = {}
+
+    async def work(number: int) -> None:
+        try:
+            info = await users.create(User(f"user {number}", number), resource_id=f"user-{number % 150}")
+            found = await users.get(info.resource_id)
+            results[number] = "made" if found.data.age == number else "mixed up"
+        except DuplicateResourceError:
+            results[number] = "duplicate"
+
+    async with anyio.create_task_group() as group:
+        for number in range(200):
+            group.start_soon(work, number)
+    assert sorted(results.values()) == ["duplicate"] * 50 + ["made"] * 150
+    assert await users.count() == 150
+
+
+async def test_data_that_does_not_fit_the_model_is_never_stored(users: Users) -> None:
+    for wrong in (User("a", age="old"), User(7), {"name": "a", "age": []}, None, 7):  # type: ignore[arg-type]
+        with pytest.raises(InvalidInputError):
+            await users.create(wrong)  # type: ignore[arg-type]
+    info = await users.create(User("a"))
+    with pytest.raises(InvalidInputError):
+        await users.update(info.resource_id, User("a", age="old"))  # type: ignore[arg-type]
+    assert await users.count() == 1
+
+
+async def test_a_payload_over_the_limit_is_refused(star: SpecStar) -> None:
+    small = star.add_model(Address, max_payload_bytes=100)
+    with pytest.raises(LimitExceededError) as caught:
+        await small.create(Address("x" * 200))
+    assert caught.value.limit == 100
+    await small.create(Address("x" * 50))
+
+
+async def test_large_payloads_come_back_whole(users: Users) -> None:
+    name = "né" * 500_000
+    info = await users.create(User(name))
+    assert (await users.get(info.resource_id)).data.name == name
+    await users.update(info.resource_id, User(name + "!"))
+    assert len((await users.get(info.resource_id)).data.name) == 1_000_001
+
+
+async def test_the_author_and_the_time_are_recorded_with_writes(users: Users) -> None:
+    when = datetime(2031, 5, 6, 7, 8, 9, 123456, tzinfo=UTC)
+    with users.using(user="alice"):
+        info = await users.create(User("a"))
+    with users.using(user="bob", now=when):
+        changed = await users.update(info.resource_id, User("b"))
+    meta = await users.get_meta(info.resource_id)
+    assert (info.created_by, meta.created_by, meta.updated_by) == ("alice", "alice", "bob")
+    assert (changed.created_time, meta.updated_time) == (when, when)
+    assert (await users.create(User("c"))).created_by == ""
+
+
+async def seed(users: Users) -> dict[str, str]:
+    people = [
+        User("Ada", 36, "ada@example.org", ["math", "poetry"], Address("London"), datetime(2020, 1, 1, tzinfo=UTC), 9.5, True),
+        User("Bob", 18, None, [], Address("Paris"), datetime(2021, 1, 1, tzinfo=UTC), None),
+        User("Čeněk", 70, "c@example.org", ["math"], Address("Praha"), None, -1.0),
+        User("ada", 7, "x%y_z@example.org", ["a%b"], Address("london"), datetime(2020, 1, 1, 0, 0, 0, 1, tzinfo=UTC), 0.0),
+        User("🐍", 0, "", ["math", "🐍"], Address(""), None, 36.0),
+    ]
+    infos = await users.create_many(people)
+    return {person.name: info.resource_id for person, info in zip(people, infos, strict=True)}
+
+
+@pytest.mark.parametrize(
+    ("query", "names"),
+    [
+        (QB["age"] >= 18, ["Ada", "Bob", "Čeněk"]),
+        (QB["age"] > 18, ["Ada", "Čeněk"]),
+        (QB["age"] == 36, ["Ada"]),
+        (QB["age"] == 36.0, ["Ada"]),
+        (QB["age"] == "36", []),
+        (QB["age"] != 36, ["Bob", "Čeněk", "ada", "🐍"]),
+        (QB["age"].between(7, 36), ["Ada", "Bob", "ada"]),
+        (QB["age"].in_([0, 7, "18"]), ["ada", "🐍"]),
+        (QB["name"].in_(["Ada", "🐍", "nobody"]), ["Ada", "🐍"]),
+        (QB["name"] == "Ada", ["Ada"]),
+        (QB["name"] < "a", ["Ada", "Bob"]),
+        (QB["name"].starts_with("A"), ["Ada"]),
+        (QB["name"].starts_with("Č"), ["Čeněk"]),
+        (QB["name"].starts_with(""), ["Ada", "Bob", "Čeněk", "ada", "🐍"]),
+        (QB["name"].ends_with("da"), ["Ada", "ada"]),
+        (QB["name"].contains("d"), ["Ada", "ada"]),
+        (QB["email"].contains("%y_"), ["ada"]),
+        (QB["email"].ends_with("@example.org"), ["Ada", "Čeněk", "ada"]),
+        (QB["tags"].contains("math"), ["Ada", "Čeněk", "🐍"]),
+        (QB["tags"].contains("mat"), []),
+        (QB["tags"].contains("🐍"), ["🐍"]),
+        (QB["name"].regex("^[A-Z][a-z]+$"), ["Ada", "Bob"]),
+        (QB["name"].regex("d"), ["Ada", "ada"]),
+        (QB["email"].is_null(), ["Bob"]),
+        (QB["email"].is_null(False), ["Ada", "Čeněk", "ada", "🐍"]),
+        (QB["email"] == None, ["Bob"]),  # noqa: E711
+        (QB["email"] == "", ["🐍"]),
+        (QB["address"]["city"] == "London", ["Ada"]),
+        (QB["address.city"].starts_with("P"), ["Bob", "Čeněk"]),
+        (QB["joined"] >= datetime(2020, 1, 1, 0, 0, 0, 1, tzinfo=UTC), ["Bob", "ada"]),
+        (QB["joined"] == datetime(2020, 1, 1, tzinfo=UTC), ["Ada"]),
+        (QB["score"] < 0, ["Čeněk"]),
+        (QB["admin"] == True, ["Ada"]),  # noqa: E712
+        (QB["admin"] == 1, []),
+        ((QB["age"] >= 18) & QB["name"].starts_with("A"), ["Ada"]),
+        ((QB["age"] < 10) | (QB["name"] == "Bob"), ["Bob", "ada", "🐍"]),
+        (~(QB["age"] >= 18), ["ada", "🐍"]),
+        (~QB["email"].contains("example"), ["Bob", "🐍"]),
+        (QB["revision_count"] == 1, ["Ada", "Bob", "Čeněk", "ada", "🐍"]),
+        (QB["created_time"] > datetime(2001, 1, 1, tzinfo=UTC), ["Ada", "Bob", "Čeněk", "ada", "🐍"]),
+        (QB["created_time"] < datetime(2001, 1, 1, tzinfo=UTC), []),
+    ],
+)
+async def test_search_means_the_same_everywhere(users: Users, query: Any, names: list[str]) -> None:
+    await seed(users)
+    found = await users.search(query)
+    assert sorted(item.data.name for item in found) == sorted(names)
+    assert await users.count(query) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("sort", "names"),
+    [
+        (["age"], ["🐍", "ada", "Bob", "Ada", "Čeněk"]),
+        (["-age"], ["Čeněk", "Ada", "Bob", "ada", "🐍"]),
+        (["name"], ["Ada", "Bob", "ada", "Čeněk", "🐍"]),
+        (["-name"], ["🐍", "Čeněk", "ada", "Bob", "Ada"]),
+        (["email"], ["Bob", "🐍", "Ada", "Čeněk", "ada"]),
+        (["-email"], ["ada", "Čeněk", "Ada", "🐍", "Bob"]),
+        (["score", "name"], ["Bob", "Čeněk", "ada", "Ada", "🐍"]),
+        (["joined", "-age"], ["Čeněk", "🐍", "Ada", "ada", "Bob"]),
+        (["admin", "name"], ["Bob", "ada", "Čeněk", "🐍", "Ada"]),
+        (["created_time"], None),
+        ([], None),
+    ],
+)
+async def test_sorting_limit_offset_and_keyset_agree(users: Users, sort: list[str], names: list[str] | None) -> None:
+    ids = await seed(users)
+    everything = await users.search(sort=sort)
+    order = [item.data.name for item in everything]
+    if names is not None:
+        assert order == names
+    else:
+        assert [item.resource_id for item in everything] == sorted(ids.values())
+    assert everything.cursor is None
+    assert [item.data.name for item in await users.search(sort=sort, limit=2)] == order[:2]
+    assert [item.data.name for item in await users.search(sort=sort, limit=2, offset=2)] == order[2:4]
+    assert [item.data.name for item in await users.search(sort=sort, offset=4)] == order[4:]
+    paged: list[str] = []
+    after = None
+    for _ in range(10):
+        page = await users.search(sort=sort, limit=2, after=after)
+        paged += [item.data.name for item in page]
+        after = page.cursor
+        if after is None:
+            break
+    assert paged == order
+    assert [item.data.name async for item in users.iter(sort=sort, page_size=3)] == order
+
+
+async def test_keyset_paging_is_steady_while_others_write(users: Users) -> None:
+    await users.create_many([User(f"{number:03}", number) for number in range(30)])
+    first = await users.search(sort=["age"], limit=10)
+    await users.create(User("intruder", 3))
+    second = await users.search(sort=["age"], limit=10, after=first.cursor)
+    assert [item.data.age for item in second] == list(range(10, 20))
+
+
+async def test_wrong_queries_are_refused(users: Users) -> None:
+    await seed(users)
+    with pytest.raises(QueryError, match="agee") as caught:
+        await users.search(QB["agee"] == 1)
+    assert caught.value.suggestion == "age"
+    for wrong in (
+        users.search(sort=["nothing"]),
+        users.search(limit=-1),
+        users.search(offset=-1),
+        users.search(after="garbage"),
+        users.search(QB["name"].regex("(")),
+        users.search(QB["name"] == "a\0b"),
+    ):
+        with pytest.raises(QueryError):
+            await wrong
+    cursor = (await users.search(sort=["age"], limit=1)).cursor
+    with pytest.raises(QueryError):
+        await users.search(sort=["name"], limit=1, after=cursor)
+
+
+async def test_models_do_not_see_each_other(star: SpecStar) -> None:
+    left = star.add_model(User, name="left " + "x" * 200, indexed_fields=["age"])
+    right = star.add_model(User, name="left " + "x" * 200 + "!", indexed_fields=["name"])
+    weird = star.add_model(User, name='we"ird/../name; drop', indexed_fields=[])
+    await left.create(User("l", 1), resource_id="same")
+    await right.create(User("r", 2), resource_id="same")
+    await weird.create(User("w", 3), resource_id="same")
+    assert [(await each.get("same")).data.name for each in (left, right, weird)] == ["l", "r", "w"]
+    assert await left.count(QB["age"] == 1) == 1
+    await left.permanently_delete("same")
+    assert await right.exists("same")
+
+
+async def test_a_payload_of_another_model_raises_with_its_id_and_hides_nothing_else(star: SpecStar) -> None:
+    class Strict(Struct):
+        age: int
+
+    users = star.add_model(User, name="people", indexed_fields=["age"])
+    good = await users.create(User("good", 1))
+    other = SpecStar()
+    other._gate = star._gate
+    other._factory = star._factory
+    # The same data seen through a newer, incompatible model.
+    strict = other.add_model(Strict, name="people", indexed_fields=["age"])
+    bad = await strict.create(Strict(2))
+    found = await users.search(sort=["age"])
+    assert [item.resource_id for item in found] == [good.resource_id, bad.resource_id]
+    assert found[0].data.name == "good"
+    with pytest.raises(DecodeError) as caught:
+        _ = found[1].data
+    assert caught.value.resource_id == bad.resource_id
+    with pytest.raises(DecodeError):
+        await users.get(bad.resource_id)
+
+
+async def test_indexed_search_uses_an_index(users: Users) -> None:
+    await users.create_many([User(f"user {number}", number) for number in range(500)])
+    plan = await users.explain(QB["age"] == 250, limit=20)
+    assert plan
+
+
+async def test_closing_and_calling_again_opens_again(star: SpecStar, users: Users, durable: bool) -> None:
+    info = await users.create(User("a", 1))
+    await star.aclose()
+    if durable:
+        assert (await users.get(info.resource_id)).data == User("a", 1)
+        assert await users.count(QB["age"] == 1) == 1
+        await users.update(info.resource_id, User("a", 2))
+        assert (await users.get(info.resource_id)).meta.revision_count == 2
+    else:
+        assert not await users.exists(info.resource_id)
+
+
+async def test_garbage_collection_spares_what_is_referenced(users: Users) -> None:
+    infos = [await users.create(User("x" * 200_000, number), status="draft") for number in range(3)]
+    await users.modify(infos[0].resource_id, User("y" * 200_000, 9))
+    await users.permanently_delete(infos[1].resource_id)
+    assert await users.collect_garbage(older_than_seconds=0) == 0
+    assert (await users.get(infos[0].resource_id)).data.age == 9
+    assert (await users.get(infos[2].resource_id)).data.age == 2
