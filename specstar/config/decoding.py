@@ -31,7 +31,7 @@ class FieldProblem(Exception):
 
 
 class Decoded(NamedTuple):
-    """The struct, or the problems: (key or empty, reason, suggestion, path below the key). Neither: reported elsewhere."""
+    """The struct, or the problems: (key or "", reason, suggestion, path below the key). Neither: reported elsewhere."""
 
     value: Any
     problems: list[tuple[str, str, str | None, str]]
@@ -40,8 +40,9 @@ class Decoded(NamedTuple):
 class StructTable:
     """What decoding into one struct type needs to know, worked out once.
 
-    Strings that came from the environment (`Expanded`) become what their field wants: a string if it takes one, else an int,
-    float, bool or null. Literal strings are not coerced. A float without a fraction fits an integer field, as in JSON Schema.
+    Strings that came from the environment (`Expanded`) become what their field wants: a string if it takes one, else an
+    int, float, bool or null. Literal strings are not coerced. A float without a fraction fits an integer field, as in
+    JSON Schema.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class StructTable:
         return self._decode_fields(values)
 
     def _coerced(self, values: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """The values with those from the environment decoded; None if one of them cannot be, or was reported already."""
+        """The values with those from the environment decoded; None if one cannot be, or was reported already."""
         coerced: dict[str, Any] | None = None
         for name, value in values.items():
             kind = type(value)
@@ -130,7 +131,7 @@ class StructTable:
             expanded = _has_expanded(value)
             plain = _plain(value) if expanded else value
         kind = self.types[name]
-        if name in self.required and isinstance(plain, str) and not plain.strip():
+        if name in self.required and not _filled(plain):
             raise FieldProblem("required option is empty")
         try:
             result = msgspec.convert(plain, kind)

@@ -1,8 +1,8 @@
 """Environment variables in strings, by the rules of Compose files.
 
 `$VAR`, `${VAR}`, `${VAR:-default}` (unset or empty), `${VAR-default}` (unset), `${VAR:?message}`, `${VAR?message}`,
-`${VAR:+other}` (set and not empty), `${VAR+other}` (set), `$$` for a dollar. Defaults nest. What a variable holds is not
-expanded again. https://github.com/compose-spec/compose-spec/blob/main/12-interpolation.md
+`${VAR:+other}` (set and not empty), `${VAR+other}` (set), `$$` for a dollar. Defaults nest. What a variable holds is
+not expanded again. https://github.com/compose-spec/compose-spec/blob/main/12-interpolation.md
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _TOKEN = re.compile(
 
 
 class Expanded(str):
-    """A string that holds a variable's value: it may be coerced to its field's type, and is never shown in a message."""
+    """A string with a variable's value in it: may be coerced to its field's type, and is never shown in a message."""
 
     __slots__ = ()
 

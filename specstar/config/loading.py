@@ -1,10 +1,12 @@
-"""From what `backend=` was given (an object, a mapping or a JSON file) to one tree of plain values, variables expanded."""
+"""From what `backend=` was given (object, mapping or JSON file) to one tree of plain values, variables expanded."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from math import isfinite
+from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from specstar.config.expansion import MAX_EXPANDED_CHARACTERS, Expanded, expand
@@ -41,7 +43,7 @@ class Loaded(NamedTuple):
 
 
 def load(source: ConfigSource, environ: Mapping[str, str], problems: Problems) -> Loaded:
-    """Read a configuration. A file that cannot be read or parsed raises `ConfigError`; other mistakes go to `problems`."""
+    """Read a configuration. A file that cannot be parsed raises `ConfigError`; other mistakes go to `problems`."""
     name: str | None = None
     given: Any = source
     if isinstance(source, (str, os.PathLike)):
@@ -58,7 +60,7 @@ def load(source: ConfigSource, environ: Mapping[str, str], problems: Problems) -
 
 
 class _TreeReader:
-    """Copies a tree, expands its strings, and refuses what is no plain value. Without an environment nothing is expanded."""
+    """Copies a tree, expands its strings (if there is an environment), and refuses what is no plain value."""
 
     def __init__(self, environ: Mapping[str, str] | None, problems: Problems) -> None:
         self._environ = environ
@@ -67,7 +69,7 @@ class _TreeReader:
         self._budget = _MAX_EXPANDED_TOTAL
 
     def read_top(self, tree: Mapping[Any, Any]) -> dict[str, Any]:
-        """The top level, where `$schema` and `x-...` keys may stand for other tools; they are not part of the result."""
+        """The top level, without `$schema` and the `x-...` keys, which are left to other tools."""
         own = {}
         for key, value in tree.items():
             if key == "$schema":
@@ -81,7 +83,7 @@ class _TreeReader:
         return self._mapping(own)
 
     def read_struct(self, value: Any) -> dict[str, Any]:
-        """One of the public structs as a mapping. Its own strings are taken as they are, its fields must be of their types."""
+        """One of the public structs as a mapping. Its strings are taken as they are; its parts must be structs too."""
         environ, self._environ = self._environ, None
         out = {}
         for name in value.__struct_fields__:
@@ -148,12 +150,11 @@ class _TreeReader:
     def _mapping(self, mapping: Mapping[Any, Any]) -> dict[str, Any]:
         out = {}
         keys = self._keys
-        for key, value in mapping.items():
-            if type(key) is not str:
-                if not isinstance(key, str):
-                    self._report(f"expected str as key, got {_kind(key)}")
-                    continue
-                key = str.__str__(key)
+        for given, value in mapping.items():
+            if not isinstance(given, str):
+                self._report(f"expected str as key, got {_kind(given)}")
+                continue
+            key = given if type(given) is str else str.__str__(given)
             kind = type(value)
             if (
                 kind is bool
@@ -254,19 +255,20 @@ class _NotJSON(ValueError):
     pass
 
 
-_decode: Any = None
+@cache
+def _decoder() -> Callable[[str], Any]:
+    import json
+
+    return json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_constant).decode
 
 
 def _read_json(path: str) -> Any:
     if path.lstrip()[:1] in ("{", "["):
         raise ConfigError("expected the path of a JSON file, got JSON text; pass json.loads(text), or a path")
     try:
-        with open(path, "rb", buffering=0) as file:
-            data = file.read(_CHUNK)
-            while len(data) <= MAX_FILE_BYTES and (more := file.read(_CHUNK)):
-                data += more
+        data = _read_bytes(path)
     except FileNotFoundError as error:
-        where = "" if os.path.isabs(path) else f" in {os.getcwd()}"
+        where = "" if Path(path).is_absolute() else f" in {Path.cwd()}"
         raise ConfigError(f"there is no such file{where}", source=path) from error
     except ValueError as error:
         raise ConfigError(f"not a path: {error}") from error
@@ -283,17 +285,26 @@ def _read_json(path: str) -> Any:
     return _parse(text, path)
 
 
-def _parse(text: str, path: str) -> Any:
-    global _decode
-    import json
+def _read_bytes(path: str) -> bytes:
+    """The start of a file, one byte beyond the limit at most."""
+    file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+    try:
+        data = b""
+        while len(data) <= MAX_FILE_BYTES and (more := os.read(file, _CHUNK)):
+            data += more
+        return data
+    finally:
+        os.close(file)
 
-    if _decode is None:
-        _decode = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_constant).decode
+
+def _parse(text: str, path: str) -> Any:
+    from json import JSONDecodeError
+
     if not text.strip():
         raise ConfigError("the file is empty", source=path)
     try:
-        return _decode(text)
-    except json.JSONDecodeError as error:
+        return _decoder()(text)
+    except JSONDecodeError as error:
         reason = f"line {error.lineno}, column {error.colno}: broken JSON: {error.msg}"
     except _NotJSON as error:
         reason = f"broken JSON: {error}"

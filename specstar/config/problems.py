@@ -42,6 +42,8 @@ def join(path: str, key: object) -> str:
     if isinstance(key, int):
         return f"{path}[{key}]"
     text = str(key)
+    if text.isidentifier() and text.isascii() and len(text) <= _LONGEST_NAME:
+        return f"{path}.{text}" if path else text
     if _PLAIN_KEY.match(text) and len(text) <= _LONGEST_NAME:
         return f"{path}.{text}" if path else text
     return f"{path}[{_cut(text)}]"

@@ -27,7 +27,7 @@ ROLES: tuple[Role, ...] = ("meta", "resource", "blob", "mq")
 
 
 class ResolvedBackend(Struct, frozen=True, kw_only=True, eq=False):
-    """What fills one role: the provider, its typed options, and the connection they came from (None: an inline backend).
+    """What fills one role: provider, typed options, and the connection they came from (None: an inline backend).
 
     `origins` names the options that were set and where: `given` in the binding, in the `connection`, in `defaults`.
     """
@@ -71,8 +71,8 @@ class ResolvedConfig(Struct, frozen=True, kw_only=True, eq=False):
 def resolve_config(source: ConfigSource, *, environ: Mapping[str, str] | None = None) -> ResolvedConfig:
     """Check a configuration and find the backend of each role. Opens nothing.
 
-    `source` is a `BackendConfig` (taken as it is), or a mapping or the path of a JSON file, whose strings are expanded from
-    `environ` (default: `os.environ`). Raises `ConfigError` with every mistake found.
+    `source` is a `BackendConfig` (taken as it is), or a mapping or the path of a JSON file, whose strings are expanded
+    from `environ` (default: `os.environ`). Raises `ConfigError` with every mistake found.
     """
     problems = Problems()
     loaded = load(source, os.environ if environ is None else environ, problems)
@@ -130,10 +130,13 @@ def _backend_of(provider: BackendProvider[Any, Any]) -> _Backend:
 
 class _Resolver:
     def __init__(self, config: BackendConfig, given_defaults: frozenset[str], problems: Problems) -> None:
+        from specstar.backends import registry
+
+        self._registry = registry
         self._config = config
         self._given_defaults = given_defaults
         self._problems = problems
-        self._backends: dict[str, _Backend | None] = {}
+        self._backends: dict[str, _Backend] = {}
         self._connections: dict[str, _Connection] = {}
         self._decoded: dict[str, Any] = {}
         self._completed: set[str] = set()
@@ -312,19 +315,16 @@ class _Resolver:
     def _backend(self, type_name: str, path: str) -> _Backend | None:
         if type_name is UNUSABLE:
             return None
-        if type_name in self._backends:
-            backend = self._backends[type_name]
-            if backend is not None:
-                return backend
-        from specstar.backends.registry import find_provider, provider_types
-
+        known_already = self._backends.get(type_name)
+        if known_already is not None:
+            return known_already
         try:
-            provider = find_provider(str(type_name))
+            provider = self._registry.find_provider(str(type_name))
         except ConfigError as error:
             self._problems.extend(path, error.problems)
             return None
         if provider is None:
-            types = provider_types()
+            types = self._registry.provider_types()
             near = nearest(type_name, types)
             known = "" if near else f"; known: {', '.join(types)}"
             self._problems.add(path, f"unknown backend type {quoted(type_name)}{known}", near)
@@ -349,9 +349,7 @@ class _Resolver:
             known = f"; known: {', '.join(quoted(name) for name in names)}"
         else:
             known = "; there are none"
-        from specstar.backends.registry import provider_types
-
-        if not isinstance(use, Expanded) and use in provider_types():
+        if not isinstance(use, Expanded) and use in self._registry.provider_types():
             known += f'; for an inline backend write "type": "{use}"'
         self._problems.add(f"{role}.use", f"unknown connection {quoted(use)}{known}", near)
 

@@ -1,8 +1,8 @@
 """The JSON Schema of configuration files, from the very structs that decode them.
 
-It says all that one place of a file can say. What takes two places is checked only by loading: that `use` names an enabled
-connection whose type has the role, that connection and binding together have the required options, that an alias and its
-name agree. Wherever a scalar is expected, a string with a variable is allowed.
+It says all that one place of a file can say. What takes two places is checked only by loading: that `use` names an
+enabled connection whose type has the role, that connection and binding together have the required options, that an
+alias and its name agree. Wherever a scalar is expected, a string with a variable is allowed.
 """
 
 from __future__ import annotations
@@ -148,10 +148,15 @@ def _loose(schema: Schema) -> Schema:
     """The same schema, taking a string with a variable wherever it wants a scalar."""
     kind = schema.get("type")
     if "anyOf" in schema:
-        branches = [_loose(branch) for branch in schema["anyOf"]]
-        return {**schema, "anyOf": list(_flattened(branches))}
+        # Text that was written on one branch, as in `Annotated[str, Meta(...)] | None`, belongs to the whole.
+        branches = schema["anyOf"]
+        said = _annotations(next((branch for branch in branches if "description" in branch), {}))
+        bare = [{name: value for name, value in branch.items() if name not in said} for branch in branches]
+        return {**said, **schema, "anyOf": list(_flattened(map(_loose, bare)))}
     if kind == "array":
-        inner = {"items": _loose(schema["items"])} if isinstance(schema.get("items"), dict) else {}
+        inner: Schema = {}
+        if isinstance(schema.get("items"), dict):
+            inner["items"] = _loose(schema["items"])
         if "prefixItems" in schema:
             inner["prefixItems"] = [_loose(item) for item in schema["prefixItems"]]
         return {**schema, **inner}
@@ -182,7 +187,7 @@ def _flattened(branches: Iterable[Schema]) -> Iterable[Schema]:
                 if seen:
                     continue
                 seen = True
-            yield member | _annotations(branch) if member is inner[0] else member
+            yield member
 
 
 def _ref(name: str) -> Schema:

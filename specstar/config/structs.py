@@ -31,7 +31,8 @@ class BackendDefaults(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class ConnectionProfile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A backend with its options under a name, for several bindings to use.
 
-    A disabled connection is still checked, but no binding may use it. `tags` are for people and tools; `show` prints them.
+    A disabled connection is still checked, but no binding may use it. `tags` are for people and tools; `show` prints
+    them.
     """
 
     type: Annotated[str, Meta(min_length=1, description="Backend type.")]
@@ -46,8 +47,8 @@ class ConnectionProfile(Struct, frozen=True, kw_only=True, forbid_unknown_fields
 class BackendBinding(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What fills one role: a named connection (`use`) or an inline backend (`type`), exactly one of them.
 
-    Options given here win over those of the connection. `required=False` on `mq` leaves the role unbound if its connection
-    is disabled; the other roles cannot be left out.
+    Options given here win over those of the connection. `required=False` on `mq` leaves the role unbound if its
+    connection is disabled; the other roles cannot be left out.
     """
 
     use: Annotated[str, Meta(min_length=1, description="Name of a connection.")] | None = None
@@ -66,8 +67,8 @@ class BackendBinding(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class BackendConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A whole configuration: defaults, named connections, and what fills the four roles.
 
-    Nothing is checked here; `SpecStar.configure(backend=...)` and `resolve_config` check all of it. Strings are taken as
-    they are: environment variables are expanded only in mappings and JSON files.
+    Nothing is checked here; `SpecStar.configure(backend=...)` and `resolve_config` check all of it. Strings are taken
+    as they are: environment variables are expanded only in mappings and JSON files.
     """
 
     version: Annotated[Literal[1], Meta(description="Version of the format.")] = 1
@@ -88,8 +89,8 @@ class BackendConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     def json_schema(cls) -> dict[str, Any]:
         """The JSON Schema (2020-12) of configuration files, with the options of every known backend type.
 
-        Imports the options of all backend types, but no driver. Raises `ConfigError` if an installed package's backend type
-        does not load.
+        Imports the options of all backend types, but no driver. Raises `ConfigError` if an installed package's
+        backend type does not load.
         """
         from specstar.config.schema import config_schema
 

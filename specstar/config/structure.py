@@ -24,8 +24,8 @@ _NO_DEFAULTS: frozenset[str] = frozenset()
 def read_config(tree: dict[str, Any], problems: Problems) -> tuple[BackendConfig, frozenset[str]]:
     """The configuration, and the names of the defaults that were given.
 
-    Where a part is wrong, its problem is recorded and a usable value takes its place, so that the rest can be checked. A
-    name or type that is wrong becomes `UNUSABLE`.
+    Where a part is wrong, its problem is recorded and a usable value takes its place, so that the rest can be checked.
+    A name or type that is wrong becomes `UNUSABLE`.
     """
     if not problems:
         try:

@@ -41,7 +41,7 @@ class TinyOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 class TinyProvider(BackendProvider[TinyOptions, Connection]):
     type: ClassVar[str] = "tiny"
     roles: ClassVar[frozenset[Role]] = frozenset({"meta", "resource", "blob"})
-    options_type: ClassVar[type[Struct]] = TinyOptions
+    options_type = TinyOptions
     aliases: ClassVar[dict[str, str]] = {"where": "place", "speed": "mode"}
 
     def apply_defaults(self, options: dict[str, Any], defaults: BackendDefaults) -> dict[str, Any]:

@@ -119,7 +119,10 @@ def test_strings_are_expanded_in_mappings_and_files_but_not_in_objects(tmp_path:
 
 
 def test_keys_are_never_expanded() -> None:
-    tree = {"connections": {"$A": {"type": "tiny", "options": {"place": "p", "extra": {"${B}": 1}}}}, "meta": {"use": "$$A"}}
+    tree = {
+        "connections": {"$A": {"type": "tiny", "options": {"place": "p", "extra": {"${B}": 1}}}},
+        "meta": {"use": "$$A"},
+    }
     assert resolve_config(tree, environ={}).meta.options.extra == {"${B}": 1}
 
 
@@ -158,7 +161,9 @@ def test_names_and_switches_may_come_from_the_environment() -> None:
 
 def test_values_that_are_no_text_or_number_are_refused() -> None:
     options = {"place": "a\0b", "badge": "\ud800", "ratio": float("nan"), "extra": {1: 2}, "port": object()}
-    found = {problem.path: problem.reason for problem in refusal({"meta": {"type": "tiny", "options": options}}).problems}
+    found = {
+        problem.path: problem.reason for problem in refusal({"meta": {"type": "tiny", "options": options}}).problems
+    }
     assert found == {
         "meta.options.place": "contains a NUL character",
         "meta.options.badge": "contains half a surrogate pair, which is no text",
@@ -174,12 +179,16 @@ def test_values_that_are_no_text_or_number_are_refused() -> None:
 def test_a_cyclic_mapping_is_refused() -> None:
     loop: dict[str, Any] = {}
     loop["again"] = loop
-    assert "nested deeper than 64 levels" in str(refusal({"meta": {"type": "tiny", "options": {"place": "p", "extra": loop}}}))
+    assert "nested deeper than 64 levels" in str(
+        refusal({"meta": {"type": "tiny", "options": {"place": "p", "extra": loop}}})
+    )
 
 
 def test_paths_and_enums_of_python_are_taken() -> None:
     options = {"place": PurePosixPath("/srv/data"), "encoding": Encoding.msgpack}
-    struct = BackendConfig(connections={"c": ConnectionProfile(type="tiny", options=options)}, meta=BackendBinding(use="c"))
+    struct = BackendConfig(
+        connections={"c": ConnectionProfile(type="tiny", options=options)}, meta=BackendBinding(use="c")
+    )
     found = resolve_config(struct).meta.options
     assert (found.place, found.encoding) == ("/srv/data", Encoding.msgpack)
 

@@ -26,7 +26,8 @@ def tiny(**options: Any) -> dict[str, Any]:
 
 
 def test_everything_left_out_means_memory_and_no_queue() -> None:
-    for source in ({}, BackendConfig()):
+    sources: list[Any] = [{}, BackendConfig()]
+    for source in sources:
         resolved = resolve_config(source)
         assert [(bound.role, bound.type) for bound in resolved] == [
             ("meta", "memory"),
@@ -81,7 +82,9 @@ def test_an_alias_is_its_name() -> None:
 def test_an_alias_with_another_value_clashes_with_its_name() -> None:
     options = {"where": "a", "place": "b"}
     connections = {"used": {"type": "tiny", "options": options}, "unused": {"type": "tiny", "options": options}}
-    found = problems({"connections": connections, "meta": {"use": "used"}, "blob": {"type": "tiny", "options": options}})
+    found = problems(
+        {"connections": connections, "meta": {"use": "used"}, "blob": {"type": "tiny", "options": options}}
+    )
     reason = "'where' has another value, and both name one option; give one of them"
     assert [(path, text) for path, text, _ in found] == [
         ("connections.used.options.place", reason),
@@ -107,7 +110,7 @@ def test_many_mistakes_are_reported_together() -> None:
         "blob": {},
         "mq": {"type": "tiny", "option": {}},
     }
-    assert dict((path, (reason, near)) for path, reason, near in problems(tree)) == {
+    assert {path: (reason, near) for path, reason, near in problems(tree)} == {
         "version": ("expected one of 1", None),
         "conections": ("unknown key", "connections"),
         "defaults.encoding": ("expected one of 'json', 'msgpack'", "json"),
@@ -282,10 +285,17 @@ def test_objects_made_by_hand_get_the_same_checks() -> None:
 
 
 def test_unknown_names_list_what_there_is() -> None:
-    tree = {"connections": {"alpha": tiny()}, "meta": {"use": "qqqq"}, "blob": {"type": "zzzz"}, "mq": {"use": "simple"}}
+    tree = {
+        "connections": {"alpha": tiny()},
+        "meta": {"use": "qqqq"},
+        "blob": {"type": "zzzz"},
+        "mq": {"use": "simple"},
+    }
     found = {path: reason for path, reason, _ in problems(tree)}
     assert found["meta.use"] == "unknown connection 'qqqq'; known: 'alpha'"
-    assert re.match("unknown backend type 'zzzz'; known: disk, memory, postgres, rabbitmq, s3, simple, ", found["blob.type"])
+    assert re.match(
+        "unknown backend type 'zzzz'; known: disk, memory, postgres, rabbitmq, s3, simple, ", found["blob.type"]
+    )
     assert found["mq.use"].endswith('for an inline backend write "type": "simple"')
     assert problems({"meta": {"use": "c"}}) == [("meta.use", "unknown connection 'c'; there are none", None)]
 

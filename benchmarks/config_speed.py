@@ -1,0 +1,187 @@
+"""Decoding and resolving one full configuration: specstar against pydantic-settings doing the same job.
+
+The job: read a JSON file with four connections and four bindings, take three values from the environment (by `${NAME}`
+here, by nested variables there, which is its way), check every option against a typed model, fill in shared defaults,
+merge each binding over its connection, and end with one typed object a role.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union
+
+CONFIG: dict[str, Any] = {
+    "version": 1,
+    "defaults": {"table_prefix": "app_", "presigned_url_expiry": 900},
+    "connections": {
+        "local": {"type": "disk", "options": {"rootdir": "./data"}},
+        "pg": {
+            "type": "postgres",
+            "options": {"dsn": "${CONFIG_SPEED__CONNECTIONS__pg__OPTIONS__dsn}", "pool_max_size": 10},
+        },
+        "files": {
+            "type": "s3",
+            "options": {
+                "bucket": "files",
+                "endpoint_url": "${CONFIG_SPEED__CONNECTIONS__files__OPTIONS__endpoint_url}",
+                "access_key_id": "app",
+                "secret_access_key": "${CONFIG_SPEED__CONNECTIONS__files__OPTIONS__secret_access_key}",
+            },
+        },
+        "jobs": {"type": "simple", "options": {"max_retries": 3}},
+    },
+    "meta": {"use": "pg"},
+    "resource": {"use": "local", "options": {"encoding": "msgpack"}},
+    "blob": {"use": "files", "options": {"blob_prefix": "uploads/"}},
+    "mq": {"use": "jobs"},
+}
+ENVIRON = {
+    "CONFIG_SPEED__CONNECTIONS__pg__OPTIONS__dsn": "postgresql://app:secret@db:5432/app",
+    "CONFIG_SPEED__CONNECTIONS__files__OPTIONS__endpoint_url": "http://127.0.0.1:9000",
+    "CONFIG_SPEED__CONNECTIONS__files__OPTIONS__secret_access_key": "secret",
+}
+
+
+def run(rounds: int = 30, calls: int = 40) -> dict[str, Any]:
+    """Medians of interleaved rounds, in microseconds, and their ratio."""
+    os.environ.update(ENVIRON)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "backend.json"
+        path.write_text(json.dumps(CONFIG, indent=2))
+        jobs = {"specstar": _specstar(path), "pydantic_settings": _pydantic_settings(path)}
+        _check_same(jobs["specstar"](), jobs["pydantic_settings"]())
+        seconds: dict[str, list[float]] = {name: [] for name in jobs}
+        for _ in range(rounds):
+            for name, job in jobs.items():
+                started = time.perf_counter()
+                for _ in range(calls):
+                    job()
+                seconds[name].append((time.perf_counter() - started) / calls)
+    medians = {name: statistics.median(found) * 1e6 for name, found in seconds.items()}
+    return {
+        "what": "decode and resolve a full configuration",
+        "specstar_us": round(medians["specstar"], 1),
+        "pydantic_settings_us": round(medians["pydantic_settings"], 1),
+        "ratio": round(medians["pydantic_settings"] / medians["specstar"], 2),
+        "target": {"specstar_us": 200, "ratio": 5},
+        "rounds": rounds,
+        "calls": calls,
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "versions": {name: version(name) for name in ("msgspec", "pydantic", "pydantic-settings")},
+    }
+
+
+def _specstar(path: Path) -> Callable[[], Any]:
+    from specstar.config import resolve_config
+
+    return lambda: resolve_config(path)
+
+
+def _pydantic_settings(path: Path) -> Callable[[], Any]:
+    """The same job as its users write it: a JSON file under environment variables, and a model for each type."""
+    import msgspec
+    from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
+    from pydantic_settings import BaseSettings, JsonConfigSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+    from specstar.backends.registry import find_provider
+
+    config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    models: dict[str, type[BaseModel]] = {}
+    profiles: list[type[BaseModel]] = []
+    for kind in ("disk", "postgres", "s3", "simple"):
+        provider = find_provider(kind)
+        assert provider is not None
+        fields: dict[str, Any] = {}
+        for field in msgspec.structs.fields(provider.options_type):
+            base = field.type.__origin__ if hasattr(field.type, "__metadata__") else field.type
+            fields[field.name] = (base, ... if field.required else _default_of(field))
+        with warnings.catch_warnings(action="ignore"):
+            models[kind] = create_model(f"{kind.title()}Options", __config__=config, **fields)
+        profile: dict[str, Any] = {
+            "type": (Literal[kind], ...),
+            "options": (models[kind], ...),
+            "enabled": (bool, True),
+            "tags": (tuple[str, ...], ()),
+        }
+        profiles.append(create_model(f"{kind.title()}Profile", __config__=config, **profile))
+
+    class Defaults(BaseModel):
+        model_config = config
+        encoding: Literal["json", "msgpack"] = "json"
+        table_prefix: str = ""
+        blob_prefix: str = "blobs/"
+        upload_method: Literal["proxy", "single_put"] = "proxy"
+        presigned_url_expiry: Annotated[int, Field(ge=1)] = 3600
+
+    class Binding(BaseModel):
+        model_config = config
+        use: str | None = None
+        type: str | None = None
+        options: dict[str, Any] = {}
+        required: bool = True
+
+    class Settings(BaseSettings):
+        model_config = SettingsConfigDict(
+            json_file=path, env_prefix="CONFIG_SPEED__", env_nested_delimiter="__", extra="forbid"
+        )
+        version: Literal[1] = 1
+        defaults: Defaults = Defaults()
+        connections: dict[str, Annotated[Union[tuple(profiles)], Field(discriminator="type")]] = {}  # type: ignore[valid-type]  # noqa: UP007
+        meta: Binding = Binding(type="memory")
+        resource: Binding = Binding(type="memory")
+        blob: Binding = Binding(type="memory")
+        mq: Binding | None = None
+        resolved: dict[str, Any] = {}
+
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            file = JsonConfigSettingsSource(settings_cls)
+            return init_settings, env_settings, dotenv_settings, file_secret_settings, file
+
+        @model_validator(mode="after")
+        def resolve(self) -> Settings:
+            for role in ("meta", "resource", "blob", "mq"):
+                binding = getattr(self, role)
+                connection: Any = self.connections[binding.use]
+                model = models[connection.type]
+                shared = self.defaults.model_dump(include=set(model.model_fields))
+                given = connection.options.model_dump(exclude_unset=True)
+                self.resolved[role] = model.model_validate({**shared, **given, **binding.options})
+            return self
+
+    return lambda: Settings().resolved
+
+
+def _default_of(field: Any) -> Any:
+    import msgspec
+
+    return field.default_factory() if field.default is msgspec.NODEFAULT else field.default
+
+
+def _check_same(ours: Any, theirs: Mapping[str, Any]) -> None:
+    """Both have the same options in the end, or the comparison means nothing."""
+    for bound in ours:
+        other = theirs[bound.role].model_dump()
+        for name in bound.options.__struct_fields__:
+            assert getattr(bound.options, name) == other[name], (bound.role, name)
+
+
+if __name__ == "__main__":
+    print(json.dumps(run(), indent=2))
