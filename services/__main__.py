@@ -42,8 +42,9 @@ def main(arguments: list[str] | None = None) -> int:
     run.add_argument(
         "--for", dest="configuration", type=Path, help="start the servers whose variables this configuration uses"
     )
+    run.add_argument("--install", action="store_true", help="first install their programs where they are missing")
     given = sys.argv[1:] if arguments is None else arguments
-    head, _, command = partition(given)
+    head, command = partition(given)
     chosen = parser.parse_args(head)
     if unknown := set(getattr(chosen, "servers", ())) - set(DEFAULT):
         parser.error(f"no such server: {', '.join(sorted(unknown))}")
@@ -58,17 +59,20 @@ def main(arguments: list[str] | None = None) -> int:
             servers = named_by(chosen.configuration.read_text(encoding="utf-8"), os.environ)
         else:
             servers = chosen.servers or list(DEFAULT)
+        if chosen.install and (installed := install(servers)):
+            print(f"services: installed {' '.join(installed)}", file=sys.stderr, flush=True)
         return run_command(servers, command)
     except (ServiceError, OSError) as error:
         print(f"services: {error}", file=sys.stderr)
         return 1
 
 
-def partition(arguments: list[str]) -> tuple[list[str], str, list[str]]:
+def partition(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Our own arguments, and the command after the first `--`."""
     if "--" not in arguments:
-        return arguments, "", []
+        return arguments, []
     at = arguments.index("--")
-    return arguments[:at], "--", arguments[at + 1 :]
+    return arguments[:at], arguments[at + 1 :]
 
 
 def install_all() -> int:

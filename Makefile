@@ -1,0 +1,86 @@
+# Everything a newcomer, a developer and CI need. `make` alone lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= $(shell .ci/find-python)
+VENV := .venv
+VENV_313 := .venv-3.13
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+STAMP_313 := $(VENV_313)/.installed
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+
+# make demo: a folder to archive, and a configuration to archive it with.
+DIR ?=
+BACKEND ?=
+# make test: workers, and anything else for pytest, such as ARGS="-k blobs".
+WORKERS ?= 2
+ARGS ?=
+# What make lint and make types look at, of what is there.
+CODE := $(wildcard specstar tests benchmarks services tools docs/examples)
+
+.PHONY: help demo test test-313 lint types bench bench-quick faults docs services clean
+
+help: ## List the targets
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "  Variables: DIR, BACKEND (demo), WORKERS, ARGS (test), PYTHON"
+
+$(STAMP): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed; none was found. Name one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@echo "Making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python $(PIP_INSTALL) -e '.[all,dev]'
+	@touch $@
+
+$(STAMP_313): pyproject.toml
+	@python=$$(.ci/find-python 3.13) || { echo "No Python 3.13 that runs was found" >&2; exit 1; }; \
+	echo "Making $(VENV_313) with $$("$$python" --version)"; "$$python" -m venv $(VENV_313)
+	@$(VENV_313)/bin/python $(PIP_INSTALL) -e '.[all,dev]'
+	@touch $@
+
+demo: $(STAMP) ## Archive a folder (DIR=..., by default the standard library) on BACKEND=FILE.json, by default on disk
+ifneq ($(BACKEND),)
+	@$(BIN)/python -m services run --install --for '$(BACKEND)' -- \
+		$(BIN)/python docs/examples/archive.py $(if $(DIR),--dir '$(DIR)') --backend '$(BACKEND)'
+else
+	@$(BIN)/python docs/examples/archive.py $(if $(DIR),--dir '$(DIR)')
+endif
+
+services: $(STAMP) ## Install the programs of PostgreSQL, PgBouncer, RabbitMQ and Ceph's S3 gateway
+	@$(BIN)/python -m services install
+
+test: $(STAMP) services ## Run all tests against real servers, and the quick ones on Python 3.13 where it is installed
+	$(BIN)/python -m pytest -q -n $(WORKERS) $(ARGS)
+	@if .ci/find-python 3.13 >/dev/null; then $(MAKE) test-313; \
+	else echo "Python 3.13 is not installed: its quick run is left out"; fi
+
+test-313: $(STAMP_313) ## Run the quick tests on Python 3.13
+	$(VENV_313)/bin/python -m pytest -q -n $(WORKERS) -m 'not slow' -p no:cacheprovider tests/unit
+
+lint: $(STAMP) ## Check style and format, and that generated code is fresh
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(if $(wildcard tools/generate_sync.py),$(BIN)/python tools/generate_sync.py --check)
+
+types: $(STAMP) ## Check types: mypy, strict, and pyright on the public surface
+	$(BIN)/mypy $(CODE)
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+bench: $(STAMP) services ## Measure against the raw drivers and other libraries
+	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-quick: $(STAMP) services ## The same in under three minutes
+	$(BIN)/python -m benchmarks --quick $(ARGS)
+
+faults: $(STAMP) services ## Break things for a long time and count what is lost
+	SPECSTAR_FAULTS=$${SPECSTAR_FAULTS:-200} $(BIN)/python -m pytest -q -s -p no:xdist --timeout 3600 tests/faults $(ARGS)
+
+docs: $(STAMP) ## Build the documentation into docs/_build, warnings as errors
+	$(BIN)/python -m sphinx -W --keep-going -q -b html -d docs/_build/doctrees docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+clean: ## Remove environments, caches and what was built
+	rm -rf $(VENV) .venv-* build dist docs/_build .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
