@@ -1,0 +1,80 @@
+"""The commands, and what happens to their errors."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import TextIO
+
+from cyclopts import App, CycloptsError
+
+from specstar.errors import SpecstarError
+
+__all__ = ["run", "version"]
+
+
+def version() -> str:
+    """The installed version of specstar."""
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as installed
+
+    try:
+        return installed("specstar")
+    except PackageNotFoundError:
+        return "unknown (not installed as a package)"
+
+
+# Imported when run; the texts stand here so that --help imports none of them.
+_COMMANDS = {
+    "check": "Open every role of a configuration and report each.",
+    "show": "Show what each role of a configuration resolves to.",
+    "schema": "Print the JSON Schema of configuration files.",
+    "worker": "Run the workers of a program's jobs.",
+    "gc": "Remove what killed writers and unfinished uploads left behind.",
+}
+
+
+def _app() -> App:
+    plain = not sys.stdout.isatty() or os.environ.get("TERM") == "dumb"
+    app = App(
+        name="specstar",
+        help="Check and show configurations, run workers, remove garbage.",
+        version=version,
+        help_format="plaintext",
+        help_formatter="plain" if plain else "default",
+        result_action="return_value",
+    )
+    for name, text in _COMMANDS.items():
+        app.command(f"specstar.cli.{name}:{name}", name=name, help=text)
+    return app
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line. Returns the exit status, 0 or 1."""
+    try:
+        status = _app()(arguments, exit_on_error=False, print_error=False)
+        sys.stdout.flush()
+    except CycloptsError as error:
+        fail(f"{error}\nTry: specstar --help")
+    except SpecstarError as error:
+        fail(str(error))
+    except BrokenPipeError:
+        # The reader (head, less) has left: what was buffered must not fail once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        fail("interrupted")
+    except Exception as error:  # noqa: BLE001  the last line of defence: a user gets a line, not a traceback
+        from specstar.cli.output import described
+
+        fail(f"unexpected {described(error)}")
+    else:
+        return status if isinstance(status, int) else 0
+    return 1
+
+
+def fail(message: str, file: TextIO | None = None) -> None:
+    """Say on stderr what went wrong."""
+    from specstar.cli.output import printable
+
+    print(f"specstar: {printable(message)}", file=file or sys.stderr)

@@ -1,0 +1,45 @@
+"""`specstar worker`: run the jobs of a program until told to stop."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from specstar.errors import UsageError
+
+if TYPE_CHECKING:
+    from specstar import SpecStar
+
+__all__ = ["worker"]
+
+
+def worker(target: str, /, *, concurrency: int = 10, drain_timeout: float = 30.0) -> int:
+    """Run the workers of a program's jobs. SIGTERM and SIGINT drain: jobs under way finish, no new ones start.
+
+    Parameters
+    ----------
+    target
+        MODULE:NAME of the program's SpecStar object, such as app.jobs:spec. The module must configure it.
+    concurrency
+        Jobs at once.
+    drain_timeout
+        Seconds that jobs under way have to finish once told to stop.
+    """
+    import logging
+
+    import anyio
+
+    from specstar.cli.target import load_spec
+
+    if concurrency < 1:
+        raise UsageError("--concurrency must be 1 or more")
+    if not drain_timeout >= 0:
+        raise UsageError("--drain-timeout must be 0 or more")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    spec = load_spec(target)
+    anyio.run(_work, spec, concurrency, drain_timeout)
+    return 0
+
+
+async def _work(spec: SpecStar, concurrency: int, drain_timeout: float) -> None:
+    async with spec:
+        await spec.run_workers(concurrency=concurrency, drain_timeout=drain_timeout)
