@@ -10,7 +10,7 @@ VENV_313 := .venv-3.13
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 STAMP_313 := $(VENV_313)/.installed
-PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+PIP_INSTALL := -m pip install -qq --disable-pip-version-check
 
 # make demo: a folder to archive, and a configuration to archive it with.
 DIR ?=

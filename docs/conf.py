@@ -29,13 +29,7 @@ autodoc_typehints = "description"
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "show-inheritance": True}
 
-myst_enable_  # Autodoc leaves out, silently, a public name that does not import.
-for module_name in ("specstar", "specstar.errors", "specstar.resource_manager", "specstar.message_queue"):
-    module = import_module(module_name)
-    for name in getattr(module, "__all__", ()):
-        getattr(module, name)
-
-extensions = ["colon_fence", "deflist"]
+myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
 html_theme = "furo"
