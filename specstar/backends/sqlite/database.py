@@ -1,0 +1,283 @@
+"""One SQLite database: a file, memory, or bytes that came from elsewhere; its schema is checked before anything is written."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, Protocol, TypeVar
+
+import apsw
+
+from specstar.backends.sqlite.faults import is_fatal, translate
+from specstar.backends.sqlite.forks import working
+from specstar.errors import BackendError, BackendUnavailable, SchemaVersionError, SpecstarError
+
+__all__ = ["APPLICATION_ID", "SCHEMA_VERSION", "Database", "Operation"]
+
+APPLICATION_ID = 0x53706353
+"""Marks a SQLite file as ours ("SpcS")."""
+SCHEMA_VERSION = 1
+_PAGE_SIZE = 8192
+_WAL_PAGES = 2000
+_WAL_KEEP_BYTES = 64 << 20
+_STATEMENTS = 300
+# Older ones can corrupt a WAL database that several connections checkpoint: https://sqlite.org/wal.html#walresetbug
+_SAFE_VERSION = (3, 51, 3)
+
+R = TypeVar("R")
+
+
+class Operation(Protocol):
+    """A piece of work for `Database.write` or `Database.read`.
+
+    A write that raises a `SpecstarError` must not have changed anything before.
+    """
+
+    def run(self, database: Database) -> Any:
+        """Do it; what is returned is the caller's result."""
+
+
+class _RetryOneByOne(Exception):  # noqa: N818  a signal, never seen outside
+    """One operation of a batch failed in an unforeseen way."""
+
+
+class Database:
+    """A connection with the schema of specstar in it. Used by one thread at a time; it does not care which.
+
+    `name` stands for it in errors. Raises `SchemaVersionError` for a foreign, newer or damaged database, which is left as
+    it is; `BackendError` and `BackendUnavailable` for the rest.
+    """
+
+    def __init__(self, connection: apsw.Connection, name: str) -> None:
+        self.connection = connection
+        self.name = name
+        self._cursor = connection.cursor()
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open_file(
+        cls, path: str, *, busy_timeout: float, read_only: bool = False, cache_bytes: int = 32 << 20
+    ) -> Database:
+        """Open a database file in WAL mode; made if it is not there. A `read_only` one must be there.
+
+        A commit is durable when it returns (`synchronous=FULL`). `busy_timeout` in seconds.
+        """
+        version = tuple(int(part) for part in apsw.sqlite_lib_version().split("."))
+        if version < _SAFE_VERSION:
+            raise BackendError(
+                f"SQLite {apsw.sqlite_lib_version()} can damage databases in WAL mode; use apsw from PyPI, 3.51.3 or newer"
+            )
+        with _translated(path):
+            flags = apsw.SQLITE_OPEN_READWRITE | (0 if read_only else apsw.SQLITE_OPEN_CREATE)
+            connection = apsw.Connection(path, flags=flags, statementcachesize=_STATEMENTS)
+            database = cls(connection, path)
+            try:
+                connection.set_busy_timeout(int(busy_timeout * 1000))
+                database._settle(cache_bytes)
+                if read_only:
+                    database.check_schema()
+                    database.execute("PRAGMA query_only=1")
+                else:
+                    database._prepare_file(busy_timeout)
+            except BaseException:
+                connection.close()
+                raise
+        return database
+
+    @classmethod
+    def in_memory(cls, name: str = "memory") -> Database:
+        """A new, empty database in memory."""
+        with _translated(name):
+            database = cls(apsw.Connection(":memory:", statementcachesize=_STATEMENTS), name)
+            database._settle(None)
+            database.execute(f"PRAGMA page_size={_PAGE_SIZE}")
+            database._create_schema()
+        return database
+
+    @classmethod
+    def from_bytes(cls, data: bytes, name: str) -> Database:
+        """A private database in memory with the content that `serialize` gave."""
+        with _translated(name):
+            connection = apsw.Connection(":memory:", statementcachesize=_STATEMENTS)
+            database = cls(connection, name)
+            try:
+                connection.deserialize("main", data)
+                database._settle(None)
+                if database.check_schema() == 0:
+                    raise SchemaVersionError(f"{name}: it is empty, not a specstar database; nothing was changed")
+            except BaseException:
+                connection.close()
+                raise
+        return database
+
+    def serialize(self) -> bytes:
+        """The whole database as the bytes of a SQLite file. Only for databases in memory: a file's WAL is not in it."""
+        with _translated(self.name):
+            return self.connection.serialize("main")
+
+    def execute(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
+        """Run one statement; all its rows. The statement is prepared once and kept."""
+        return self._cursor.execute(sql, values).fetchall()
+
+    def executemany(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Run one statement for each row of values."""
+        self._cursor.executemany(sql, rows)
+
+    def changes(self) -> int:
+        """How many rows the last statement changed."""
+        return self.connection.changes()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """A write transaction; rolled back on any error. Errors of SQLite are translated."""
+        with _translated(self.name), self._held():
+            self.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self.execute("COMMIT")
+            finally:
+                self._rollback()
+
+    def write(self, operations: Sequence[Operation]) -> list[Any]:
+        """Run operations in one transaction; one entry each: its result, or its own error. Raises if nothing was written."""
+        try:
+            return self._write(operations, one_by_one=False)
+        except _RetryOneByOne:
+            return self._write(operations, one_by_one=True)
+
+    def _write(self, operations: Sequence[Operation], *, one_by_one: bool) -> list[Any]:
+        results: list[Any] = []
+        with self.transaction():
+            for operation in operations:
+                try:
+                    if one_by_one:
+                        self.execute("SAVEPOINT one")
+                    results.append(operation.run(self))
+                except SpecstarError as error:
+                    results.append(error)
+                except Exception as error:
+                    if is_fatal(error):
+                        raise
+                    if not one_by_one:
+                        raise _RetryOneByOne from error
+                    self.execute("ROLLBACK TO one")
+                    failure = translate(error, self.name)
+                    failure.__cause__ = error
+                    results.append(failure)
+                if one_by_one:
+                    self.execute("RELEASE one")
+        return results
+
+    def read(self, operations: Sequence[Operation]) -> list[Any]:
+        """Run operations that only read, on one snapshot; one entry each: its result, or its own error."""
+        results: list[Any] = []
+        with _translated(self.name), self._held():
+            self.execute("BEGIN")
+            try:
+                for operation in operations:
+                    try:
+                        results.append(operation.run(self))
+                    except SpecstarError as error:
+                        results.append(error)
+                    except apsw.Error as error:
+                        failure = translate(error, self.name)
+                        failure.__cause__ = error
+                        results.append(failure)
+            finally:
+                self._rollback()
+        return results
+
+    def close(self) -> None:
+        """Close the connection; waits for a job that still uses it."""
+        with self._lock, _translated(self.name):
+            self._cursor.close(True)
+            self.connection.close()
+
+    def interrupt(self) -> None:
+        """Make the statement that runs at the moment fail. From any thread."""
+        with suppress(apsw.ConnectionClosedError):
+            self.connection.interrupt()
+
+    def optimize(self) -> None:
+        """Refresh the planner's statistics where they are worth it; a database that is busy is left alone."""
+        with suppress(apsw.BusyError, SpecstarError), _translated(self.name), self._held():
+            self.execute("PRAGMA optimize")
+
+    def check_schema(self) -> int:
+        """The schema version, 0 for an empty database. Raises `SchemaVersionError` for one that this code must not touch."""
+        ((application,),) = self.execute("PRAGMA application_id")
+        ((version,),) = self.execute("PRAGMA user_version")
+        if application == 0 and version == 0 and not self.execute("SELECT 1 FROM sqlite_schema LIMIT 1"):
+            return 0
+        if application != APPLICATION_ID:
+            raise SchemaVersionError(
+                f"{self.name}: this SQLite database belongs to another program, and was left as it is; choose another place"
+            )
+        if version != SCHEMA_VERSION:
+            raise SchemaVersionError(
+                f"{self.name}: the data has schema version {version}, this specstar reads version {SCHEMA_VERSION}; "
+                "it was left as it is; use the version of specstar that wrote it"
+            )
+        return int(version)
+
+    def _create_schema(self) -> None:
+        self.execute("BEGIN IMMEDIATE")
+        try:
+            if self.check_schema() == 0:  # else another process was faster
+                self.execute("CREATE TABLE specstar_models (suffix TEXT PRIMARY KEY, name TEXT NOT NULL) WITHOUT ROWID")
+                self.execute(f"PRAGMA application_id={APPLICATION_ID}")
+                self.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+            self.execute("COMMIT")
+        finally:
+            self._rollback()
+
+    def _prepare_file(self, busy_timeout: float) -> None:
+        if self.check_schema() == 0:
+            self.execute(f"PRAGMA page_size={_PAGE_SIZE}")
+            self._create_schema()
+        # The switch to WAL does not wait for other processes by itself.
+        _while_busy(lambda: self.execute("PRAGMA journal_mode=WAL"), busy_timeout)
+        self.execute("PRAGMA synchronous=FULL")
+        self.execute(f"PRAGMA wal_autocheckpoint={_WAL_PAGES}")
+        self.execute(f"PRAGMA journal_size_limit={_WAL_KEEP_BYTES}")
+
+    def _settle(self, cache_bytes: int | None) -> None:
+        self.execute("PRAGMA mmap_size=0")
+        self.execute("PRAGMA trusted_schema=0")
+        self.execute("PRAGMA temp_store=MEMORY")
+        if cache_bytes is not None:
+            self.execute(f"PRAGMA cache_size=-{cache_bytes // 1024}")
+        self.connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        """One job at a time, and none while this process forks."""
+        with self._lock, working():
+            yield
+
+    def _rollback(self) -> None:
+        if self.connection.in_transaction:
+            self.execute("ROLLBACK")
+
+
+def _while_busy(call: Callable[[], R], timeout: float) -> R:
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            return call()
+        except (apsw.BusyError, apsw.LockedError):
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(0.01)
+
+
+@contextmanager
+def _translated(name: str) -> Iterator[None]:
+    try:
+        yield
+    except apsw.ConnectionClosedError as error:
+        raise BackendUnavailable(f"{name}: the database is closed") from error
+    except (apsw.Error, MemoryError) as error:
+        raise translate(error, name) from error

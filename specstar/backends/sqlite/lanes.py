@@ -1,0 +1,190 @@
+"""The way to one database file: one writer, one reader for rows by id, several for searches; each batch is one thread job."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any, Protocol
+
+import anyio
+import anyio.to_thread
+
+from specstar.backends.sqlite.database import Database, Operation
+from specstar.errors import BackendError, SpecstarError
+from specstar.runtime import Batcher, Home
+
+__all__ = ["DatabaseFile", "Lanes"]
+
+_MAX_WRITES = 1024
+_MAX_WRITE_BYTES = 8 << 20
+_MAX_READS = 256
+_MAX_SEARCHES = 16
+_READER_CACHE_BYTES = 16 << 20
+_DRAIN_SECONDS = 60.0
+_PORTION_ITEMS = 512
+_PORTION_BYTES = 4 << 20
+
+
+class _Sized(Operation, Protocol):
+    size: int
+
+
+def _size_of(operation: _Sized) -> int:
+    return operation.size
+
+
+class _Several:
+    """Operations of one caller, each of them with a result of its own."""
+
+    __slots__ = ("operations", "size")
+
+    def __init__(self, operations: list[_Sized]) -> None:
+        self.operations = operations
+        self.size = sum(operation.size for operation in operations)
+
+    def run(self, database: Database) -> Any:
+        raise AssertionError("taken apart by the lane")
+
+
+def _portions(operations: Sequence[_Sized]) -> Iterator[_Several]:
+    """Bounded pieces, between which other writers get their turn."""
+    portion: list[_Sized] = []
+    size = 0
+    for operation in operations:
+        if portion and (len(portion) >= _PORTION_ITEMS or size + operation.size > _PORTION_BYTES):
+            yield _Several(portion)
+            portion, size = [], 0
+        portion.append(operation)
+        size += operation.size
+    if portion:
+        yield _Several(portion)
+
+
+class DatabaseFile:
+    """The open connections to one database file. All methods block: call them in a thread."""
+
+    def __init__(self, path: str, *, readers: int, busy_timeout: float) -> None:
+        self.path = path
+        self.readers = readers
+        self._busy_timeout = busy_timeout
+        self._opened: list[Database] = []
+        self.writer: Database
+        self.reader: Database
+        self._idle: list[Database] = []
+
+    def open(self) -> None:
+        """Open all connections; on an error none is left open."""
+        try:
+            self.writer = self._open(read_only=False)
+            self.reader = self._open(read_only=True)
+            self._idle = [self._open(read_only=True) for _ in range(self.readers)]
+        except BaseException:
+            self.drop()
+            raise
+
+    def _open(self, *, read_only: bool) -> Database:
+        cache = {"cache_bytes": _READER_CACHE_BYTES} if read_only else {}
+        database = Database.open_file(self.path, busy_timeout=self._busy_timeout, read_only=read_only, **cache)
+        self._opened.append(database)
+        return database
+
+    def search(self, operations: Sequence[Operation]) -> list[Any]:
+        """Run searches on a reader that is free. At most `readers` threads may be inside."""
+        database = self._idle.pop()
+        try:
+            return database.read(operations)
+        finally:
+            self._idle.append(database)
+
+    def close(self) -> None:
+        """Close all connections, the writer last, which then folds the write-ahead log into the database."""
+        if self._opened:
+            self._opened[0].optimize()
+        while self._opened:
+            self._opened.pop().close()
+
+    def drop(self) -> None:
+        """Close all connections in a hurry; a statement under way is interrupted."""
+        for database in self._opened:
+            database.interrupt()
+        while self._opened:
+            self._opened.pop().close()
+
+    def leak(self) -> None:
+        """Forget the connections without closing them: in a forked child that inherited them in the middle of a job."""
+        _leaked.extend(self._opened)
+        self._opened.clear()
+
+
+_leaked: list[Database] = []
+
+
+class Lanes:
+    """Carries the calls of one home to a database file. Made and used on the home loop."""
+
+    def __init__(self, home: Home, file: DatabaseFile) -> None:
+        self._file = file
+        self._writer_limit = anyio.CapacityLimiter(1)
+        self._reader_limit = anyio.CapacityLimiter(1)
+        self._search_limit = anyio.CapacityLimiter(file.readers)
+        self._writes: Batcher[_Sized, Any] = Batcher(
+            home,
+            self._flush_writes,
+            name=f"{file.path}: writes",
+            max_items=_MAX_WRITES,
+            max_bytes=_MAX_WRITE_BYTES,
+            max_in_flight=1,
+            size_of=_size_of,
+        )
+        self._reads: Batcher[Operation, Any] = Batcher(
+            home, self._flush_reads, name=f"{file.path}: reads", max_items=_MAX_READS, max_in_flight=1
+        )
+        self._searches: Batcher[Operation, Any] = Batcher(
+            home,
+            self._flush_searches,
+            name=f"{file.path}: searches",
+            max_items=_MAX_SEARCHES,
+            max_in_flight=file.readers,
+        )
+        # Bound here: on the way of every call.
+        self.write = self._writes.submit
+        self.read = self._reads.submit
+        self.search = self._searches.submit
+
+    async def write_all(self, operations: Sequence[_Sized]) -> list[Any]:
+        """Write several, each by itself; one entry each: its result or its own error."""
+        results: list[Any] = []
+        for portion in _portions(operations):
+            try:
+                results += await self.write(portion)
+            except SpecstarError as error:
+                results += [error] * len(portion.operations)
+        return results
+
+    async def drain(self) -> None:
+        """Wait until nothing is under way."""
+        for batcher in (self._writes, self._reads, self._searches):
+            if not await batcher.drain(_DRAIN_SECONDS):
+                raise BackendError(f"{batcher.name}: still busy after {_DRAIN_SECONDS:g} s")
+
+    async def _flush_writes(self, operations: list[_Sized]) -> list[Any]:
+        return await anyio.to_thread.run_sync(self._write, operations, limiter=self._writer_limit)
+
+    def _write(self, operations: list[_Sized]) -> list[Any]:
+        write = self._file.writer.write
+        if not any(type(operation) is _Several for operation in operations):
+            return write(operations)
+        flat: list[_Sized] = []
+        for operation in operations:
+            flat += operation.operations if isinstance(operation, _Several) else [operation]
+        results = iter(write(flat))
+        return [
+            list(islice(results, len(operation.operations))) if isinstance(operation, _Several) else next(results)
+            for operation in operations
+        ]
+
+    async def _flush_reads(self, operations: list[Operation]) -> list[Any]:
+        return await anyio.to_thread.run_sync(self._file.reader.read, operations, limiter=self._reader_limit)
+
+    async def _flush_searches(self, operations: list[Operation]) -> list[Any]:
+        return await anyio.to_thread.run_sync(self._file.search, operations, limiter=self._search_limit)

@@ -1,0 +1,102 @@
+"""Meta rows and revision records as SQLite values, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from specstar.errors import DecodeError, InvalidInputError
+from specstar.roles import ResourceMeta, RevisionInfo
+
+__all__ = ["META_COLUMNS", "decode_meta", "decode_revision", "encode_meta", "encode_revision", "to_microseconds", "to_time"]
+
+META_COLUMNS = (
+    "resource_id",
+    "current_revision_id",
+    "revision_count",
+    "version",
+    "created_time",
+    "updated_time",
+    "created_by",
+    "updated_by",
+    "is_deleted",
+    "schema_version",
+    "indexed",
+)
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_encode_json = msgspec.json.Encoder().encode
+_decode_json = msgspec.json.Decoder(dict[str, Any]).decode
+_encode_revision = msgspec.msgpack.Encoder().encode
+_decode_revision = msgspec.msgpack.Decoder(RevisionInfo).decode
+
+
+def to_microseconds(time: datetime) -> int:
+    """Whole microseconds since 1970, exactly."""
+    since = time - _EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+
+
+def to_time(microseconds: int) -> datetime:
+    """The aware time, in UTC."""
+    return _EPOCH + timedelta(0, 0, microseconds)
+
+
+def encode_meta(meta: ResourceMeta) -> tuple[Any, ...]:
+    """The values of `META_COLUMNS`. Raises `InvalidInputError` for values that have no JSON form."""
+    try:
+        indexed = _encode_json(meta.indexed_data).decode()
+    except (TypeError, ValueError, msgspec.MsgspecError) as error:
+        raise InvalidInputError(f"an indexed value cannot be stored: {error}", field="indexed_data") from error
+    return (
+        meta.resource_id,
+        meta.current_revision_id,
+        meta.revision_count,
+        meta.version,
+        to_microseconds(meta.created_time),
+        to_microseconds(meta.updated_time),
+        meta.created_by,
+        meta.updated_by,
+        meta.is_deleted,
+        meta.schema_version,
+        indexed,
+    )
+
+
+def decode_meta(row: Sequence[Any]) -> ResourceMeta:
+    """A row from the values of `META_COLUMNS`, which lead the sequence. Raises `DecodeError`."""
+    try:
+        return ResourceMeta(
+            resource_id=row[0],
+            current_revision_id=row[1],
+            revision_count=row[2],
+            version=row[3],
+            created_time=_EPOCH + timedelta(0, 0, row[4]),
+            updated_time=_EPOCH + timedelta(0, 0, row[5]),
+            created_by=row[6],
+            updated_by=row[7],
+            is_deleted=row[8] != 0,
+            schema_version=row[9],
+            indexed_data=_decode_json(row[10]),
+        )
+    except (msgspec.MsgspecError, TypeError, OverflowError) as error:
+        raise DecodeError(f"the meta row of {row[0]!r} is damaged: {error}", resource_id=str(row[0])) from error
+
+
+def encode_revision(revision: RevisionInfo) -> bytes:
+    """The record of a revision as bytes."""
+    try:
+        return _encode_revision(revision)
+    except (TypeError, ValueError, msgspec.MsgspecError) as error:
+        raise InvalidInputError(f"the revision cannot be stored: {error}", field="revision") from error
+
+
+def decode_revision(data: bytes, resource_id: str) -> RevisionInfo:
+    """The record of a revision. Raises `DecodeError`."""
+    try:
+        return _decode_revision(data)
+    except (msgspec.MsgspecError, TypeError) as error:
+        raise DecodeError(f"a revision record of {resource_id!r} is damaged: {error}", resource_id=resource_id) from error

@@ -1,0 +1,141 @@
+"""Operations that change the tables of a model. Each checks first, so that one which raises has changed nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from specstar.backends.sqlite.database import Database
+from specstar.backends.sqlite.rows import decode_revision, encode_meta, encode_revision
+from specstar.backends.sqlite.search import index_statements
+from specstar.backends.sqlite.tables import ModelTables
+from specstar.errors import DuplicateResourceError, ResourceNotFoundError, RevisionConflictError
+from specstar.roles import MetaWrite, PayloadKey, RevisionInfo
+
+__all__ = ["DeletePayloads", "EnsureModel", "EraseRow", "PutPayload", "WriteRow", "model_is_ready"]
+
+_ROW_OVERHEAD = 512
+
+
+def model_is_ready(database: Database, tables: ModelTables) -> bool:
+    """True if all tables and indexes of the model are there."""
+    needed = {_created_name(statement) for statement in _statements(tables)}
+    values = json.dumps(sorted(needed))
+    found = database.execute("SELECT name FROM sqlite_schema WHERE name IN (SELECT value FROM json_each(?))", (values,))
+    return len(found) == len(needed)
+
+
+def _statements(tables: ModelTables) -> list[str]:
+    return [*tables.create, *index_statements(tables)]
+
+
+def _created_name(statement: str) -> str:
+    return statement.split('"', 2)[1]
+
+
+class EnsureModel:
+    """Make the tables of a model and the indexes of its declared fields, where they are missing."""
+
+    __slots__ = ("tables",)
+    size = 0
+
+    def __init__(self, tables: ModelTables) -> None:
+        self.tables = tables
+
+    def run(self, database: Database) -> None:
+        if model_is_ready(database, self.tables):
+            return
+        for statement in _statements(self.tables):
+            database.execute(statement)
+        shown = self.tables.model.name.encode("utf-8", "backslashreplace").decode()
+        database.execute("INSERT OR IGNORE INTO specstar_models (suffix, name) VALUES (?, ?)", (self.tables.suffix, shown))
+
+
+class WriteRow:
+    """One `MetaWrite`, with the payload of its revision where that lies in the database. Encodes at once, in the caller."""
+
+    __slots__ = ("expected", "payload", "revision", "row", "size", "tables")
+
+    def __init__(self, tables: ModelTables, change: MetaWrite, payload: bytes | None = None) -> None:
+        meta, revision, self.expected = change
+        self.tables = tables
+        self.row = encode_meta(meta)
+        self.size = _ROW_OVERHEAD + len(self.row[-1])
+        self.revision: tuple[str, str, str, bytes, bytes | None] | None = None
+        if revision is not None:
+            info = encode_revision(revision)
+            self.revision = (revision.resource_id, revision.revision_id, revision.payload_id, info, payload)
+            self.size += len(info) + (len(payload) if payload is not None else 0)
+
+    def run(self, database: Database) -> None:
+        tables, row = self.tables, self.row
+        if self.expected is None:
+            database.execute(tables.insert_meta, row)
+        else:
+            database.execute(tables.update_meta, (*row[1:], row[0], self.expected))
+        if database.changes() == 0:
+            raise self._refusal(database)
+        if self.revision is not None:
+            database.execute(tables.upsert_revision, self.revision)
+
+    def _refusal(self, database: Database) -> Exception:
+        resource_id, model = self.row[0], self.tables.model.name
+        if self.expected is None:
+            return DuplicateResourceError(resource_id, model=model)
+        found = database.execute(self.tables.select_version, (resource_id,))
+        if not found:
+            return ResourceNotFoundError(resource_id, model=model)
+        return RevisionConflictError(resource_id, actual_revision_id=found[0][1], model=model)
+
+
+class EraseRow:
+    """Remove a resource with its revisions and the payloads in the database; the result is the revisions removed."""
+
+    __slots__ = ("expected", "resource_id", "tables")
+    size = 256
+
+    def __init__(self, tables: ModelTables, resource_id: str, expected: int | None) -> None:
+        self.tables = tables
+        self.resource_id = resource_id
+        self.expected = expected
+
+    def run(self, database: Database) -> list[RevisionInfo]:
+        tables, key = self.tables, (self.resource_id,)
+        found = database.execute(tables.select_version, key)
+        if not found:
+            return []
+        if self.expected is not None and found[0][0] != self.expected:
+            raise RevisionConflictError(self.resource_id, actual_revision_id=found[0][1], model=tables.model.name)
+        revisions = [decode_revision(info, self.resource_id) for info, _ in database.execute(tables.select_revisions, key)]
+        database.execute(tables.delete_revisions, key)
+        database.execute(tables.delete_payloads, key)
+        database.execute(tables.delete_meta, key)
+        return revisions
+
+
+class PutPayload:
+    """Store a payload of the resource role; one that is there stays."""
+
+    __slots__ = ("size", "tables", "values")
+
+    def __init__(self, tables: ModelTables, key: PayloadKey, payload: bytes, now: int) -> None:
+        self.tables = tables
+        self.values = (key.resource_id, key.payload_id, now, payload)
+        self.size = len(payload) + 256
+
+    def run(self, database: Database) -> None:
+        database.execute(self.tables.put_payload, self.values)
+
+
+class DeletePayloads:
+    """Erase payloads of the resource role."""
+
+    __slots__ = ("keys", "size", "tables")
+
+    def __init__(self, tables: ModelTables, keys: Sequence[PayloadKey]) -> None:
+        self.tables = tables
+        self.keys = keys
+        self.size = 128 * len(keys)
+
+    def run(self, database: Database) -> None:
+        database.executemany(self.tables.delete_payload, self.keys)

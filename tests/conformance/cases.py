@@ -1,0 +1,64 @@
+"""The backends that the conformance suites run over: a new one is one entry here for each role it fills.
+
+A case makes the provider and options of one test: a fresh, empty place. It may take pytest fixtures by name with
+`request.getfixturevalue`; `CASES[role]` maps the name of the case, which shows in test ids, to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pytest
+from msgspec import Struct
+
+from specstar.backends.disk import DiskOptions, DiskProvider
+from specstar.backends.memory import MemoryOptions, MemoryProvider
+from specstar.backends.provider import BackendProvider
+
+__all__ = ["CASES", "Case", "Suite"]
+
+Suite = Literal["meta", "resource", "blob", "storage"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One backend in one role. `durable`: data outlives the connection. `resource`: the other half of a storage, if two."""
+
+    provider: BackendProvider[Any, Any]
+    options: Struct
+    durable: bool = True
+    resource: Case | None = None
+
+
+CaseFactory = Callable[[pytest.FixtureRequest], Case]
+
+
+def _memory(request: pytest.FixtureRequest) -> Case:
+    return Case(MemoryProvider(), MemoryOptions(), durable=False)
+
+
+def _disk(request: pytest.FixtureRequest) -> Case:
+    return Case(DiskProvider(), DiskOptions(rootdir=str(request.getfixturevalue("tmp_path") / "root")))
+
+
+def _disk_files(request: pytest.FixtureRequest) -> Case:
+    """Every payload in a file of its own."""
+    root = str(request.getfixturevalue("tmp_path") / "root")
+    return Case(DiskProvider(), DiskOptions(rootdir=root, inline_payload_bytes=0))
+
+
+def _disk_composed(request: pytest.FixtureRequest) -> Case:
+    """Meta and resource on two folders: what any two backends are joined by."""
+    folder = request.getfixturevalue("tmp_path")
+    resource = Case(DiskProvider(), DiskOptions(rootdir=str(folder / "payloads"), inline_payload_bytes=64))
+    return Case(DiskProvider(), DiskOptions(rootdir=str(folder / "rows")), resource=resource)
+
+
+CASES: dict[Suite, dict[str, CaseFactory]] = {
+    "meta": {"memory": _memory, "disk": _disk},
+    "resource": {"memory": _memory, "disk": _disk, "disk-files": _disk_files},
+    "blob": {"memory": _memory, "disk": _disk},
+    "storage": {"memory": _memory, "disk": _disk, "disk-files": _disk_files, "disk-composed": _disk_composed},
+}

@@ -1,0 +1,112 @@
+"""Stores of one case, called from the test's own event loop: each call crosses to the home loop, as public calls do."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar, cast
+
+from specstar.backends.provider import BackendContext, Role
+from specstar.resource_manager.composed import ComposedStorage
+from specstar.roles import BlobReader, BlobStore, BlobWriter, MetaStore, ModelSpec, ResourceStore, Storage
+from specstar.runtime import Gate
+from tests.conformance.cases import Case
+
+__all__ = ["Bench"]
+
+S = TypeVar("S")
+
+
+class Bench:
+    """Builds stores of a case; `reopen` closes all connections, as the end of a process would."""
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        self.gate = Gate()
+        self.gate.renew(native=self._native())
+
+    def _native(self) -> bool:
+        parts = [self.case, self.case.resource] if self.case.resource else [self.case]
+        return all(part.provider.native for part in parts)
+
+    def _context(self, case: Case) -> BackendContext[Any, Any]:
+        provider, options = case.provider, case.options
+        key = (provider.type, provider.connection_key(options))
+        connection = self.gate.connections.share(key, lambda: provider.connect(options), provider.type)
+        return BackendContext(home=self.gate.settle(), options=options, connection=connection)
+
+    async def _build(self, make: Callable[[], S]) -> S:
+        async def build() -> S:
+            return make()
+
+        store = await self.gate.run(build)
+        return cast("S", _Crossing(self.gate, store))
+
+    async def meta(self, model: ModelSpec) -> MetaStore:
+        """A meta store."""
+        return await self._build(lambda: self.case.provider.meta_store(self._context(self.case), model))
+
+    async def resource(self, model: ModelSpec) -> ResourceStore:
+        """A resource store."""
+        return await self._build(lambda: self.case.provider.resource_store(self._context(self.case), model))
+
+    async def blob(self) -> BlobStore:
+        """A blob store."""
+        return await self._build(lambda: self.case.provider.blob_store(self._context(self.case)))
+
+    async def storage(self, model: ModelSpec) -> Storage:
+        """Both roles together: combined, if the backend can; else composed."""
+
+        def make() -> Storage:
+            meta, other = self._context(self.case), self.case.resource or self.case
+            resource = self._context(other)
+            if meta.connection is resource.connection:
+                combined = self.case.provider.combined_storage(meta, resource, model)
+                if combined is not None:
+                    return combined
+            rows, payloads = self.case.provider.meta_store(meta, model), other.provider.resource_store(resource, model)
+            return ComposedStorage(rows, payloads, model=model.name)
+
+        return await self._build(make)
+
+    def lacks(self, role: Role) -> bool:
+        """True if the backend does not fill a role."""
+        return role not in self.case.provider.roles
+
+    async def reopen(self) -> None:
+        """Close everything; stores built from now on open anew."""
+        await self.gate.aclose()
+        self.gate.renew(native=self._native())
+
+    async def aclose(self) -> None:
+        """Close everything."""
+        await self.gate.aclose()
+
+
+class _Crossing:
+    """Any object with coroutine methods, driven through a gate. Readers and writers that it returns cross too."""
+
+    def __init__(self, gate: Gate, target: Any) -> None:
+        self._gate = gate
+        self._target = target
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._target, name)
+        if inspect.isasyncgenfunction(value):
+            return functools.partial(self._iterate, value)
+        if not inspect.iscoroutinefunction(value):
+            return value
+        return functools.partial(self._call, value)
+
+    async def _call(self, method: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any) -> Any:
+        result = await self._gate.run(functools.partial(method, *args, **kwargs))
+        return _Crossing(self._gate, result) if isinstance(result, BlobReader | BlobWriter) else result
+
+    async def _iterate(self, method: Callable[..., AsyncIterator[Any]], *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        pages = method(*args, **kwargs)
+        while True:
+            try:
+                yield await self._gate.run(cast("Callable[[], Awaitable[Any]]", pages.__anext__))
+            except StopAsyncIteration:
+                return
