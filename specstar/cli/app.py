@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -52,6 +53,9 @@ def _app() -> App:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line. Returns the exit status, 0 or 1."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A plain locale shows what it cannot write as escapes, instead of failing.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = _app()(arguments, exit_on_error=False, print_error=False)
         sys.stdout.flush()

@@ -21,8 +21,6 @@ def load_spec(target: str) -> SpecStar:
 
     Raises `UsageError` if the module cannot be imported or the object is no SpecStar of the asynchronous kind.
     """
-    from specstar import SpecStar
-
     module_name, _, name = target.partition(":")
     if not module_name or not name:
         raise UsageError(f"expected MODULE:NAME, such as app.jobs:spec, not {target!r}")
@@ -35,6 +33,8 @@ def load_spec(target: str) -> SpecStar:
             found = getattr(found, part)
         except AttributeError:
             raise UsageError(f"module {module_name!r} has no {name!r}") from None
+    from specstar import SpecStar
+
     if not isinstance(found, SpecStar):
         hint = "; use the asynchronous one of `specstar`" if type(found).__module__.startswith("specstar.sync") else ""
         raise UsageError(f"{target} is a {type(found).__module__}.{type(found).__name__}, not a SpecStar{hint}")

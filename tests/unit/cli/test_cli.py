@@ -1,0 +1,248 @@
+"""The command line: what it prints, where, and its exit status."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from specstar.cli import main
+
+CONFIG: dict[str, Any] = {
+    "defaults": {"table_prefix": "app_"},
+    "connections": {
+        "pg": {"type": "postgres", "options": {"dsn": "${DSN}", "pool_max_size": 4}, "tags": ["eu"]},
+        "jobs": {"type": "simple"},
+    },
+    "meta": {"use": "pg"},
+    "resource": {"use": "pg"},
+    "blob": {"type": "disk", "options": {"rootdir": "./data"}},
+    "mq": {"use": "jobs"},
+}
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DSN", "postgresql://user:hunter2@host/db")
+    return written(tmp_path, CONFIG)
+
+
+def written(folder: Path, tree: Any) -> Path:
+    path = folder / "backend.json"
+    path.write_text(json.dumps(tree))
+    return path
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    status = main([str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def test_show_prints_each_role_with_its_options_and_no_secret(capsys: pytest.CaptureFixture[str], config: Path) -> None:
+    status, out, err = run(capsys, "show", config)
+    lines = [line.split() for line in out.splitlines()]
+    assert (status, err) == (0, "")
+    assert "meta, resource: postgres (connection 'pg', tags eu)" in out
+    assert "hunter2" not in out
+    assert ["table_prefix", "app_", "defaults"] in lines
+    assert ["pool_max_size", "4", "connection"] in lines
+    assert ["pool_min_size", "1"] in lines or ["pool_min_size", "0"] in lines
+    assert ["rootdir", "./data", "binding"] in lines
+    assert "\x1b" not in out
+
+
+def test_show_as_json(capsys: pytest.CaptureFixture[str], config: Path) -> None:
+    status, out, _ = run(capsys, "show", config, "--json")
+    roles = json.loads(out)["roles"]
+    assert status == 0
+    assert {role: (found["type"], found["connection"]) for role, found in roles.items()} == {
+        "meta": ("postgres", "pg"),
+        "resource": ("postgres", "pg"),
+        "blob": ("disk", None),
+        "mq": ("simple", "jobs"),
+    }
+    assert roles["meta"]["options"]["dsn"]["origin"] == "connection"
+    assert roles["meta"]["options"]["table_prefix"] == {"value": "app_", "origin": "defaults"}
+    assert roles["blob"]["options"]["rootdir"] == {"value": "./data", "origin": "given"}
+    assert roles["blob"]["options"]["encoding"]["origin"] == "default"
+    assert "hunter2" not in out
+
+
+def test_show_says_that_no_queue_is_bound(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = written(tmp_path, {})
+    assert "mq: not bound" in run(capsys, "show", path)[1]
+    assert json.loads(run(capsys, "show", path, "--json")[1])["roles"]["mq"] is None
+
+
+def test_values_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    tree = {
+        "connections": {"a\x1b[31m": {"type": "disk", "options": {"rootdir": "[red]\x1b]0;title\x07x\u202e"}}},
+        "meta": {"use": "a\x1b[31m"},
+    }
+    out = run(capsys, "show", written(tmp_path, tree))[1]
+    assert "[red]\\x1b]0;title\\x07x\\u202e" in out
+    assert not {"\x1b", "\x07", "\u202e"} & set(out)
+    err = run(capsys, "show", written(tmp_path, {"a\x1b[31m": 1}))[2]
+    assert "\x1b" not in err
+
+
+@pytest.mark.parametrize("command", ["show", "check", "gc"])
+def test_a_wrong_configuration_is_told_on_stderr(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str
+) -> None:
+    path = written(tmp_path, {"meta": {"type": "memry"}, "blob": {"use": "x"}})
+    status, out, err = run(capsys, command, path)
+    assert (status, out) == (1, "")
+    assert "2 problems in the configuration" in err
+    assert "did you mean 'memory'?" in err
+    assert "Traceback" not in err
+
+
+def test_check_reports_every_role(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = written(tmp_path, {"blob": {"type": "disk", "options": {"rootdir": str(tmp_path / "data")}}})
+    status, out, err = run(capsys, "check", path)
+    rows = [line.split() for line in out.splitlines()]
+    assert (status, err) == (0, "")
+    assert rows[0][:4] == ["role", "backend", "connection", "state"]
+    assert [row[:4] for row in rows[1:]] == [
+        ["meta", "memory", "-", "ok"],
+        ["resource", "memory", "-", "ok"],
+        ["blob", "disk", "-", "ok"],
+    ]
+
+
+def test_check_fails_if_one_role_does(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    path = written(tmp_path, {"blob": {"type": "disk", "options": {"rootdir": str(tmp_path / "file" / "x")}}})
+    status, out, _ = run(capsys, "check", path)
+    assert status == 1
+    assert [line.split()[3] for line in out.splitlines()[1:]] == ["ok", "ok", "FAILED"]
+    status, out, _ = run(capsys, "check", path, "--json")
+    found = json.loads(out)
+    assert (status, found["ok"]) == (1, False)
+    assert [(role["role"], role["ok"]) for role in found["roles"]] == [
+        ("meta", True),
+        ("resource", True),
+        ("blob", False),
+    ]
+    assert found["roles"][2]["problem"]
+
+
+def test_check_gives_problems_of_the_configuration_as_json_too(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    status, out, err = run(capsys, "check", written(tmp_path, {"mta": 1}), "--json")
+    found = json.loads(out)
+    assert (status, found["ok"]) == (1, False)
+    assert found["problems"] == [{"path": "mta", "reason": "unknown key", "suggestion": "meta"}]
+    assert "unknown key" in err
+
+
+def test_schema_prints_a_schema_that_the_config_meets(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = run(capsys, "schema")
+    schema = json.loads(out)
+    assert status == 0
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.Draft202012Validator(schema).validate(CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["frob"], "frob"),
+        (["show"], "FILE"),
+        (["show", "a", "b"], "b"),
+        (["check", "x.json", "--timeout", "soon"], "soon"),
+        (["check", "x.json", "--jsn"], "--json"),
+        (["show", "none.json"], "there is no such file"),
+        (["worker", "nothing"], "expected MODULE:NAME"),
+        (["worker", "no_such_module_of_ours:spec"], "there is no module 'no_such_module_of_ours'"),
+        (["worker", "json:no.such"], "module 'json' has no 'no.such'"),
+        (["worker", "json:dumps"], "not a SpecStar"),
+        (["worker", "specstar:spec", "--concurrency", "0"], "--concurrency must be 1 or more"),
+        (["worker", "specstar:spec", "--drain-timeout", "-1"], "--drain-timeout must be 0 or more"),
+        (["worker", "specstar.sync:spec"], "use the asynchronous one"),
+    ],
+)
+def test_wrong_use_is_told_in_a_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, out, err = run(capsys, *arguments)
+    assert (status, out) == (1, "")
+    assert err.startswith("specstar: ")
+    assert said in err
+    assert "Traceback" not in err
+
+
+def test_a_program_that_fails_to_import_is_told_with_its_place(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "program_that_breaks.py").write_text("import os\nraise ValueError('no luck')\n")
+    (tmp_path / "program_that_lacks.py").write_text("import a_package_that_is_missing\n")
+    assert "ValueError: no luck" in (err := run(capsys, "gc", "program_that_breaks:spec")[2])
+    assert "program_that_breaks.py, line 2" in err
+    assert "No module named 'a_package_that_is_missing'" in run(capsys, "worker", "program_that_lacks:spec")[2]
+
+
+def test_gc_says_what_it_removed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = written(tmp_path, {"blob": {"type": "disk", "options": {"rootdir": str(tmp_path / "data")}}})
+    status, out, err = run(capsys, "gc", path)
+    assert (status, err) == (0, "")
+    assert [line.split() for line in out.splitlines()] == [["of", "removed"], ["blobs", "0"]]
+    assert json.loads(run(capsys, "gc", path, "--json", "--older-than-seconds", 60)[1]) == {"removed": {"blobs": 0}}
+
+
+def process(*arguments: object, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "specstar.cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "PYTHONIOENCODING": "ascii", "TERM": "dumb", **environ},
+    )
+
+
+def test_help_and_version_work_in_a_pipe_and_a_plain_locale() -> None:
+    for arguments in (["--help"], ["check", "--help"], []):
+        done = process(*arguments)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "specstar" in done.stdout
+        assert done.stdout.isascii()
+    done = process("--version")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.strip()
+
+
+def test_output_in_a_pipe_is_plain_whatever_the_values(config: Path) -> None:
+    path = written(config.parent, {"blob": {"type": "disk", "options": {"rootdir": "/data/ünïcode"}}})
+    done = process("show", path)
+    assert done.returncode == 0, done.stderr
+    assert "/data/" in done.stdout
+
+
+def test_a_reader_that_leaves_is_no_traceback() -> None:
+    command = f"{sys.executable} -m specstar.cli schema | head -n 1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "{\n"
+    assert done.stderr == ""
+
+
+def test_version_and_help_import_no_backend() -> None:
+    program = (
+        "import sys; from specstar.cli import main; main(['--help']); main(['--version']);"
+        "heavy = {'anyio', 'msgspec', 'apsw', 'asyncpg', 'specstar.config', 'specstar.core'} & set(sys.modules);"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
