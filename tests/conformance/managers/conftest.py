@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from specstar import SpecStar
+from tests.conformance.managers.blocking import BlockingStar
 
 BINDINGS = ["memory", "disk", "disk-msgpack", "postgres", "postgres+disk", "postgres+s3", "s3"]
 
@@ -69,10 +70,27 @@ def durable(binding: str) -> bool:
     return binding != "memory"
 
 
+@pytest.fixture(params=["async", "sync"])
+def caller(request: pytest.FixtureRequest, anyio_backend: Any) -> str:
+    """How the calls are made: awaited, or through the blocking facade from threads (once, on asyncio)."""
+    name: str = request.param
+    return name
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The blocking facade is the same whichever loop the test itself runs on: once is enough."""
+    items[:] = [item for item in items if not ("sync" in _ids(item) and "trio" in _ids(item))]
+
+
+def _ids(item: pytest.Item) -> set[str]:
+    callspec = getattr(item, "callspec", None)
+    return set(callspec.id.split("-")) if callspec is not None else set()
+
+
 @pytest.fixture
-async def star(backend: dict[str, Any], anyio_backend: Any) -> AsyncIterator[SpecStar]:
+async def star(backend: dict[str, Any], caller: str, anyio_backend: Any) -> AsyncIterator[SpecStar | BlockingStar]:
     """A configured SpecStar, closed afterwards."""
     spec = SpecStar()
     spec.configure(backend=backend)
     async with spec:
-        yield spec
+        yield spec if caller == "async" else BlockingStar(spec)

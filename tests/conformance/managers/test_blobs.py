@@ -1,0 +1,174 @@
+"""What every backend must do behind `spec.blobs`."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from specstar import SpecStar
+from specstar.errors import BlobNotFoundError, InvalidInputError, UsageError
+
+
+@pytest.fixture(params=["memory", "disk", "s3"])
+def binding(request: pytest.FixtureRequest) -> str:
+    """The backends that have the role."""
+    name: str = request.param
+    return name
+
+
+def sample(size: int, seed: bytes = b"specstar") -> bytes:
+    block = hashlib.sha256(seed).digest()
+    return (block * (size // len(block) + 1))[:size]
+
+
+@pytest.mark.parametrize("size", [0, 1, 1000, 1 << 20, (1 << 20) + 1, 9 << 20])
+async def test_bytes_come_back_as_they_went(star: SpecStar, size: int) -> None:
+    data = sample(size)
+    info = await star.blobs.put(data, content_type="image/png")
+    assert (info.size, info.content_type) == (size, "image/png")
+    assert info.file_id == info.sha256 == hashlib.sha256(data).hexdigest()
+    assert await star.blobs.get(info.file_id) == data
+    assert await star.blobs.stat(info.file_id) == info
+    async with star.blobs.open(info.file_id) as chunks:
+        assert chunks.info == info
+        received = [chunk async for chunk in chunks]
+    assert b"".join(received) == data
+    assert all(0 < len(chunk) <= 1 << 20 for chunk in received)
+
+
+async def test_every_kind_of_source_gives_the_same_blob(star: SpecStar, tmp_path: Path) -> None:
+    data = sample(3 << 20)
+    path = tmp_path / "picture.png"
+    path.write_bytes(data)
+
+    def pieces() -> Iterator[bytes]:
+        for start in range(0, len(data), 700_000):
+            yield data[start : start + 700_000]
+
+    async def later() -> AsyncIterator[bytes]:
+        for piece in pieces():
+            await anyio.sleep(0)
+            yield piece
+
+    sources: list[Any] = [data, bytearray(data), memoryview(data), path, io.BytesIO(data), pieces()]
+    if isinstance(star, SpecStar):
+        sources.append(later())
+    infos = [await star.blobs.put(source) for source in sources]
+    assert {info.file_id for info in infos} == {hashlib.sha256(data).hexdigest()}
+    assert {info.size for info in infos} == {len(data)}
+    assert (await star.blobs.put(path)).content_type == infos[0].content_type
+
+
+async def test_the_type_of_a_path_is_guessed_from_its_name(star: SpecStar, tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    path.write_bytes(b"<p>")
+    assert (await star.blobs.put(path)).content_type == "text/html"
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "expected"),
+    [(0, None, slice(0, None)), (5, 9, slice(5, 9)), (1_500_000, 2_500_000, slice(1_500_000, 2_500_000)),
+     (2_999_990, 99_000_000, slice(2_999_990, None)), (9_000_000, None, slice(0, 0)), (7, 7, slice(0, 0)), (9, 3, slice(0, 0))],
+)  # fmt: skip
+async def test_ranges_are_clamped_to_the_blob(star: SpecStar, start: int, end: int | None, expected: slice) -> None:
+    data = sample(3_000_000)
+    info = await star.blobs.put(data)
+    assert await star.blobs.get(info.file_id, start=start, end=end) == data[expected]
+
+
+@pytest.mark.parametrize("file_id", ["0" * 64, "nothing", "", "../../etc/passwd", "A" * 64, "\0", "x" * 10_000, "_uploads/x"])
+async def test_no_such_blob(star: SpecStar, file_id: str) -> None:
+    await star.blobs.put(b"neighbour")
+    with pytest.raises(BlobNotFoundError):
+        await star.blobs.get(file_id)
+    with pytest.raises(BlobNotFoundError):
+        await star.blobs.stat(file_id)
+    with pytest.raises(BlobNotFoundError):
+        await star.blobs.delete(file_id)
+    assert not await star.blobs.exists(file_id)
+
+
+async def test_a_deleted_blob_is_gone_and_can_be_put_again(star: SpecStar) -> None:
+    info = await star.blobs.put(b"data")
+    await star.blobs.delete(info.file_id)
+    assert not await star.blobs.exists(info.file_id)
+    again = await star.blobs.put(b"data")
+    assert again.file_id == info.file_id
+    assert await star.blobs.get(info.file_id) == b"data"
+
+
+async def test_a_source_that_fails_leaves_nothing(star: SpecStar) -> None:
+    data = sample(2 << 20)
+
+    def broken() -> Iterator[bytes]:
+        yield data
+        raise LookupError("the source broke")
+
+    with pytest.raises(LookupError, match="the source broke"):
+        await star.blobs.put(broken())
+    assert not await star.blobs.exists(hashlib.sha256(data).hexdigest())
+    assert await star.blobs.collect_garbage(older_than_seconds=0) == 0
+
+
+async def test_the_same_content_at_the_same_time_is_one_blob(star: SpecStar) -> None:
+    infos = []
+
+    async def put(data: bytes) -> None:
+        infos.append(await star.blobs.put(data))
+
+    async with anyio.create_task_group() as group:
+        for _ in range(8):
+            group.start_soon(put, sample(400_000))
+    assert len({info.file_id for info in infos}) == 1
+    assert await star.blobs.get(infos[0].file_id) == sample(400_000)
+
+
+async def test_an_upload_session_takes_bytes_in_pieces(star: SpecStar) -> None:
+    session = await star.blobs.create_upload(content_type="text/plain", size=11)
+    assert session.method == "proxy"
+    await star.blobs.upload(session.upload_id, b"hello ")
+    await star.blobs.upload(session.upload_id, b"world")
+    info = await star.blobs.finalize(session.upload_id)
+    assert (info.size, info.content_type) == (11, "text/plain")
+    assert await star.blobs.get(info.file_id) == b"hello world"
+    other = await star.blobs.create_upload()
+    await star.blobs.upload(other.upload_id, b"gone")
+    await star.blobs.abort(other.upload_id)
+    await star.blobs.abort(other.upload_id)
+    with pytest.raises(BlobNotFoundError):
+        await star.blobs.upload(other.upload_id, b"more")
+    with pytest.raises(BlobNotFoundError):
+        await star.blobs.finalize("../../nothing")
+
+
+async def test_wrong_sources_and_types_are_refused(star: SpecStar) -> None:
+    with pytest.raises(InvalidInputError, match="encode"):
+        await star.blobs.put("text")  # type: ignore[arg-type]
+    with pytest.raises(InvalidInputError):
+        await star.blobs.put(7)  # type: ignore[arg-type]
+    with pytest.raises(InvalidInputError):
+        await star.blobs.put(["text"])  # type: ignore[list-item]
+    with pytest.raises(InvalidInputError):
+        await star.blobs.put(b"x", content_type="text/plain\r\nX-Evil: 1")
+
+
+async def test_a_stream_is_used_inside_its_context_and_may_be_left_early(star: SpecStar) -> None:
+    info = await star.blobs.put(sample(4 << 20))
+    async with star.blobs.open(info.file_id) as chunks:
+        async for _ in chunks:
+            break
+    with pytest.raises(UsageError, match="async with"):
+        _ = star.blobs.open(info.file_id).info
+    assert len(await star.blobs.get(info.file_id)) == 4 << 20
+
+
+async def test_url_is_a_link_or_none(star: SpecStar, binding: str) -> None:
+    info = await star.blobs.put(b"data")
+    url = await star.blobs.url(info.file_id, expires_in=60)
+    assert (url is not None and info.file_id in url) if binding == "s3" else url is None
