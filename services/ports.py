@@ -10,7 +10,7 @@ _handed_out: set[int] = set()
 _lock = threading.Lock()
 
 
-def _first_ephemeral_port() -> int:
+def first_ephemeral_port() -> int:
     try:
         return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     except OSError:
@@ -22,7 +22,7 @@ def free_port() -> int:
 
     Outgoing connections take their local ports from that range: a server killed there could find its port taken.
     """
-    top = _first_ephemeral_port()
+    top = first_ephemeral_port()
     candidates = range(10_000, top) if top > 12_000 else range(max(top, 49_152), 65_000)
     with _lock:
         for port in random.sample(candidates, 500):

@@ -29,7 +29,7 @@ PROGRAMS: dict[str, dict[str, str]] = {
 }
 
 
-def _version_of(directory: Path) -> tuple[int, ...]:
+def version_of(directory: Path) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", directory.parent.name))
 
 
@@ -37,7 +37,7 @@ def _places(program: str) -> Iterable[Path]:
     if program == "epmd":
         yield from sorted(Path("/usr/lib/erlang").glob("erts-*/bin"), reverse=True)
     if program in PROGRAMS["postgres"]:
-        yield from sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=_version_of, reverse=True)
+        yield from sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=version_of, reverse=True)
     if program.startswith("rabbitmq"):
         # Debian's wrapper in /usr/sbin switches to the system's own broker; the real script is here.
         yield from (Path("/usr/lib/rabbitmq/bin"), *Path("/opt").glob("rabbitmq*/sbin"))
