@@ -68,7 +68,7 @@ def test_only_root_installs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_newest_postgresql_is_taken(tmp_path: Path) -> None:
     directories = [tmp_path / version / "bin" for version in ("9.6", "15", "17")]
-    assert sorted(directories, key=programs.version_of, reverse=True)[0].parent.name == "17"
+    assert max(directories, key=programs.version_of).parent.name == "17"
 
 
 def test_ports_are_free_distinct_and_outside_the_range_of_outgoing_connections() -> None:
