@@ -1,0 +1,83 @@
+"""What the jobs of one spec stand on in the present generation of connections: the queue factory and the job state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+from specstar.message_queue.job import INDEXED_FIELDS, MODEL_NAME, JobRecord
+from specstar.message_queue.local_state import LiveJobs, LocalJobState
+from specstar.message_queue.state import JobState
+from specstar.message_queue.stored_state import StoredJobState
+from specstar.query import fields_of
+from specstar.roles import MessageQueue, MessageQueueFactory, ModelSpec, Storage
+from specstar.runtime import Gate, Home
+
+if TYPE_CHECKING:
+    from specstar.message_queue.factories import BoundMessageQueueFactory
+
+__all__ = ["JobBackend", "Opened", "job_model"]
+
+
+def job_model() -> ModelSpec:
+    """The model under which job state is stored."""
+    return ModelSpec(name=MODEL_NAME, indexed_fields=fields_of(JobRecord, INDEXED_FIELDS))
+
+
+class Opened(NamedTuple):
+    """The present generation."""
+
+    home: Home
+    factory: MessageQueueFactory
+    state: JobState
+    state_is_durable: bool
+
+
+class JobBackend:
+    """Builds, once a generation, what all job queues of a spec share. Used on the home loop only.
+
+    `queue_factory` raises `NotConfiguredError` where no mq is bound. `storage` is the storage of `job_model()`, and
+    `state_is_durable` says whether it outlives the process.
+    """
+
+    def __init__(
+        self,
+        gate: Gate,
+        *,
+        queue_factory: Callable[[], BoundMessageQueueFactory],
+        storage: Callable[[], Storage],
+        state_is_durable: Callable[[], bool],
+    ) -> None:
+        self.gate = gate
+        self._queue_factory = queue_factory
+        self._storage = storage
+        self._state_is_durable = state_is_durable
+        self._generation = -1
+        self._opened: Opened | None = None
+        self._queues: dict[str, MessageQueue] = {}
+
+    def current(self) -> Opened:
+        """The factory and the state of now."""
+        if self._opened is not None and self._generation == self.gate.generation:
+            return self._opened
+        home = self.gate.settle()
+        generation = self.gate.generation
+        factory = self._queue_factory().open(self.gate)
+        storage = self._storage()
+        state: JobState = StoredJobState(storage, job_model().indexed_fields)
+        durable = self._state_is_durable()
+        if not durable:
+            live = self.gate.connections.share(("specstar.jobs",), LiveJobs, "jobs")
+            state = LocalJobState(home, live, state, storage)
+        self._opened = Opened(home, factory, state, durable)
+        self._generation = generation
+        self._queues = {}
+        return self._opened
+
+    def queue(self, name: str, *, max_priority: int | None = None) -> MessageQueue:
+        """The queue of one job type."""
+        opened = self.current()
+        queue = self._queues.get(name)
+        if queue is None:
+            queue = self._queues[name] = opened.factory.build(name, max_priority=max_priority)
+        return queue

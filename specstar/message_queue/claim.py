@@ -1,0 +1,44 @@
+"""What to do with a message, given the state of its job: run it, drop a copy that came too late, or give the job up."""
+
+from __future__ import annotations
+
+import enum
+
+from specstar.message_queue.job import JobRecord, JobStatus
+
+__all__ = ["Decision", "decide"]
+
+
+class Decision(enum.Enum):
+    """What a worker does with a delivery."""
+
+    run = enum.auto()
+    """Begin the next attempt."""
+    drop = enum.auto()
+    """Acknowledge without running: the job is finished, or another message of it lives."""
+    exhausted = enum.auto()
+    """The attempts are used up by workers that died: fail it, then park it."""
+    park = enum.auto()
+    """The job failed already: only the parking was lost."""
+    resend = enum.auto()
+    """The retry was decided, but its message may never have been sent."""
+
+
+def decide(record: JobRecord, *, message_attempts: int, redelivered: bool, max_attempts: int) -> Decision:
+    """Decide on a delivery. At least once: where a message might be the last of its job, it is not dropped.
+
+    A message that is not `redelivered` and is older than the state is a copy: the message that moved the state on is still
+    at the broker or has ended properly.
+    """
+    status = record.status
+    if status is JobStatus.failed:
+        return Decision.park if redelivered else Decision.drop
+    if status.finished:
+        return Decision.drop
+    if status is JobStatus.running:
+        lost = message_attempts >= record.delivery if redelivered else message_attempts > record.delivery
+        if not lost:
+            return Decision.drop
+    elif message_attempts < record.attempts:
+        return Decision.resend if redelivered else Decision.drop
+    return Decision.exhausted if record.attempts >= max_attempts else Decision.run

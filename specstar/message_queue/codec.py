@@ -1,0 +1,170 @@
+"""The values of one job type to JSON and back, checked both ways, within stated limits."""
+
+from __future__ import annotations
+
+import traceback as tracebacks
+from typing import Any, Generic, TypeVar
+
+import msgspec
+from msgspec import Raw
+
+from specstar.errors import DecodeError, InvalidInputError, LimitExceededError
+from specstar.message_queue.job import FORMAT, Job, JobRecord
+
+__all__ = [
+    "DEFAULT_MAX_PAYLOAD_BYTES",
+    "JobCodec",
+    "ResultError",
+    "decode_record",
+    "encode_record",
+    "envelope",
+    "failure_text",
+]
+
+P = TypeVar("P")
+DEFAULT_MAX_PAYLOAD_BYTES = 8 << 20
+MAX_ERROR_CHARACTERS = 4_096
+MAX_TRACEBACK_CHARACTERS = 16_384
+
+# Dictionaries and sets in one order, so that equal payloads have equal bytes.
+_encoder = msgspec.json.Encoder(order="deterministic")
+_record_decoder = msgspec.json.Decoder(JobRecord)
+_failures = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError, TypeError)
+
+encode_record = msgspec.json.Encoder().encode
+
+
+class ResultError(Exception):
+    """A handler returned what cannot be kept."""
+
+
+class JobCodec(Generic[P]):
+    """Encodes and decodes the payloads and results of one job type."""
+
+    def __init__(
+        self, name: str, payload_type: Any, result_type: Any, *, max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES
+    ) -> None:
+        self.name = name
+        self.max_payload_bytes = max_payload_bytes
+        try:
+            self._payload: msgspec.json.Decoder[P] = msgspec.json.Decoder(payload_type)
+        except TypeError as error:
+            raise InvalidInputError(f"the payload of job {name!r} cannot be decoded: {error}", field="payload_type") from error
+        try:
+            self._result: msgspec.json.Decoder[Any] = msgspec.json.Decoder(result_type)
+        except TypeError as error:
+            raise InvalidInputError(f"the result of job {name!r} cannot be decoded: {error}", field="result_type") from error
+
+    def encode_payload(self, value: P) -> Raw:
+        """The payload as JSON. Decoded once, so that nothing is sent that a worker could not read.
+
+        Raises `InvalidInputError` with the path of what does not fit, `LimitExceededError` if it is too large.
+        """
+        try:
+            payload = _encoder.encode(value)
+            self._payload.decode(payload)
+        except (msgspec.EncodeError, *_failures, OverflowError) as error:
+            raise InvalidInputError(f"this is no payload of job {self.name!r}: {error}", field="payload") from error
+        if len(payload) > self.max_payload_bytes:
+            message = f"the payload of job {self.name!r} has {len(payload)} bytes; at most {self.max_payload_bytes} are allowed"
+            raise LimitExceededError(message, field="payload", limit=self.max_payload_bytes, actual=len(payload))
+        return Raw(payload)
+
+    def decode_payload(self, record: JobRecord) -> P:
+        """The payload of a job. Raises `DecodeError` if it does not fit the type."""
+        try:
+            return self._payload.decode(record.payload)
+        except _failures as error:
+            message = f"the payload of job {record.job_id} in {self.name!r} does not decode: {error}"
+            raise DecodeError(message, job_id=record.job_id, model=self.name) from error
+
+    def encode_result(self, value: Any) -> Raw | None:
+        """What a handler returned, as JSON. Raises `ResultError` if it cannot be kept."""
+        if value is None:
+            return None
+        try:
+            result = msgspec.json.encode(value)
+            self._result.decode(result)
+        except (msgspec.EncodeError, *_failures, OverflowError) as error:
+            raise ResultError(f"the handler's result does not fit its type: {error}") from error
+        if len(result) > self.max_payload_bytes:
+            raise ResultError(f"the handler's result has {len(result)} bytes; at most {self.max_payload_bytes} are allowed")
+        return Raw(result)
+
+    def job(self, record: JobRecord) -> Job[P]:
+        """The public form of a record. Raises `DecodeError`."""
+        result = None
+        if record.result is not None:
+            try:
+                result = self._result.decode(record.result)
+            except _failures as error:
+                message = f"the result of job {record.job_id} in {self.name!r} does not decode: {error}"
+                raise DecodeError(message, job_id=record.job_id, model=self.name) from error
+        return Job(
+            job_id=record.job_id,
+            queue=record.queue,
+            payload=self.decode_payload(record),
+            status=record.status,
+            attempts=record.attempts,
+            result=result,
+            error=record.error,
+            traceback=record.traceback,
+            created_time=record.created_time,
+            scheduled_time=record.scheduled_time,
+            started_time=record.started_time,
+            finished_time=record.finished_time,
+            partition_key=record.partition_key,
+            idempotency_key=record.idempotency_key,
+            priority=record.priority,
+        )
+
+
+def decode_record(body: bytes, *, job_id: str) -> JobRecord:
+    """The record in a message or a stored payload. Raises `DecodeError`."""
+    try:
+        record = _record_decoder.decode(body)
+    except _failures as error:
+        raise DecodeError(f"job {job_id!r} does not decode: {error}", job_id=job_id) from error
+    if record.format > FORMAT:
+        message = f"job {job_id!r} has format {record.format}, this version reads up to {FORMAT}: upgrade the workers first"
+        raise DecodeError(message, job_id=job_id)
+    return record
+
+
+def failure_text(error: BaseException) -> tuple[str, str]:
+    """An exception as text and the end of its traceback, both cut to their limits."""
+    try:
+        said = str(error)
+    except Exception:
+        said = "(its message cannot be shown)"
+    name = type(error).__qualname__
+    text = _clean(f"{name}: {said}" if said else name)
+    if len(text) > MAX_ERROR_CHARACTERS:
+        text = text[: MAX_ERROR_CHARACTERS - 4] + " ..."
+    try:
+        lines = "".join(tracebacks.format_exception(type(error), error, error.__traceback__, limit=-20))
+    except Exception:
+        lines = text
+    return text, _clean(lines)[-MAX_TRACEBACK_CHARACTERS:]
+
+
+def _clean(text: str) -> str:
+    # Stores refuse NUL and lone surrogates; a handler's message may hold both.
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
+
+
+def envelope(record: JobRecord) -> bytes:
+    """The body of a message: the record as it was when the job was enqueued."""
+    return encode_record(
+        JobRecord(
+            job_id=record.job_id,
+            queue=record.queue,
+            payload=record.payload,
+            created_time=record.created_time,
+            revision_id=record.revision_id,
+            priority=record.priority,
+            partition_key=record.partition_key,
+            idempotency_key=record.idempotency_key,
+            scheduled_time=record.scheduled_time,
+        )
+    )

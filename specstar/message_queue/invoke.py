@@ -1,0 +1,121 @@
+"""Calling a handler: on this loop, on the loop of the worker's caller, or, a plain function, in a thread."""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import inspect
+import math
+import threading
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any
+
+import anyio
+import anyio.to_thread
+
+from specstar.message_queue.codec import ResultError
+from specstar.message_queue.job import Job
+from specstar.runtime import Home
+from specstar.runtime.crossing import cross_to
+
+__all__ = ["HandlerThreads", "Invoke", "invoker"]
+
+Invoke = Callable[[Job[Any]], Any]
+"""Awaitable call of one handler."""
+
+
+def invoker(
+    handler: Callable[[Job[Any]], Any], *, is_async: bool, caller: Home | None, threads: HandlerThreads
+) -> Invoke:
+    """How a worker calls a handler. `caller` is the loop for async handlers, None for the present one."""
+    if not is_async:
+        return functools.partial(threads.call, handler)
+    if caller is None:
+        return functools.partial(_InOwnContext, handler)
+    return functools.partial(_on_callers_loop, caller, handler)
+
+
+class _InOwnContext:
+    """Runs a coroutine with context variables of its own, without a task: what a handler sets, the next does not see."""
+
+    __slots__ = ("_handler", "_job")
+
+    def __init__(self, handler: Callable[[Job[Any]], Coroutine[Any, Any, Any]], job: Job[Any]) -> None:
+        self._handler = handler
+        self._job = job
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        context = contextvars.copy_context()
+        coroutine = context.run(self._handler, self._job)
+        send, throw = coroutine.send, coroutine.throw
+        try:
+            waited_for = context.run(send, None)
+            while True:
+                try:
+                    got = yield waited_for
+                except GeneratorExit:
+                    context.run(coroutine.close)
+                    raise
+                except BaseException as error:
+                    waited_for = context.run(throw, error)
+                else:
+                    waited_for = context.run(send, got)
+        except StopIteration as end:
+            return end.value
+
+
+async def _on_callers_loop(caller: Home, handler: Callable[[Job[Any]], Coroutine[Any, Any, Any]], job: Job[Any]) -> Any:
+    async def call() -> Any:
+        try:
+            return await handler(job)
+        except SystemExit as error:
+            # It must fail the job, not end a loop that is not ours.
+            raise RuntimeError(f"the handler called sys.exit({error.code!r})") from error
+
+    return await cross_to(caller, call)
+
+
+class HandlerThreads:
+    """Threads for plain handlers. How many run at once is bounded by the worker's concurrency.
+
+    A thread cannot be killed: when its attempt is over time or cancelled, it is left to itself and counts as `stuck`
+    until it ends. The worker takes no more plain jobs while `stuck` has reached `limit`.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.stuck = 0
+        self._lock = threading.Lock()
+        self._limiter: anyio.CapacityLimiter | None = None
+
+    async def call(self, handler: Callable[[Job[Any]], Any], job: Job[Any]) -> Any:
+        """Run the handler in a thread. Cancelling leaves the thread to itself."""
+        if self._limiter is None:
+            self._limiter = anyio.CapacityLimiter(math.inf)
+        state = {"running": False, "left": False}
+
+        def body() -> Any:
+            with self._lock:
+                if state["left"]:
+                    return None
+                state["running"] = True
+            try:
+                return handler(job)
+            finally:
+                with self._lock:
+                    state["running"] = False
+                    if state["left"]:
+                        self.stuck -= 1
+
+        try:
+            result = await anyio.to_thread.run_sync(body, abandon_on_cancel=True, limiter=self._limiter)
+        except BaseException:
+            with self._lock:
+                if state["running"]:
+                    self.stuck += 1
+                state["left"] = True
+            raise
+        if inspect.iscoroutine(result):
+            result.close()
+            raise ResultError("the handler returned a coroutine: declare it with `async def`")
+        return result

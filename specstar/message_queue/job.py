@@ -1,0 +1,129 @@
+"""What a job is: its public form, its record (envelope and stored state in one), and the exceptions that steer retries."""
+
+from __future__ import annotations
+
+import enum
+import math
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+
+from msgspec import Raw, Struct
+
+from specstar.errors import InvalidInputError
+
+__all__ = [
+    "FORMAT",
+    "INDEXED_FIELDS",
+    "MODEL_NAME",
+    "DeadJob",
+    "DelayRetry",
+    "Job",
+    "JobRecord",
+    "JobStatus",
+    "NoRetry",
+]
+
+P = TypeVar("P")
+FORMAT = 1
+MODEL_NAME = "specstar.jobs"
+"""The model under which the state of all jobs is kept."""
+INDEXED_FIELDS = ("queue", "status", "attempts", "partition_key", "idempotency_key")
+"""The fields of a job that can be searched, besides those of every resource (`created_time`, `updated_time`, ...)."""
+
+
+class JobStatus(enum.StrEnum):
+    """Where a job stands. The last three are final."""
+
+    pending = "pending"
+    running = "running"
+    retrying = "retrying"
+    succeeded = "succeeded"
+    failed = "failed"
+    cancelled = "cancelled"
+
+    @property
+    def finished(self) -> bool:
+        """True if nothing more will happen to the job by itself."""
+        return self in _FINISHED
+
+
+_FINISHED = frozenset({JobStatus.succeeded, JobStatus.failed, JobStatus.cancelled})
+
+
+class Job(Struct, Generic[P], frozen=True, kw_only=True):
+    """One job as handlers and callers see it: a snapshot. Times are aware and in UTC.
+
+    `attempts` counts the runs begun so far, the present one included. `error` is the last failure as text, `traceback` the
+    end of its traceback. `scheduled_time` is when a delayed or retried job is due.
+    """
+
+    job_id: str
+    queue: str
+    payload: P
+    status: JobStatus = JobStatus.pending
+    attempts: int = 0
+    result: Any = None
+    error: str | None = None
+    traceback: str | None = None
+    created_time: datetime
+    scheduled_time: datetime | None = None
+    started_time: datetime | None = None
+    finished_time: datetime | None = None
+    partition_key: str | None = None
+    idempotency_key: str | None = None
+    priority: int = 0
+
+
+class DeadJob(Struct, Generic[P], frozen=True, kw_only=True):
+    """A job that was given up: the reason, the time, and the payload (None if it does not decode, see `reason`)."""
+
+    job_id: str
+    queue: str
+    payload: P | None
+    attempts: int
+    reason: str
+    dead_time: datetime
+
+
+class JobRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The state of a job, kept as a resource; as it is when enqueued, it is also the body of the message.
+
+    `payload` and `result` are JSON. `delivery` is the `attempts` of the message that was in work last, `worker` the run
+    that has or had it: both fence off messages and workers that come too late. While a job runs, `status`, `attempts`,
+    `worker` and `started_time` are kept in the meta row alone, until its outcome is written.
+    """
+
+    job_id: str
+    queue: str
+    payload: Raw
+    created_time: datetime
+    revision_id: str
+    format: int = FORMAT
+    status: JobStatus = JobStatus.pending
+    attempts: int = 0
+    delivery: int = 0
+    priority: int = 0
+    partition_key: str | None = None
+    idempotency_key: str | None = None
+    scheduled_time: datetime | None = None
+    started_time: datetime | None = None
+    finished_time: datetime | None = None
+    worker: str | None = None
+    cancel_requested: bool = False
+    result: Raw | None = None
+    error: str | None = None
+    traceback: str | None = None
+
+
+class NoRetry(Exception):  # noqa: N818  raised as an order, not as an error
+    """Raised by a handler: give the job up at once; it goes to the dead letters with this message as its reason."""
+
+
+class DelayRetry(Exception):  # noqa: N818  raised as an order, not as an error
+    """Raised by a handler: try again after `seconds`. The attempt counts, so that no job is tried for ever."""
+
+    def __init__(self, seconds: float, message: str = "") -> None:
+        if not math.isfinite(seconds) or seconds < 0:
+            raise InvalidInputError(f"DelayRetry takes seconds from 0 upwards, not {seconds!r}", field="seconds")
+        self.seconds = float(seconds)
+        super().__init__(message or f"the handler asked to be tried again in {seconds:g} s")

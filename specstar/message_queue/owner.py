@@ -1,0 +1,50 @@
+"""Which process a run belongs to, and whether that process still lives."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+from pathlib import Path
+
+__all__ = ["is_gone", "process_token"]
+
+
+def process_token() -> str:
+    """This process, told apart from any other that has or had its id: host, id, start."""
+    return _token(os.getpid())
+
+
+@functools.lru_cache(maxsize=2)
+def _token(pid: int) -> str:
+    return f"{platform.node()}:{pid}:{_started(pid) or '?'}"
+
+
+def is_gone(token: str) -> bool | None:
+    """True if the process of the token is surely over, False if it lives, None if it is on another host."""
+    host, _, rest = token.rpartition(":")[0].rpartition(":")
+    pid_text, started = rest, token.rpartition(":")[2]
+    if host != platform.node() or not pid_text.isdecimal():
+        return None
+    pid = int(pid_text)
+    now_started = _started(pid)
+    if now_started is not None and started != "?":
+        return now_started != started
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _started(pid: int) -> str | None:
+    """When the process began, in ticks since boot, with the boot's id; None where the system does not tell."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()[:8]
+    except OSError:
+        return None
+    # The command name may hold spaces and brackets: fields count from its last bracket.
+    return f"{stat.rpartition(')')[2].split()[19]}-{boot}"

@@ -1,0 +1,50 @@
+"""When and how often a failed job is tried again."""
+
+from __future__ import annotations
+
+import math
+
+from msgspec import Struct
+
+from specstar.errors import InvalidInputError
+
+__all__ = ["MAX_DELAY_SECONDS", "RetryPolicy", "checked_seconds"]
+
+MAX_DELAY_SECONDS = 365 * 86_400.0
+"""The longest delay of a job, in seconds."""
+
+
+class RetryPolicy(Struct, frozen=True, kw_only=True):
+    """`max_retries` tries after the first, `delay` seconds before the first retry, `backoff` times longer each time.
+
+    There is no jitter: each distinct delay is a queue of its own on some brokers, and jobs of one kind may share it.
+    """
+
+    max_retries: int
+    delay: float
+    backoff: float = 1.0
+    max_delay: float = 3600.0
+
+    @property
+    def max_attempts(self) -> int:
+        """The runs that a job has at most."""
+        return self.max_retries + 1
+
+    def delay_after(self, attempts: int) -> float:
+        """Seconds to wait after the failed attempt number `attempts`."""
+        if self.delay <= 0:
+            return 0.0
+        try:
+            delay = self.delay * self.backoff ** max(attempts - 1, 0)
+        except OverflowError:
+            delay = math.inf
+        # Whole milliseconds, so that equal delays are equal numbers.
+        return round(min(delay, max(self.max_delay, self.delay)), 3)
+
+
+def checked_seconds(value: float, *, field: str, minimum: float = 0.0) -> float:
+    """`value` as seconds. Raises `InvalidInputError` if it is not a finite number from `minimum` to one year."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not minimum <= value <= MAX_DELAY_SECONDS:
+        message = f"{field} is seconds from {minimum:g} to {MAX_DELAY_SECONDS:g}, not {value!r}"
+        raise InvalidInputError(message, field=field)
+    return float(value)

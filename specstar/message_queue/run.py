@@ -1,0 +1,136 @@
+"""`run_workers`: workers on the loop of the caller until they are told to stop, then a bounded drain."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
+from typing import Any
+
+import anyio
+
+from specstar.errors import UsageError
+from specstar.message_queue.queue import JobQueue
+from specstar.message_queue.retry import checked_seconds
+from specstar.message_queue.worker import Worker
+from specstar.runtime.crossing import home_of_caller
+
+__all__ = ["DEFAULT_DRAIN_SECONDS", "WorkerStop", "run_workers", "run_workers_blocking"]
+
+logger = logging.getLogger("specstar")
+DEFAULT_DRAIN_SECONDS = 25.0
+"""Shorter than the 30 s that service managers commonly wait between SIGTERM and SIGKILL."""
+
+
+class WorkerStop:
+    """Tells workers to stop, from any thread or signal handler. The second call ends the drain at once."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self._listeners: list[Callable[[int], None]] = []
+
+    def set(self) -> None:
+        """Stop taking jobs and drain; called again: cancel the handlers that still run."""
+        self.calls += 1
+        for listener in list(self._listeners):
+            listener(self.calls)
+
+    @contextlib.contextmanager
+    def listening(self, listener: Callable[[int], None]) -> Iterator[None]:
+        """Have `listener` called with the number of calls so far, at once if there was one."""
+        self._listeners.append(listener)
+        try:
+            if self.calls:
+                listener(self.calls)
+            yield
+        finally:
+            self._listeners.remove(listener)
+
+
+async def run_workers(
+    queues: Sequence[JobQueue[Any]],
+    *,
+    concurrency: int = 10,
+    drain_timeout: float = DEFAULT_DRAIN_SECONDS,
+    stop: WorkerStop | None = None,
+    handle_signals: bool = True,
+) -> None:
+    """Run the jobs of these queues, at most `concurrency` at a time, until cancelled, stopped, SIGTERM or SIGINT.
+
+    Then no job is taken any more; those that run have `drain_timeout` seconds to end, and are cancelled after that: they go
+    back to the queue and the attempt does not count. A second signal cancels them at once. Async handlers run on the
+    caller's event loop, plain ones in threads. Signals are handled only in the main thread. While the broker is down the
+    workers wait for it. Raises `UsageError` without queues, `NotConfiguredError` without mq, and `BackendError` if the
+    broker refuses a queue.
+    """
+    if not queues:
+        raise UsageError("there are no jobs to run: declare them with @spec.job or spec.add_job before run_workers()")
+    if concurrency < 1:
+        raise UsageError(f"concurrency is 1 or more, not {concurrency}")
+    checked_seconds(drain_timeout, field="drain_timeout")
+    gate = queues[0]._gate
+    if any(queue._gate is not gate for queue in queues):
+        raise UsageError("the queues of one run_workers() belong to one spec")
+    home = gate.settle()
+    caller = None if home.is_current() else home_of_caller()
+    worker = Worker(queues, concurrency=concurrency, drain_timeout=drain_timeout, caller=caller)
+    stop = stop or WorkerStop()
+    over = anyio.Event()
+    errors: list[BaseException] = []
+
+    async def work() -> None:
+        # Shielded: a cancelled caller makes the worker drain, within its own time limit.
+        with anyio.CancelScope(shield=True):
+            try:
+                await gate.run(worker.run)
+            except Exception as error:
+                errors.append(error)
+            finally:
+                over.set()
+
+    with contextlib.ExitStack() as stack:
+        if handle_signals:
+            stack.enter_context(_signals(stop))
+        stack.enter_context(stop.listening(worker.stop_from_anywhere))
+        async with anyio.create_task_group() as group:
+            group.start_soon(work)
+            try:
+                await over.wait()
+            finally:
+                if not over.is_set():
+                    worker.stop_from_anywhere(1)
+    if errors:
+        raise errors[0]
+
+
+def run_workers_blocking(queues: Sequence[JobQueue[Any]], **options: Any) -> None:
+    """`run_workers` for a thread without an event loop: blocks until SIGTERM, Ctrl-C or `stop`, then drains."""
+    if not queues:
+        raise UsageError("there are no jobs to run: declare them with @spec.job or spec.add_job before run_workers()")
+    stop = options.pop("stop", None) or WorkerStop()
+    handle_signals = options.pop("handle_signals", True)
+    with _signals(stop) if handle_signals else contextlib.nullcontext():
+        queues[0]._gate.call(functools.partial(run_workers, queues, stop=stop, handle_signals=False, **options))
+
+
+@contextlib.contextmanager
+def _signals(stop: WorkerStop) -> Iterator[None]:
+    """Turn SIGTERM and SIGINT into `stop`, and put the handlers back afterwards."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        logger.info("%s: the workers stop", signal.Signals(number).name)
+        stop.set()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)

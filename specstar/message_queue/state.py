@@ -1,0 +1,82 @@
+"""The port through which queues and workers keep the state of jobs: few operations, each conditional on what was seen."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from specstar.message_queue.job import JobRecord, JobStatus
+from specstar.query import Condition
+from specstar.roles import ResourceMeta
+
+__all__ = ["JobState", "Snapshot", "indexed_data"]
+
+
+class Snapshot(NamedTuple):
+    """The state of a job at one version. `row` is the meta row behind it, where there is one."""
+
+    record: JobRecord
+    version: int
+    row: ResourceMeta | None
+
+
+class JobState(ABC):
+    """The records of the jobs of one spec. Called on the home loop; raises what the storage raises.
+
+    The writes raise `RevisionConflictError` if the job was changed since the snapshot, `ResourceNotFoundError` if its
+    record was erased.
+    """
+
+    @abstractmethod
+    async def create(self, record: JobRecord) -> Snapshot:
+        """Keep a new job. Raises `DuplicateResourceError` if its id is known."""
+
+    @abstractmethod
+    async def create_many(self, records: Sequence[JobRecord]) -> list[Snapshot | Exception]:
+        """Keep new jobs, each by itself."""
+
+    @abstractmethod
+    def assume(self, record: JobRecord) -> Snapshot:
+        """The state of a job whose first message has just come, without reading: what it must be if nothing happened since."""
+
+    @abstractmethod
+    async def read(self, job_id: str) -> Snapshot | None:
+        """The state, or None if there is no record of the job."""
+
+    @abstractmethod
+    async def mark(self, snapshot: Snapshot, record: JobRecord) -> Snapshot:
+        """Write status, attempts, delivery, worker and started time alone: the cheap write of a run that begins."""
+
+    @abstractmethod
+    async def settle(self, snapshot: Snapshot, record: JobRecord) -> Snapshot:
+        """Write all of the record."""
+
+    @abstractmethod
+    async def erase(self, job_id: str, *, expected_version: int | None = None) -> bool:
+        """Forget a job. Raises `RevisionConflictError` if its version is another one."""
+
+    @abstractmethod
+    async def search(
+        self, condition: Condition | None, *, sort: Sequence[str] = (), limit: int | None = None, offset: int = 0
+    ) -> list[Snapshot]:
+        """The matching jobs. Raises `QueryError`."""
+
+    @abstractmethod
+    async def count(self, condition: Condition | None) -> int:
+        """The number of matching jobs. Raises `QueryError`."""
+
+
+def indexed_data(record: JobRecord) -> dict[str, object]:
+    """The searchable fields of a record, as `INDEXED_FIELDS` projects them."""
+    return {
+        "queue": record.queue,
+        "status": _STATUS_TEXT[record.status],
+        "attempts": record.attempts,
+        "partition_key": record.partition_key,
+        "idempotency_key": record.idempotency_key,
+    }
+
+
+# Plain str: what stores write and compare.
+_STATUS_TEXT = {status: status.value for status in JobStatus}

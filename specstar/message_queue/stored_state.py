@@ -1,0 +1,170 @@
+"""Job state in the meta and resource stores: one resource a job, one revision an outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import msgspec
+
+from specstar.config.encoding import Encoding
+from specstar.errors import DecodeError
+from specstar.message_queue.codec import decode_record, encode_record
+from specstar.message_queue.job import JobRecord, JobStatus
+from specstar.message_queue.state import JobState, Snapshot, indexed_data
+from specstar.query import Condition, IndexedField, build_query
+from specstar.resource_manager.ids import new_id
+from specstar.roles import MetaWrite, ResourceMeta, RevisionInfo, Storage, StoredRevision
+from specstar.roles.storage import StorageWrite
+
+__all__ = ["StoredJobState", "record_of", "written"]
+
+
+class StoredJobState(JobState):
+    """State that other processes may share: every write is conditional on the version of the meta row.
+
+    A job is created with its payload and settled with its payload; `mark` touches the meta row alone.
+    """
+
+    def __init__(self, storage: Storage, fields: tuple[IndexedField, ...]) -> None:
+        self._storage = storage
+        self._fields = fields
+
+    async def create(self, record: JobRecord) -> Snapshot:
+        item, snapshot = written(record, None, revision_id=record.revision_id)
+        await self._storage.write(item)
+        return snapshot
+
+    async def create_many(self, records: Sequence[JobRecord]) -> list[Snapshot | Exception]:
+        planned = [written(record, None, revision_id=record.revision_id) for record in records]
+        errors = await self._storage.write_many([item for item, _ in planned])
+        return [error or snapshot for error, (_, snapshot) in zip(errors, planned, strict=True)]
+
+    def assume(self, record: JobRecord) -> Snapshot:
+        return Snapshot(record, 1, _first_row(record))
+
+    async def read(self, job_id: str) -> Snapshot | None:
+        found = await self._storage.read(job_id)
+        if found is None:
+            return None
+        if not isinstance(found, StoredRevision):
+            raise DecodeError(f"the state of job {job_id!r} has no revision", job_id=job_id)
+        return _snapshot(found)
+
+    async def mark(self, snapshot: Snapshot, record: JobRecord) -> Snapshot:
+        row = _row(snapshot)
+        meta = ResourceMeta(
+            resource_id=row.resource_id,
+            current_revision_id=row.current_revision_id,
+            revision_count=row.revision_count,
+            version=row.version + 1,
+            created_time=row.created_time,
+            updated_time=max(datetime.now(UTC), row.updated_time),
+            created_by=row.created_by,
+            updated_by=_run_token(record),
+            schema_version=row.schema_version,
+            indexed_data=indexed_data(record),
+        )
+        await self._storage.write(StorageWrite(MetaWrite(meta, None, row.version), None))
+        return Snapshot(record, meta.version, meta)
+
+    async def settle(self, snapshot: Snapshot, record: JobRecord) -> Snapshot:
+        item, after = written(record, _row(snapshot), revision_id=new_id())
+        await self._storage.write(item)
+        return after
+
+    async def erase(self, job_id: str, *, expected_version: int | None = None) -> bool:
+        return await self._storage.erase(job_id, expected_version=expected_version)
+
+    async def search(
+        self, condition: Condition | None, *, sort: Sequence[str] = (), limit: int | None = None, offset: int = 0
+    ) -> list[Snapshot]:
+        query = build_query(condition, fields=self._fields, sort=sort, limit=limit, offset=offset)
+        return [_snapshot(found) for found in await self._storage.search(query)]
+
+    async def count(self, condition: Condition | None) -> int:
+        return await self._storage.count(condition)
+
+
+def written(record: JobRecord, row: ResourceMeta | None, *, revision_id: str) -> tuple[StorageWrite, Snapshot]:
+    """The write of a whole record over `row` (None: a new resource), and the snapshot after it."""
+    payload = encode_record(record)
+    if row is None:
+        # A new payload id each time: a refused write must never discard the payload of the one that won.
+        meta = msgspec.structs.replace(_first_row(record), current_revision_id=revision_id)
+        expected, parent, now = None, None, record.created_time
+    else:
+        now = max(datetime.now(UTC), row.updated_time)
+        expected, parent = row.version, row.current_revision_id
+        meta = ResourceMeta(
+            resource_id=record.job_id,
+            current_revision_id=revision_id,
+            revision_count=row.revision_count + 1,
+            version=row.version + 1,
+            created_time=row.created_time,
+            updated_time=now,
+            created_by=row.created_by,
+            updated_by=_run_token(record),
+            indexed_data=indexed_data(record),
+        )
+    revision = RevisionInfo(
+        resource_id=record.job_id,
+        revision_id=revision_id,
+        parent_revision_id=parent,
+        payload_id=revision_id,
+        encoding=Encoding.json,
+        size=len(payload),
+        created_time=now,
+        updated_time=now,
+        updated_by=meta.updated_by,
+    )
+    return StorageWrite(MetaWrite(meta, revision, expected), payload), Snapshot(record, meta.version, meta)
+
+
+def record_of(found: StoredRevision) -> JobRecord:
+    """The record of a stored job, with what a run that began since has written into the meta row. Raises `DecodeError`."""
+    meta = found.meta
+    record = decode_record(found.payload, job_id=meta.resource_id)
+    status = JobStatus(meta.indexed_data.get("status", record.status))
+    if status is record.status:
+        return record
+    # A run began (or was taken back) since the last outcome: see `mark`.
+    delivery, _, rest = meta.updated_by.partition("@")
+    started, _, worker = rest.partition("@")
+    return msgspec.structs.replace(
+        record,
+        status=status,
+        attempts=int(meta.indexed_data.get("attempts", record.attempts)),
+        delivery=int(delivery) if delivery.isdecimal() else record.delivery,
+        started_time=datetime.fromisoformat(started) if started else record.started_time,
+        worker=worker or None,
+    )
+
+
+def _snapshot(found: StoredRevision) -> Snapshot:
+    return Snapshot(record_of(found), found.meta.version, found.meta)
+
+
+def _first_row(record: JobRecord) -> ResourceMeta:
+    return ResourceMeta(
+        resource_id=record.job_id,
+        current_revision_id=record.revision_id,
+        created_time=record.created_time,
+        updated_time=record.created_time,
+        indexed_data=indexed_data(record),
+    )
+
+
+def _run_token(record: JobRecord) -> str:
+    if record.worker is None:
+        return ""
+    started = record.started_time.isoformat() if record.started_time is not None else ""
+    return f"{record.delivery}@{started}@{record.worker}"
+
+
+def _row(snapshot: Snapshot) -> ResourceMeta:
+    if snapshot.row is None:
+        raise AssertionError("a stored snapshot has its meta row")
+    return snapshot.row
+
+
