@@ -1,0 +1,165 @@
+"""Blobs on their way out: ranged requests ahead of the reader, all of one version of the object, checked at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import deque
+
+from specstar.backends.s3.blob_layout import BlobLayout
+from specstar.backends.s3.connection import S3Connection, bare_etag
+from specstar.backends.s3.errors import ObjectMissing, PreconditionFailed, RangeRefused
+from specstar.errors import BlobIntegrityError, BlobNotFoundError
+from specstar.roles import BlobInfo, BlobReader
+
+__all__ = ["S3BlobReader", "open_blob"]
+
+_FIRST = 1 << 20
+_RANGE = 8 << 20
+_HASH_ON_LOOP = 64 << 10
+
+
+async def open_blob(
+    connection: S3Connection, layout: BlobLayout, file_id: str, *, start: int, end: int | None, at_once: int
+) -> S3BlobReader:
+    """Begin to read; the first megabyte comes with what is known of the blob, in one request."""
+    key = layout.key(file_id)
+    start = max(0, start)
+    last = start + _FIRST if end is None else min(end, start + _FIRST)
+    if last > start:
+        try:
+            answer = await connection.call(
+                "get_object", pieces=True, Bucket=layout.bucket, Key=key, Range=f"bytes={start}-{last - 1}"
+            )
+        except ObjectMissing:
+            raise BlobNotFoundError(file_id) from None
+        except RangeRefused:
+            answer = None
+        if answer is not None:
+            _, _, total = str(answer.get("ContentRange") or "").rpartition("/")
+            size = int(total) if total.isdigit() else answer["ContentLength"]
+            info = layout.info(file_id, answer, size=size)
+            reader = S3BlobReader(connection, layout.bucket, info, start, _clamped(end, size), at_once=at_once)
+            reader.feed(key, answer["ETag"], answer["Body"])
+            return reader
+    found = await layout.find(connection, file_id)
+    if found is None:
+        raise BlobNotFoundError(file_id)
+    return S3BlobReader(connection, layout.bucket, found, found.size, found.size, at_once=at_once)
+
+
+def _clamped(end: int | None, size: int) -> int:
+    return size if end is None else min(end, size)
+
+
+class S3BlobReader(BlobReader):
+    """Keeps up to `part_concurrency` ranges of 8 MiB in flight or in hand."""
+
+    def __init__(
+        self, connection: S3Connection, bucket: str, info: BlobInfo, start: int, end: int, *, at_once: int
+    ) -> None:
+        self.info = info
+        self._connection = connection
+        self._bucket = bucket
+        self._at_once = at_once
+        self._key = ""
+        self._etag = ""
+        self._next = start
+        self._end = end
+        self._left = max(0, end - start)
+        self._whole = start == 0 and end == info.size
+        self._hash = hashlib.sha256()
+        self._ahead: deque[asyncio.Task[list[bytes]]] = deque()
+        self._pieces: deque[bytes] = deque()
+        self._unchecked: list[bytes] = []
+        self._checking: asyncio.Task[None] | None = None
+        self._over = False
+
+    def feed(self, key: str, etag: str, pieces: list[bytes]) -> None:
+        """Take the first range, which came with the answer that opened the blob."""
+        self._key = key
+        self._etag = bare_etag(etag)
+        self._unchecked = pieces
+        self._next += sum(map(len, pieces))
+        self._top_up()
+
+    def _top_up(self) -> None:
+        while self._next < self._end and len(self._ahead) < self._at_once:
+            # Up to a multiple of the range: servers keep large objects in stripes.
+            upto = min((self._next // _RANGE + 1) * _RANGE, self._end)
+            self._ahead.append(self._connection.start(self._fetch(self._next, upto)))
+            self._next = upto
+
+    async def _fetch(self, start: int, end: int) -> list[bytes]:
+        span = f"bytes={start}-{end - 1}"
+        try:
+            answer = await self._connection.call(
+                "get_object", pieces=True, Bucket=self._bucket, Key=self._key, Range=span, IfMatch=self._etag
+            )
+        except ObjectMissing:
+            raise BlobNotFoundError(self.info.file_id) from None
+        except PreconditionFailed:
+            raise BlobIntegrityError("the blob was replaced while it was read", file_id=self.info.file_id) from None
+        pieces: list[bytes] = answer["Body"]
+        size = sum(map(len, pieces))
+        if size != end - start:
+            raise BlobIntegrityError(f"{size} bytes came for {end - start}", file_id=self.info.file_id)
+        return pieces
+
+    async def read(self) -> bytes:
+        if not self._pieces and not await self._turn():
+            return b""
+        piece = self._pieces.popleft()
+        self._left -= len(piece)
+        return piece
+
+    async def _turn(self) -> bool:
+        """Take the next range; False at the end."""
+        if self._over:
+            return False
+        if not self._unchecked:
+            if not self._ahead:
+                if self._left:
+                    raise BlobIntegrityError(f"{self._left} bytes of the blob are missing", file_id=self.info.file_id)
+                return False
+            # Stays the first until it is there: a cancelled read loses nothing.
+            task = self._ahead[0]
+            pieces = await asyncio.shield(task)
+            self._ahead.popleft()
+            self._unchecked = pieces
+            self._top_up()
+        if self._whole:
+            await self._check()
+        self._pieces.extend(self._unchecked)
+        self._unchecked = []
+        return True
+
+    async def _check(self) -> None:
+        """Hash the range that came; the last one is handed out only if the whole blob is what its id says."""
+        pieces = self._unchecked
+        size = sum(map(len, pieces))
+        if size <= _HASH_ON_LOOP:
+            self._update(pieces)
+        elif not self._checking:
+            # A task of its own: a cancelled caller must not make the same bytes count twice.
+            self._checking = self._connection.start(self._connection.in_thread(self._update, pieces))
+        if self._checking:
+            await asyncio.shield(self._checking)
+            self._checking = None
+        if self._left == size and self._hash.hexdigest() != self.info.file_id:
+            self._over = True
+            self._unchecked = []
+            raise BlobIntegrityError("the stored bytes do not match the checksum of the blob", file_id=self.info.file_id)
+
+    def _update(self, pieces: list[bytes]) -> None:
+        for piece in pieces:
+            self._hash.update(piece)
+
+    async def aclose(self) -> None:
+        self._over = True
+        self._pieces.clear()
+        self._unchecked = []
+        tasks, self._ahead = list(self._ahead), deque()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

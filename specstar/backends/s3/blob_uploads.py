@@ -1,0 +1,256 @@
+"""Upload sessions: a record in the bucket, so that any process can go on with them and finish them.
+
+`{blob_prefix}_uploads/{id}/session` says what was announced and, later, which blob it became; the bytes lie beside it, as
+`data` (a client's PUT) or as numbered chunks (through us).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+
+import msgspec
+
+from specstar.backends.s3.blob_layout import BlobLayout, metadata_of, new_info
+from specstar.backends.s3.blob_writer import S3BlobWriter
+from specstar.backends.s3.connection import S3Connection, bare_etag
+from specstar.backends.s3.errors import ObjectMissing, PreconditionFailed
+from specstar.backends.s3.multipart import copy_object
+from specstar.backends.s3.options import S3Options
+from specstar.backends.s3.resource_store import delete_page, object_pages
+from specstar.errors import BlobIntegrityError, BlobNotFoundError, InvalidInputError
+from specstar.roles import BlobInfo, UploadSession
+
+__all__ = ["Uploads"]
+
+_RANGE = 4 << 20
+_RANGES_AHEAD = 3
+
+
+class _Record(msgspec.Struct, frozen=True, kw_only=True):
+    method: Literal["proxy", "single_put"]
+    content_type: str
+    size: int | None = None
+    file_id: str | None = None
+
+
+class Uploads:
+    """The upload sessions of one blob store."""
+
+    def __init__(self, options: S3Options, layout: BlobLayout) -> None:
+        self._options = options
+        self._layout = layout
+        self._bucket = layout.bucket
+        # The next chunk of the sessions that this process has in hand, and who appends at the moment.
+        self._appending: dict[str, asyncio.Lock] = {}
+        self._next: dict[str, int] = {}
+
+    async def create(self, connection: S3Connection, *, content_type: str, size: int | None) -> UploadSession:
+        """Reserve a session; the URL of a "single_put" one takes exactly the announced size and type."""
+        upload_id = secrets.token_hex(16)
+        method = self._options.upload_method
+        await self._save(connection, upload_id, _Record(method=method, content_type=content_type, size=size))
+        if method == "proxy":
+            return UploadSession(upload_id=upload_id, method=method, content_type=content_type)
+        headers = {"Content-Type": content_type}
+        params: dict[str, Any] = {"Bucket": self._bucket, "Key": self._data(upload_id), "ContentType": content_type}
+        if size is not None:
+            params["ContentLength"] = size
+            headers["Content-Length"] = str(size)
+        expiry = self._options.presigned_url_expiry
+        url = await connection.client.generate_presigned_url("put_object", Params=params, ExpiresIn=expiry)
+        return UploadSession(
+            upload_id=upload_id,
+            method=method,
+            content_type=content_type,
+            url=url,
+            headers=headers,
+            expires_time=datetime.now(UTC) + timedelta(seconds=expiry),
+        )
+
+    def _folder(self, upload_id: str) -> str:
+        folder = self._layout.session(upload_id)
+        if folder is None:
+            raise _unknown(upload_id)
+        return folder
+
+    def _data(self, upload_id: str) -> str:
+        return f"{self._folder(upload_id)}data"
+
+    async def _save(self, connection: S3Connection, upload_id: str, record: _Record) -> None:
+        await connection.call(
+            "put_object", Bucket=self._bucket, Key=f"{self._folder(upload_id)}session", Body=msgspec.json.encode(record)
+        )
+
+    async def _load(self, connection: S3Connection, upload_id: str) -> _Record:
+        try:
+            answer = await connection.call("get_object", Bucket=self._bucket, Key=f"{self._folder(upload_id)}session")
+            return msgspec.json.decode(answer["Body"], type=_Record)
+        except ObjectMissing:
+            raise _unknown(upload_id) from None
+        except msgspec.MsgspecError as error:
+            raise BlobIntegrityError(f"the record of upload {upload_id} is damaged: {error}", file_id=upload_id) from error
+
+    async def append(self, connection: S3Connection, upload_id: str, data: bytes) -> None:
+        """Add the next chunk. Several processes may add to one session, each chunk whole, in the order of their requests."""
+        folder = self._folder(upload_id)
+        lock = self._appending.setdefault(upload_id, asyncio.Lock())
+        try:
+            async with lock:
+                number = self._next.get(upload_id)
+                if number is None:
+                    record = await self._load(connection, upload_id)
+                    if record.method != "proxy":
+                        raise InvalidInputError("this session takes its bytes by a PUT to its url", field="upload_id")
+                    if record.file_id is not None:
+                        raise InvalidInputError("this session is finalized", field="upload_id")
+                    number = 1 + max((number for number, _ in await self._chunks(connection, folder)), default=0)
+                self._next[upload_id] = 1 + await self._put_chunk(connection, folder, number, data)
+        finally:
+            if not lock.locked() and upload_id not in self._next:
+                self._appending.pop(upload_id, None)
+
+    async def _put_chunk(self, connection: S3Connection, folder: str, number: int, data: bytes) -> int:
+        """Store a chunk under the next free number; returns the number."""
+        token = secrets.token_hex(8)
+        while True:
+            key = f"{folder}chunk-{number:010d}"
+            try:
+                await connection.call(
+                    "put_object", Bucket=self._bucket, Key=key, Body=data, Metadata={"token": token}, IfNoneMatch="*"
+                )
+                return number
+            except PreconditionFailed:
+                held = await connection.call("head_object", Bucket=self._bucket, Key=key)
+                if held.get("Metadata", {}).get("token") == token:
+                    return number  # our own attempt, whose answer was lost
+                number += 1
+
+    async def _chunks(self, connection: S3Connection, folder: str) -> list[tuple[int, dict[str, Any]]]:
+        entries = [entry async for page in object_pages(connection, self._bucket, f"{folder}chunk-") for entry in page]
+        return sorted((int(entry["Key"].rpartition("-")[2]), entry) for entry in entries)
+
+    async def finalize(self, connection: S3Connection, upload_id: str) -> BlobInfo:
+        """Make the blob, once; later calls find the record of it."""
+        self._forget(upload_id)
+        record = await self._load(connection, upload_id)
+        try:
+            if record.file_id is None:
+                info = await (self._from_put if record.method == "single_put" else self._from_chunks)(
+                    connection, upload_id, record
+                )
+                await self._save(connection, upload_id, msgspec.structs.replace(record, file_id=info.file_id))
+                await self._drop(connection, upload_id, but="session")
+                return info
+        except (BlobNotFoundError, ObjectMissing):
+            # Another process may have finalized, and removed the bytes that we were reading.
+            record = await self._load(connection, upload_id)
+            if record.file_id is None:
+                raise BlobNotFoundError(upload_id, message=f"nothing was uploaded to session {upload_id}") from None
+        found = await self._layout.find(connection, str(record.file_id))
+        if found is None:
+            raise BlobNotFoundError(str(record.file_id))
+        return found
+
+    async def _from_put(self, connection: S3Connection, upload_id: str, record: _Record) -> BlobInfo:
+        key = self._data(upload_id)
+        held = await connection.call("head_object", Bucket=self._bucket, Key=key)
+        size, etag = held["ContentLength"], held["ETag"]
+        _check_size(record, size)
+        try:
+            file_id = await self._hash(connection, key, size, etag)
+            info = await self._layout.find(connection, file_id)
+            if info is not None:
+                return info
+            info = new_info(file_id, size, record.content_type)
+            await copy_object(
+                connection,
+                bucket=self._bucket,
+                source=key,
+                key=self._layout.key(file_id),
+                etag=etag,
+                size=size,
+                content_type=record.content_type,
+                metadata=metadata_of(info),
+                at_once=self._options.part_concurrency,
+            )
+        except PreconditionFailed:
+            raise BlobIntegrityError("the client uploaded again meanwhile; finalize once more", file_id=upload_id) from None
+        return info
+
+    async def _hash(self, connection: S3Connection, key: str, size: int, etag: str) -> str:
+        """The SHA-256 of an object, by reading it with a few ranges ahead."""
+        found = hashlib.sha256()
+
+        async def fetch(start: int) -> bytes:
+            span = f"bytes={start}-{min(start + _RANGE, size) - 1}"
+            answer = await connection.call("get_object", Bucket=self._bucket, Key=key, Range=span, IfMatch=bare_etag(etag))
+            body: bytes = answer["Body"]
+            return body
+
+        ahead: list[asyncio.Task[bytes]] = []
+        seen = 0
+        try:
+            for start in [*range(0, size, _RANGE), *[size] * _RANGES_AHEAD]:
+                if start < size:
+                    ahead.append(connection.start(fetch(start)))
+                if ahead and (len(ahead) > _RANGES_AHEAD or start >= size):
+                    data = await ahead.pop(0)
+                    seen += len(data)
+                    await connection.in_thread(found.update, data)
+        finally:
+            for task in ahead:
+                task.cancel()
+            await asyncio.gather(*ahead, return_exceptions=True)
+        if seen != size:
+            raise BlobIntegrityError(f"{seen} bytes came for {size}")
+        return found.hexdigest()
+
+    async def _from_chunks(self, connection: S3Connection, upload_id: str, record: _Record) -> BlobInfo:
+        chunks = await self._chunks(connection, self._folder(upload_id))
+        if not chunks:
+            raise BlobNotFoundError(upload_id)
+        size = sum(entry["Size"] for _, entry in chunks)
+        _check_size(record, size)
+        writer = S3BlobWriter(connection, self._options, self._layout, content_type=record.content_type, size_hint=size)
+        try:
+            for _, entry in chunks:
+                for start in range(0, entry["Size"], _RANGE):
+                    span = f"bytes={start}-{min(start + _RANGE, entry['Size']) - 1}"
+                    answer = await connection.call("get_object", Bucket=self._bucket, Key=entry["Key"], Range=span)
+                    await writer.write(answer["Body"])
+            info = await writer.commit()
+        finally:
+            await writer.abort()
+        if info.size != size:
+            raise BlobIntegrityError(f"{info.size} bytes were read of {size}", file_id=info.file_id)
+        return info
+
+    async def abort(self, connection: S3Connection, upload_id: str) -> None:
+        """Drop a session with all that it uploaded; its record last, so that what is left can be found."""
+        if self._layout.session(upload_id) is None:
+            return
+        self._forget(upload_id)
+        await self._drop(connection, upload_id, but="session")
+        await connection.call("delete_object", Bucket=self._bucket, Key=f"{self._folder(upload_id)}session")
+
+    async def _drop(self, connection: S3Connection, upload_id: str, *, but: str) -> None:
+        folder = self._folder(upload_id)
+        async for page in object_pages(connection, self._bucket, folder):
+            await delete_page(connection, self._bucket, [entry["Key"] for entry in page if entry["Key"] != folder + but])
+
+    def _forget(self, upload_id: str) -> None:
+        self._next.pop(upload_id, None)
+        self._appending.pop(upload_id, None)
+
+
+def _unknown(upload_id: str) -> BlobNotFoundError:
+    return BlobNotFoundError(str(upload_id), message=f"upload session {str(upload_id)[:80]!r} does not exist")
+
+
+def _check_size(record: _Record, size: int) -> None:
+    if record.size is not None and size != record.size:
+        raise BlobIntegrityError(f"{record.size} bytes were announced, {size} were uploaded")

@@ -1,0 +1,273 @@
+"""Blobs on their way in: hashed as they come, sent in parts, moved to their address when the address is known."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import threading
+from pathlib import Path
+
+from specstar.backends.s3.blob_layout import BlobLayout, metadata_of, new_info
+from specstar.backends.s3.connection import S3Connection
+from specstar.backends.s3.errors import ConditionalConflict, NotImplementedThere, PreconditionFailed
+from specstar.backends.s3.multipart import MultipartUpload, copy_object
+from specstar.backends.s3.options import S3Options
+from specstar.errors import BlobIntegrityError, InvalidInputError, UsageError
+from specstar.roles import BlobInfo, BlobWriter
+
+__all__ = ["S3BlobWriter", "put_file", "put_small"]
+
+# From this size on it is cheaper to ask first whether the blob is there than to send it in vain.
+_ASK_FIRST = 1 << 20
+_HASH_ON_LOOP = 64 << 10
+# Parts grow with their number, so that 10,000 of them hold a blob of unknown size.
+_PARTS_PER_SIZE = 1000
+
+
+async def put_small(connection: S3Connection, layout: BlobLayout, data: bytes, *, file_id: str, content_type: str) -> BlobInfo:
+    """Store bytes whose hash is known, by one request."""
+    if len(data) >= _ASK_FIRST or not connection.conditional_put:
+        found = await layout.find(connection, file_id)
+        if found is not None:
+            return found
+    info = new_info(file_id, len(data), content_type)
+    condition = {"IfNoneMatch": "*"} if connection.conditional_put else {}
+    try:
+        await connection.call(
+            "put_object",
+            Bucket=layout.bucket,
+            Key=layout.key(file_id),
+            Body=data,
+            ContentType=content_type,
+            Metadata=metadata_of(info),
+            **condition,
+        )
+    except NotImplementedThere:
+        if not condition:
+            raise
+        connection.conditional_put = False
+        return await put_small(connection, layout, data, file_id=file_id, content_type=content_type)
+    except (PreconditionFailed, ConditionalConflict):
+        # Whoever stored it first, perhaps an earlier attempt of ours: the same bytes.
+        found = await layout.find(connection, file_id)
+        if found is None:
+            raise
+        return found
+    return info
+
+
+async def hash_of(connection: S3Connection, data: bytes) -> str:
+    """The SHA-256 of bytes; large ones are hashed in a thread."""
+    if len(data) <= _HASH_ON_LOOP:
+        return hashlib.sha256(data).hexdigest()
+    return (await connection.in_thread(hashlib.sha256, data)).hexdigest()
+
+
+class S3BlobWriter(BlobWriter):
+    """Keeps up to `multipart_threshold_bytes` in memory; a larger blob goes in parts to a temporary key.
+
+    Then at most `part_size_bytes` times `part_concurrency` plus one are in memory.
+    """
+
+    def __init__(
+        self,
+        connection: S3Connection,
+        options: S3Options,
+        layout: BlobLayout,
+        *,
+        content_type: str,
+        size_hint: int | None = None,
+    ) -> None:
+        self._connection = connection
+        self._layout = layout
+        self._content_type = content_type
+        self._part_size = options.part_size_bytes
+        self._at_once = options.part_concurrency
+        large = size_hint is not None and size_hint > options.multipart_threshold_bytes
+        self._limit = self._part_size if large else options.multipart_threshold_bytes
+        self._chunks: list[bytes] = []
+        self._held = 0
+        self._size = 0
+        self._hash = hashlib.sha256()
+        self._upload: MultipartUpload | None = None
+        self._key = f"{layout.uploads}{secrets.token_hex(16)}/data"
+        self._landed = False
+        self._over = False
+
+    async def write(self, chunk: bytes | bytearray | memoryview) -> None:
+        if self._over:
+            raise UsageError("this upload is over")
+        data = bytes(chunk)
+        position = 0
+        while position < len(data):
+            room = self._limit - self._held
+            piece = data if position == 0 and len(data) <= room else data[position : position + room]
+            self._chunks.append(piece)
+            self._held += len(piece)
+            position += len(piece)
+            if self._held >= self._limit:
+                await self._flush()
+        self._size += len(data)
+
+    async def _flush(self) -> None:
+        """Send what is held in parts."""
+        if self._upload is None:
+            # Kept before it is started: an abort at any moment knows of it.
+            self._upload = MultipartUpload(self._connection, self._layout.bucket, self._key, at_once=self._at_once)
+            await self._upload.start(content_type=self._content_type, metadata={})
+        chunks, self._chunks, self._held = self._chunks, [], 0
+        data = await self._connection.in_thread(self._join, chunks)
+        del chunks
+        for start in range(0, len(data), self._limit_of_part()):
+            await self._upload.add(data[start : start + self._limit_of_part()])
+        self._limit = self._limit_of_part()
+
+    def _limit_of_part(self) -> int:
+        parts = self._upload.parts if self._upload is not None else 0
+        return self._part_size * (1 + parts // _PARTS_PER_SIZE)
+
+    def _join(self, chunks: list[bytes]) -> bytes:
+        data = b"".join(chunks) if len(chunks) != 1 else chunks[0]
+        self._hash.update(data)
+        return data
+
+    async def commit(self) -> BlobInfo:
+        if self._over:
+            raise UsageError("this upload is over")
+        try:
+            info = await self._commit()
+        except BaseException:
+            await self.abort()
+            raise
+        self._over = True
+        return info
+
+    async def _commit(self) -> BlobInfo:
+        if self._upload is None:
+            data = b"".join(self._chunks)
+            self._chunks = []
+            file_id = await hash_of(self._connection, data)
+            return await put_small(
+                self._connection, self._layout, data, file_id=file_id, content_type=self._content_type
+            )
+        if self._held:
+            await self._flush()
+        # Said before: if the answer is lost, the object may be there all the same.
+        self._landed = True
+        await self._upload.complete()
+        return await self._move(self._hash.hexdigest())
+
+    async def _move(self, file_id: str) -> BlobInfo:
+        info = await self._layout.find(self._connection, file_id)
+        if info is None:
+            info = new_info(file_id, self._size, self._content_type)
+            source = await self._connection.call("head_object", Bucket=self._layout.bucket, Key=self._key)
+            if source["ContentLength"] != self._size:
+                raise BlobIntegrityError(f"{self._size} bytes were sent, the server has {source['ContentLength']}")
+            await copy_object(
+                self._connection,
+                bucket=self._layout.bucket,
+                source=self._key,
+                key=self._layout.key(file_id),
+                etag=source["ETag"],
+                size=self._size,
+                content_type=self._content_type,
+                metadata=metadata_of(info),
+                at_once=self._at_once,
+            )
+        await self._connection.clean_up(self._remove(), f"the temporary object {self._key}")
+        return info
+
+    async def _remove(self) -> None:
+        await self._connection.call("delete_object", Bucket=self._layout.bucket, Key=self._key)
+        self._landed = False
+
+    async def abort(self) -> None:
+        if self._over:
+            return
+        self._over = True
+        self._chunks = []
+        if self._upload is not None:
+            await self._upload.abort()
+        if self._landed:
+            await self._connection.clean_up(self._remove(), f"the temporary object {self._key}")
+
+
+async def put_file(
+    connection: S3Connection, options: S3Options, layout: BlobLayout, path: Path, *, content_type: str
+) -> BlobInfo:
+    """Store a file: hash it first, then send its parts straight to the address, unless the blob is there already.
+
+    Raises `InvalidInputError` for a file that cannot be read, `BlobIntegrityError` for one that changes meanwhile.
+    """
+    try:
+        size = await connection.in_thread(lambda: path.stat().st_size)
+        if size < options.multipart_threshold_bytes:
+            data = await connection.in_thread(path.read_bytes)
+            file_id = await hash_of(connection, data)
+            return await put_small(connection, layout, data, file_id=file_id, content_type=content_type)
+        source = await connection.in_thread(_SourceFile, path)
+    except OSError as error:
+        raise InvalidInputError(f"the file cannot be read: {error}", field="source") from error
+    try:
+        return await _send_file(connection, options, layout, source, content_type)
+    except OSError as error:
+        raise InvalidInputError(f"the file cannot be read: {error}", field="source") from error
+    finally:
+        await connection.clean_up(connection.in_thread(source.close), "an open file")
+
+
+class _SourceFile:
+    """A file that is read twice: once for its hash, once, hashed again, to be sent. Used in threads."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb", buffering=0)
+        # A cancelled caller closes the file while its thread may still read.
+        self._lock = threading.Lock()
+        self.size = 0
+        self.again = hashlib.sha256()
+
+    def digest(self) -> str:
+        with self._lock:
+            found = hashlib.file_digest(self._file, "sha256").hexdigest()
+            self.size = self._file.tell()
+        return found
+
+    def part(self, start: int, length: int) -> bytes:
+        pieces = []
+        with self._lock:
+            while length and (piece := os.pread(self._file.fileno(), length, start)):
+                pieces.append(piece)
+                start += len(piece)
+                length -= len(piece)
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        self.again.update(data)
+        return data
+
+    def close(self) -> None:
+        with self._lock:
+            self._file.close()
+
+
+async def _send_file(
+    connection: S3Connection, options: S3Options, layout: BlobLayout, source: _SourceFile, content_type: str
+) -> BlobInfo:
+    file_id = await connection.in_thread(source.digest)
+    found = await layout.find(connection, file_id)
+    if found is not None:
+        return found
+    info = new_info(file_id, source.size, content_type)
+    upload = MultipartUpload(connection, layout.bucket, layout.key(file_id), at_once=options.part_concurrency)
+    # Leaves some of the 10,000 parts unused.
+    step = max(options.part_size_bytes, -(-source.size // 9_000))
+    try:
+        await upload.start(content_type=content_type, metadata=metadata_of(info))
+        for start in range(0, source.size, step):
+            await upload.add(await connection.in_thread(source.part, start, step))
+        if source.again.hexdigest() != file_id:
+            raise BlobIntegrityError("the file changed while it was being stored; nothing was stored", file_id=file_id)
+        await upload.complete()
+    finally:
+        await upload.abort()
+    return info

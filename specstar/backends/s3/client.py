@@ -1,0 +1,126 @@
+"""Making the driver's client: what of it reads files happens in a thread, what of it retries is switched off."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+from urllib.parse import urlsplit
+
+from specstar.backends.s3.options import S3Options
+from specstar.errors import ConfigError, MissingDependencyError
+
+__all__ = ["drop_sockets", "make_client"]
+
+# S3 closes idle connections after about 20 s, some servers after 15 s.
+_KEEPALIVE_SECONDS = 12
+
+
+async def make_client(options: S3Options) -> Any:
+    """A client as an async context manager, not entered yet.
+
+    Raises `MissingDependencyError`, `ConfigError` for client arguments that the driver refuses, and driver errors.
+    """
+    session, arguments = await asyncio.to_thread(_prepare, options)
+    return session.create_client("s3", **arguments)
+
+
+def _prepare(options: S3Options) -> tuple[Any, dict[str, Any]]:
+    """In a thread: import the driver and read its data files, credential files and profiles once, into the session."""
+    try:
+        from aiobotocore.session import AioSession
+    except ImportError as error:
+        raise MissingDependencyError("aioboto3", extra="s3") from error
+    session = AioSession()
+    arguments = client_arguments(options)
+
+    async def create_and_drop() -> None:
+        async with session.create_client("s3", **arguments):
+            pass
+
+    asyncio.run(create_and_drop())
+    return session, arguments
+
+
+def client_arguments(options: S3Options) -> dict[str, Any]:
+    """What the driver's client is created with."""
+    given = dict(options.client_kwargs)
+    config = client_config(options, given.pop("config", None))
+    arguments: dict[str, Any] = {"region_name": options.region_name, "config": config}
+    if options.endpoint_url is not None:
+        arguments["endpoint_url"] = options.endpoint_url
+        if urlsplit(options.endpoint_url).scheme == "http":
+            # Saves reading the CA files for a handshake that never happens.
+            arguments["verify"] = False
+    if options.access_key_id is not None:
+        arguments["aws_access_key_id"] = options.access_key_id
+        arguments["aws_secret_access_key"] = options.secret_access_key
+    return {**arguments, **given}
+
+
+def client_config(options: S3Options, given: Any) -> Any:
+    """The driver's Config: ours, then the user's, then what the retry layer needs."""
+    from aiobotocore.config import AioConfig
+    from botocore.config import Config
+
+    style = options.addressing_style
+    if style == "auto" and options.endpoint_url is not None:
+        style = "path"
+    settings: dict[str, Any] = {
+        "signature_version": "s3v4",
+        "connect_timeout": options.connect_timeout_seconds,
+        "read_timeout": options.read_timeout_seconds,
+        "max_pool_connections": options.max_pool_connections,
+        "s3": {"addressing_style": style},
+        "connector_args": {"keepalive_timeout": _KEEPALIVE_SECONDS},
+    }
+    if options.endpoint_url is not None:
+        # Many servers do not know the checksums that newer drivers send by default (boto/botocore#3277).
+        settings["request_checksum_calculation"] = "when_required"
+        settings["response_checksum_validation"] = "when_required"
+    if isinstance(given, Config):
+        user = dict(getattr(given, "_user_provided_options", {}))
+    elif given is None or isinstance(given, dict):
+        user = dict(given or {})
+    else:
+        raise ConfigError("client_kwargs.config: a mapping of botocore Config options, or a botocore Config, is expected")
+    user_s3 = user.pop("s3", None)
+    settings.update(user)
+    if user_s3:
+        settings["s3"] = {"addressing_style": style, **user_s3}
+    # One retry layer: ours. With the driver's on top, a conditional write could fail on its own success.
+    settings["retries"] = {"mode": "standard", "total_max_attempts": 1}
+    try:
+        return AioConfig(**settings)
+    except Exception as error:
+        raise ConfigError(f"client_kwargs.config: {error}") from error
+
+
+def drop_sockets(client: Any) -> None:
+    """Close this process's copies of the client's sockets, without a goodbye and without touching the loop.
+
+    In a forked child the selector is shared with the parent: unregistering there would deafen the parent.
+    """
+    with contextlib.suppress(Exception):
+        http = client._endpoint.http_session
+        for session in list(getattr(http, "_sessions", {}).values()):
+            connector = session.connector
+            session.detach()
+            if connector is None:
+                continue
+            for connections in list(connector._conns.values()):
+                for protocol, *_ in connections:
+                    _close_socket(protocol.transport)
+            for protocol in list(connector._acquired):
+                _close_socket(protocol.transport)
+            connector._conns.clear()
+            connector._acquired.clear()
+            connector._closed = True
+
+
+def _close_socket(transport: Any) -> None:
+    with contextlib.suppress(Exception):
+        raw = getattr(transport, "_sock", None)
+        if raw is not None:
+            raw.close()
+            transport._sock = None

@@ -1,0 +1,295 @@
+"""The connection: one kept client, one retry layer, a bound on requests in flight, and a deadline on each."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from email.utils import parsedate_to_datetime
+from typing import Any, Protocol, TypeVar
+
+from specstar.backends.s3.body import Body
+from specstar.backends.s3.client import make_client
+from specstar.backends.s3.errors import Failure, ObjectMissing, RequestFailed, classify, endpoint_of, translate
+from specstar.backends.s3.options import S3Options
+from specstar.errors import BackendError, BackendUnavailable, SpecstarError
+from specstar.runtime import Connection, ServerInfo
+
+__all__ = ["MetaObjectHandle", "S3Connection", "bare_etag"]
+
+T = TypeVar("T")
+logger = logging.getLogger("specstar")
+
+_BIG_BODY = 1 << 20
+_PIECE = 1 << 20
+_BACKOFF = {Failure.throttled: 0.4, Failure.unsent: 0.1, Failure.unanswered: 0.1, Failure.conflict: 0.05}
+_BACKOFF_LIMIT = 5.0
+_CLEANUP_SECONDS = 10.0
+_THREADS = 4
+
+
+class MetaObjectHandle(Protocol):
+    """What the connection must do for the metadata objects that were opened on it."""
+
+    async def aclose(self) -> None:
+        """Push what was not pushed, and close the local database."""
+
+    def abandon(self) -> None:
+        """Close the local database."""
+
+
+def bare_etag(etag: str) -> str:
+    """An ETag without its quotes: some servers compare `If-Match` literally."""
+    return etag.removeprefix("W/").strip('"')
+
+
+class S3Connection(Connection):
+    """One S3 client for all roles that share its settings."""
+
+    def __init__(self, options: S3Options) -> None:
+        self.options = options
+        self.meta_objects: dict[str, Any] = {}
+        self.probed: dict[tuple[str, str], asyncio.Future[None]] = {}
+        self.busy = asyncio.Semaphore(options.max_pool_connections)
+        self._waiting = 0
+        self._context: Any = None
+        self._client: Any = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._threads: ThreadPoolExecutor | None = None
+        self.uploads: set[tuple[str, str]] = set()
+        self.conditional_put = True
+
+    @property
+    def client(self) -> Any:
+        """The driver's client, for what needs no request (presigning)."""
+        if self._client is None:
+            raise BackendUnavailable(f"s3 at {endpoint_of(self.options)}: the connection is closed")
+        return self._client
+
+    async def open(self) -> None:
+        """Create the client and look at the buckets, so that a wrong setting is found at once and said clearly."""
+        try:
+            async with asyncio.timeout(self.options.operation_timeout_seconds):
+                self._context = await make_client(self.options)
+                self._client = await self._context.__aenter__()
+        except BaseException as error:
+            await self._drop_client()
+            if isinstance(error, TimeoutError):
+                raise BackendUnavailable(
+                    f"the S3 client was not ready within {self.options.operation_timeout_seconds:g} s "
+                    "(slow credential provider?)",
+                    backend=f"s3 at {endpoint_of(self.options)}",
+                ) from error
+            if isinstance(error, SpecstarError) or not isinstance(error, Exception):
+                raise
+            failure = classify(error)
+            raise translate(error, failure, self.options, what="creating the client", bucket=self.options.bucket) from error
+        try:
+            for bucket in dict.fromkeys((self.options.bucket, self.options.bucket_of_blobs)):
+                await self._check_bucket(bucket)
+        except BaseException:
+            await self._drop_client()
+            raise
+
+    async def _check_bucket(self, bucket: str) -> dict[str, Any]:
+        try:
+            answer = await self.call("head_bucket", Bucket=bucket)
+        except BackendUnavailable:
+            raise
+        except BackendError as error:
+            # The answer to HEAD has no body and so no reason: ask again with a request that has one.
+            try:
+                answer = await self.call("list_objects_v2", Bucket=bucket, MaxKeys=1, Prefix=self.options.prefix)
+            except ObjectMissing:
+                raise error from None
+            except BackendUnavailable:
+                raise
+            except BackendError as told:
+                if "is denied" not in str(told):
+                    raise
+                # A key may lack the right to list and still do its work: let the work say.
+                logger.warning("%s", told)
+                return {}
+        region = headers_of(answer).get("x-amz-bucket-region")
+        if self.options.endpoint_url is None and region and region != self.options.region_name:
+            raise BackendError(
+                f"bucket {bucket!r} is in region {region!r}, not in {self.options.region_name!r}: set region_name",
+                backend=f"s3 at {endpoint_of(self.options)}",
+            )
+        return answer
+
+    async def ping(self) -> ServerInfo:
+        """Look at the bucket of each role; the version is what the server calls itself."""
+        answers = {
+            bucket: await self._check_bucket(bucket)
+            for bucket in dict.fromkeys((self.options.bucket, self.options.bucket_of_blobs))
+        }
+        headers = headers_of(answers[self.options.bucket])
+        server = headers.get("server") or ("Ceph RGW" if "x-rgw-object-count" in headers else "S3-compatible")
+        return ServerInfo(version=server, detail=f"{endpoint_of(self.options)}, bucket {', '.join(answers)}")
+
+    async def call(
+        self,
+        operation: str,
+        *,
+        attempts: int | None = None,
+        timeout: float | None = None,
+        pieces: bool = False,
+        **params: Any,
+    ) -> dict[str, Any]:
+        """One request of the driver, with the whole body in `["Body"]` where the answer streams one (`pieces`: as a list).
+
+        Transient failures are repeated with backoff and jitter, at most `max_attempts` times within
+        `operation_timeout_seconds`. Raises `ObjectMissing`, `PreconditionFailed`, `ConditionalConflict`, `RangeRefused`,
+        other `BackendError`s, and `BackendUnavailable`. Cancelling drops the request's connection.
+        """
+        if self._client is None:
+            raise BackendUnavailable(f"s3 at {endpoint_of(self.options)}: the connection is closed")
+        limit = attempts or self.options.max_attempts
+        seconds = timeout or self.options.operation_timeout_seconds
+        deadline = asyncio.get_running_loop().time() + seconds
+        method = getattr(self._client, operation)
+        attempt = 0
+        while True:
+            attempt += 1
+            clock = asyncio.timeout_at(deadline)
+            try:
+                async with clock:
+                    return await self._send(method, params, pieces)
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:
+                if clock.expired():
+                    raise self._too_late(operation, params, seconds) from error
+                failure = classify(error)
+                what = f"{operation} {params.get('Key') or params.get('Bucket', '')}"
+                pause = random.uniform(0, min(_BACKOFF_LIMIT, _BACKOFF.get(failure, 0) * 2**attempt))
+                left = deadline - asyncio.get_running_loop().time()
+                if not failure.transient or attempt >= limit or pause >= left:
+                    bucket = str(params.get("Bucket", ""))
+                    raise translate(error, failure, self.options, what=what, bucket=bucket) from error
+                logger.info("s3 %s: attempt %d failed, %s; again in %.2f s", what, attempt, failure.value, pause)
+            await asyncio.sleep(pause)
+
+    async def _send(
+        self, method: Callable[..., Awaitable[dict[str, Any]]], params: dict[str, Any], pieces: bool
+    ) -> dict[str, Any]:
+        self._waiting += 1
+        try:
+            await self.busy.acquire()
+        finally:
+            self._waiting -= 1
+        try:
+            body = params.get("Body")
+            if body is not None and len(body) > _BIG_BODY:
+                params = {**params, "Body": Body(body)}
+            answer = await method(**params)
+            stream = answer.get("Body")
+            if stream is not None:
+                async with stream:
+                    answer["Body"] = await _pieces(stream) if pieces else await stream.read()
+            return answer
+        finally:
+            self.busy.release()
+
+    def _too_late(self, operation: str, params: dict[str, Any], seconds: float) -> RequestFailed:
+        target = params.get("Key") or params.get("Bucket", "")
+        return RequestFailed(
+            f"{operation} {target}: not done within {seconds:g} s (pool of {self.options.max_pool_connections} connections, "
+            f"{self._waiting} more requests wait); retry later",
+            backend=f"s3 at {endpoint_of(self.options)}",
+            sent=True,
+        )
+
+    async def in_thread(self, function: Callable[..., T], *args: Any) -> T:
+        """Run hashing, file or SQLite work in one of the connection's own threads. Cancelling does not stop it."""
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="specstar-s3")
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
+
+    def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run work that the connection owns: closing it cancels the work and waits for it."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def clean_up(self, work: Coroutine[Any, Any, Any], what: str) -> None:
+        """Undo something, also while the caller is being cancelled; at most ten seconds, errors are logged."""
+
+        async def bounded() -> None:
+            try:
+                async with asyncio.timeout(_CLEANUP_SECONDS):
+                    await work
+            except (Exception, TimeoutError) as error:
+                logger.warning("s3: %s is left to garbage collection: %s", what, error)
+
+        task = self.start(bounded())
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            # Cancelled once more: the connection still owns the clean-up.
+            if task.cancelled():
+                logger.warning("s3: %s is left to garbage collection: closing", what)
+            raise
+
+    async def aclose(self) -> None:
+        """Push the metadata that was not pushed, end the tasks, close the client."""
+        objects, self.meta_objects = self.meta_objects, {}
+        results = await asyncio.gather(*(handle.aclose() for handle in objects.values()), return_exceptions=True)
+        for result in results:
+            if isinstance(result, Exception):
+                logger.error("s3: metadata was not pushed at close: %s", result)
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=_CLEANUP_SECONDS)
+        await self._drop_client()
+        if self._threads is not None:
+            self._threads.shutdown(wait=False)
+        failed = [result for result in results if isinstance(result, Exception)]
+        if failed:
+            raise failed[0]
+
+    async def _drop_client(self) -> None:
+        context, self._context, client, self._client = self._context, None, self._client, None
+        if context is not None and client is not None:
+            await context.__aexit__(None, None, None)
+
+    def abandon(self) -> None:
+        """Close the sockets without their loop, which is gone or belongs to the parent process."""
+        from specstar.backends.s3.client import drop_sockets
+
+        for handle in self.meta_objects.values():
+            handle.abandon()
+        self.meta_objects = {}
+        self._tasks.clear()
+        self._threads = None
+        client, self._client, self._context = self._client, None, None
+        if client is not None:
+            drop_sockets(client)
+
+
+async def _pieces(stream: Any) -> list[bytes]:
+    """A body as it came: putting it together and taking it apart again would copy it twice."""
+    found = []
+    while piece := await stream.read(_PIECE):
+        found.append(piece)
+    return found
+
+
+def headers_of(answer: dict[str, Any]) -> dict[str, str]:
+    """The HTTP headers of an answer, names in lower case."""
+    headers: dict[str, str] = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    return headers
+
+
+def server_time(answer: dict[str, Any]) -> float:
+    """The server's clock as it answered, in seconds since the epoch: file times are compared with it, not with ours."""
+    import time
+
+    date = headers_of(answer).get("date")
+    return parsedate_to_datetime(date).timestamp() if date else time.time()
