@@ -47,7 +47,7 @@ def load(source: ConfigSource, environ: Mapping[str, str], problems: Problems) -
     name: str | None = None
     given: Any = source
     if isinstance(source, (str, os.PathLike)):
-        name = os.fspath(source)
+        name = os.fsdecode(source)
         given = _read_json(name)
     if isinstance(given, BackendConfig):
         tree = _TreeReader(None, problems).read_struct(given)

@@ -49,8 +49,15 @@ class ResolvedBackend(Struct, frozen=True, kw_only=True, eq=False):
         return redacted_options(self.options)
 
     def __repr__(self) -> str:
-        options = ", ".join(f"{name}={value!r}" for name, value in self.shown_options().items())
-        return f"ResolvedBackend({self.role}: {self.type}, connection={self.connection!r}, {options})"
+        return f"ResolvedBackend({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [
+            ("role", self.role),
+            ("type", self.type),
+            ("connection", self.connection),
+            ("options", self.shown_options()),
+        ]
 
 
 class ResolvedConfig(Struct, frozen=True, kw_only=True, eq=False):
@@ -137,6 +144,7 @@ class _Resolver:
         self._given_defaults = given_defaults
         self._problems = problems
         self._backends: dict[str, _Backend] = {}
+        self._types: list[str] | None = None
         self._connections: dict[str, _Connection] = {}
         self._decoded: dict[str, Any] = {}
         self._completed: set[str] = set()
@@ -318,19 +326,27 @@ class _Resolver:
         known_already = self._backends.get(type_name)
         if known_already is not None:
             return known_already
-        try:
-            provider = self._registry.find_provider(str(type_name))
-        except ConfigError as error:
-            self._problems.extend(path, error.problems)
-            return None
+        provider = None
+        if self._types is None or type_name in self._types:
+            try:
+                provider = self._registry.find_provider(str(type_name))
+            except ConfigError as error:
+                self._problems.extend(path, error.problems)
+                return None
         if provider is None:
-            types = self._registry.provider_types()
+            types = self._known_types()
             near = nearest(type_name, types)
             known = "" if near else f"; known: {', '.join(types)}"
             self._problems.add(path, f"unknown backend type {quoted(type_name)}{known}", near)
             return None
         self._backends[type_name] = backend = _backend_of(provider)
         return backend
+
+    def _known_types(self) -> list[str]:
+        """Listing them reads the metadata of all installed packages: done once, and only for a mistake."""
+        if self._types is None:
+            self._types = self._registry.provider_types()
+        return self._types
 
     def _has_role(self, role: Role, backend: _Backend, path: str) -> bool:
         provider = backend.provider
@@ -349,7 +365,7 @@ class _Resolver:
             known = f"; known: {', '.join(quoted(name) for name in names)}"
         else:
             known = "; there are none"
-        if not isinstance(use, Expanded) and use in self._registry.provider_types():
+        if not isinstance(use, Expanded) and use in self._known_types():
             known += f'; for an inline backend write "type": "{use}"'
         self._problems.add(f"{role}.use", f"unknown connection {quoted(use)}{known}", near)
 

@@ -41,7 +41,10 @@ class ConnectionProfile(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     tags: Annotated[tuple[str, ...], Meta(description="Labels for people and tools; no effect.")] = ()
 
     def __repr__(self) -> str:
-        return f"ConnectionProfile({_shown(self)})"
+        return f"ConnectionProfile({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return _shown(self)
 
 
 class BackendBinding(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -61,7 +64,10 @@ class BackendBinding(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ] = True
 
     def __repr__(self) -> str:
-        return f"BackendBinding({_shown(self)})"
+        return f"BackendBinding({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return _shown(self)
 
 
 class BackendConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -97,12 +103,8 @@ class BackendConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return config_schema()
 
 
-def _shown(struct: ConnectionProfile | BackendBinding) -> str:
-    parts = []
-    for name in struct.__struct_fields__:
-        value = getattr(struct, name)
-        if name == "options" and isinstance(value, dict):
-            # Which options are secret is known only to the backend type: show none.
-            value = dict.fromkeys(value, "***")
-        parts.append(f"{name}={value!r}")
-    return ", ".join(parts)
+def _shown(struct: ConnectionProfile | BackendBinding) -> list[tuple[str, Any]]:
+    """The fields for printing. Which options are secret is known only to the backend type: no value is shown."""
+    options: Any = struct.options
+    hidden = dict.fromkeys(options, "***") if isinstance(options, dict) else options
+    return [(name, hidden if name == "options" else getattr(struct, name)) for name in struct.__struct_fields__]

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from rich.pretty import pretty_repr
 
 from specstar.backends.registry import find_provider
 from specstar.config import BackendBinding, BackendConfig, BackendDefaults, ConnectionProfile, Encoding, resolve_config
@@ -191,7 +192,7 @@ def test_reprs_show_no_secret() -> None:
         blob=BackendBinding(type="tiny", options=options),
     )
     resolved = resolve_config(config)
-    for text in (repr(config), repr(resolved), repr(resolved.meta), str(resolved.blob)):
+    for text in (repr(config), pretty_repr(config), repr(resolved), pretty_repr(resolved), str(resolved.blob)):
         assert "hunter2" not in text
         assert "badge" in text
 
