@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from specstar.backends.disk import DiskOptions, DiskProvider
 from specstar.backends.memory import MemoryOptions, MemoryProvider
+from specstar.backends.postgres import PostgresOptions, PostgresProvider
 from specstar.backends.provider import BackendProvider
 
 __all__ = ["CASES", "Case", "Suite"]
@@ -56,9 +57,32 @@ def _disk_composed(request: pytest.FixtureRequest) -> Case:
     return Case(DiskProvider(), DiskOptions(rootdir=str(folder / "rows")), resource=resource)
 
 
+def _postgres(request: pytest.FixtureRequest) -> Case:
+    return Case(PostgresProvider(), PostgresOptions(dsn=request.getfixturevalue("postgres_database")))
+
+
+def _pgbouncer(request: pytest.FixtureRequest) -> Case:
+    return Case(PostgresProvider(), PostgresOptions(dsn=request.getfixturevalue("pgbouncer_dsn"), pgbouncer=True))
+
+
+def _postgres_composed(request: pytest.FixtureRequest) -> Case:
+    """Meta and resource in two PostgreSQL schemas, by way of the stores of the single roles."""
+    dsn = request.getfixturevalue("postgres_database")
+    resource = Case(PostgresProvider(), PostgresOptions(dsn=dsn, schema="payloads"))
+    return Case(PostgresProvider(), PostgresOptions(dsn=dsn, schema="rows"), resource=resource)
+
+
 CASES: dict[Suite, dict[str, CaseFactory]] = {
-    "meta": {"memory": _memory, "disk": _disk},
-    "resource": {"memory": _memory, "disk": _disk, "disk-files": _disk_files},
+    "meta": {"memory": _memory, "disk": _disk, "postgres": _postgres, "pgbouncer": _pgbouncer},
+    "resource": {"memory": _memory, "disk": _disk, "disk-files": _disk_files, "postgres": _postgres},
     "blob": {"memory": _memory, "disk": _disk},
-    "storage": {"memory": _memory, "disk": _disk, "disk-files": _disk_files, "disk-composed": _disk_composed},
+    "storage": {
+        "memory": _memory,
+        "disk": _disk,
+        "disk-files": _disk_files,
+        "disk-composed": _disk_composed,
+        "postgres": _postgres,
+        "pgbouncer": _pgbouncer,
+        "postgres-composed": _postgres_composed,
+    },
 }

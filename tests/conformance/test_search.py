@@ -229,11 +229,12 @@ async def test_sorting_both_ways(meta: MetaStore, field: str) -> None:
     assert ranks == [sort_rank(ROWS[name].get(key, MISSING)) for name in downwards]
 
 
-async def test_ties_are_in_the_order_of_the_ids(meta: MetaStore) -> None:
+async def test_ties_are_in_the_order_of_the_ids_in_the_direction_of_the_sort(meta: MetaStore) -> None:
     for name in ("b", "d", "a", "c"):
         await meta.write(created(name, age=1))
+    assert await found(meta) == ["a", "b", "c", "d"]
     assert await found(meta, sort=["age"]) == ["a", "b", "c", "d"]
-    assert await found(meta, sort=["-age"]) == ["a", "b", "c", "d"]
+    assert await found(meta, sort=["-age"]) == ["d", "c", "b", "a"]
 
 
 async def test_sorting_by_two_fields(meta: MetaStore) -> None:
@@ -380,19 +381,20 @@ async def test_searches_find_rows_after_reopening(bench: Bench, meta: MetaStore)
 async def test_a_cancelled_search_leaves_its_neighbours_alone(meta: MetaStore) -> None:
     await fill(meta)
     answers: list[list[str]] = []
-    scope = anyio.CancelScope()
+    scopes = [anyio.CancelScope() for _ in range(10)]
 
-    async def cancelled() -> None:
-        with scope:
+    async def cancelled(number: int) -> None:
+        with scopes[number]:
             await found(meta, QB["age"] == 41)
 
     async def kept() -> None:
         answers.append(sorted(await found(meta, QB["age"] == 41)))
 
     async with anyio.create_task_group() as group:
-        for _ in range(10):
-            group.start_soon(cancelled)
+        for number in range(10):
+            group.start_soon(cancelled, number)
             group.start_soon(kept)
         await anyio.lowlevel.checkpoint()
-        scope.cancel()
+        for scope in scopes:
+            scope.cancel()
     assert answers == [["ann", "hal"]] * 10

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from anyio.lowlevel import checkpoint
 
@@ -25,22 +25,45 @@ class Opened:
         self._spec = spec
         self.connection: MemoryConnection | None = None
 
-    async def connect(self) -> None:
+    async def connect(self) -> MemoryConnection:
         """Find the data of the model. Raises `BackendUnavailable` after closing."""
         connection = await self._context.connection.get()
         self.model = connection.model(self._spec)
         self.rows = self.model.rows
         self.search = MemorySearch(self._context.home, self.model)
         self.connection = connection
+        return connection
+
+    async def ready(self) -> MemoryConnection:
+        """Before each change: connect when new."""
+        if self.connection is None or self._context.connection.opened is None:
+            return await self.connect()
+        return self.connection
 
     async def turn(self) -> MemoryConnection:
-        """Before each call: connect when new, and let other tasks run now and then."""
-        if self.connection is None or self._context.connection.opened is None:
-            await self.connect()
-        elif self.connection.due():
+        """Before each read: connect when new, and let other tasks run now and then."""
+        connection = await self.ready()
+        if connection.due():
             await checkpoint()
-        assert self.connection is not None
-        return self.connection
+        return connection
+
+    async def apply(self, change: MetaWrite, payload: bytes | None) -> None:
+        """Make a change, then let other tasks run now and then: after it, so that calls take effect in their order."""
+        connection = await self.ready()
+        self.model.apply(change, payload)
+        if connection.due():
+            await checkpoint()
+
+    async def apply_all(self, changes: Iterable[tuple[MetaWrite, bytes | None]]) -> list[Exception | None]:
+        """Make changes, each by itself."""
+        results: list[Exception | None] = []
+        for change, payload in changes:
+            try:
+                await self.apply(change, payload)
+                results.append(None)
+            except SpecstarError as error:
+                results.append(error)
+        return results
 
 
 class MemoryMetaStore(MetaStore):
@@ -50,22 +73,13 @@ class MemoryMetaStore(MetaStore):
         self._opened = Opened(context, model)
 
     async def write(self, change: MetaWrite) -> None:
-        await self._opened.turn()
-        self._opened.model.apply(change, None)
+        await self._opened.apply(change, None)
 
     async def write_many(self, changes: Sequence[MetaWrite]) -> list[Exception | None]:
-        results: list[Exception | None] = []
-        for change in changes:
-            await self._opened.turn()
-            try:
-                self._opened.model.apply(change, None)
-                results.append(None)
-            except SpecstarError as error:
-                results.append(error)
-        return results
+        return await self._opened.apply_all((change, None) for change in changes)
 
     async def erase(self, resource_id: str, *, expected_version: int | None = None) -> list[RevisionInfo]:
-        await self._opened.turn()
+        await self._opened.ready()
         return self._opened.model.erase(resource_id, expected_version)
 
     async def get(self, resource_id: str) -> ResourceMeta | None:

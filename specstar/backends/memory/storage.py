@@ -11,7 +11,7 @@ from specstar.backends.memory.connection import MemoryConnection
 from specstar.backends.memory.meta import Opened
 from specstar.backends.memory.options import MemoryOptions
 from specstar.backends.provider import BackendContext
-from specstar.errors import DecodeError, SpecstarError
+from specstar.errors import DecodeError
 from specstar.query import Condition, Query
 from specstar.roles import ModelSpec, PayloadKey, ResourceMeta, RevisionInfo, Storage, StoredPayload, StoredRevision
 from specstar.roles.storage import StorageWrite
@@ -30,21 +30,14 @@ class MemoryStorage(Storage):
         # Written out here and in `read`: a call in memory costs little more than this.
         connection = self._opened.connection
         if connection is None or self._lazy.opened is None:
-            await self._opened.connect()
-        elif connection.due():
-            await checkpoint()
+            connection = await self._opened.connect()
         self._opened.model.apply(item[0], item[1])
+        if connection.due():
+            # After the change, so that calls take effect in their order.
+            await checkpoint()
 
     async def write_many(self, items: Sequence[StorageWrite]) -> list[Exception | None]:
-        results: list[Exception | None] = []
-        for change, payload in items:
-            await self._opened.turn()
-            try:
-                self._opened.model.apply(change, payload)
-                results.append(None)
-            except SpecstarError as error:
-                results.append(error)
-        return results
+        return await self._opened.apply_all(items)
 
     async def read(self, resource_id: str, revision_id: str | None = None) -> StoredRevision | ResourceMeta | None:
         connection = self._opened.connection
@@ -90,7 +83,7 @@ class MemoryStorage(Storage):
         return self._opened.model.revisions(resource_id)
 
     async def erase(self, resource_id: str, *, expected_version: int | None = None) -> bool:
-        await self._opened.turn()
+        await self._opened.ready()
         there = resource_id in self._opened.rows
         self._opened.model.erase(resource_id, expected_version)
         return there

@@ -13,6 +13,7 @@ import apsw
 from specstar.backends.sqlite.faults import is_fatal, translate
 from specstar.backends.sqlite.forks import working
 from specstar.errors import BackendError, BackendUnavailable, SchemaVersionError, SpecstarError
+from specstar.query import regex_function
 
 __all__ = ["APPLICATION_ID", "SCHEMA_VERSION", "Database", "Operation"]
 
@@ -250,6 +251,7 @@ class Database:
         if cache_bytes is not None:
             self.execute(f"PRAGMA cache_size=-{cache_bytes // 1024}")
         self.connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
+        self.connection.create_scalar_function("specstar_regex", regex_function, 2, deterministic=True)
 
     @contextmanager
     def _held(self) -> Iterator[None]:

@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 
 from specstar.backends.sqlite.database import Database
 from specstar.backends.sqlite.rows import META_COLUMNS, decode_meta, decode_revision, to_time
-from specstar.backends.sqlite.search import CountRows, Plan, SearchRows
+from specstar.backends.sqlite.search import CountRows, ExplainRows, SearchMeta, SearchRows
 from specstar.backends.sqlite.tables import ModelTables
 from specstar.roles import PayloadKey, ResourceMeta, RevisionInfo, StoredPayload
 
 __all__ = [
     "CountRows",
+    "ExplainRows",
     "FoundRow",
     "GetFull",
     "GetMeta",
@@ -21,8 +22,9 @@ __all__ = [
     "GetRows",
     "ListPayloads",
     "ListRevisions",
-    "Plan",
     "Referenced",
+    "SearchFull",
+    "SearchMeta",
     "SearchRows",
     "Unreferenced",
 ]
@@ -112,6 +114,18 @@ def found_row(row: Sequence[Any]) -> FoundRow:
     if info is None:
         return FoundRow(meta, None, None)
     return FoundRow(meta, decode_revision(info, meta.resource_id), row[_INFO + 2])
+
+
+class SearchFull(SearchMeta):
+    """The matching rows with their current revisions and payloads."""
+
+    __slots__ = ()
+
+    def select(self, tables: ModelTables, matching: str) -> str:
+        return f"SELECT {tables.meta_columns}, v.info, v.payload_id, v.payload {tables.from_matching(matching)}"
+
+    def run(self, database: Database) -> list[FoundRow]:
+        return [found_row(row) for row in database.execute(self.sql, self.params)]
 
 
 class ListRevisions:

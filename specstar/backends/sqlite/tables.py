@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from specstar.backends.sqlite.names import quoted, table_suffix
 from specstar.backends.sqlite.rows import META_COLUMNS
+from specstar.query import Fields
 from specstar.roles import ModelSpec
 
 __all__ = ["ModelTables"]
@@ -59,7 +60,8 @@ class ModelTables:
             f"CREATE UNIQUE INDEX IF NOT EXISTS {quoted(f'payloads_{suffix}_by_id')} ON {payloads} (resource_id, payload_id)",
         )
 
-        columns = ", ".join(META_COLUMNS)
+        self.fields = Fields(model.indexed_fields)
+        self.columns = columns = ", ".join(META_COLUMNS)
         places = ", ".join("?" for _ in META_COLUMNS)
         changed = ", ".join(f"{column} = ?" for column in META_COLUMNS[1:])
         self.meta_columns = ", ".join(f"m.{column}" for column in META_COLUMNS)
@@ -91,7 +93,7 @@ class ModelTables:
         self.select_given_payload = (
             f"SELECT {self.meta_columns}, v.info, v.payload_id, v.payload {from_given} WHERE m.resource_id = ?"
         )
-        self.select_revisions = f"SELECT info, payload_id FROM {revisions} WHERE resource_id = ? ORDER BY revision_id"
+        self.select_revisions = f"SELECT info, payload IS NULL FROM {revisions} WHERE resource_id = ? ORDER BY revision_id"
         self.select_referenced = (
             f"SELECT DISTINCT payload_id FROM {revisions} WHERE payload IS NULL "
             "AND payload_id IN (SELECT value FROM json_each(?))"
@@ -111,4 +113,11 @@ class ModelTables:
         self.list_payloads = (
             f"SELECT rowid, resource_id, payload_id, length(payload), modified_time FROM {payloads} "
             "WHERE rowid > ? ORDER BY rowid LIMIT ?"
+        )
+
+    def from_matching(self, matching: str) -> str:
+        """The FROM of a search: its rows, in their order, with their current revisions."""
+        return (
+            f"FROM ({matching}) AS m LEFT JOIN {self.revisions} AS v "
+            "ON v.resource_id = m.resource_id AND v.revision_id = m.current_revision_id"
         )

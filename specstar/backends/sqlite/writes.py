@@ -89,7 +89,10 @@ class WriteRow:
 
 
 class EraseRow:
-    """Remove a resource with its revisions and the payloads in the database; the result is the revisions removed."""
+    """Remove a resource with its revisions and the payloads in the database.
+
+    The result is the revisions removed, each with True if its payload lies elsewhere.
+    """
 
     __slots__ = ("expected", "resource_id", "tables")
     size = 256
@@ -99,14 +102,17 @@ class EraseRow:
         self.resource_id = resource_id
         self.expected = expected
 
-    def run(self, database: Database) -> list[RevisionInfo]:
+    def run(self, database: Database) -> list[tuple[RevisionInfo, bool]]:
         tables, key = self.tables, (self.resource_id,)
         found = database.execute(tables.select_version, key)
         if not found:
             return []
         if self.expected is not None and found[0][0] != self.expected:
             raise RevisionConflictError(self.resource_id, actual_revision_id=found[0][1], model=tables.model.name)
-        revisions = [decode_revision(info, self.resource_id) for info, _ in database.execute(tables.select_revisions, key)]
+        revisions = [
+            (decode_revision(info, self.resource_id), bool(elsewhere))
+            for info, elsewhere in database.execute(tables.select_revisions, key)
+        ]
         database.execute(tables.delete_revisions, key)
         database.execute(tables.delete_payloads, key)
         database.execute(tables.delete_meta, key)

@@ -27,7 +27,7 @@ from specstar.roles import RevisionStatus
 pytestmark = pytest.mark.anyio
 
 
-class Address(Struct):
+class Address(Struct, frozen=True):
     city: str = ""
     zip_code: str | None = None
 

@@ -1,0 +1,93 @@
+"""One root folder: its database, its temporary files, and the threads that work on it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+
+from specstar.backends.disk.durable import TempFolder, disk_errors, ensure_folder, fsync_folder, fsync_folders
+from specstar.backends.sqlite.forks import fork_was_clean
+from specstar.backends.sqlite.lanes import DatabaseFile, Lanes
+from specstar.backends.sqlite.tables import ModelTables
+from specstar.backends.sqlite.writes import EnsureModel
+from specstar.runtime import Connection, Home, ServerInfo
+
+__all__ = ["DiskConnection"]
+
+_DATABASE = "specstar.sqlite3"
+_FILE_THREADS = 4
+_BLOB_THREADS = 8
+# A writer that needs longer than this for one file is taken for dead.
+_SWEEP_SECONDS = 24 * 3600.0
+
+
+class DiskConnection(Connection):
+    """Everything open under one root folder. `root` is absolute."""
+
+    def __init__(self, root: str, *, reader_threads: int, busy_timeout: float) -> None:
+        self.root = Path(root)
+        self.temps = TempFolder(self.root / "_tmp")
+        self.file_limit = anyio.CapacityLimiter(_FILE_THREADS)
+        self.blob_limit = anyio.CapacityLimiter(_BLOB_THREADS)
+        self._file = DatabaseFile(str(self.root / _DATABASE), readers=reader_threads, busy_timeout=busy_timeout)
+        self._pid = os.getpid()
+        self._lanes: Lanes | None = None
+        self._home: Home | None = None
+        self._ready: set[ModelTables] = set()
+
+    async def open(self) -> None:
+        """Make the folder if it is missing, open the database, remove temporary files of long dead writers."""
+        await anyio.to_thread.run_sync(self._open, limiter=self.file_limit)
+
+    def _open(self) -> None:
+        with disk_errors(self.root):
+            fsync_folders(ensure_folder(self.root))
+            self.temps.prepare()
+            self.temps.sweep(_SWEEP_SECONDS)
+            self._file.open()
+            # The name of a new database must outlive a power loss as well as its content.
+            fsync_folder(self.root)
+
+    def lanes(self, home: Home) -> Lanes:
+        """The way to the database from this home."""
+        if self._lanes is None or self._home is not home:
+            self._lanes = Lanes(home, self._file)
+            self._home = home
+        return self._lanes
+
+    async def prepare(self, home: Home, tables: ModelTables) -> Lanes:
+        """The way to the database, once the tables of the model are there."""
+        lanes = self.lanes(home)
+        if tables not in self._ready:
+            await lanes.write(EnsureModel(tables))
+            self._ready.add(tables)
+        return lanes
+
+    async def ping(self) -> ServerInfo:
+        return await anyio.to_thread.run_sync(self._ping, limiter=self.file_limit)
+
+    def _ping(self) -> ServerInfo:
+        import apsw
+
+        with disk_errors(self.root):
+            found = os.statvfs(self.root)
+        free = found.f_bavail * found.f_frsize
+        return ServerInfo(
+            version=f"SQLite {apsw.sqlite_lib_version()}", detail=f"{self.root}, {free / (1 << 30):.1f} GiB free"
+        )
+
+    async def aclose(self) -> None:
+        """Let what is under way finish, then close."""
+        if self._lanes is not None:
+            await self._lanes.drain()
+        await anyio.to_thread.run_sync(self._file.close, limiter=self.file_limit)
+
+    def abandon(self) -> None:
+        """Close at once. In a forked child only the child's copies are closed, which the parent does not notice."""
+        if os.getpid() != self._pid and not fork_was_clean():
+            self._file.leak()
+        else:
+            self._file.drop()

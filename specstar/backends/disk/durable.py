@@ -1,0 +1,165 @@
+"""Durable files: what is renamed into place is whole, and stays after a power loss.
+
+Protocol: a temporary file made with O_EXCL on the same file system, written, fsynced; renamed (or linked) to its name; then
+the folder is fsynced, and every folder that was made on the way, in its parent. A failed fsync fails the operation and is
+never repeated: the kernel may have dropped the pages that it could not write, and would report success the second time.
+Everything here blocks: call it in a thread.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from specstar.errors import BackendError, BackendUnavailable
+
+__all__ = [
+    "TempFolder",
+    "disk_errors",
+    "ensure_folder",
+    "fsync_folder",
+    "fsync_folders",
+    "link_new",
+    "read_fully",
+    "write_fully",
+]
+
+_STEPS = {
+    errno.ENOSPC: "free some space, then repeat the call",
+    errno.EDQUOT: "the quota is used up: free some space or raise it, then repeat the call",
+    errno.EROFS: "the file system is mounted read-only: mount it for writing (after an error of the disk, check that first)",
+    errno.EACCES: "give this user the permission, or choose another rootdir",
+    errno.EPERM: "give this user the permission, or choose another rootdir",
+    errno.EIO: "the disk reported an error: check it (dmesg, smartctl) before going on",
+    errno.ENOTDIR: "a file is where a folder is needed: choose another rootdir",
+    errno.EMFILE: "this process has too many open files: raise the limit (ulimit -n)",
+    errno.ENFILE: "the system has too many open files",
+    errno.ENAMETOOLONG: "choose a shorter rootdir",
+    errno.ESTALE: "the network file system lost the file: rootdir belongs on a local disk",
+}
+_TEMPORARY = frozenset({errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM})
+# File systems that answer fsync of a folder, or link, with these do not have it.
+_UNSUPPORTED = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
+_NO_LINKS = _UNSUPPORTED | {errno.EPERM, errno.EMLINK, errno.EXDEV}
+
+
+@contextmanager
+def disk_errors(path: str | Path) -> Iterator[None]:
+    """Turn an `OSError` into a `BackendError` that says path, reason and next step."""
+    try:
+        yield
+    except OSError as error:
+        where = error.filename if isinstance(error.filename, str) else str(path)
+        step = _STEPS.get(error.errno or 0)
+        message = f"{where}: {error.strerror or error}" + (f"; {step}" if step else "")
+        kind = BackendUnavailable if error.errno in _TEMPORARY else BackendError
+        raise kind(message, backend="disk") from error
+
+
+def write_fully(descriptor: int, data: bytes | bytearray | memoryview) -> None:
+    """Write all of it, however little the system takes at a time."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+def read_fully(descriptor: int, size: int, offset: int) -> bytes:
+    """`size` bytes from `offset` on, fewer only at the end of the file."""
+    data = os.pread(descriptor, size, offset)
+    if len(data) == size or not data:
+        return data
+    parts = [data]
+    missing = size - len(data)
+    while missing and (data := os.pread(descriptor, missing, offset + size - missing)):
+        parts.append(data)
+        missing -= len(data)
+    return b"".join(parts)
+
+
+def fsync_folder(path: str | Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def ensure_folder(path: Path) -> list[Path]:
+    """Make a folder and its parents; returns the folders that got a new entry and are to be fsynced."""
+    try:
+        path.mkdir()
+    except FileExistsError:
+        if not path.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path)) from None
+        return []
+    except FileNotFoundError:
+        changed = ensure_folder(path.parent)
+        with suppress(FileExistsError):  # another process
+            path.mkdir()
+        return [*changed, path.parent]
+    return [path.parent]
+
+
+def fsync_folders(folders: list[Path]) -> None:
+    """Make the entries of these folders durable, outermost first."""
+    for folder in sorted(set(folders), key=lambda path: len(path.parts)):
+        fsync_folder(folder)
+
+
+def link_new(source: Path, target: Path) -> bool:
+    """Give a file a second name; False if that name is taken. Where links are missing: rename, over what is there."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        source.replace(target)
+    return True
+
+
+class TempFolder:
+    """A folder of temporary files on the file system of the data; what killed writers left there is swept."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def prepare(self) -> None:
+        """Make the folder, durably."""
+        fsync_folders(ensure_folder(self.path))
+
+    def create(self) -> tuple[int, Path]:
+        """A new file, open for reading and writing, and its path."""
+        while True:
+            path = self.path / f"{os.getpid()}-{secrets.token_hex(12)}"
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
+            try:
+                return os.open(path, flags, 0o666), path
+            except FileExistsError:
+                continue
+
+    def sweep(self, older_than: float) -> int:
+        """Remove files not written to for `older_than` seconds; returns how many."""
+        limit = time.time() - older_than
+        removed = 0
+        try:
+            entries = list(os.scandir(self.path))
+        except FileNotFoundError:
+            return 0
+        for entry in entries:
+            # Another process may sweep, or finish its file, at the same moment.
+            with suppress(FileNotFoundError):
+                if entry.is_file(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_mtime <= limit:
+                    os.unlink(entry.path)  # noqa: PTH108  entries give plain paths
+                    removed += 1
+        return removed

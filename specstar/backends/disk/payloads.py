@@ -1,0 +1,99 @@
+"""Payload files from the event loop: calls that are awaited together share a thread job and the fsync of their folders."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import cast
+
+import anyio.to_thread
+
+from specstar.backends.disk.connection import DiskConnection
+from specstar.backends.disk.payload_files import PayloadFiles
+from specstar.errors import DecodeError
+from specstar.roles import PayloadKey, StoredPayload
+from specstar.runtime import Batcher, Home
+
+__all__ = ["PayloadFileLane"]
+
+_Write = tuple[PayloadKey, bytes]
+_MAX_FILES = 32
+_MAX_BYTES = 8 << 20
+_IN_FLIGHT = 3
+
+
+class PayloadFileLane:
+    """The payload files of one model, from one home."""
+
+    def __init__(self, home: Home, connection: DiskConnection, suffix: str) -> None:
+        self._files = PayloadFiles(connection.root, suffix, connection.temps)
+        self._limit = connection.file_limit
+        name = f"{connection.root}: payload files"
+        self._writes: Batcher[_Write, None] = Batcher(
+            home,
+            self._flush_writes,
+            name=name,
+            max_items=_MAX_FILES,
+            max_bytes=_MAX_BYTES,
+            max_in_flight=_IN_FLIGHT,
+            size_of=lambda item: len(item[1]),
+            key_of=lambda item: item[0],
+        )
+        self._reads: Batcher[PayloadKey, bytes | None] = Batcher(
+            home, self._flush_reads, name=name, max_items=_MAX_FILES, max_in_flight=_IN_FLIGHT
+        )
+
+    async def write(self, key: PayloadKey, payload: bytes) -> None:
+        """Store one payload, durably."""
+        await self._writes.submit((key, payload))
+
+    async def write_many(self, items: Sequence[_Write]) -> None:
+        """Store several payloads, durably."""
+        portion: list[_Write] = []
+        size = 0
+        for item in items:
+            portion.append(item)
+            size += len(item[1])
+            if len(portion) >= _MAX_FILES or size >= _MAX_BYTES:
+                await self._run_writes(portion)
+                portion, size = [], 0
+        if portion:
+            await self._run_writes(portion)
+
+    async def read(self, key: PayloadKey) -> bytes | None:
+        """A payload, or None. Raises `DecodeError` for a damaged file."""
+        return await self._reads.submit(key)
+
+    async def read_many(self, keys: Sequence[PayloadKey]) -> list[bytes | None]:
+        """Several payloads. Raises `DecodeError` for a damaged file."""
+        found: list[bytes | None] = []
+        for start in range(0, len(keys), _MAX_FILES):
+            for payload in await self._run_reads(keys[start : start + _MAX_FILES]):
+                if isinstance(payload, DecodeError):
+                    raise payload
+                found.append(payload)
+        return found
+
+    async def delete(self, keys: Sequence[PayloadKey]) -> None:
+        """Erase payloads."""
+        if keys:
+            await anyio.to_thread.run_sync(self._files.delete, keys, limiter=self._limit)
+
+    async def pages(self) -> AsyncIterator[list[StoredPayload]]:
+        """All payload files."""
+        for folder in await anyio.to_thread.run_sync(self._files.outer_folders, limiter=self._limit):
+            page = await anyio.to_thread.run_sync(self._files.scan, folder, limiter=self._limit)
+            if page:
+                yield page
+
+    async def _run_writes(self, items: list[_Write]) -> None:
+        await anyio.to_thread.run_sync(self._files.write, items, limiter=self._limit)
+
+    async def _run_reads(self, keys: Sequence[PayloadKey]) -> list[bytes | None | DecodeError]:
+        return await anyio.to_thread.run_sync(self._files.read, keys, limiter=self._limit)
+
+    async def _flush_writes(self, items: list[_Write]) -> list[None]:
+        await self._run_writes(items)
+        return [None] * len(items)
+
+    async def _flush_reads(self, keys: list[PayloadKey]) -> list[bytes | None | Exception]:
+        return cast("list[bytes | None | Exception]", await self._run_reads(keys))

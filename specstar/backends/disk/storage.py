@@ -1,0 +1,222 @@
+"""Meta and resource under one root: row, revision and payload in one transaction, or the payload's file first."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, cast
+
+from specstar.backends.disk.connection import DiskConnection
+from specstar.backends.disk.options import DiskOptions
+from specstar.backends.disk.payloads import PayloadFileLane
+from specstar.backends.provider import BackendContext
+from specstar.backends.sqlite.lanes import Lanes
+from specstar.backends.sqlite.reads import (
+    CountRows,
+    ExplainRows,
+    FoundRow,
+    GetFull,
+    GetMeta,
+    GetPayloads,
+    GetRows,
+    ListPayloads,
+    ListRevisions,
+    SearchFull,
+    SearchMeta,
+    Unreferenced,
+)
+from specstar.backends.sqlite.tables import ModelTables
+from specstar.backends.sqlite.writes import DeletePayloads, EraseRow, WriteRow
+from specstar.errors import BackendUnavailable, DecodeError, OutcomeUnknownError, SpecstarError
+from specstar.query import Condition, Query
+from specstar.roles import ModelSpec, PayloadKey, ResourceMeta, RevisionInfo, Storage, StoredPayload, StoredRevision
+from specstar.roles.storage import StorageWrite
+
+__all__ = ["DiskStorage"]
+
+logger = logging.getLogger("specstar")
+_PAGE = 1000
+_READ_ATTEMPTS = 3
+
+
+class DiskStorage(Storage):
+    """The resources of one model under a root folder, which both roles share."""
+
+    def __init__(self, context: BackendContext[DiskOptions, DiskConnection], model: ModelSpec) -> None:
+        self._context = context
+        self._model = model.name
+        self._tables = ModelTables(model)
+        self._inline = context.options.inline_payload_bytes
+        self._lanes: Lanes | None = None
+        self._files: PayloadFileLane
+
+    async def _way(self) -> Lanes:
+        if self._lanes is None or self._context.connection.opened is None:
+            home, connection = self._context.home, await self._context.connection.get()
+            lanes = await connection.prepare(home, self._tables)
+            if self._lanes is None:
+                self._files = PayloadFileLane(home, connection, self._tables.suffix)
+                self._lanes = lanes
+        return self._lanes
+
+    async def write(self, item: StorageWrite) -> None:
+        lanes = await self._way()
+        change, payload = item
+        if payload is None or len(payload) <= self._inline or change.revision is None:
+            await lanes.write(WriteRow(self._tables, change, payload))
+            return
+        operation = WriteRow(self._tables, change)
+        key = PayloadKey(change.meta.resource_id, change.revision.payload_id)
+        await self._files.write(key, payload)
+        try:
+            await lanes.write(operation)
+        except (BackendUnavailable, OutcomeUnknownError):
+            raise  # the row may be there: so must its payload
+        except SpecstarError:
+            await self._discard([key])
+            raise
+
+    async def write_many(self, items: Sequence[StorageWrite]) -> list[Exception | None]:
+        lanes = await self._way()
+        operations: list[WriteRow] = []
+        large: dict[int, tuple[PayloadKey, bytes]] = {}
+        for place, (change, payload) in enumerate(items):
+            if payload is not None and len(payload) > self._inline and change.revision is not None:
+                large[place] = PayloadKey(change.meta.resource_id, change.revision.payload_id), payload
+                payload = None
+            operations.append(WriteRow(self._tables, change, payload))
+        if large:
+            await self._files.write_many(list(large.values()))
+        results = await lanes.write_all(operations)
+        refused = [key for place, (key, _) in large.items() if _is_refusal(results[place])]
+        if refused:
+            await self._discard(refused)
+        return results
+
+    async def _discard(self, keys: list[PayloadKey]) -> None:
+        try:
+            await self._files.delete(keys)
+        except SpecstarError as error:
+            logger.info("%s: %d unused payloads stay until garbage collection: %s", self._model, len(keys), error)
+
+    async def read(self, resource_id: str, revision_id: str | None = None) -> StoredRevision | ResourceMeta | None:
+        lanes = await self._way()
+        for _ in range(_READ_ATTEMPTS):
+            (row,) = await lanes.read(GetFull(self._tables, (resource_id,), revision_id))
+            if row is None:
+                return None
+            meta, revision, payload = row
+            if revision is None:
+                return cast("ResourceMeta", meta)
+            if payload is None:
+                payload = await self._outside(PayloadKey(resource_id, revision.payload_id))
+            if payload is not None:
+                return StoredRevision(meta, revision, payload)
+            # A draft rewritten, or the resource erased, between the two reads: look again.
+        raise self._lost(revision)
+
+    async def _outside(self, key: PayloadKey) -> bytes | None:
+        """A payload that is not in the revision's row: in a file, or written while the roles were bound apart."""
+        payload = await self._files.read(key)
+        if payload is None:
+            (payload,) = await (await self._way()).read(GetPayloads(self._tables, (key,)))
+        return payload
+
+    async def read_many(self, resource_ids: Sequence[str]) -> list[StoredRevision | None]:
+        lanes = await self._way()
+        return await self._whole(await lanes.read(GetFull(self._tables, resource_ids)))
+
+    async def _whole(self, rows: Sequence[FoundRow | None]) -> list[StoredRevision | None]:
+        """The rows with those payloads that lie in files."""
+        result: list[Any] = list(rows)
+        apart: list[tuple[int, PayloadKey]] = []
+        for place, row in enumerate(rows):
+            if row is None or row.revision is None:
+                result[place] = None
+            elif row.payload is None:
+                apart.append((place, PayloadKey(row.meta.resource_id, row.revision.payload_id)))
+            else:
+                result[place] = StoredRevision(*row)
+        if apart:
+            payloads = await self._files.read_many([key for _, key in apart])
+            for (place, key), payload in zip(apart, payloads, strict=True):
+                row = result[place]
+                if payload is not None:
+                    result[place] = StoredRevision(row.meta, row.revision, payload)
+                else:
+                    again = await self.read(key.resource_id)
+                    result[place] = again if isinstance(again, StoredRevision) else None
+        return result
+
+    async def read_meta(self, resource_id: str) -> ResourceMeta | None:
+        lanes = await self._way()
+        (meta,) = await lanes.read(GetMeta(self._tables, (resource_id,)))
+        return cast("ResourceMeta | None", meta)
+
+    async def read_revision(
+        self, resource_id: str, revision_id: str | None = None
+    ) -> tuple[ResourceMeta, RevisionInfo | None] | None:
+        lanes = await self._way()
+        (row,) = await lanes.read(GetRows(self._tables, (resource_id,), revision_id))
+        return cast("tuple[ResourceMeta, RevisionInfo | None] | None", row)
+
+    async def list_revisions(self, resource_id: str) -> list[RevisionInfo]:
+        lanes = await self._way()
+        return cast("list[RevisionInfo]", await lanes.read(ListRevisions(self._tables, resource_id)))
+
+    async def erase(self, resource_id: str, *, expected_version: int | None = None) -> bool:
+        lanes = await self._way()
+        erased = await lanes.write(EraseRow(self._tables, resource_id, expected_version))
+        await self._files.delete([PayloadKey(resource_id, info.payload_id) for info, elsewhere in erased if elsewhere])
+        return bool(erased)
+
+    async def search(self, query: Query) -> list[StoredRevision]:
+        lanes = await self._way()
+        rows = await lanes.search(SearchFull(self._tables, query))
+        return [row for row in await self._whole(rows) if row is not None]
+
+    async def search_meta(self, query: Query) -> list[ResourceMeta]:
+        lanes = await self._way()
+        return cast("list[ResourceMeta]", await lanes.search(SearchMeta(self._tables, query)))
+
+    async def count(self, condition: Condition | None = None, *, include_deleted: bool = False) -> int:
+        lanes = await self._way()
+        return cast("int", await lanes.search(CountRows(self._tables, condition, include_deleted)))
+
+    async def explain(self, query: Query) -> str:
+        lanes = await self._way()
+        return cast("str", await lanes.search(ExplainRows(self._tables, query)))
+
+    async def list_payloads(self) -> AsyncIterator[list[StoredPayload]]:
+        lanes = await self._way()
+        after = 0
+        while True:
+            after, page = await lanes.search(ListPayloads(self._tables, after, _PAGE))
+            if not page:
+                break
+            yield page
+        async for page in self._files.pages():
+            yield page
+
+    async def unreferenced(self, keys: Sequence[PayloadKey]) -> list[PayloadKey]:
+        lanes = await self._way()
+        return cast("list[PayloadKey]", await lanes.search(Unreferenced(self._tables, keys)))
+
+    async def drop_payloads(self, keys: Sequence[PayloadKey]) -> None:
+        lanes = await self._way()
+        if keys:
+            await lanes.write(DeletePayloads(self._tables, keys))
+            await self._files.delete(keys)
+
+    def _lost(self, revision: RevisionInfo) -> DecodeError:
+        message = (
+            f"the payload of revision {revision.revision_id} of {self._model} {revision.resource_id!r} is gone from "
+            f"{self._context.options.rootdir}; restore it from a backup, or erase the resource with permanently_delete()"
+        )
+        return DecodeError(
+            message, resource_id=revision.resource_id, revision_id=revision.revision_id, model=self._model
+        )
+
+
+def _is_refusal(result: Exception | None) -> bool:
+    return isinstance(result, SpecstarError) and not isinstance(result, BackendUnavailable | OutcomeUnknownError)
