@@ -23,7 +23,9 @@ class RabbitMQOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             "Reserved characters in user, password and vhost are percent-encoded; the vhost / is an empty path or /%2F."
         ),
     ] = "amqp://guest:guest@localhost:5672/"
-    queue_prefix: Annotated[str, Meta(max_length=60, description="What the name of every queue begins with.")] = "specstar:"
+    queue_prefix: Annotated[str, Meta(max_length=60, description="What the name of every queue begins with.")] = (
+        "specstar:"
+    )
     max_retries: Annotated[
         int, Meta(ge=0, le=1000, description="How often a failed job is tried again, unless the job says otherwise.")
     ] = 3
@@ -32,7 +34,11 @@ class RabbitMQOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     ] = 10.0
     amqp_heartbeat_seconds: Annotated[
         int,
-        Meta(ge=0, le=65534, description="Heartbeat of the connection in seconds; 0: none, TCP keepalive alone finds a dead peer."),
+        Meta(
+            ge=0,
+            le=65534,
+            description="Heartbeat of the connection in seconds; 0: none, TCP keepalive alone finds a dead peer.",
+        ),
     ] = 600
     queue_type: Annotated[
         Literal["classic", "quorum"],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import builtins
+import re
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, ClassVar
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["RabbitMQProvider"]
 
+# What the driver allows in the name of a queue.
+_PREFIX = re.compile(r"[a-zA-Z0-9\-_.:@#,/+ ]*")
 # These belong to the queues; all others shape the connection itself.
 _OF_QUEUES = frozenset(
     {
@@ -40,7 +44,7 @@ class RabbitMQProvider(BackendProvider[RabbitMQOptions, "RabbitMQConnection"]):
 
     type: ClassVar[str] = "rabbitmq"
     roles: ClassVar[frozenset[Role]] = frozenset({"mq"})
-    options_type: ClassVar[type[Struct]] = RabbitMQOptions
+    options_type: ClassVar[builtins.type[Struct]] = RabbitMQOptions
     native: ClassVar[bool] = False
     extra: ClassVar[str | None] = "rabbitmq"
 
@@ -51,14 +55,14 @@ class RabbitMQProvider(BackendProvider[RabbitMQOptions, "RabbitMQConnection"]):
         prefix = options.queue_prefix
         if prefix.startswith("amq."):
             problems.append(("queue_prefix", "begins with 'amq.', which the broker keeps for itself"))
-        if "\0" in prefix or not prefix.isprintable():
-            problems.append(("queue_prefix", "holds a control character"))
-        if len(prefix.encode("utf-8", "surrogatepass")) > 100:
-            problems.append(("queue_prefix", "is longer than 100 bytes in UTF-8"))
+        if _PREFIX.fullmatch(prefix) is None:
+            problems.append(("queue_prefix", "may hold letters, digits, spaces and -_.:@#,/+ only"))
         # A message may be confirmed this long after its delay queue was declared, and must still leave it by its TTL.
         if options.delay_queue_expiry_seconds <= 2 * options.publish_timeout_seconds:
             least = 2 * options.publish_timeout_seconds
-            problems.append(("delay_queue_expiry_seconds", f"must be more than twice publish_timeout_seconds ({least:g})"))
+            problems.append(
+                ("delay_queue_expiry_seconds", f"must be more than twice publish_timeout_seconds ({least:g})")
+            )
         if options.queue_type == "quorum" and options.max_priority:
             problems.append(("max_priority", "quorum queues have no priorities: use 0, or queue_type 'classic'"))
         return problems

@@ -53,7 +53,7 @@ def url_problem(url: str) -> str | None:
 
 
 def hide_password(url: str) -> str:
-    """The URL with `***` in place of its password and without values of parameters; `***` if it does not look like one."""
+    """The URL with `***` in place of its password and key parameters; only `***` if it does not look like a URL."""
     if not url:
         return ""
     if not url.startswith(_SCHEMES):

@@ -1,0 +1,192 @@
+"""The receiving end of one worker: it survives connections, channels and deleted queues."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from specstar.backends.rabbitmq.delivery import RabbitMQDelivery
+from specstar.backends.rabbitmq.faults import LinkLostError, unavailable
+from specstar.backends.rabbitmq.subscription import Shard, Subscription
+from specstar.errors import BackendError
+from specstar.roles import Consumer, Delivery
+
+if TYPE_CHECKING:
+    from specstar.backends.rabbitmq.link import Link
+    from specstar.backends.rabbitmq.queue import RabbitMQQueue
+    from specstar.runtime import Home
+
+__all__ = ["RabbitMQConsumer"]
+
+logger = logging.getLogger("specstar")
+# How soon the first use ever of a partition key is noticed.
+_POLL_SECONDS = 2.0
+_LONGEST_PAUSE = 5.0
+# Of each partition queue; it has one consumer at a time, so what lies here is kept from nobody.
+_SHARD_PREFETCH = 16
+
+
+class RabbitMQConsumer(Consumer):
+    """At most `prefetch` deliveries are handed out and not ended. A task of the home subscribes anew after any loss."""
+
+    def __init__(self, queue: RabbitMQQueue, home: Home, prefetch: int) -> None:
+        self.queue = queue
+        self.home = home
+        self.stopped = False
+        self._prefetch = prefetch
+        self._main: Subscription | None = None
+        self._partitions: Subscription | None = None
+        self._partitioned = False
+        self._ready: deque[RabbitMQDelivery] = deque()
+        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._handed_out = 0
+        self._changed = asyncio.Event()
+        self._closed = asyncio.Event()
+        self._stopping = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Subscribe, and keep subscribed from now on. Raises `BackendUnavailable`, or `BackendError` for queues of another kind."""
+        link = await self.queue.live_link()
+        try:
+            await self._subscribe(link)
+        except LinkLostError as error:
+            raise unavailable(str(error)) from error
+        self._task = self.home.spawn(self._keep_subscribed)
+
+    async def receive(self) -> Delivery:
+        while True:
+            if self.stopped:
+                raise unavailable("the consumer is stopped")
+            if self._ready and self._handed_out < self._prefetch:
+                delivery = self._ready.popleft()
+                self._handed_out += 1
+                delivery.subscription.hand_out(delivery)
+                if self._ready:
+                    self._wake()
+                return delivery
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            try:
+                await waiter
+            except BaseException:
+                if waiter.done() and not waiter.cancelled():
+                    self._wake()  # this turn was mine, and goes to the next
+                elif waiter in self._waiters:
+                    self._waiters.remove(waiter)
+                raise
+
+    async def stop(self) -> None:
+        async with self._stopping:
+            if self.stopped:
+                return
+            self.stopped = True
+            self._ready.clear()
+            while self._waiters:
+                self._wake_first()
+            self._task.cancel()
+            for subscription in (self._main, self._partitions):
+                if subscription is not None:
+                    await subscription.stop()
+
+    async def aclose(self) -> None:
+        """Stop, and give back every delivery without an end. Goes on by itself if the caller is cancelled."""
+        self.home.spawn(self._close)
+        try:
+            async with asyncio.timeout(3 * self.queue.options.operation_timeout_seconds):
+                await self._closed.wait()
+        except TimeoutError:
+            logger.warning("closing a consumer of %r took too long: left to the broker", self.queue.name)
+
+    async def _close(self) -> None:
+        try:
+            await self.stop()
+            for subscription in (self._main, self._partitions):
+                if subscription is not None:
+                    await subscription.aclose()
+        finally:
+            self._closed.set()
+
+    # What subscriptions report.
+
+    def offer(self, delivery: RabbitMQDelivery) -> None:
+        """A delivery that may be handed out. Once stopped, it waits to be given back."""
+        if not self.stopped:
+            self._ready.append(delivery)
+            self._wake()
+
+    def one_ended(self) -> None:
+        self._handed_out -= 1
+        self._wake()
+
+    def subscription_lost(self, subscription: Subscription) -> None:
+        kept = [delivery for delivery in self._ready if delivery.subscription is not subscription]
+        self._ready.clear()
+        self._ready.extend(kept)
+        self._handed_out -= subscription.handed_out
+        self._changed.set()
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiters and self._ready and self._handed_out < self._prefetch:
+            self._wake_first()
+
+    def _wake_first(self) -> None:
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+
+    # Staying subscribed.
+
+    async def _keep_subscribed(self) -> None:
+        failures = 0
+        while not self.stopped:
+            try:
+                async with asyncio.timeout(None if self._partitioned else _POLL_SECONDS):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass
+            self._changed.clear()
+            try:
+                await self._subscribe(await self.queue.live_link())
+                failures = 0
+            except (BackendError, LinkLostError) as error:
+                failures += 1
+                pause = min(_LONGEST_PAUSE, 0.05 * 2 ** min(failures, 10))
+                if failures > 1 or isinstance(error, BackendError):
+                    logger.warning("consuming %r again failed, next try in %.1f s: %s", self.queue.name, pause, error)
+                await asyncio.sleep(pause)
+                self._changed.set()
+
+    async def _subscribe(self, link: Link) -> None:
+        """Bring back what is missing. Raises `BackendError` or `LinkLostError`; then nothing half-open is left."""
+        queues = self.queue.queues
+        if self._main is None or self._main.lost:
+            await self.queue.declare_all(link)
+            subscription = await Subscription.open(self, link)
+            self._main = subscription
+            await self._consume(subscription, [None])
+        if self._partitions is None or self._partitions.lost:
+            if not self._partitioned:
+                self._partitioned = await link.topology.declare(queues.partitions) > 0
+            if self._partitioned:
+                specs = [queues.shard(number) for number in range(queues.shards)]
+                await link.topology.ensure(*specs)
+                subscription = await Subscription.open(self, link)
+                self._partitions = subscription
+                await self._consume(subscription, [Shard(spec) for spec in specs])
+
+    async def _consume(self, subscription: Subscription, sources: Sequence[Shard | None]) -> None:
+        try:
+            for shard in sources:
+                if shard is None:
+                    await subscription.consume(self.queue.queues.main, prefetch=self._prefetch)
+                else:
+                    await subscription.consume(shard.queue, prefetch=min(self._prefetch, _SHARD_PREFETCH), shard=shard)
+        except BaseException:
+            subscription.abort()
+            raise

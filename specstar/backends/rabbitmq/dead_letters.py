@@ -1,0 +1,170 @@
+"""The dead letters of one job: looked at, sent back to work, deleted.
+
+Each operation takes the messages over a channel of its own and acknowledges only what it has dealt with; when that channel
+closes, or this process dies, the rest goes back to its place in the queue. Meanwhile others do not see them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from msgspec import structs
+
+from specstar.backends.rabbitmq.envelope import REASON_HEADER, TIME_HEADER, unpack
+from specstar.backends.rabbitmq.faults import translated
+from specstar.errors import DecodeError
+from specstar.roles import DeadLetter, Message
+
+if TYPE_CHECKING:
+    from aiormq.abc import DeliveredMessage
+    from aiormq.channel import Channel
+
+    from specstar.backends.rabbitmq.link import Link
+    from specstar.backends.rabbitmq.queue import RabbitMQQueue
+
+__all__ = ["DeadLetters"]
+
+T = TypeVar("T")
+_BATCH_MESSAGES = 100
+_BATCH_BYTES = 8 << 20
+_LONGEST_REASON = 8000
+
+
+def reason_headers(reason: str) -> dict[str, Any]:
+    """The headers of a dead letter; a long reason is cut."""
+    text = reason.encode("utf-8", "replace").decode()
+    if len(text) > _LONGEST_REASON:
+        text = f"{text[:_LONGEST_REASON]}... ({len(text)} characters)"
+    return {REASON_HEADER: text, TIME_HEADER: int(datetime.now(UTC).timestamp() * 1000)}
+
+
+class DeadLetters:
+    """The dead letters of one queue."""
+
+    def __init__(self, queue: RabbitMQQueue) -> None:
+        self._queue = queue
+
+    async def look(self, limit: int) -> list[DeadLetter]:
+        """The oldest, at most `limit` ids; of several copies of one id the latest."""
+
+        async def read(channel: Channel, name: str, count: int) -> list[DeadLetter]:
+            found: dict[str, DeadLetter] = {}
+            async for received in self._each(channel, name, count):
+                letter = self._letter(received)
+                if letter.message.id not in found and len(found) >= limit:
+                    break
+                found[letter.message.id] = letter
+            return list(found.values())
+
+        return [] if limit <= 0 else await self._with_channel("reading", read)
+
+    async def requeue(self, ids: Sequence[str] | None) -> int:
+        """Send back to work with no attempts counted; each is acknowledged here once its copy is confirmed."""
+        wanted = None if ids is None else set(ids)
+        sent: set[str] = set()
+
+        async def move(channel: Channel, name: str, count: int) -> int:
+            batch: list[tuple[Message, int]] = []
+            size = 0
+            async for received in self._each(channel, name, count):
+                message = self._letter(received).message
+                if wanted is not None and message.id not in wanted:
+                    continue
+                batch.append((structs.replace(message, attempts=0), received.delivery_tag or 0))
+                size += len(received.body)
+                if len(batch) >= _BATCH_MESSAGES or size >= _BATCH_BYTES:
+                    await self._move_batch(channel, batch, sent)
+                    batch, size = [], 0
+            await self._move_batch(channel, batch, sent)
+            return len(sent)
+
+        return await self._with_channel("requeueing", move)
+
+    async def _move_batch(self, channel: Channel, batch: list[tuple[Message, int]], sent: set[str]) -> None:
+        fresh = {message.id: message for message, _ in batch if message.id not in sent}
+        await self._queue.publish_many(list(fresh.values()))
+        sent.update(fresh)
+        for _, tag in batch:
+            await channel.basic_ack(tag, wait=False)
+
+    async def purge(self, ids: Sequence[str] | None) -> int:
+        """Delete; returns how many ids."""
+        if ids is None:
+            link = await self._queue.live_link()
+            return await self._queue.on_link(lambda: self._purge_all(link))
+        wanted, removed = set(ids), set[str]()
+
+        async def remove(channel: Channel, name: str, count: int) -> int:
+            async for received in self._each(channel, name, count):
+                identity = self._letter(received).message.id
+                if identity in wanted:
+                    await channel.basic_ack(received.delivery_tag or 0, wait=False)
+                    removed.add(identity)
+            return len(removed)
+
+        return await self._with_channel("purging", remove)
+
+    async def _purge_all(self, link: Link) -> int:
+        dead = self._queue.queues.dead
+        await link.topology.ensure(dead)
+        return await link.topology.purge(dead.name)
+
+    async def _with_channel(self, doing: str, work: Callable[[Channel, str, int], Awaitable[T]]) -> T:
+        dead = self._queue.queues.dead
+
+        async def run() -> T:
+            link = await self._queue.live_link()
+            count = await link.topology.declare(dead)
+            channel = await link.open_channel(confirms=False)
+            try:
+                with translated(f"{doing} dead letters of {self._queue.name!r}"):
+                    result = await work(channel, dead.name, count)
+                    # What was not acknowledged goes back now, in order, before the answer.
+                    await channel.basic_nack(0, multiple=True, requeue=True, wait=False)
+            except BaseException:
+                link.discard(channel)
+                raise
+            await link.close_channel(channel)
+            return result
+
+        return await self._queue.on_link(run)
+
+    async def _each(self, channel: Channel, name: str, count: int) -> AsyncIterator[DeliveredMessage]:
+        """Take messages one by one, at most as many as there were at the start."""
+        from pamqp.commands import Basic
+
+        for _ in range(count):
+            async with asyncio.timeout(self._queue.options.operation_timeout_seconds):
+                received = await channel.basic_get(name)
+            if not isinstance(received.delivery, Basic.GetOk):
+                return
+            yield received
+
+    def _letter(self, received: DeliveredMessage) -> DeadLetter:
+        headers: dict[str, Any] = dict(received.header.properties.headers or {})
+        reason, time = headers.get(REASON_HEADER), headers.get(TIME_HEADER)
+        extra_attempts = 0
+        if reason is None:
+            deaths: Any = headers.get("x-death")
+            death = deaths[0] if isinstance(deaths, list) and deaths else {}
+            why = str(death.get("reason", "unknown"))
+            reason = f"parked by the broker: {why}"
+            when = death.get("time")
+            moment = when if isinstance(when, datetime) else datetime.now(UTC)
+            if why == "delivery_limit":
+                reason = f"delivered more than {self._queue.options.quorum_delivery_limit} times without an end"
+                extra_attempts = self._queue.options.quorum_delivery_limit
+        else:
+            moment = datetime.fromtimestamp(int(time or 0) / 1000, UTC)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        try:
+            message = unpack(received.body)
+        except DecodeError:
+            message = Message(id=f"undecodable-{received.header.properties.message_id or ''}", body=received.body)
+        if extra_attempts:
+            message = structs.replace(message, attempts=message.attempts + extra_attempts)
+        return DeadLetter(message=message, reason=str(reason), time=moment)

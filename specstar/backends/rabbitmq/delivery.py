@@ -1,0 +1,67 @@
+"""A message in the hands of one worker."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from specstar.backends.rabbitmq.faults import unavailable
+from specstar.roles import Delivery, Message
+
+if TYPE_CHECKING:
+    from specstar.backends.rabbitmq.subscription import Shard, Subscription
+
+__all__ = ["RabbitMQDelivery"]
+
+
+class RabbitMQDelivery(Delivery):
+    """AMQP does not confirm acks: an end returns once the ack is on its way, and a copy, if one is sent, is confirmed.
+
+    If the connection breaks before the broker has read the ack, the message comes again. A second end does nothing.
+    """
+
+    __slots__ = ("_subscription", "ended", "handed_out", "message", "redelivered", "shard", "tag")
+
+    def __init__(
+        self, subscription: Subscription, tag: int, message: Message, *, redelivered: bool, shard: Shard | None
+    ) -> None:
+        self._subscription = subscription
+        self.tag = tag
+        self.message = message
+        self.redelivered = redelivered
+        self.shard = shard
+        self.handed_out = False
+        self.ended = False
+
+    @property
+    def subscription(self) -> Subscription:
+        """The channel that this delivery came by."""
+        return self._subscription
+
+    @property
+    def lost(self) -> bool:
+        return self._subscription.lost
+
+    async def ack(self) -> None:
+        self._end()
+
+    async def retry(self, message: Message, *, delay: float) -> None:
+        self._check()
+        if not self.ended:
+            await self._subscription.consumer.queue.send_retry(message, delay)
+            self._end()
+
+    async def dead(self, message: Message, *, reason: str) -> None:
+        self._check()
+        if not self.ended:
+            await self._subscription.consumer.queue.send_dead(message, reason)
+            self._end()
+
+    def _check(self) -> None:
+        if self._subscription.lost:
+            raise unavailable("the connection that this delivery came by is gone: the message is delivered again")
+
+    def _end(self) -> None:
+        self._check()
+        if not self.ended:
+            self.ended = True
+            self._subscription.end(self)

@@ -1,0 +1,67 @@
+"""How a message lies in a queue: a msgpack array with a version, the fields of `Message`, and its opaque body."""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import Struct
+
+from specstar.errors import DecodeError, InvalidInputError, LimitExceededError
+from specstar.roles import Message
+
+__all__ = ["REASON_HEADER", "TIME_HEADER", "pack", "unpack"]
+
+VERSION = 1
+# On dead letters: why, and when in milliseconds since 1970.
+REASON_HEADER = "x-specstar-reason"
+TIME_HEADER = "x-specstar-time"
+
+
+class _Envelope(Struct, frozen=True, array_like=True):
+    version: int
+    id: str
+    attempts: int
+    priority: int
+    partition_key: str | None
+    body: bytes
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(_Envelope).decode
+
+
+def pack(message: Message, limit: int) -> bytes:
+    """The bytes of a message. Raises `LimitExceededError` beyond `limit` bytes, `InvalidInputError` for text that is no UTF-8."""
+    try:
+        packed = _encode((VERSION, message.id, message.attempts, message.priority, message.partition_key, message.body))
+    except (UnicodeEncodeError, OverflowError, TypeError) as error:
+        raise InvalidInputError(f"this message cannot be sent: {error}", field="message") from error
+    if len(packed) > limit:
+        raise LimitExceededError(
+            f"a message of {len(packed)} bytes; the option max_message_bytes allows {limit}",
+            field="body",
+            limit=limit,
+            actual=len(packed),
+        )
+    return packed
+
+
+def unpack(packed: bytes) -> Message:
+    """The message in these bytes. Raises `DecodeError` for bytes of another program or version."""
+    try:
+        version, id_, attempts, priority, partition_key, body = _fields(_decode(packed))
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise DecodeError(f"not a message of specstar: {error}") from error
+    if version != VERSION:
+        raise DecodeError(f"a message of version {version}; this specstar reads version {VERSION}", job_id=id_)
+    return Message(id=id_, body=body, attempts=attempts, priority=priority, partition_key=partition_key)
+
+
+def _fields(envelope: _Envelope) -> tuple[int, str, int, int, str | None, bytes]:
+    return (
+        envelope.version,
+        envelope.id,
+        envelope.attempts,
+        envelope.priority,
+        envelope.partition_key,
+        envelope.body,
+    )

@@ -1,0 +1,145 @@
+"""What went wrong, in our words: driver errors translated, and the two states that only this room handles."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import aiormq
+from aiormq.exceptions import (
+    AMQPError,
+    AuthenticationError,
+    ChannelAccessRefused,
+    ChannelClosed,
+    ChannelInvalidStateError,
+    ChannelPreconditionFailed,
+    ConnectionClosed,
+    ConnectionNotAllowed,
+    IncompatibleProtocolError,
+    ProbableAuthenticationError,
+)
+
+from specstar.errors import BackendError, BackendUnavailable, SpecstarError
+
+__all__ = ["LinkLostError", "QueueMismatchError", "ReturnedError", "refused", "translated", "unavailable"]
+
+_INEQUIVALENT = re.compile(
+    r"inequivalent arg '(?P<argument>[^']+)' for queue '(?P<queue>.*)' in vhost '(?P<vhost>.*)': "
+    r"received (?P<received>.*?) but current is (?P<current>.*)$",
+    re.DOTALL,
+)
+_VALUE = re.compile(r"the value '?(?P<value>.*?)'?(?: of type '[^']*')?$", re.DOTALL)
+_OPTION = {
+    "x-max-priority": "max_priority",
+    "x-queue-type": "queue_type",
+    "x-message-ttl": "retry_delay_seconds",
+    "x-delivery-limit": "quorum_delivery_limit",
+    "x-max-length": "partition_shards",
+    "x-expires": "delay_queue_expiry_seconds",
+}
+
+
+class LinkLostError(Exception):
+    """The connection or channel went away before an answer came. Never reaches a user."""
+
+
+class ReturnedError(Exception):
+    """The broker handed a message back: no such queue. Never reaches a user."""
+
+
+class QueueMismatchError(BackendError):
+    """A queue exists with other arguments. `queue` and `argument` say which; nothing was changed."""
+
+    def __init__(self, message: str, *, queue: str, argument: str) -> None:
+        self.queue = queue
+        self.argument = argument
+        super().__init__(message, role="mq", backend="rabbitmq")
+
+
+def unavailable(message: str) -> BackendUnavailable:
+    return BackendUnavailable(message, role="mq", backend="rabbitmq")
+
+
+def refused(message: str) -> BackendError:
+    return BackendError(message, role="mq", backend="rabbitmq")
+
+
+def connect_error(error: BaseException, place: str, timeout: float) -> BackendError:
+    """The error of a connection that could not be made."""
+    if isinstance(error, BackendError):
+        return error
+    if isinstance(error, TimeoutError):
+        return unavailable(f"no connection to {place} within {timeout:g} s")
+    if isinstance(error, ProbableAuthenticationError | AuthenticationError):
+        return refused(f"{place} refused the login: check user and password in amqp_url ({_text(error)})")
+    if isinstance(error, ConnectionNotAllowed) or (isinstance(error, ConnectionClosed) and error.args[:1] == (530,)):
+        return refused(f"{place} refused the vhost: check that it exists and the user may use it ({_text(error)})")
+    if isinstance(error, IncompatibleProtocolError):
+        return refused(f"{place} does not speak AMQP 0-9-1: check host, port and scheme in amqp_url ({_text(error)})")
+    import ssl
+
+    if isinstance(cause := error.__cause__ or error, ssl.SSLError):
+        return refused(
+            f"no TLS with {place}: {cause.reason or 'handshake failed'}; check scheme, port and cafile in amqp_url"
+        )
+    return unavailable(f"cannot connect to {place}: {_text(error)}")
+
+
+def mismatch(text: str) -> QueueMismatchError | None:
+    """What the broker says of a queue that exists with other arguments, or None if it says something else."""
+    found = _INEQUIVALENT.search(text)
+    if found is None:
+        return None
+    argument, queue = found["argument"], found["queue"]
+    option = _OPTION.get(argument)
+    named = f"{argument} (option {option})" if option else argument
+    return QueueMismatchError(
+        f"queue {queue!r} in vhost {found['vhost']!r} exists with another {named}: here {_value(found['received'])}, "
+        f"there {_value(found['current'])}. Set the option to the value there, or let workers empty the queue and delete it: "
+        f"rabbitmqctl --vhost '{found['vhost']}' delete_queue '{queue}'",
+        queue=queue,
+        argument=argument,
+    )
+
+
+def channel_error(error: BaseException, doing: str) -> Exception:
+    """The error of a request on a channel."""
+    if isinstance(error, SpecstarError | LinkLostError):
+        return error
+    if isinstance(error, ChannelPreconditionFailed):
+        return mismatch(_text(error)) or refused(f"{doing}: {_text(error)}")
+    if isinstance(error, ChannelAccessRefused):
+        return refused(f"{doing}: the user lacks a permission ({_text(error)})")
+    if isinstance(error, ChannelClosed) and error.args[:1] != (None,):
+        return refused(f"{doing}: {_text(error)}")
+    if isinstance(error, AMQPError | OSError | ChannelInvalidStateError | RuntimeError):
+        return LinkLostError(f"{doing}: {_text(error)}")
+    return refused(f"{doing}: {_text(error)}")
+
+
+@contextmanager
+def translated(doing: str) -> Iterator[None]:
+    """Translate what a request on a channel raises, also `TimeoutError` (to `BackendUnavailable`)."""
+    try:
+        yield
+    except TimeoutError as error:
+        raise unavailable(f"{doing}: the broker did not answer in time") from error
+    except (aiormq.AMQPError, OSError, RuntimeError) as error:
+        raise channel_error(error, doing) from error
+    except asyncio.CancelledError as error:
+        # The driver rejects what is pending with CancelledError when it closes a stuck connection: nobody cancelled us.
+        task = asyncio.current_task()
+        if task is not None and not task.cancelling():
+            raise LinkLostError(f"{doing}: the connection was closed") from error
+        raise
+
+
+def _text(error: BaseException) -> str:
+    return "; ".join(str(part) for part in error.args if part is not None) or type(error).__name__
+
+
+def _value(text: str) -> str:
+    found = _VALUE.match(text)
+    return found["value"] if found is not None else text

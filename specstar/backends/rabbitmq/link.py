@@ -1,0 +1,169 @@
+"""One live connection to the broker, with what belongs to it: the publishing channel and the declared queues."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import aiormq
+from aiormq.exceptions import ChannelClosed, ConnectionClosed
+from yarl import URL
+
+from specstar.backends.rabbitmq.faults import connect_error, translated
+from specstar.backends.rabbitmq.publisher import Publisher
+from specstar.backends.rabbitmq.topology import Topology
+from specstar.backends.rabbitmq.transport import KeptTransport
+from specstar.backends.rabbitmq.url import place
+
+if TYPE_CHECKING:
+    from aiormq.channel import Channel
+
+    from specstar.backends.rabbitmq.options import RabbitMQOptions
+
+__all__ = ["Link"]
+
+logger = logging.getLogger("specstar")
+# Frames of one channel that may lie unread; aiormq's own 10 stalls the reader of a busy consumer.
+_FRAME_BUFFER = 1000
+
+
+class Link:
+    """A connection from its login to its loss. It never comes back: the next one is a new link."""
+
+    def __init__(self, options: RabbitMQOptions, transport: KeptTransport, connection: aiormq.Connection) -> None:
+        self.options = options
+        self.place = place(options.amqp_url)
+        self.lost = False
+        self.topology = Topology(self, options.operation_timeout_seconds)
+        self.publisher: Publisher | None = None
+        self._transport = transport
+        self._connection = connection
+        self._publisher_lock = asyncio.Lock()
+        self._watchers: set[Callable[[], None]] = set()
+        self._discarded: set[asyncio.Task[None]] = set()
+        self._closing = False
+        self._observer = connection.closing
+        self._observer.add_done_callback(self._on_lost)
+
+    @classmethod
+    async def connect(cls, options: RabbitMQOptions) -> Link:
+        """Connect and log in, within `connect_timeout_seconds`. Raises `BackendUnavailable` or `BackendError`."""
+        transport = KeptTransport()
+        url = URL(options.amqp_url)
+        url = url.update_query(heartbeat=str(options.amqp_heartbeat_seconds), name=url.query.get("name", "specstar"))
+        connection = aiormq.Connection(url, transport_factory=transport)
+        try:
+            async with asyncio.timeout(options.connect_timeout_seconds):
+                await connection.connect()
+        except (TimeoutError, OSError, aiormq.AMQPError, RuntimeError) as error:
+            transport.drop()
+            raise connect_error(error, place(options.amqp_url), options.connect_timeout_seconds) from error
+        except BaseException:
+            transport.drop()
+            raise
+        return cls(options, transport, connection)
+
+    @property
+    def live(self) -> bool:
+        """True while it can be used."""
+        return not self.lost and self._connection.is_opened
+
+    @property
+    def version(self) -> str:
+        """The broker's version."""
+        return str((self._connection.server_properties or {}).get("version", "unknown"))
+
+    @property
+    def product(self) -> str:
+        """The broker's name."""
+        return str((self._connection.server_properties or {}).get("product", "unknown"))
+
+    def blocked(self) -> bool:
+        """True while the broker refuses to read what this connection publishes (memory or disk alarm)."""
+        ready = self._connection.ready()
+        try:
+            ready.send(None)
+        except StopIteration:
+            return False
+        ready.close()
+        return True
+
+    def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call back once, when the link is lost; returns a function that takes this back."""
+        self._watchers.add(callback)
+        return lambda: self._watchers.discard(callback)
+
+    async def open_channel(self, *, confirms: bool) -> Channel:
+        """A new channel. Raises `BackendUnavailable` or `LinkLostError`."""
+        with translated(f"opening a channel on {self.place}"):
+            async with asyncio.timeout(self.options.operation_timeout_seconds):
+                channel: Any = await self._connection.channel(
+                    publisher_confirms=confirms, frame_buffer_size=_FRAME_BUFFER
+                )
+        return channel  # type: ignore[no-any-return]
+
+    def discard(self, channel: Channel) -> None:
+        """Close a channel without waiting for it; unacknowledged messages on it go back to their queues."""
+        if channel.is_closed or self.lost:
+            return
+        task = asyncio.get_running_loop().create_task(self.close_channel(channel))
+        self._discarded.add(task)
+        task.add_done_callback(self._discarded.discard)
+
+    async def close_channel(self, channel: Channel) -> None:
+        """Close a channel in order, after all frames sent before; a broken link ends it too."""
+        with contextlib.suppress(TimeoutError, OSError, RuntimeError, aiormq.AMQPError):
+            async with asyncio.timeout(self.options.operation_timeout_seconds):
+                await channel.close(ChannelClosed(200, "closed by this program"))
+
+    async def open_publisher(self) -> Publisher:
+        """The publishing channel, opened if there is none, or anew after a channel error."""
+        publisher = self.publisher
+        if publisher is not None and publisher.open:
+            return publisher
+        async with self._publisher_lock:
+            publisher = self.publisher
+            if publisher is None or not publisher.open:
+                channel = await self.open_channel(confirms=True)
+                publisher = Publisher(channel, window=self.options.max_unconfirmed, blocked=self.blocked)
+                if publisher.fast_path_problem is not None:
+                    logger.warning("publishing call by call: %s", publisher.fast_path_problem)
+                self.publisher = publisher
+            return publisher
+
+    async def aclose(self) -> None:
+        """Wait for what is in flight, then say goodbye. The caller bounds the time."""
+        self._closing = True
+        while self.live and self.publisher is not None and self.publisher.open and self.publisher.busy:
+            await asyncio.sleep(0.01)
+        if self.live:
+            # Frames that the driver has not written yet, such as acks, would be dropped by its close.
+            await self._connection.write_queue.join()
+        for task in list(self._discarded):
+            task.cancel()
+        await self._connection.close(ConnectionClosed(200, "closed by this program"))
+        self._transport.drop()
+        # The driver's own tasks end in the next turns.
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    def drop(self) -> None:
+        """Close the socket at once."""
+        self._closing = True
+        self.lost = True
+        self._transport.drop()
+
+    def _on_lost(self, observer: asyncio.Future[Any]) -> None:
+        reason = None if observer.cancelled() else observer.exception()
+        if self.lost:
+            return
+        self.lost = True
+        if not self._closing:
+            logger.warning("the connection to RabbitMQ at %s was lost: %s", self.place, reason)
+        self._transport.drop()
+        watchers, self._watchers = list(self._watchers), set()
+        for watcher in watchers:
+            watcher()

@@ -1,0 +1,127 @@
+"""Sending until the broker has confirmed: over lost connections and missing queues, within the publish timeout."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from specstar.backends.rabbitmq.faults import LinkLostError, ReturnedError, refused, unavailable
+
+if TYPE_CHECKING:
+    from specstar.backends.rabbitmq.connection import RabbitMQConnection
+    from specstar.backends.rabbitmq.link import Link
+    from specstar.backends.rabbitmq.options import RabbitMQOptions
+    from specstar.backends.rabbitmq.topology import QueueSpec
+    from specstar.runtime import LazyConnection
+
+__all__ = ["Outbox"]
+
+# So that a channel that opens and breaks at once does not become a busy loop.
+_PAUSE_AFTER_LOSS = 0.02
+
+
+class Outbox:
+    """Publishes to declared queues, each message confirmed.
+
+    When the connection is lost before the confirm came, the message is sent again: it may then arrive twice, which the job's
+    id shows. `also` names queues that must be there too.
+    """
+
+    def __init__(
+        self, connection: LazyConnection[RabbitMQConnection], options: RabbitMQOptions, also: Sequence[QueueSpec]
+    ) -> None:
+        self._connection = connection
+        self._timeout = options.publish_timeout_seconds
+        self._also = tuple(also)
+
+    async def send(
+        self, queue: QueueSpec, body: bytes, *, priority: int = 0, headers: dict[str, Any] | None = None
+    ) -> None:
+        """Send one message. Raises `BackendUnavailable` within the publish timeout, `BackendError` if the broker refuses."""
+        connection = self._connection.opened or await self._connection.get()
+        link = connection.current
+        if (
+            link is not None
+            and (publisher := link.publisher) is not None
+            and publisher.open
+            and link.topology.fresh(queue)
+        ):
+            deadline = publisher.time() + self._timeout
+            try:
+                await publisher.publish(queue.name, body, deadline=deadline, priority=priority, headers=headers)
+            except (LinkLostError, ReturnedError) as error:
+                await self._send_again(link, queue, [(body, priority)], headers, deadline, error)
+            return
+        deadline = asyncio.get_running_loop().time() + self._timeout
+        await self._send_again(None, queue, [(body, priority)], headers, deadline, None)
+
+    async def send_many(self, queue: QueueSpec, items: Sequence[tuple[bytes, int]]) -> None:
+        """Send several (body, priority). After an error any of them may have been sent."""
+        if not items:
+            return
+        if self._connection.opened is None:
+            await self._connection.get()
+        deadline = asyncio.get_running_loop().time() + self._timeout
+        await self._send_again(None, queue, list(items), None, deadline, None)
+
+    async def _send_again(
+        self,
+        failed_on: Link | None,
+        queue: QueueSpec,
+        items: list[tuple[bytes, int]],
+        headers: dict[str, Any] | None,
+        deadline: float,
+        error: Exception | None,
+    ) -> None:
+        returned = isinstance(error, ReturnedError)
+        if returned and failed_on is not None:
+            failed_on.topology.forget(queue.name)
+        connection = self._connection.opened or await self._connection.get()
+        link = failed_on
+        try:
+            async with asyncio.timeout_at(deadline):
+                while items:
+                    try:
+                        link = connection.current or await connection.link(deadline - asyncio.get_running_loop().time())
+                        await link.topology.ensure(*self._also, queue)
+                        publisher = await link.open_publisher()
+                        if headers is not None:
+                            body, priority = items[0]
+                            await publisher.publish(
+                                queue.name, body, deadline=deadline, priority=priority, headers=headers
+                            )
+                            return
+                        failed = await publisher.publish_many(queue.name, items, deadline=deadline)
+                        if not failed:
+                            return
+                        items = [items[index] for index, _ in failed]
+                        raise _worst([problem for _, problem in failed])
+                    except LinkLostError as lost:
+                        error = lost
+                        await asyncio.sleep(_PAUSE_AFTER_LOSS)
+                    except ReturnedError as problem:
+                        error = problem
+                        if returned or link is None:
+                            raise refused(
+                                f"queue {queue.name!r} vanishes as soon as it is declared: does a policy expire it?"
+                            ) from problem
+                        returned = True
+                        link.topology.forget(queue.name)
+        except TimeoutError as over:
+            blocked = link is not None and link.live and link.blocked()
+            why = "the broker blocks publishers (memory or disk alarm)" if blocked else f"last: {error}"
+            raise unavailable(
+                f"publishing to {queue.name!r}: not confirmed within {self._timeout:g} s ({why}); retry later"
+            ) from (error or over)
+
+
+def _worst(problems: list[Exception]) -> Exception:
+    """The error that decides: one for the user, before one that sending again may heal."""
+    for problem in problems:
+        if not isinstance(problem, LinkLostError | ReturnedError):
+            return problem
+    for problem in problems:
+        if isinstance(problem, ReturnedError):
+            return problem
+    return problems[0]

@@ -1,0 +1,343 @@
+"""Publishing with confirms: many messages in flight on one channel, the frames of one loop turn in one write."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from aiormq.exceptions import DeliveryError, PublishError
+
+from specstar.backends.rabbitmq import wire
+from specstar.backends.rabbitmq.faults import LinkLostError, ReturnedError, refused, unavailable
+
+if TYPE_CHECKING:
+    from aiormq.abc import DeliveredMessage
+    from aiormq.channel import Channel
+
+__all__ = ["Outgoing", "Publisher"]
+
+_MAX_BYTES_IN_FLIGHT = 32 << 20
+_WRITER_FULL_SECONDS = 0.002
+_SWEEP_SECONDS = 0.05
+
+
+class Outgoing(ABC):
+    """One message on its way. The driver sees it as the future of its confirm."""
+
+    __slots__ = ("body", "deadline", "headers", "priority", "publisher", "queue")
+
+    def __init__(
+        self, queue: str, body: bytes, deadline: float, priority: int = 0, headers: dict[str, Any] | None = None
+    ) -> None:
+        self.queue = queue
+        self.body = body
+        self.deadline = deadline
+        self.priority = priority
+        self.headers = headers
+        self.publisher: Publisher | None = None
+
+    @abstractmethod
+    def over(self) -> bool:
+        """True once nobody waits for it any more: its caller has a result, or gave up."""
+
+    @abstractmethod
+    def finish(self, error: Exception | None) -> None:
+        """Give its caller the result."""
+
+    # What the driver calls on the future of a confirm.
+
+    def done(self) -> bool:
+        return False
+
+    def cancelled(self) -> bool:
+        return False
+
+    def set_result(self, _frame: Any) -> None:
+        if self.publisher is not None:
+            self.publisher.settled(self)
+        if not self.over():
+            self.finish(None)
+
+    def set_exception(self, error: Exception) -> None:
+        if self.publisher is not None:
+            self.publisher.settled(self)
+        if not self.over():
+            self.finish(_own(error, self.queue))
+
+
+class _Single(Outgoing):
+    __slots__ = ("waiter",)
+
+    waiter: asyncio.Future[None]
+
+    def over(self) -> bool:
+        return self.waiter.done()
+
+    def finish(self, error: Exception | None) -> None:
+        if error is None:
+            self.waiter.set_result(None)
+        else:
+            self.waiter.set_exception(error)
+
+
+class _Grouped(Outgoing):
+    __slots__ = ("group", "is_over")
+
+    group: _Group
+
+    def over(self) -> bool:
+        return self.is_over or self.group.waiter.done()
+
+    def finish(self, error: Exception | None) -> None:
+        self.is_over = True
+        self.group.one_ended(self, error)
+
+
+class _Group:
+    """Messages that one caller waits for together: over once each has ended."""
+
+    def __init__(self, waiter: asyncio.Future[None], count: int) -> None:
+        self.waiter = waiter
+        self.left = count
+        self.failed: list[tuple[Outgoing, Exception]] = []
+
+    def one_ended(self, outgoing: Outgoing, error: Exception | None) -> None:
+        if error is not None:
+            self.failed.append((outgoing, error))
+        self.left -= 1
+        if self.left == 0 and not self.waiter.done():
+            self.waiter.set_result(None)
+
+
+class Publisher:
+    """A publishing channel. When the channel goes, what was not confirmed ends in `LinkLostError`: its fate is not known.
+
+    At most `window` messages and 32 MiB are sent and not confirmed; the rest waits, each until its deadline. All methods
+    belong to the loop. `publish` may be cancelled: what was sent by then may still arrive.
+    """
+
+    def __init__(self, channel: Channel, *, window: int, blocked: Callable[[], bool]) -> None:
+        self.channel = channel
+        self.fast_path_problem = wire.problem(channel)
+        self._loop = asyncio.get_running_loop()
+        self.time = self._loop.time
+        self._window = window
+        self._blocked = blocked
+        self._limit = wire.body_limit(channel)
+        self._methods: dict[str, bytes] = {}
+        self._pending: deque[Outgoing] = deque()
+        self._in_flight = 0
+        self._bytes = 0
+        self._scheduled = False
+        self._closed = False
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._public_calls: set[asyncio.Task[None]] = set()
+        # Where the driver's inner parts are not as expected, this holds what the driver's own call is sending.
+        self._sending: dict[int, Outgoing] = {}
+        if self.fast_path_problem is None:
+            channel.message_id_delivery_tag = wire.TagsByMessageId()
+        self._observer = channel.closing
+        self._observer.add_done_callback(self._lost)
+
+    @property
+    def open(self) -> bool:
+        """False once the channel is gone."""
+        return not self._closed and not self.channel.is_closed
+
+    @property
+    def busy(self) -> bool:
+        """True while a caller waits for a confirm."""
+        return any(not outgoing.over() for outgoing in self._all())
+
+    def publish(
+        self, queue: str, body: bytes, *, deadline: float, priority: int = 0, headers: dict[str, Any] | None = None
+    ) -> asyncio.Future[None]:
+        """Send one message. The future ends with its confirm, `LinkLostError`, `ReturnedError`, or an error for the user."""
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        outgoing = _Single(queue, body, deadline, priority, headers)
+        outgoing.waiter = waiter
+        if self._closed:
+            outgoing.finish(LinkLostError("the channel is closed"))
+            return waiter
+        self._pending.append(outgoing)
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._flush)
+        if self._sweeper is None:
+            self._sweeper = self._loop.call_at(deadline, self._sweep)
+        return waiter
+
+    async def publish_many(
+        self, queue: str, items: Sequence[tuple[bytes, int]], *, deadline: float
+    ) -> list[tuple[int, Exception]]:
+        """Send several (body, priority). Returns the indices of those that failed, each with its error as in `publish`."""
+        group = _Group(self._loop.create_future(), len(items))
+        places: dict[int, int] = {}
+        for index, (body, priority) in enumerate(items):
+            outgoing = _Grouped(queue, body, deadline, priority)
+            outgoing.group = group
+            outgoing.is_over = False
+            places[id(outgoing)] = index
+            if self._closed:
+                outgoing.finish(LinkLostError("the channel is closed"))
+            else:
+                self._pending.append(outgoing)
+        if self._pending and not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._flush)
+        if self._pending and self._sweeper is None:
+            self._sweeper = self._loop.call_at(deadline, self._sweep)
+        if group.left:
+            await group.waiter
+        return [(places[id(outgoing)], error) for outgoing, error in group.failed]
+
+    def settled(self, outgoing: Outgoing) -> None:
+        """The broker has answered for this message."""
+        outgoing.publisher = None
+        self._in_flight -= 1
+        self._bytes -= len(outgoing.body)
+        if self._pending and not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        if self._closed:
+            return
+        if self.fast_path_problem is not None:
+            self._flush_by_public_calls()
+            return
+        channel, pending = self.channel, self._pending
+        if channel.write_queue.full():
+            self._scheduled = True
+            self._loop.call_later(_WRITER_FULL_SECONDS, self._flush)
+            return
+        frames: list[bytes] = []
+        number, limit, methods, confirmations = channel.number, self._limit, self._methods, channel.confirmations
+        while pending and self._room(pending[0]):
+            outgoing = pending.popleft()
+            if outgoing.over():
+                continue
+            tag = channel.delivery_tag + 1
+            try:
+                method = methods.get(outgoing.queue)
+                if method is None:
+                    method = wire.publish_method(number, outgoing.queue)
+                    if len(methods) < 1024:
+                        methods[outgoing.queue] = method
+                content = wire.content(number, tag, outgoing.body, outgoing.priority, limit, outgoing.headers)
+            except Exception as error:  # noqa: BLE001  one message that cannot be encoded must not hold up the others
+                outgoing.finish(refused(f"this message cannot be encoded: {error}"))
+                continue
+            # Every tag must be known to the driver, or it drops confirms.
+            channel.delivery_tag = tag
+            confirmations[tag] = outgoing  # type: ignore[assignment]
+            frames.append(method)
+            frames += content
+            self._count(outgoing)
+        if frames:
+            wire.write(channel, b"".join(frames))
+
+    def _room(self, outgoing: Outgoing) -> bool:
+        if self._in_flight >= self._window:
+            return False
+        return self._in_flight == 0 or self._bytes + len(outgoing.body) <= _MAX_BYTES_IN_FLIGHT
+
+    def _count(self, outgoing: Outgoing) -> None:
+        outgoing.publisher = self
+        self._in_flight += 1
+        self._bytes += len(outgoing.body)
+
+    def _flush_by_public_calls(self) -> None:
+        while self._pending and self._room(self._pending[0]):
+            outgoing = self._pending.popleft()
+            if outgoing.over():
+                continue
+            self._count(outgoing)
+            self._sending[id(outgoing)] = outgoing
+            task = self._loop.create_task(self._publish_by_public_call(outgoing))
+            self._public_calls.add(task)
+            task.add_done_callback(self._public_calls.discard)
+
+    async def _publish_by_public_call(self, outgoing: Outgoing) -> None:
+        from pamqp.commands import Basic
+
+        properties = Basic.Properties(delivery_mode=2, priority=outgoing.priority, headers=outgoing.headers)
+        try:
+            await self.channel.basic_publish(
+                outgoing.body, routing_key=outgoing.queue, mandatory=True, properties=properties
+            )
+        except Exception as error:  # noqa: BLE001  it belongs to the caller that waits
+            outgoing.set_exception(error)
+        except BaseException:
+            outgoing.set_exception(LinkLostError("cancelled"))
+            raise
+        else:
+            outgoing.set_result(None)
+        finally:
+            self._sending.pop(id(outgoing), None)
+
+    def _all(self) -> list[Outgoing]:
+        confirmations: dict[int, Any] = self.channel.confirmations
+        sent = [entry for entry in confirmations.values() if isinstance(entry, Outgoing)]
+        return [*self._sending.values(), *sent, *self._pending]
+
+    def _sweep(self) -> None:
+        """Give up on what has waited too long. A message that was sent keeps its place in the window until its confirm."""
+        self._sweeper = None
+        now = self._loop.time()
+        next_deadline: float | None = None
+        overdue: list[Outgoing] = []
+        for outgoing in self._all():
+            if outgoing.over():
+                continue
+            if outgoing.deadline <= now + 0.001:
+                overdue.append(outgoing)
+            elif next_deadline is None or outgoing.deadline < next_deadline:
+                next_deadline = outgoing.deadline
+        if overdue:
+            blocked = self._blocked()
+            why = "the broker blocks publishers (memory or disk alarm)" if blocked else "the broker did not confirm"
+            for outgoing in overdue:
+                sent = "it may arrive or not" if outgoing.publisher is not None else "it was not sent"
+                outgoing.finish(unavailable(f"publishing to {outgoing.queue!r}: {why} in time; {sent}; retry later"))
+            while self._pending and self._pending[0].over():
+                self._pending.popleft()
+        if next_deadline is not None:
+            self._sweeper = self._loop.call_at(max(next_deadline, now + _SWEEP_SECONDS), self._sweep)
+
+    def _lost(self, observer: asyncio.Future[Any]) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
+        reason = None if observer.cancelled() else observer.exception()
+        for outgoing in self._all():
+            outgoing.publisher = None
+            if not outgoing.over():
+                outgoing.finish(LinkLostError(f"the channel closed: {reason}"))
+        self._pending.clear()
+
+
+def _own(error: Exception, queue: str) -> Exception:
+    """The driver's error for one message, as ours."""
+    if isinstance(error, PublishError):
+        returned: DeliveredMessage | None = error.message
+        code = getattr(returned.delivery, "reply_code", None) if returned is not None else None
+        if code == 312:
+            own: Exception = ReturnedError(f"no queue {queue!r}")
+        else:
+            own = refused(f"the broker returned a message for {queue!r}: {error.args[0]}")
+    elif isinstance(error, DeliveryError):
+        own = refused(f"the broker refused a message for {queue!r} (the queue is full, or lost its leader)")
+    elif isinstance(error, LinkLostError):
+        return error
+    else:
+        own = LinkLostError(f"the channel closed: {error}")
+    own.__cause__ = error
+    return own

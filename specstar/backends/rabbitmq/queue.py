@@ -1,0 +1,242 @@
+"""The mq role on RabbitMQ: the queue of one job, and the factory that builds it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+from specstar.backends.rabbitmq.envelope import pack
+from specstar.backends.rabbitmq.names import delay_steps, shard_of, step_of
+from specstar.errors import InvalidInputError
+from specstar.roles import Consumer, DeadLetter, Message, MessageQueue, MessageQueueFactory
+
+if TYPE_CHECKING:
+    from specstar.backends.provider import BackendContext
+    from specstar.backends.rabbitmq.connection import RabbitMQConnection
+    from specstar.backends.rabbitmq.link import Link
+    from specstar.backends.rabbitmq.options import RabbitMQOptions
+    from specstar.backends.rabbitmq.topology import QueueSpec
+
+__all__ = ["RabbitMQQueue", "RabbitMQQueueFactory"]
+
+T = TypeVar("T")
+logger = logging.getLogger("specstar")
+
+
+class RabbitMQQueue(MessageQueue):
+    """The messages of one job: a main queue, partition queues, delay queues, and the dead letters."""
+
+    def __init__(
+        self, context: BackendContext[RabbitMQOptions, RabbitMQConnection], name: str, max_priority: int | None
+    ) -> None:
+        from specstar.backends.rabbitmq.dead_letters import DeadLetters
+        from specstar.backends.rabbitmq.outbox import Outbox
+        from specstar.backends.rabbitmq.topology import JobQueues
+
+        self.name = name
+        self.options = context.options
+        self.queues = JobQueues(name, context.options, max_priority)
+        self._context = context
+        self._main = self.queues.main
+        self._limit = context.options.max_message_bytes
+        self._outbox = Outbox(context.connection, context.options, (self.queues.main, self.queues.dead))
+        self._dead = DeadLetters(self)
+        self._retry_step = step_of(context.options.retry_delay_seconds) if context.options.retry_delay_seconds else 0
+        self._retry_usable = self._retry_step == round(context.options.retry_delay_seconds * 1000) > 0
+        self._delays: dict[tuple[str, int], QueueSpec] = {}
+        self._shards: dict[int, QueueSpec] = {}
+
+    async def publish(self, message: Message, *, delay: float = 0) -> None:
+        body = pack(message, self._limit)
+        if not delay and message.partition_key is None:
+            queue = self._main
+        else:
+            queue = await self._route(message, delay)
+        await self._outbox.send(queue, body, priority=_checked(message.priority))
+
+    async def publish_many(self, messages: Sequence[Message], *, delay: float = 0) -> None:
+        batches: dict[str, tuple[QueueSpec, list[tuple[bytes, int]]]] = {}
+        for message in messages:
+            item = (pack(message, self._limit), _checked(message.priority))
+            plain = not delay and message.partition_key is None
+            queue = self._main if plain else await self._route(message, delay)
+            batches.setdefault(queue.name, (queue, []))[1].append(item)
+        for queue, items in batches.values():
+            await self._outbox.send_many(queue, items)
+
+    async def send_retry(self, message: Message, delay: float) -> None:
+        """Publish the copy that replaces a delivery."""
+        await self.publish(message, delay=delay)
+
+    async def send_dead(self, message: Message, reason: str) -> None:
+        """Publish to the dead letters."""
+        # A message may have come in under a larger limit: parking it must work all the same.
+        await self.send_dead_bytes(pack(message, 1 << 40), reason)
+
+    async def send_dead_bytes(self, body: bytes, reason: str) -> None:
+        """Publish bytes as they are to the dead letters."""
+        from specstar.backends.rabbitmq.dead_letters import reason_headers
+
+        await self._outbox.send(self.queues.dead, body, headers=reason_headers(reason))
+
+    @asynccontextmanager
+    async def consume(self, *, prefetch: int) -> AsyncIterator[Consumer]:
+        from specstar.backends.rabbitmq.consumer import RabbitMQConsumer
+
+        if not 1 <= prefetch <= 65_535:
+            raise InvalidInputError(f"prefetch must be from 1 to 65535, not {prefetch}", field="prefetch")
+        consumer = RabbitMQConsumer(self, self._context.home, prefetch)
+        try:
+            await consumer.start()
+            yield consumer
+        finally:
+            await consumer.aclose()
+
+    async def depth(self) -> int:
+        async def count() -> int:
+            link = await self.live_link()
+            ready = await link.topology.declare(self.queues.main)
+            for spec in await self._used_shards(link):
+                ready += await link.topology.declare(spec)
+            return ready
+
+        return await self.on_link(count)
+
+    async def dead_letters(self, *, limit: int = 100) -> list[DeadLetter]:
+        return await self._dead.look(limit)
+
+    async def requeue_dead(self, ids: Sequence[str] | None = None) -> int:
+        return await self._dead.requeue(ids)
+
+    async def purge_dead(self, ids: Sequence[str] | None = None) -> int:
+        return await self._dead.purge(ids)
+
+    async def purge(self) -> int:
+        async def empty() -> int:
+            link = await self.live_link()
+            await self.declare_all(link)
+            names = self.queues.names
+            shards = await self._used_shards(link)
+            await link.topology.ensure(*shards)
+            removed = 0
+            for name in (names.main, names.retry, *(spec.name for spec in shards)):
+                removed += await link.topology.purge(name)
+            # Delay queues cannot be listed over AMQP, but their names are few, and deleting a missing one is no error.
+            for target in (names.main, *(spec.name for spec in shards)):
+                for step in delay_steps():
+                    removed += await link.topology.delete(self.queues.delay(target, step).name)
+            return removed
+
+        return await self.on_link(empty)
+
+    # What consumer and dead letters need.
+
+    async def live_link(self) -> Link:
+        """The live link. Raises `BackendUnavailable` within the operation timeout."""
+        connection = self._context.connection.opened or await self._context.connection.get()
+        return connection.current or await connection.link(self.options.operation_timeout_seconds)
+
+    async def on_link(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do what may be done twice: once more if the connection is lost meanwhile."""
+        from specstar.backends.rabbitmq.faults import LinkLostError, unavailable
+
+        try:
+            return await work()
+        except LinkLostError:
+            try:
+                return await work()
+            except LinkLostError as error:
+                raise unavailable(str(error)) from error
+
+    async def declare_all(self, link: Link) -> None:
+        """All queues that every job has."""
+        await link.topology.ensure(self.queues.main, self.queues.dead)
+        await self._declare_retry(link)
+        await link.topology.ensure(self.queues.partitions)
+
+    async def _declare_retry(self, link: Link) -> bool:
+        """The retry queue. Its TTL cannot change: with another retry_delay_seconds, retries use a delay queue instead."""
+        from specstar.backends.rabbitmq.faults import QueueMismatchError
+
+        try:
+            await link.topology.ensure(self.queues.retry)
+        except QueueMismatchError as error:
+            if error.argument != "x-message-ttl":
+                raise
+            if self._retry_usable:
+                self._retry_usable = False
+                logger.warning("retries of %r go through a queue of their own delay: %s", self.name, error)
+        return self._retry_usable
+
+    # Where a message goes.
+
+    async def _route(self, message: Message, delay: float) -> QueueSpec:
+        target = self._main
+        if message.partition_key is not None:
+            target = await self._shard(shard_of(message.partition_key, self.queues.shards))
+        if not delay:
+            return target
+        step = step_of(delay)
+        if target is self._main and step == self._retry_step and self._retry_usable:
+            link = await self.live_link()
+            if link.topology.fresh(self.queues.retry) or await self.on_link(lambda: self._declare_retry(link)):
+                return self.queues.retry
+        spec = self._delays.get((target.name, step))
+        if spec is None:
+            if len(self._delays) >= 4096:
+                self._delays.clear()
+            spec = self._delays[target.name, step] = self.queues.delay(target.name, step)
+        return spec
+
+    async def _shard(self, number: int) -> QueueSpec:
+        """A partition queue, declared and announced to all workers, once a connection."""
+        spec = self._shards.get(number)
+        if spec is None:
+            spec = self._shards[number] = self.queues.shard(number)
+        link = await self.live_link()
+        if link.topology.fresh(spec) and link.topology.partitioned(self.queues):
+            return spec
+
+        async def declare() -> None:
+            link = await self.live_link()
+            await link.topology.ensure(self.queues.dead, spec)
+            if not link.topology.partitioned(self.queues):
+                if not await link.topology.declare(self.queues.partitions):
+                    await self._outbox.send(self.queues.partitions, b"in use")
+                link.topology.mark_partitioned(self.queues)
+
+        await self.on_link(declare)
+        return spec
+
+    async def _used_shards(self, link: Link) -> list[QueueSpec]:
+        if not await link.topology.declare(self.queues.partitions):
+            return []
+        return [self.queues.shard(number) for number in range(self.queues.shards)]
+
+
+def _checked(priority: int) -> int:
+    if not 0 <= priority <= 9:
+        raise InvalidInputError(f"a priority is a number from 0 to 9, not {priority}", field="priority")
+    return priority
+
+
+class RabbitMQQueueFactory(MessageQueueFactory):
+    """Makes the queue of each job on one broker."""
+
+    def __init__(self, context: BackendContext[RabbitMQOptions, RabbitMQConnection]) -> None:
+        self.max_retries = context.options.max_retries
+        self.retry_delay_seconds = context.options.retry_delay_seconds
+        self._context = context
+
+    @property
+    def durable(self) -> bool:
+        return True
+
+    def build(self, name: str, *, max_priority: int | None = None) -> MessageQueue:
+        if max_priority is not None:
+            _checked(max_priority)
+            if max_priority and self._context.options.queue_type == "quorum":
+                logger.warning("job %r: quorum queues have no max_priority; their priorities are the broker's", name)
+        return RabbitMQQueue(self._context, name, max_priority)

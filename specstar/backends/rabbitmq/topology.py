@@ -1,0 +1,181 @@
+"""The queues of a job: what they look like, and declaring them once a connection."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from msgspec import Struct
+
+from specstar.backends.rabbitmq.faults import translated
+from specstar.backends.rabbitmq.names import QueueNames
+
+if TYPE_CHECKING:
+    from aiormq.channel import Channel
+
+    from specstar.backends.rabbitmq.link import Link
+    from specstar.backends.rabbitmq.options import RabbitMQOptions
+
+__all__ = ["JobQueues", "QueueSpec", "Topology"]
+
+T = TypeVar("T")
+# RabbitMQ 4 gives quorum queues a limit of 20 deliveries; looking at dead letters counts as one. No limit works on all.
+_NO_DELIVERY_LIMIT = 2**31 - 1
+_USUAL_EXPIRY = 300.0
+
+
+class QueueSpec(Struct, frozen=True, kw_only=True):
+    """A queue as it is declared. `renew_seconds`: it expires when unused, and is declared again after this time."""
+
+    name: str
+    arguments: dict[str, Any]
+    renew_seconds: float | None = None
+
+
+class JobQueues:
+    """The specs of all queues of one job."""
+
+    def __init__(self, job: str, options: RabbitMQOptions, max_priority: int | None) -> None:
+        self.names = QueueNames(options.queue_prefix, job)
+        self.shards = options.partition_shards
+        self._options = options
+        quorum = options.queue_type == "quorum"
+        priorities = options.max_priority if max_priority is None else max_priority
+        self._work: dict[str, Any] = {"x-queue-type": options.queue_type}
+        if options.consumer_timeout_seconds is not None:
+            self._work["x-consumer-timeout"] = round(options.consumer_timeout_seconds * 1000)
+        if quorum:
+            self._work |= {
+                "x-delivery-limit": options.quorum_delivery_limit,
+                **self._dead_lettering(self.names.dead),
+            }
+        main = self._work | ({"x-max-priority": priorities} if priorities and not quorum else {})
+        self.main = QueueSpec(name=self.names.main, arguments=main)
+        limit = {"x-delivery-limit": _NO_DELIVERY_LIMIT} if quorum else {}
+        self.dead = QueueSpec(name=self.names.dead, arguments={"x-queue-type": options.queue_type, **limit})
+        self.retry = self._delayed(self.names.retry, self.names.main, round(options.retry_delay_seconds * 1000))
+        # A message in it says that partition keys are in use. The broker compares its length limit: all must agree on it.
+        self.partitions = QueueSpec(
+            name=self.names.partitions, arguments={"x-queue-type": "classic", "x-max-length": options.partition_shards}
+        )
+
+    def shard(self, number: int) -> QueueSpec:
+        """The queue of one part of the partition keys: one consumer at a time."""
+        return QueueSpec(name=self.names.shard(number), arguments=self._work | {"x-single-active-consumer": True})
+
+    def delay(self, target: str, step: int) -> QueueSpec:
+        """The queue in which messages for `target` wait for `step` milliseconds."""
+        expiry = self._options.delay_queue_expiry_seconds
+        name = self.names.delay(target, step, expiry, _USUAL_EXPIRY)
+        spec = self._delayed(name, target, step)
+        # A queue expires with what is in it. A message may be confirmed up to publish_timeout_seconds after this check.
+        renew = (expiry - self._options.publish_timeout_seconds) / 2
+        return QueueSpec(
+            name=name, arguments=spec.arguments | {"x-expires": step + round(expiry * 1000)}, renew_seconds=renew
+        )
+
+    def _delayed(self, name: str, target: str, milliseconds: int) -> QueueSpec:
+        arguments = {
+            "x-queue-type": self._options.queue_type,
+            "x-message-ttl": milliseconds,
+            **self._dead_lettering(target),
+        }
+        return QueueSpec(name=name, arguments=arguments)
+
+    def _dead_lettering(self, target: str) -> dict[str, Any]:
+        arguments: dict[str, Any] = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": target}
+        if self._options.queue_type == "quorum":
+            arguments |= {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
+        return arguments
+
+
+class Topology:
+    """What is declared on one connection. Requests go one at a time over a channel of their own, opened anew if it broke."""
+
+    def __init__(self, link: Link, timeout: float) -> None:
+        self._link = link
+        self._timeout = timeout
+        self._declared: dict[str, float] = {}
+        self._partitioned: set[str] = set()
+        self._lock = asyncio.Lock()
+        self._channel: Channel | None = None
+        self._loop = asyncio.get_running_loop()
+
+    def fresh(self, spec: QueueSpec) -> bool:
+        """True if the queue is declared, and will be there for as long as a message in it needs."""
+        declared = self._declared.get(spec.name)
+        if declared is None:
+            return False
+        return spec.renew_seconds is None or self._loop.time() - declared < spec.renew_seconds
+
+    def forget(self, name: str) -> None:
+        """The queue is not there after all."""
+        self._declared.pop(name, None)
+        self._partitioned.discard(name)
+
+    async def ensure(self, *specs: QueueSpec) -> None:
+        """Declare what is not declared yet.
+
+        Raises `QueueMismatchError`, `BackendError`, `BackendUnavailable` or `LinkLostError`.
+        """
+        for spec in specs:
+            if not self.fresh(spec):
+                await self._request(f"declaring queue {spec.name!r}", partial(self._declare, spec=spec))
+
+    async def declare(self, spec: QueueSpec) -> int:
+        """Declare in any case; returns the number of messages ready in the queue."""
+        return await self._request(f"declaring queue {spec.name!r}", partial(self._declare, spec=spec, always=True))
+
+    def partitioned(self, job: JobQueues) -> bool:
+        """True if this connection has announced that partition keys are in use."""
+        return job.names.partitions in self._partitioned
+
+    def mark_partitioned(self, job: JobQueues) -> None:
+        self._partitioned.add(job.names.partitions)
+
+    async def purge(self, name: str) -> int:
+        """Empty a queue that exists; returns how many messages were ready in it."""
+
+        async def purge(channel: Channel) -> int:
+            answer = await channel.queue_purge(name)
+            return answer.message_count or 0
+
+        return await self._request(f"purging queue {name!r}", purge)
+
+    async def delete(self, name: str) -> int:
+        """Delete a queue, or nothing if there is none; returns how many messages were in it."""
+
+        async def delete(channel: Channel) -> int:
+            answer = await channel.queue_delete(name)
+            return answer.message_count or 0
+
+        self.forget(name)
+        return await self._request(f"deleting queue {name!r}", delete)
+
+    async def _declare(self, channel: Channel, spec: QueueSpec, *, always: bool = False) -> int:
+        # Another caller may have declared it while this one waited for its turn.
+        if not always and self.fresh(spec):
+            return 0
+        asked = self._loop.time()
+        answer = await channel.queue_declare(spec.name, durable=True, arguments=spec.arguments)
+        if len(self._declared) > 10_000:
+            self._declared.clear()
+        self._declared[spec.name] = asked
+        return answer.message_count or 0
+
+    async def _request(self, doing: str, send: Callable[[Channel], Awaitable[T]]) -> T:
+        async with self._lock:
+            channel = self._channel
+            if channel is None or channel.is_closed:
+                channel = self._channel = await self._link.open_channel(confirms=False)
+            try:
+                with translated(doing):
+                    async with asyncio.timeout(self._timeout):
+                        return await send(channel)
+            except BaseException:
+                # After any failure or cancellation the broker closes the channel, or an answer may still come.
+                self._channel = None
+                self._link.discard(channel)
+                raise

@@ -1,0 +1,101 @@
+"""The socket under the driver: ours, so that a dead peer is noticed, and a forked child can let go of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from typing import Any
+
+from aiormq.connection import SSLContextProvider, TransportFactory
+from aiormq.exceptions import AMQPConnectionError
+from yarl import URL
+
+__all__ = ["KeptTransport"]
+
+_KEEPALIVE = {"TCP_KEEPIDLE": 20, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 4}
+# Sent bytes that nobody acknowledges for this long (milliseconds) break the connection: a cut cable shows here.
+_USER_TIMEOUT = 60_000
+_READ_AHEAD = 1 << 20
+
+
+class KeptTransport(TransportFactory):
+    """Connects one socket, and can drop it at any time."""
+
+    def __init__(self) -> None:
+        self._socket: socket.socket | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pid = os.getpid()
+
+    async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Connect, over TLS for amqps. On error or cancellation nothing stays open."""
+        contexts: SSLContextProvider = kwargs["ssl_context_provider"]
+        host, port = url.host or "", url.port or 0
+        try:
+            secure = await contexts.get_context() if url.scheme == "amqps" else None
+            sock = await _connect(host, port)
+            try:
+                reader, writer = await asyncio.open_connection(
+                    sock=sock, ssl=secure, server_hostname=host if secure else None, limit=_READ_AHEAD
+                )
+            except BaseException:
+                sock.close()
+                raise
+        except OSError as error:
+            raise AMQPConnectionError(*error.args) from error
+        self._socket, self._writer, self._loop = sock, writer, asyncio.get_running_loop()
+        return reader, writer
+
+    def drop(self) -> None:
+        """Close the socket at once, without the protocol's goodbye; without the loop, if that is gone or not ours."""
+        sock, self._socket = self._socket, None
+        writer, self._writer = self._writer, None
+        if sock is None or writer is None:
+            return
+        try:
+            running: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
+        except RuntimeError:
+            running = None
+        if running is self._loop and os.getpid() == self._pid:
+            writer.transport.abort()
+            return
+        # The loop's own bookkeeping is shared with the parent after a fork: take the descriptor away from under it.
+        with contextlib.suppress(OSError):
+            descriptor = sock.detach()
+            if descriptor >= 0:
+                os.close(descriptor)
+
+
+async def _connect(host: str, port: int) -> socket.socket:
+    loop = asyncio.get_running_loop()
+    problem: OSError = OSError(f"no address for {host!r}")
+    for family, kind, protocol, _, address in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        try:
+            sock = socket.socket(family, kind, protocol)
+        except OSError as error:
+            problem = error
+            continue
+        try:
+            sock.setblocking(False)
+            _tune(sock)
+            await loop.sock_connect(sock, address)
+        except OSError as error:
+            sock.close()
+            problem = error
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            return sock
+    raise problem
+
+
+def _tune(sock: socket.socket) -> None:
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in {**_KEEPALIVE, "TCP_USER_TIMEOUT": _USER_TIMEOUT}.items():
+        number = getattr(socket, name, None)
+        if number is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, number, value)

@@ -1,0 +1,115 @@
+"""AMQP frames as bytes, and the driver's inner parts that carry them: the only place that knows these.
+
+Publishing and acknowledging call by call costs the driver several futures, a lock and a write each. Here the frames of
+one turn of the loop become one write. `problem` compares all of it with the driver's own encoder: where that has changed,
+the public calls are used instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from typing import TYPE_CHECKING, Any
+
+import pamqp.frame
+from aiormq.abc import ChannelFrame
+from pamqp import commands as spec
+from pamqp.body import ContentBody
+from pamqp.header import ContentHeader
+
+if TYPE_CHECKING:
+    from aiormq.channel import Channel
+
+__all__ = ["TagsByMessageId", "ack_frame", "body_limit", "content", "nack_frame", "problem", "publish_method", "write"]
+
+_END = b"\xce"
+# Header frame with delivery mode 2, priority and a message id of 16 characters, then the head of the first body frame.
+_HEAD = struct.Struct(">BHIHHQHBBB16sB")
+_BODY = struct.Struct(">BHI")
+_ACK = struct.Struct(">BHIHHQBB")
+_FLAGS = 0x1000 | 0x0800 | 0x0080
+_FRAME_OVERHEAD = 8
+
+
+def publish_method(channel: int, queue: str) -> bytes:
+    """The method frame of a mandatory publish to a queue through the default exchange."""
+    method = spec.Basic.Publish(exchange="", routing_key=queue, mandatory=True)
+    return pamqp.frame.marshal(method, channel)
+
+
+def content(
+    channel: int, tag: int, body: bytes, priority: int, limit: int, headers: dict[str, Any] | None
+) -> list[bytes]:
+    """The header and body frames of one persistent message. Its message id is its delivery tag, to match returns by."""
+    if headers is None:
+        parts = [_HEAD.pack(2, channel, 33, 60, 0, len(body), _FLAGS, 2, priority, 16, b"%016x" % tag, 206)]
+    else:
+        properties = spec.Basic.Properties(
+            delivery_mode=2, priority=priority, message_id=f"{tag:016x}", headers=headers
+        )
+        parts = [pamqp.frame.marshal(ContentHeader(body_size=len(body), properties=properties), channel)]
+    if len(body) <= limit:
+        if body:
+            parts += (_BODY.pack(3, channel, len(body)), body, _END)
+        return parts
+    for start in range(0, len(body), limit):
+        piece = body[start : start + limit]
+        parts += (_BODY.pack(3, channel, len(piece)), piece, _END)
+    return parts
+
+
+def ack_frame(channel: int, tag: int, *, multiple: bool = False) -> bytes:
+    return _ACK.pack(1, channel, 13, 60, 80, tag, multiple, 206)
+
+
+def nack_frame(channel: int, tag: int) -> bytes:
+    """One message back to its queue."""
+    return pamqp.frame.marshal(spec.Basic.Nack(delivery_tag=tag, requeue=True), channel)
+
+
+def body_limit(channel: Channel) -> int:
+    """The most bytes of a body that one frame carries."""
+    frame_max: int = channel.connection.connection_tune.frame_max
+    return (frame_max or 131_072) - _FRAME_OVERHEAD
+
+
+def write(channel: Channel, payload: bytes) -> bool:
+    """Hand bytes to the connection's writer, in order with all other frames; False if it is full: try again shortly."""
+    queue: asyncio.Queue[ChannelFrame] = channel.write_queue
+    if queue.full():
+        return False
+    queue.put_nowait(ChannelFrame(payload=payload, should_close=False))
+    return True
+
+
+class TagsByMessageId(dict[str, int]):
+    """The driver's table from message id to delivery tag, without a table: the id is the tag."""
+
+    def get(self, key: str, default: Any = None) -> Any:
+        try:
+            return int(key, 16)
+        except ValueError:
+            return default
+
+
+def problem(channel: Channel) -> str | None:
+    """Why the inner parts of this driver cannot be used, or None."""
+    for name, kind in {
+        "confirmations": dict,
+        "message_id_delivery_tag": dict,
+        "delivery_tag": int,
+        "write_queue": asyncio.Queue,
+        "number": int,
+        "_on_deliver_frame": object,
+        "_get_frame": object,
+    }.items():
+        if not isinstance(getattr(channel, name, None), kind):
+            return f"aiormq's Channel.{name} is gone or has changed"
+    body, tag = b"b" * 10, 0x1234
+    properties = spec.Basic.Properties(delivery_mode=2, priority=3, message_id=f"{tag:016x}")
+    theirs = ChannelFrame.marshall(7, [ContentHeader(body_size=len(body), properties=properties), ContentBody(body)])
+    if b"".join(content(7, tag, body, 3, 100, None)) != theirs.payload:
+        return "pamqp encodes message headers in another way"
+    if ack_frame(7, tag, multiple=True) != pamqp.frame.marshal(spec.Basic.Ack(delivery_tag=tag, multiple=True), 7):
+        return "pamqp encodes acks in another way"
+    return None
