@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
-    from rich.table import Table
+from typing import Any
 
 __all__ = ["described", "print_json", "print_table", "print_text", "printable"]
 
-_WIDE = 10_000
+_STYLES = {"ok": "green", "FAILED": "bold red"}
 
 
 def printable(text: str) -> str:
@@ -31,26 +27,9 @@ def described(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}{place}"
 
 
-def print_text(text: str, *, style: str = "") -> None:
+def print_text(text: str) -> None:
     """A line on stdout."""
-    from rich.text import Text
-
-    _print(Text(printable(text), style=style))
-
-
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None) -> None:
-    """A table on stdout. In a pipe each row is one line, in columns, without borders or colours."""
-    from rich.text import Text
-
-    console = _console()
-    if title:
-        console.print(Text(printable(title), style="bold"))
-    table = _table(console)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(printable(cell).replace("\n", " "), style=_STYLES.get(cell, "")) for cell in row))
-    console.print(table)
+    sys.stdout.write(f"{printable(text)}\n")
 
 
 def print_json(value: Any) -> None:
@@ -60,25 +39,34 @@ def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
 
 
-_STYLES = {"ok": "green", "FAILED": "bold red"}
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None) -> None:
+    """A table on stdout. In a pipe each row is one line, in columns, without borders or colours."""
+    cells = [[printable(cell).replace("\n", " ") for cell in row] for row in rows]
+    if sys.stdout.isatty():
+        _print_for_terminal(columns, cells, title)
+        return
+    if title:
+        print_text(title)
+    lines = [list(columns), *cells]
+    widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
+    for line in lines:
+        padded = "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        sys.stdout.write(padded.rstrip() + "\n")
 
 
-def _table(console: Console) -> Table:
+def _print_for_terminal(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str | None) -> None:
     from rich import box
-    from rich.table import Table
-
-    if not console.is_terminal:
-        return Table(box=None, pad_edge=False, show_edge=False, header_style="")
-    style = box.ASCII if console.is_dumb_terminal else box.SIMPLE_HEAD
-    return Table(box=style, pad_edge=False, show_edge=False)
-
-
-def _print(what: RenderableType) -> None:
-    _console().print(what)
-
-
-def _console() -> Console:
     from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
-    piped = not sys.stdout.isatty()
-    return Console(width=_WIDE if piped else None, highlight=False, markup=False, emoji=False)
+    console = Console(highlight=False, markup=False, emoji=False)
+    if title:
+        console.print(Text(printable(title), style="bold"))
+    style = box.ASCII if console.is_dumb_terminal else box.SIMPLE_HEAD
+    table = Table(box=style, pad_edge=False, show_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
+    console.print(table)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["worker"]
 
 
-def worker(target: str, /, *, concurrency: int = 10, drain_timeout: float = 30.0) -> int:
+def worker(target: str, /, *, concurrency: int = 10, drain_timeout: float = 25.0) -> int:
     """Run the workers of a program's jobs. SIGTERM and SIGINT drain: jobs under way finish, no new ones start.
 
     Parameters

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 
 from specstar.cli import main
 
+ROOT = Path(__file__).parents[3]
 CONFIG: dict[str, Any] = {
     "defaults": {"table_prefix": "app_"},
     "connections": {
@@ -246,3 +249,71 @@ def test_version_and_help_import_no_backend() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("term", "mark"), [("dumb", "|"), ("xterm", "\x1b[32m")])
+def test_a_terminal_gets_a_table_it_can_show(tmp_path: Path, term: str, mark: str) -> None:
+    primary, secondary = os.openpty()
+    environ = {**os.environ, "TERM": term, "COLUMNS": "100", "PYTHONIOENCODING": "utf-8"}
+    environ.pop("NO_COLOR", None)
+    path = written(tmp_path, {})
+    command = [sys.executable, "-m", "specstar.cli", "check", str(path)]
+    with subprocess.Popen(command, stdout=secondary, stderr=secondary, env=environ) as running:
+        os.close(secondary)
+        shown = b""
+        with contextlib.suppress(OSError):  # Linux ends a terminal without a writer by an error.
+            while chunk := os.read(primary, 65536):
+                shown += chunk
+        assert running.wait(timeout=60) == 0, shown
+    os.close(primary)
+    text = shown.decode()
+    assert mark in text
+    assert ("\x1b" in text) == (term != "dumb")
+    assert "resource" in text
+
+
+WORKER_PROGRAM = """
+import signal
+
+import anyio
+
+from specstar import SpecStar
+
+
+class Draining(SpecStar):
+    async def run_workers(self, *, concurrency, drain_timeout):
+        with anyio.open_signal_receiver(signal.SIGTERM) as signals:
+            print("working", concurrency, drain_timeout, flush=True)
+            async for _ in signals:
+                print("drained", flush=True)
+                return
+
+    async def aclose(self):
+        print("closed", flush=True)
+        await super().aclose()
+
+
+class Holder:
+    spec = Draining()
+
+
+Holder.spec.configure(backend={})
+"""
+
+
+def test_worker_runs_the_program_until_sigterm_and_then_exits_with_0(tmp_path: Path) -> None:
+    (tmp_path / "draining_program.py").write_text(WORKER_PROGRAM)
+    command = [sys.executable, "-m", "specstar.cli", "worker", "draining_program:Holder.spec"]
+    options = ["--concurrency", "3", "--drain-timeout", "1.5"]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environ
+    ) as running:
+        assert running.stdout is not None
+        try:
+            first = running.stdout.readline()
+            running.send_signal(signal.SIGTERM)
+            out, err = running.communicate(timeout=60)
+        finally:
+            running.kill()
+    assert (running.returncode, first, out) == (0, "working 3 1.5\n", "drained\nclosed\n"), err
