@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import mimetypes
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
+from contextlib import aclosing
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -112,7 +113,7 @@ class BlobManager:
     async def _put_file(self, path: Path, content_type: str) -> BlobInfo:
         return await self._store.put_file(path, content_type=content_type)
 
-    async def _put_chunks(self, chunks: AsyncIterator[bytes], content_type: str) -> BlobInfo:
+    async def _put_chunks(self, chunks: AsyncGenerator[bytes], content_type: str) -> BlobInfo:
         # The source belongs to the caller's loop, the writer to the home loop: each call crosses by itself.
         run = self._gate.run
 
@@ -121,10 +122,11 @@ class BlobManager:
 
         writer = await run(create)
         try:
-            async for chunk in chunks:
-                if not isinstance(chunk, bytes | bytearray | memoryview):
-                    raise InvalidInputError(f"a blob's source must give bytes, not {type(chunk).__name__}")
-                await run(functools.partial(writer.write, chunk))
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    if not isinstance(chunk, bytes | bytearray | memoryview):
+                        raise InvalidInputError(f"a blob's source must give bytes, not {type(chunk).__name__}")
+                    await run(functools.partial(writer.write, chunk))
             info: BlobInfo = await run(writer.commit)
             return info
         finally:
@@ -205,7 +207,7 @@ def _checked_type(content_type: str | None) -> str:
     return content_type
 
 
-async def _chunks(source: Any) -> AsyncIterator[bytes]:
+async def _chunks(source: Any) -> AsyncGenerator[bytes]:
     """Any source as asynchronous chunks. Files and plain iterables may block: they are read in a thread."""
     if hasattr(source, "__aiter__"):
         async for chunk in source:

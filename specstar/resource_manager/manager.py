@@ -16,7 +16,7 @@ from specstar.errors import (
     RevisionStateError,
     SpecstarError,
 )
-from specstar.query import Condition, Projector, Query, build_query, cursor_of
+from specstar.query import Condition, Fields, Projector, Query, build_query, cursor_of, resolve_query
 from specstar.resource_manager.authorship import Authorship
 from specstar.resource_manager.codec import Codec
 from specstar.resource_manager.ids import checked_id, new_id
@@ -56,6 +56,7 @@ class ResourceManager(Generic[T]):
         self.model = model
         self.indexed_fields = slot.model.indexed_fields
         self._slot = slot
+        self._fields = Fields(slot.model.indexed_fields)
         self._gate: Gate = slot.gate
         self._codec_of = codec
         self._project = projector
@@ -522,10 +523,10 @@ class ResourceManager(Generic[T]):
         include_deleted: bool,
     ) -> Query:
         if isinstance(query, Query):
-            return query
+            return resolve_query(query, self._fields)
         return build_query(
             query,
-            fields=self.indexed_fields,
+            fields=self._fields,
             sort=sort,
             limit=limit,
             offset=offset,

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
+import anyio
 from msgspec import Struct
 
 from specstar.roles.records import BlobInfo
@@ -76,11 +77,10 @@ class BlobStore(ABC):
 
     async def put_file(self, path: Path, *, content_type: str) -> BlobInfo:
         """Store a local file. Backends that can do it in one thread job override this."""
-        import aiofiles
-
-        writer = await self.create(content_type=content_type, size_hint=path.stat().st_size)
+        source_path = anyio.Path(path)
+        writer = await self.create(content_type=content_type, size_hint=(await source_path.stat()).st_size)
         try:
-            async with aiofiles.open(path, "rb") as source:
+            async with await source_path.open("rb") as source:
                 while chunk := await source.read(1 << 20):
                     await writer.write(chunk)
             return await writer.commit()

@@ -472,11 +472,12 @@ async def test_wrong_queries_are_refused(users: Users) -> None:
         users.search(limit=-1),
         users.search(offset=-1),
         users.search(after="garbage"),
-        users.search(QB["name"].regex("(")),
-        users.search(QB["name"] == "a\0b"),
     ):
         with pytest.raises(QueryError):
             await wrong
+    for build in (lambda: QB["name"].regex("("), lambda: QB["name"] == "a\0b", lambda: QB["name"].regex("(?=a)")):
+        with pytest.raises(QueryError):
+            await users.search(build())
     cursor = (await users.search(sort=["age"], limit=1)).cursor
     with pytest.raises(QueryError):
         await users.search(sort=["name"], limit=1, after=cursor)
