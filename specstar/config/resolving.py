@@ -179,7 +179,7 @@ class _Resolver:
                 return None
             backend = self._backend(binding.type, f"{role}.type")
             level = self._level(f"{role}.options", binding.options, backend)
-            if backend is None or not self._has_role(role, backend, f"{role}.type"):
+            if backend is None or not self._has_role(role, backend, level, f"{role}.type"):
                 return None
             return self._resolve(role, backend, level, None, None)
         if binding.use is UNUSABLE:
@@ -190,14 +190,13 @@ class _Resolver:
             return None
         backend = connection.backend
         level = self._level(f"{role}.options", binding.options, backend)
-        if backend is None or not self._has_role(role, backend, f"{role}.use"):
+        if backend is None or not self._has_role(role, backend, level, f"{role}.use"):
             return None
         if not connection.profile.enabled:
             if role != "mq" or binding.required:
                 hint = ", or bind the role with required: false" if role == "mq" else ""
                 problems.add(f"{role}.use", f"connection {quoted(binding.use)} is disabled; enable it{hint}")
-            for name, reason, suggestion, below in backend.table.check_fields(level.options):
-                problems.add(level.where(name) + below, reason, suggestion)
+            self._check_given(backend, level)
             return None
         return self._resolve(role, backend, level, connection, str(binding.use))
 
@@ -233,7 +232,11 @@ class _Resolver:
 
     def _decode(self, backend: _Backend, level: _Level, under: _Level | None) -> Any:
         merged = {**under.options, **level.options} if under is not None else dict(level.options)
-        filled = backend.provider.apply_defaults(dict(merged), self._config.defaults)
+        try:
+            filled = backend.provider.apply_defaults(dict(merged), self._config.defaults)
+        except Exception as error:  # noqa: BLE001  a provider may be foreign code
+            self._problems.add((under or level).path, self._failed(backend, error))
+            return None
         decoded = backend.table.decode(filled)
         for name, reason, suggestion, below in decoded.problems:
             self._problems.add(self._where(name, level, under) + below, reason, suggestion)
@@ -245,13 +248,14 @@ class _Resolver:
         try:
             found = backend.provider.validate(options, role)
         except Exception as error:  # noqa: BLE001  a provider may be foreign code
-            # Its text is foreign and may quote a secret; the type is enough to find the check.
-            return [
-                (level.path, f"the check of backend type {backend.provider.type!r} failed with {type(error).__name__}")
-            ]
+            return [(level.path, self._failed(backend, error))]
         values = {**(under.options if under is not None else {}), **level.options}
         table = backend.table
         return [(self._where(name, level, under), table.without_secrets(reason, values)) for name, reason in found]
+
+    def _failed(self, backend: _Backend, error: Exception) -> str:
+        # The text of the error is foreign and may quote a secret; its type is enough to find the check.
+        return f"the check of backend type {backend.provider.type!r} failed with {type(error).__name__}"
 
     def _where(self, name: str, level: _Level, under: _Level | None) -> str:
         """The path to blame for an option: where it stands, else the defaults that set it, else where it belongs."""
@@ -287,8 +291,7 @@ class _Resolver:
         )
         if used or not connection.profile.enabled:
             # What is missing may come from the bindings.
-            for option, reason, suggestion, below in backend.table.check_fields(level.options):
-                self._problems.add(level.where(option) + below, reason, suggestion)
+            self._check_given(backend, level)
             return
         options = self._decode(backend, level, None)
         if options is None:
@@ -348,12 +351,18 @@ class _Resolver:
             self._types = self._registry.provider_types()
         return self._types
 
-    def _has_role(self, role: Role, backend: _Backend, path: str) -> bool:
+    def _check_given(self, backend: _Backend, level: _Level) -> None:
+        """Names and types of the options that are given, for a level that is not decoded as a whole."""
+        for name, reason, suggestion, below in backend.table.check_fields(level.options):
+            self._problems.add(level.where(name) + below, reason, suggestion)
+
+    def _has_role(self, role: Role, backend: _Backend, level: _Level, path: str) -> bool:
         provider = backend.provider
         if role in provider.roles:
             return True
         has = ", ".join(known for known in ROLES if known in provider.roles)
         self._problems.add(path, f"backend type {provider.type!r} has no role {role!r}; it has: {has}")
+        self._check_given(backend, level)
         return False
 
     def _unknown_connection(self, role: Role, use: str) -> None:

@@ -109,7 +109,7 @@ def test_many_mistakes_are_reported_together() -> None:
         "meta": {"use": "tow"},
         "resource": {"use": "two", "type": "tiny"},
         "blob": {},
-        "mq": {"type": "tiny", "option": {}},
+        "mq": {"type": "tiny", "option": {}, "options": {"prot": 1}},
     }
     assert {path: (reason, near) for path, reason, near in problems(tree)} == {
         "version": ("expected one of 1", None),
@@ -135,6 +135,7 @@ def test_many_mistakes_are_reported_together() -> None:
         "resource": ('"use" and "type" together; give the name of a connection, or an inline backend type', None),
         "blob": ('needs "use" (the name of a connection) or "type" (an inline backend type)', None),
         "mq.option": ("unknown key", "options"),
+        "mq.options.prot": ("unknown option", "port"),
         "mq.type": ("backend type 'tiny' has no role 'mq'; it has: meta, resource, blob", None),
     }
 
@@ -348,3 +349,12 @@ def test_a_third_party_type_that_does_not_load_is_a_problem_at_its_path(monkeypa
     [(path, reason, _)] = problems({"meta": {"type": "broken"}})
     assert path == "meta.type"
     assert "no_such_module_of_ours" in reason
+
+
+def test_defaults_that_fail_are_reported_without_their_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    def apply_defaults(options: dict[str, Any], defaults: BackendDefaults) -> dict[str, Any]:
+        raise AttributeError(f"secret {options['badge']}")
+
+    monkeypatch.setattr(find_provider("tiny"), "apply_defaults", apply_defaults)
+    [(path, reason, _)] = problems({"connections": {"c": tiny(badge="hunter2")}, "meta": {"use": "c"}})
+    assert (path, reason) == ("connections.c.options", "the check of backend type 'tiny' failed with AttributeError")
