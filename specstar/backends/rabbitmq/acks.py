@@ -18,8 +18,8 @@ _WRITER_FULL_SECONDS = 0.002
 class Acks:
     """The acks of one consuming channel.
 
-    Tags at the low-water mark (all below them have ended) go as one ack of several; tags above it, where a slower handler
-    holds the mark down, go singly in the same write, so that it holds nobody back. A tag is acknowledged once only.
+    Tags at the low-water mark (all below them have ended) go as one ack of several. Tags above it, where a slower
+    handler holds the mark down, go singly in the same write, so that it holds nobody back. A tag is acknowledged once only.
     """
 
     def __init__(self, channel: Channel, *, public_calls_only: bool) -> None:

@@ -27,7 +27,7 @@ _LONGEST_PAUSE = 5.0
 
 
 class RabbitMQConnection(Connection):
-    """At most one link at a time. A lost link is replaced on demand: publishers and consumers ask for it and wait together."""
+    """At most one link at a time. Publishers and consumers ask for it; a lost one is replaced while they wait together."""
 
     def __init__(self, options: RabbitMQOptions) -> None:
         self.options = options
@@ -62,8 +62,8 @@ class RabbitMQConnection(Connection):
     async def link(self, timeout: float) -> Link:
         """A live link, reconnecting with growing pauses, within `timeout` seconds.
 
-        Raises `BackendUnavailable` when the time is over or the connection is closed, `BackendError` if the broker refuses
-        the login. Cancelling the caller does not end an attempt that others wait for.
+        Raises `BackendUnavailable` when the time is over or the connection is closed, `BackendError` if the broker
+        refuses the login. Cancelling the caller does not end an attempt that others wait for.
         """
         if (link := self.current) is not None:
             return link

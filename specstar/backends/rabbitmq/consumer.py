@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from specstar.backends.rabbitmq.link import Link
     from specstar.backends.rabbitmq.queue import RabbitMQQueue
     from specstar.runtime import Home
+    from specstar.runtime.home import TaskHandle
 
 __all__ = ["RabbitMQConsumer"]
 
@@ -46,9 +47,10 @@ class RabbitMQConsumer(Consumer):
         self._changed = asyncio.Event()
         self._closed = asyncio.Event()
         self._stopping = asyncio.Lock()
+        self._task: TaskHandle | None = None
 
     async def start(self) -> None:
-        """Subscribe, and keep subscribed from now on. Raises `BackendUnavailable`, or `BackendError` for queues of another kind."""
+        """Subscribe, and stay so. Raises `BackendUnavailable`, or `BackendError` for queues with other arguments."""
         link = await self.queue.live_link()
         try:
             await self._subscribe(link)
@@ -86,7 +88,8 @@ class RabbitMQConsumer(Consumer):
             self._ready.clear()
             while self._waiters:
                 self._wake_first()
-            self._task.cancel()
+            if self._task is not None:
+                self._task.cancel()
             for subscription in (self._main, self._partitions):
                 if subscription is not None:
                     await subscription.stop()

@@ -1,12 +1,13 @@
 """The dead letters of one job: looked at, sent back to work, deleted.
 
-Each operation takes the messages over a channel of its own and acknowledges only what it has dealt with; when that channel
-closes, or this process dies, the rest goes back to its place in the queue. Meanwhile others do not see them.
+Each operation takes the messages over a channel of its own and acknowledges only what it has dealt with. When that
+channel closes, or this process dies, the rest goes back to its place in the queue. Meanwhile others do not see them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -67,13 +68,15 @@ class DeadLetters:
         sent: set[str] = set()
 
         async def move(channel: Channel, name: str, count: int) -> int:
-            batch: list[tuple[Message, int]] = []
+            batch: list[tuple[str, Message | bytes, int]] = []
             size = 0
             async for received in self._each(channel, name, count):
                 message = self._letter(received).message
                 if wanted is not None and message.id not in wanted:
                     continue
-                batch.append((structs.replace(message, attempts=0), received.delivery_tag or 0))
+                # What is not ours goes back as it is: another version may understand it.
+                again = received.body if _foreign(received.body) else structs.replace(message, attempts=0)
+                batch.append((message.id, again, received.delivery_tag or 0))
                 size += len(received.body)
                 if len(batch) >= _BATCH_MESSAGES or size >= _BATCH_BYTES:
                     await self._move_batch(channel, batch, sent)
@@ -83,11 +86,14 @@ class DeadLetters:
 
         return await self._with_channel("requeueing", move)
 
-    async def _move_batch(self, channel: Channel, batch: list[tuple[Message, int]], sent: set[str]) -> None:
-        fresh = {message.id: message for message, _ in batch if message.id not in sent}
-        await self._queue.publish_many(list(fresh.values()))
+    async def _move_batch(
+        self, channel: Channel, batch: list[tuple[str, Message | bytes, int]], sent: set[str]
+    ) -> None:
+        fresh = {identity: again for identity, again, _ in batch if identity not in sent}
+        await self._queue.publish_many([again for again in fresh.values() if isinstance(again, Message)])
+        await self._queue.republish([again for again in fresh.values() if isinstance(again, bytes)])
         sent.update(fresh)
-        for _, tag in batch:
+        for _, _, tag in batch:
             await channel.basic_ack(tag, wait=False)
 
     async def purge(self, ids: Sequence[str] | None) -> int:
@@ -164,7 +170,15 @@ class DeadLetters:
         try:
             message = unpack(received.body)
         except DecodeError:
-            message = Message(id=f"undecodable-{received.header.properties.message_id or ''}", body=received.body)
+            message = Message(id=f"foreign-{hashlib.sha256(received.body).hexdigest()[:32]}", body=received.body)
         if extra_attempts:
             message = structs.replace(message, attempts=message.attempts + extra_attempts)
         return DeadLetter(message=message, reason=str(reason), time=moment)
+
+
+def _foreign(body: bytes) -> bool:
+    try:
+        unpack(body)
+    except DecodeError:
+        return True
+    return False

@@ -30,7 +30,10 @@ _decode = msgspec.msgpack.Decoder(_Envelope).decode
 
 
 def pack(message: Message, limit: int) -> bytes:
-    """The bytes of a message. Raises `LimitExceededError` beyond `limit` bytes, `InvalidInputError` for text that is no UTF-8."""
+    """The bytes of a message.
+
+    Raises `LimitExceededError` beyond `limit` bytes, `InvalidInputError` for text that is no UTF-8.
+    """
     try:
         packed = _encode((VERSION, message.id, message.attempts, message.priority, message.partition_key, message.body))
     except (UnicodeEncodeError, OverflowError, TypeError) as error:

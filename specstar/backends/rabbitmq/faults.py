@@ -97,8 +97,8 @@ def mismatch(text: str) -> QueueMismatchError | None:
     named = f"{argument} (option {option})" if option else argument
     return QueueMismatchError(
         f"queue {queue!r} in vhost {found['vhost']!r} exists with another {named}: here {_value(found['received'])}, "
-        f"there {_value(found['current'])}. Set the option to the value there, or let workers empty the queue and delete it: "
-        f"rabbitmqctl --vhost '{found['vhost']}' delete_queue '{queue}'",
+        f"there {_value(found['current'])}. Set the option to the value there, or let workers empty the queue, "
+        f"then delete it: rabbitmqctl --vhost '{found['vhost']}' delete_queue '{queue}'",
         queue=queue,
         argument=argument,
     )

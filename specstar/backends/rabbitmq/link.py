@@ -137,8 +137,8 @@ class Link:
     async def aclose(self) -> None:
         """Wait for what is in flight, then say goodbye. The caller bounds the time."""
         self._closing = True
-        while self.live and self.publisher is not None and self.publisher.open and self.publisher.busy:
-            await asyncio.sleep(0.01)
+        if self.live and self.publisher is not None:
+            await self.publisher.drain()
         if self.live:
             # Frames that the driver has not written yet, such as acks, would be dropped by its close.
             await self._connection.write_queue.join()

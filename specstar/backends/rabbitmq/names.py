@@ -14,7 +14,7 @@ _LIMIT = 255
 # The longest suffix is that of a delay queue of a partition: ":part:255:delay:4290000000:x86400000".
 _SUFFIX = 40
 _SAFE = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.")
-# A TTL, and with its expiry the life of a queue, is at most 2**32 - 1 milliseconds (49 days): this leaves a day for the expiry.
+# A TTL, and the life of a queue, is at most 2**32 - 1 milliseconds (49 days): this leaves a day for the expiry.
 _LONGEST_STEP = 4_200_000_000
 LONGEST_DELAY_SECONDS = _LONGEST_STEP / 1000
 _SHORTEST_STEP = 10
@@ -23,8 +23,8 @@ _SHORTEST_STEP = 10
 class QueueNames:
     """The names of all queues of one job.
 
-    Bytes other than letters, digits, `_`, `-` and `.` become `@` and two hexadecimal digits (the driver allows no `%`), so
-    that no job name can end like a suffix. A long name is cut, and ends in `#` and a part of its SHA-256.
+    Bytes other than letters, digits, `_`, `-` and `.` become `@` and two hexadecimal digits (the driver allows no `%`),
+    so that no job name can end like a suffix. A long name is cut, and ends in `#` and a part of its SHA-256.
     """
 
     def __init__(self, prefix: str, job: str) -> None:

@@ -19,7 +19,7 @@ class RabbitMQOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     amqp_url: Annotated[
         str,
         Meta(
-            description="amqp://user:password@host:5672/vhost, or amqps:// for TLS with ?cafile=/path/ca.crt, certfile, keyfile. "
+            description="amqp://user:password@host:5672/vhost; amqps:// for TLS, with ?cafile=/path/ca.crt. "
             "Reserved characters in user, password and vhost are percent-encoded; the vhost / is an empty path or /%2F."
         ),
     ] = "amqp://guest:guest@localhost:5672/"
@@ -55,7 +55,7 @@ class RabbitMQOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         Meta(
             gt=0,
             le=3600,
-            description="The longest a publish waits for its confirm: reconnecting, sending again and a blocked broker included.",
+            description="The longest a publish waits for its confirm, with reconnecting, sending again and a blocked broker.",
         ),
     ] = 30.0
     max_unconfirmed: Annotated[
@@ -66,7 +66,7 @@ class RabbitMQOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         Meta(
             ge=1024,
             le=512 << 20,
-            description="Largest message; more is refused. RabbitMQ 4 takes 16 MiB unless set otherwise, RabbitMQ 3 128 MiB.",
+            description="Largest message; more is refused. Unless set otherwise RabbitMQ 4 takes 16 MiB, RabbitMQ 3 128 MiB.",
         ),
     ] = 16 << 20
     delay_queue_expiry_seconds: Annotated[
@@ -83,7 +83,7 @@ class RabbitMQOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         Meta(
             ge=1,
             le=256,
-            description="Queues over which the partition keys of a job are spread; keys of one queue have one worker at a time. "
+            description="Queues over which the partition keys of a job are spread, each with one worker at a time. "
             "The same for all programs that share a queue.",
         ),
     ] = 16
@@ -101,7 +101,7 @@ class RabbitMQOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         Meta(
             ge=1,
             le=1_000_000,
-            description="Quorum queues: deliveries after which the broker itself parks a message among the dead letters.",
+            description="Quorum queues: after this many deliveries the broker itself parks a message as a dead letter.",
         ),
     ] = 100
     consumer_timeout_seconds: (
@@ -110,7 +110,7 @@ class RabbitMQOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             Meta(
                 ge=60,
                 le=31_536_000,
-                description="How long a handler may hold a message: x-consumer-timeout of new queues, RabbitMQ 3.12 or later. "
+                description="How long a handler may hold a message: x-consumer-timeout of new queues, from RabbitMQ 3.12. "
                 "Unset: the broker's consumer_timeout, 30 minutes unless set otherwise.",
             ),
         ]

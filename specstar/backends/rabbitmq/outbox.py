@@ -24,8 +24,8 @@ _PAUSE_AFTER_LOSS = 0.02
 class Outbox:
     """Publishes to declared queues, each message confirmed.
 
-    When the connection is lost before the confirm came, the message is sent again: it may then arrive twice, which the job's
-    id shows. `also` names queues that must be there too.
+    When the connection is lost before the confirm came, the message is sent again: it may then arrive twice, which the
+    job's id shows. `also` names queues that must be there too.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Outbox:
     async def send(
         self, queue: QueueSpec, body: bytes, *, priority: int = 0, headers: dict[str, Any] | None = None
     ) -> None:
-        """Send one message. Raises `BackendUnavailable` within the publish timeout, `BackendError` if the broker refuses."""
+        """Send one message. Raises `BackendUnavailable` within the publish timeout, `BackendError` if it is refused."""
         connection = self._connection.opened or await self._connection.get()
         link = connection.current
         if (

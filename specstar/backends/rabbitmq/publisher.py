@@ -22,6 +22,7 @@ __all__ = ["Outgoing", "Publisher"]
 _MAX_BYTES_IN_FLIGHT = 32 << 20
 _WRITER_FULL_SECONDS = 0.002
 _SWEEP_SECONDS = 0.05
+_DRAIN_POLL_SECONDS = 0.01
 
 
 class Outgoing(ABC):
@@ -113,10 +114,10 @@ class _Group:
 
 
 class Publisher:
-    """A publishing channel. When the channel goes, what was not confirmed ends in `LinkLostError`: its fate is not known.
+    """A publishing channel. When it is lost, what was not confirmed ends in `LinkLostError`: its fate is not known.
 
-    At most `window` messages and 32 MiB are sent and not confirmed; the rest waits, each until its deadline. All methods
-    belong to the loop. `publish` may be cancelled: what was sent by then may still arrive.
+    At most `window` messages and 32 MiB are sent and not confirmed; the rest waits, each until its deadline. All
+    methods belong to the loop. `publish` may be cancelled: what was sent by then may still arrive.
     """
 
     def __init__(self, channel: Channel, *, window: int, blocked: Callable[[], bool]) -> None:
@@ -147,15 +148,15 @@ class Publisher:
         """False once the channel is gone."""
         return not self._closed and not self.channel.is_closed
 
-    @property
-    def busy(self) -> bool:
-        """True while a caller waits for a confirm."""
-        return any(not outgoing.over() for outgoing in self._all())
+    async def drain(self) -> None:
+        """Wait until nobody waits for a confirm any more."""
+        while not self._closed and any(not outgoing.over() for outgoing in self._all()):
+            await asyncio.sleep(_DRAIN_POLL_SECONDS)  # noqa: ASYNC110  only while closing
 
     def publish(
         self, queue: str, body: bytes, *, deadline: float, priority: int = 0, headers: dict[str, Any] | None = None
     ) -> asyncio.Future[None]:
-        """Send one message. The future ends with its confirm, `LinkLostError`, `ReturnedError`, or an error for the user."""
+        """Send one message. The future ends with its confirm, `LinkLostError`, `ReturnedError`, or a user's error."""
         waiter: asyncio.Future[None] = self._loop.create_future()
         outgoing = _Single(queue, body, deadline, priority, headers)
         outgoing.waiter = waiter
@@ -173,7 +174,7 @@ class Publisher:
     async def publish_many(
         self, queue: str, items: Sequence[tuple[bytes, int]], *, deadline: float
     ) -> list[tuple[int, Exception]]:
-        """Send several (body, priority). Returns the indices of those that failed, each with its error as in `publish`."""
+        """Send several (body, priority). Returns the indices of those that failed, each with its error."""
         group = _Group(self._loop.create_future(), len(items))
         places: dict[int, int] = {}
         for index, (body, priority) in enumerate(items):
@@ -286,7 +287,7 @@ class Publisher:
         return [*self._sending.values(), *sent, *self._pending]
 
     def _sweep(self) -> None:
-        """Give up on what has waited too long. A message that was sent keeps its place in the window until its confirm."""
+        """Give up on what has waited too long. A sent message keeps its place in the window until its confirm."""
         self._sweeper = None
         now = self._loop.time()
         next_deadline: float | None = None

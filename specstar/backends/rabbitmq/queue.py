@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from specstar.backends.rabbitmq.envelope import pack
 from specstar.backends.rabbitmq.names import delay_steps, shard_of, step_of
-from specstar.errors import InvalidInputError
+from specstar.errors import BackendUnavailable, InvalidInputError
 from specstar.roles import Consumer, DeadLetter, Message, MessageQueue, MessageQueueFactory
 
 if TYPE_CHECKING:
@@ -43,28 +44,45 @@ class RabbitMQQueue(MessageQueue):
         self._limit = context.options.max_message_bytes
         self._outbox = Outbox(context.connection, context.options, (self.queues.main, self.queues.dead))
         self._dead = DeadLetters(self)
-        self._retry_step = step_of(context.options.retry_delay_seconds) if context.options.retry_delay_seconds else 0
-        self._retry_usable = self._retry_step == round(context.options.retry_delay_seconds * 1000) > 0
+        self._retry_usable = True
         self._delays: dict[tuple[str, int], QueueSpec] = {}
         self._shards: dict[int, QueueSpec] = {}
 
     async def publish(self, message: Message, *, delay: float = 0) -> None:
-        body = pack(message, self._limit)
+        body, priority = pack(message, self._limit), _checked(message.priority)
         if not delay and message.partition_key is None:
-            queue = self._main
+            await self._outbox.send(self._main, body, priority=priority)
         else:
-            queue = await self._route(message, delay)
-        await self._outbox.send(queue, body, priority=_checked(message.priority))
+            async with self._publish_timeout():
+                await self._outbox.send(await self._route(message, delay), body, priority=priority)
 
     async def publish_many(self, messages: Sequence[Message], *, delay: float = 0) -> None:
+        packed = [(pack(message, self._limit), _checked(message.priority)) for message in messages]
         batches: dict[str, tuple[QueueSpec, list[tuple[bytes, int]]]] = {}
-        for message in messages:
-            item = (pack(message, self._limit), _checked(message.priority))
-            plain = not delay and message.partition_key is None
-            queue = self._main if plain else await self._route(message, delay)
-            batches.setdefault(queue.name, (queue, []))[1].append(item)
+        async with self._publish_timeout():
+            for message, item in zip(messages, packed, strict=True):
+                plain = not delay and message.partition_key is None
+                queue = self._main if plain else await self._route(message, delay)
+                batches.setdefault(queue.name, (queue, []))[1].append(item)
         for queue, items in batches.values():
             await self._outbox.send_many(queue, items)
+
+    async def republish(self, packed: Sequence[bytes]) -> None:
+        """Publish bytes as they are."""
+        await self._outbox.send_many(self._main, [(body, 0) for body in packed])
+
+    @asynccontextmanager
+    async def _publish_timeout(self) -> AsyncIterator[None]:
+        """Finding the queue, reconnecting for it and sending share one publish timeout."""
+        try:
+            async with asyncio.timeout(self.options.publish_timeout_seconds):
+                yield
+        except TimeoutError as error:
+            raise BackendUnavailable(
+                f"publishing {self.name!r}: not done within {self.options.publish_timeout_seconds:g} s; retry later",
+                role="mq",
+                backend="rabbitmq",
+            ) from error
 
     async def send_retry(self, message: Message, delay: float) -> None:
         """Publish the copy that replaces a delivery."""
@@ -125,8 +143,8 @@ class RabbitMQQueue(MessageQueue):
                 removed += await link.topology.purge(name)
             # Delay queues cannot be listed over AMQP, but their names are few, and deleting a missing one is no error.
             for target in (names.main, *(spec.name for spec in shards)):
-                for step in delay_steps():
-                    removed += await link.topology.delete(self.queues.delay(target, step).name)
+                delays = [self.queues.delay(target, step).name for step in delay_steps()]
+                removed += await link.topology.delete(delays)
             return removed
 
         return await self.on_link(empty)
@@ -157,7 +175,7 @@ class RabbitMQQueue(MessageQueue):
         await link.topology.ensure(self.queues.partitions)
 
     async def _declare_retry(self, link: Link) -> bool:
-        """The retry queue. Its TTL cannot change: with another retry_delay_seconds, retries use a delay queue instead."""
+        """The retry queue; False if it has the TTL of another retry_delay_seconds, where a delay queue takes its place."""
         from specstar.backends.rabbitmq.faults import QueueMismatchError
 
         try:
@@ -179,7 +197,7 @@ class RabbitMQQueue(MessageQueue):
         if not delay:
             return target
         step = step_of(delay)
-        if target is self._main and step == self._retry_step and self._retry_usable:
+        if target is self._main and delay == self.options.retry_delay_seconds and self._retry_usable:
             link = await self.live_link()
             if link.topology.fresh(self.queues.retry) or await self.on_link(lambda: self._declare_retry(link)):
                 return self.queues.retry

@@ -44,7 +44,7 @@ class Shard:
 class Subscription:
     """The consuming channel of the main queue, or of all partition queues.
 
-    Once it is `lost`, its deliveries belong to the broker again: their ends raise, and those not handed out are dropped.
+    Once it is `lost`, its deliveries belong to the broker again: their ends raise, those not handed out are dropped.
     """
 
     def __init__(self, consumer: RabbitMQConsumer, link: Link, channel: Channel) -> None:
@@ -157,7 +157,7 @@ class Subscription:
     # Stopping.
 
     async def stop(self) -> None:
-        """Take no more. A partition is let go once none of its messages is in hand: before, no other worker may have it."""
+        """Take no more. A partition is let go once none of its messages is in hand: before, nobody else may have it."""
         shards = {shard for _, shard in self._sources.values()}
         for shard in shards:
             if shard is None or not shard.handed_out:
@@ -202,7 +202,9 @@ class Subscription:
         if not self.lost and not self.consumer.stopped and not self.link.lost:
             hint = ""
             if "acknowledgement" in str(reason) and "timed out" in str(reason):
-                hint = "; a handler ran longer than the broker's consumer_timeout: raise it, or set consumer_timeout_seconds"
+                hint = (
+                    "; a handler outlasted the broker's consumer_timeout: raise that, or set consumer_timeout_seconds"
+                )
             logger.warning("RabbitMQ closed a consuming channel: %s%s", reason, hint)
         self._lose()
 

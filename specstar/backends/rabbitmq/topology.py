@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec import Struct
 
+from specstar.backends.rabbitmq import wire
 from specstar.backends.rabbitmq.faults import translated
 from specstar.backends.rabbitmq.names import QueueNames
 
@@ -24,6 +25,7 @@ T = TypeVar("T")
 # RabbitMQ 4 gives quorum queues a limit of 20 deliveries; looking at dead letters counts as one. No limit works on all.
 _NO_DELIVERY_LIMIT = 2**31 - 1
 _USUAL_EXPIRY = 300.0
+_DELETE_TOGETHER = 250
 
 
 class QueueSpec(Struct, frozen=True, kw_only=True):
@@ -56,7 +58,7 @@ class JobQueues:
         limit = {"x-delivery-limit": _NO_DELIVERY_LIMIT} if quorum else {}
         self.dead = QueueSpec(name=self.names.dead, arguments={"x-queue-type": options.queue_type, **limit})
         self.retry = self._delayed(self.names.retry, self.names.main, round(options.retry_delay_seconds * 1000))
-        # A message in it says that partition keys are in use. The broker compares its length limit: all must agree on it.
+        # A message in it says that partition keys are in use. All must agree on its length limit: the broker checks it.
         self.partitions = QueueSpec(
             name=self.names.partitions, arguments={"x-queue-type": "classic", "x-max-length": options.partition_shards}
         )
@@ -92,7 +94,7 @@ class JobQueues:
 
 
 class Topology:
-    """What is declared on one connection. Requests go one at a time over a channel of their own, opened anew if it broke."""
+    """What is declared on one connection. Requests go one at a time, over a channel of their own."""
 
     def __init__(self, link: Link, timeout: float) -> None:
         self._link = link
@@ -144,15 +146,21 @@ class Topology:
 
         return await self._request(f"purging queue {name!r}", purge)
 
-    async def delete(self, name: str) -> int:
-        """Delete a queue, or nothing if there is none; returns how many messages were in it."""
+    async def delete(self, names: Sequence[str]) -> int:
+        """Delete those of the queues that are there; returns how many messages were in them."""
 
-        async def delete(channel: Channel) -> int:
-            answer = await channel.queue_delete(name)
-            return answer.message_count or 0
+        async def delete(channel: Channel, some: Sequence[str]) -> int:
+            if wire.problem(channel) is None:
+                return await wire.delete_queues(channel, some)
+            return sum([(await channel.queue_delete(name)).message_count or 0 for name in some])
 
-        self.forget(name)
-        return await self._request(f"deleting queue {name!r}", delete)
+        for name in names:
+            self.forget(name)
+        removed = 0
+        for start in range(0, len(names), _DELETE_TOGETHER):
+            some = names[start : start + _DELETE_TOGETHER]
+            removed += await self._request("deleting delay queues", partial(delete, some=some))
+        return removed
 
     async def _declare(self, channel: Channel, spec: QueueSpec, *, always: bool = False) -> int:
         # Another caller may have declared it while this one waited for its turn.

@@ -1,14 +1,15 @@
 """AMQP frames as bytes, and the driver's inner parts that carry them: the only place that knows these.
 
 Publishing and acknowledging call by call costs the driver several futures, a lock and a write each. Here the frames of
-one turn of the loop become one write. `problem` compares all of it with the driver's own encoder: where that has changed,
-the public calls are used instead.
+one turn of the loop become one write. `problem` compares all of it with the driver's own encoder: where that has
+changed, the public calls are used instead.
 """
 
 from __future__ import annotations
 
 import asyncio
 import struct
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import pamqp.frame
@@ -20,7 +21,17 @@ from pamqp.header import ContentHeader
 if TYPE_CHECKING:
     from aiormq.channel import Channel
 
-__all__ = ["TagsByMessageId", "ack_frame", "body_limit", "content", "nack_frame", "problem", "publish_method", "write"]
+__all__ = [
+    "TagsByMessageId",
+    "ack_frame",
+    "body_limit",
+    "content",
+    "delete_queues",
+    "nack_frame",
+    "problem",
+    "publish_method",
+    "write",
+]
 
 _END = b"\xce"
 # Header frame with delivery mode 2, priority and a message id of 16 characters, then the head of the first body frame.
@@ -82,6 +93,19 @@ def write(channel: Channel, payload: bytes) -> bool:
     return True
 
 
+async def delete_queues(channel: Channel, names: Sequence[str]) -> int:
+    """Delete queues, those that are there, with the requests in one write; returns how many messages were in them."""
+    frames = [spec.Queue.Delete(queue=name) for name in names]
+    removed = 0
+    async with channel.lock:
+        await channel.write_queue.put(ChannelFrame.marshall(channel.number, frames))
+        for _ in frames:
+            answer: Any = await channel.rpc_frames.get()
+            channel.rpc_frames.task_done()
+            removed += answer.message_count or 0
+    return removed
+
+
 class TagsByMessageId(dict[str, int]):
     """The driver's table from message id to delivery tag, without a table: the id is the tag."""
 
@@ -99,6 +123,7 @@ def problem(channel: Channel) -> str | None:
         "message_id_delivery_tag": dict,
         "delivery_tag": int,
         "write_queue": asyncio.Queue,
+        "rpc_frames": asyncio.Queue,
         "number": int,
         "_on_deliver_frame": object,
         "_get_frame": object,
