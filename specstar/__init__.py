@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from specstar.backends.registry import register_backend_provider
     from specstar.config import BackendBinding, BackendConfig, BackendDefaults, ConnectionProfile
     from specstar.config.encoding import Encoding
+    from specstar.core import SpecStar, spec
     from specstar.message_queue import DelayRetry, Job, JobStatus, NoRetry
     from specstar.query import QB
     from specstar.resource_manager.resource import Resource
     from specstar.roles.records import BlobInfo, ResourceMeta, RevisionInfo, RevisionStatus
-    from specstar.core import SpecStar, spec
 
 _HOMES = {
     "BackendBinding": "specstar.config",

@@ -219,6 +219,6 @@ async def _chunks(source: Any) -> AsyncGenerator[bytes]:
         iterator = iter(source)
         end = object()
         while (chunk := await anyio.to_thread.run_sync(next, iterator, end)) is not end:
-            yield chunk  # type: ignore[misc]
+            yield chunk
     else:
         raise InvalidInputError(f"{type(source).__name__} is no source of bytes")

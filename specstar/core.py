@@ -74,7 +74,9 @@ class SpecStar:
         if not _can_await():
             raise UsageError("connections are open: use `await spec.configure(...)`, which closes them first")
         # Applied by the await; until then every use is refused, so that a forgotten await cannot go unnoticed.
-        self._gate.refuse("spec.configure() was called over open connections and not awaited: `await spec.configure(...)`")
+        self._gate.refuse(
+            "spec.configure() was called over open connections and not awaited: `await spec.configure(...)`"
+        )
         return Configured(self, configuration)
 
     @staticmethod

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 __all__ = [
     "BackendError",
@@ -140,7 +140,7 @@ class BackendError(SpecstarError):
         super().__init__(f"{where}: {message}" if where else message)
 
 
-class BackendUnavailable(BackendError):  # noqa: N818  the public name reads as a state
+class BackendUnavailable(BackendError):
     """A backend cannot be reached, or did not answer in time. Calls work again once it is back: retry later."""
 
 
@@ -284,7 +284,3 @@ def _shown(text: str, limit: int = 80) -> str:
         return repr(text)
     return f"{text[:limit]!r}... ({len(text)} characters)"
 
-
-def unreachable(message: str) -> NoReturn:
-    """Mark a state that the code before has ruled out."""
-    raise AssertionError(message)

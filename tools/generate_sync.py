@@ -141,7 +141,9 @@ def _method(member: ast.FunctionDef | ast.AsyncFunctionDef, owner: str) -> str:
     elif is_generator:
         # A generator is made of calls to other methods: its own code serves, without the awaits.
         body = member.body[1:] if document else member.body
-        lines.extend("        " + line for item in body for line in _words(ast.unparse(_Blocking().visit(item))).splitlines())
+        lines.extend(
+            "        " + line for item in body for line in _words(ast.unparse(_Blocking().visit(item))).splitlines()
+        )
     elif "property" in decorators:
         lines.append(f"        return self._inner.{member.name}")
     elif isinstance(member, ast.AsyncFunctionDef):

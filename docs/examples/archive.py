@@ -235,7 +235,9 @@ def stop_workers(processes: list[subprocess.Popen[bytes]]) -> None:
 async def main() -> None:
     parser = argparse.ArgumentParser(description="Archive, search and process the files of a folder.")
     parser.add_argument("--dir", type=Path, default=Path(sysconfig.get_path("stdlib")), help="the folder to archive")
-    parser.add_argument("--data", type=Path, default=Path("archive-data"), help="where the embedded default keeps its data")
+    parser.add_argument(
+        "--data", type=Path, default=Path("archive-data"), help="where the embedded default keeps its data"
+    )
     parser.add_argument("--backend", help="a JSON file with a backend configuration")
     parser.add_argument("--workers", type=int, help="worker processes (default: 0, or 2 with --backend)")
     parser.add_argument("--limit", type=int, help="archive at most so many files")

@@ -42,8 +42,8 @@ class Authorship:
         """Set user or time (aware) for the calls made in this block; what is None stays as it was."""
         author = self._current.get()
         if user is not None:
-            if not isinstance(user, str) or "\0" in user:
-                raise InvalidInputError("user must be a str without NUL characters", field="user")
+            if "\0" in user:
+                raise InvalidInputError("user must not contain NUL characters", field="user")
             author = author._replace(user=user)
         if now is not None:
             author = author._replace(now=_clock(now))

@@ -57,7 +57,11 @@ class ComposedStorage(Storage):
             raise
 
     async def write_many(self, items: Sequence[StorageWrite]) -> list[Exception | None]:
-        puts = [(_key(item.change.revision), item.payload) for item in items if item.change.revision and item.payload is not None]
+        puts = [
+            (_key(item.change.revision), item.payload)
+            for item in items
+            if item.change.revision and item.payload is not None
+        ]
         await self._resource.put_many(puts)
         results = await self._meta.write_many([item.change for item in items])
         refused = [
@@ -76,6 +80,7 @@ class ComposedStorage(Storage):
             logger.info("%s: %d unused payloads stay until garbage collection: %s", self._model, len(keys), error)
 
     async def read(self, resource_id: str, revision_id: str | None = None) -> StoredRevision | ResourceMeta | None:
+        lost: RevisionInfo | None = None
         for _ in range(_READ_ATTEMPTS):
             found = await self._meta.get_with_revision(resource_id, revision_id)
             if found is None:
@@ -86,8 +91,10 @@ class ComposedStorage(Storage):
             payload = await self._resource.get(_key(revision))
             if payload is not None:
                 return StoredRevision(meta, revision, payload)
+            lost = revision
             # A draft rewritten, or a resource erased, between the two reads: look again.
-        raise self._lost(revision)
+        assert lost is not None
+        raise self._lost(lost)
 
     async def read_many(self, resource_ids: Sequence[str]) -> list[StoredRevision | None]:
         rows = await self._meta.get_many_with_revision(resource_ids)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from specstar.backends.provider import Role
 from specstar.config import BackendBinding, BackendConfig, ResolvedBackend, resolve_config
@@ -59,7 +59,9 @@ class StorageFactory(ABC):
 class BoundStorageFactory(StorageFactory):
     """A storage factory over resolved backends, whichever they are."""
 
-    def __init__(self, *, meta: ResolvedBackend, resource: ResolvedBackend, blob: ResolvedBackend | None = None) -> None:
+    def __init__(
+        self, *, meta: ResolvedBackend, resource: ResolvedBackend, blob: ResolvedBackend | None = None
+    ) -> None:
         self._bindings: dict[Role, ResolvedBackend] = {"meta": meta, "resource": resource}
         if blob is not None:
             self._bindings["blob"] = blob
@@ -102,17 +104,25 @@ class BoundStorageFactory(StorageFactory):
         return f"{type(self).__name__}({roles})"
 
 
-def _bind(
-    meta: tuple[str, dict[str, Any]], resource: tuple[str, dict[str, Any]], blob: tuple[str, dict[str, Any]] | None
-) -> dict[str, ResolvedBackend | None]:
+_Given = tuple[str, dict[str, Any]]
+
+
+class _Bindings(TypedDict):
+    meta: ResolvedBackend
+    resource: ResolvedBackend
+    blob: ResolvedBackend | None
+
+
+def _bind(meta: _Given, resource: _Given, blob: _Given | None) -> _Bindings:
     """Check constructor arguments exactly as a configuration's options."""
-    given = {"meta": meta, "resource": resource, **({"blob": blob} if blob else {})}
-    bindings = {
-        role: BackendBinding(type=kind, options={name: value for name, value in options.items() if value is not None})
-        for role, (kind, options) in given.items()
-    }
-    resolved = resolve_config(BackendConfig(**bindings))
+    config = BackendConfig(meta=_binding(meta), resource=_binding(resource), blob=_binding(blob or ("memory", {})))
+    resolved = resolve_config(config)
     return {"meta": resolved.meta, "resource": resolved.resource, "blob": resolved.blob if blob else None}
+
+
+def _binding(given: _Given) -> BackendBinding:
+    kind, options = given
+    return BackendBinding(type=kind, options={name: value for name, value in options.items() if value is not None})
 
 
 class MemoryStorageFactory(BoundStorageFactory):
@@ -120,7 +130,7 @@ class MemoryStorageFactory(BoundStorageFactory):
 
     def __init__(self, encoding: Encoding = Encoding.json) -> None:
         options = {"encoding": encoding}
-        super().__init__(**_bind(("memory", options), ("memory", options), ("memory", {})))  # type: ignore[arg-type]
+        super().__init__(**_bind(("memory", options), ("memory", options), ("memory", {})))
 
 
 class DiskStorageFactory(BoundStorageFactory):
@@ -128,7 +138,7 @@ class DiskStorageFactory(BoundStorageFactory):
 
     def __init__(self, rootdir: str | Path, encoding: Encoding = Encoding.json) -> None:
         options = {"rootdir": str(rootdir), "encoding": encoding}
-        super().__init__(**_bind(("disk", options), ("disk", options), ("disk", {"rootdir": str(rootdir)})))  # type: ignore[arg-type]
+        super().__init__(**_bind(("disk", options), ("disk", options), ("disk", {"rootdir": str(rootdir)})))
 
 
 class PostgresStorageFactory(BoundStorageFactory):
@@ -136,7 +146,7 @@ class PostgresStorageFactory(BoundStorageFactory):
 
     def __init__(self, connection_string: str, encoding: Encoding = Encoding.json, table_prefix: str = "") -> None:
         options = _postgres(connection_string, encoding, table_prefix)
-        super().__init__(**_bind(("postgres", options), ("postgres", options), None))  # type: ignore[arg-type]
+        super().__init__(**_bind(("postgres", options), ("postgres", options), None))
 
 
 class PostgresDiskStorageFactory(BoundStorageFactory):
@@ -147,7 +157,7 @@ class PostgresDiskStorageFactory(BoundStorageFactory):
     ) -> None:
         disk = {"rootdir": str(rootdir), "encoding": encoding}
         postgres = _postgres(connection_string, encoding, table_prefix)
-        super().__init__(**_bind(("postgres", postgres), ("disk", disk), ("disk", disk)))  # type: ignore[arg-type]
+        super().__init__(**_bind(("postgres", postgres), ("disk", disk), ("disk", disk)))
 
 
 class PostgresS3StorageFactory(BoundStorageFactory):
@@ -183,7 +193,7 @@ class PostgresS3StorageFactory(BoundStorageFactory):
             presigned_url_expiry=presigned_url_expiry,
         )
         postgres = _postgres(connection_string, encoding, table_prefix)
-        super().__init__(**_bind(("postgres", postgres), ("s3", s3), ("s3", s3)))  # type: ignore[arg-type]
+        super().__init__(**_bind(("postgres", postgres), ("s3", s3), ("s3", s3)))
 
 
 class PostgresDiskS3StorageFactory(BoundStorageFactory):
@@ -220,7 +230,7 @@ class PostgresDiskS3StorageFactory(BoundStorageFactory):
         )
         postgres = _postgres(connection_string, encoding, table_prefix)
         disk = {"rootdir": str(rootdir), "encoding": encoding}
-        super().__init__(**_bind(("postgres", postgres), ("disk", disk), ("s3", s3)))  # type: ignore[arg-type]
+        super().__init__(**_bind(("postgres", postgres), ("disk", disk), ("s3", s3)))
 
 
 class S3StorageFactory(BoundStorageFactory):
@@ -265,7 +275,7 @@ class S3StorageFactory(BoundStorageFactory):
             upload_method=upload_method,
             presigned_url_expiry=presigned_url_expiry,
         )
-        super().__init__(**_bind(("s3", s3), ("s3", s3), ("s3", s3)))  # type: ignore[arg-type]
+        super().__init__(**_bind(("s3", s3), ("s3", s3), ("s3", s3)))
 
 
 def _postgres(connection_string: str, encoding: Encoding, table_prefix: str) -> dict[str, Any]:

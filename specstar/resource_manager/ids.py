@@ -63,7 +63,9 @@ def checked_id(value: str, *, field: str = "resource_id") -> str:
         try:
             size = len(value.encode())
         except UnicodeEncodeError as error:
-            raise InvalidInputError(f"{field} is no valid Unicode text: it has a lone surrogate", field=field) from error
+            raise InvalidInputError(
+                f"{field} is no valid Unicode text: it has a lone surrogate", field=field
+            ) from error
     if size > MAX_ID_BYTES:
         message = f"{field} has {size} bytes; at most {MAX_ID_BYTES} are allowed"
         raise LimitExceededError(message, field=field, limit=MAX_ID_BYTES, actual=size)

@@ -8,6 +8,8 @@ from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any, Generic, Literal, TypeVar, cast
 
+from msgspec.structs import replace
+
 from specstar.errors import (
     DecodeError,
     InvalidInputError,
@@ -153,9 +155,7 @@ class ResourceManager(Generic[T]):
             return self._rewritten(current.meta, revision, data, payload, RevisionStatus(status))
 
         writer = self._slot.writer
-        after = await writer.change(
-            resource_id, plan, expected_revision_id=expected_revision_id, needs_revision=True
-        )
+        after = await writer.change(resource_id, plan, expected_revision_id=expected_revision_id, needs_revision=True)
         await self._drop(replaced)
         return cast("RevisionInfo", after.revision)
 
@@ -203,7 +203,9 @@ class ResourceManager(Generic[T]):
         async def plan(current: Current) -> StorageWrite | None:
             if current.meta.is_deleted == deleted:
                 return None
-            return StorageWrite(MetaWrite(self._touched(current.meta, is_deleted=deleted), None, current.meta.version), None)
+            return StorageWrite(
+                MetaWrite(self._touched(current.meta, is_deleted=deleted), None, current.meta.version), None
+            )
 
         after = await self._slot.writer.change(
             resource_id, plan, expected_revision_id=expected_revision_id, deleted=False if deleted else None
@@ -276,9 +278,7 @@ class ResourceManager(Generic[T]):
         return Resource(meta=found.meta, info=found.revision, data=self._decoded(found))
 
     @gated
-    async def get_many(
-        self, resource_ids: Sequence[str], *, include_deleted: bool = False
-    ) -> list[Resource[T] | None]:
+    async def get_many(self, resource_ids: Sequence[str], *, include_deleted: bool = False) -> list[Resource[T] | None]:
         """The resources in the order of the ids; None for those that do not exist or are deleted."""
         for resource_id in resource_ids:
             checked_id(resource_id)
@@ -356,9 +356,7 @@ class ResourceManager(Generic[T]):
         """All matching resources, fetched page by page as they are consumed. What changes meanwhile may or may not show."""
         cursor: str | None = None
         while True:
-            page = await self.search(
-                query, sort=sort, limit=page_size, after=cursor, include_deleted=include_deleted
-            )
+            page = await self.search(query, sort=sort, limit=page_size, after=cursor, include_deleted=include_deleted)
             for resource in page:
                 yield resource
             cursor = page.cursor
@@ -482,23 +480,12 @@ class ResourceManager(Generic[T]):
     def _touched(self, meta: ResourceMeta, **changes: Any) -> ResourceMeta:
         """The row after a change: version, time and user move on with it."""
         author = self._authorship.current()
-        kept = {
-            "resource_id": meta.resource_id,
-            "current_revision_id": meta.current_revision_id,
-            "revision_count": meta.revision_count,
-            "created_time": meta.created_time,
-            "created_by": meta.created_by,
-            "is_deleted": meta.is_deleted,
-            "schema_version": meta.schema_version,
-            "indexed_data": meta.indexed_data,
+        moved = {
+            "version": meta.version + 1,
+            "updated_time": max(author.now(), meta.updated_time),
+            "updated_by": author.user,
         }
-        kept.update(changes)
-        return ResourceMeta(
-            version=meta.version + 1,
-            updated_time=max(author.now(), meta.updated_time),
-            updated_by=author.user,
-            **kept,
-        )
+        return replace(meta, **moved, **changes)
 
     def _decoded(self, found: StoredRevision) -> T:
         revision = found.revision

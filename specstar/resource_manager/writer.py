@@ -151,4 +151,3 @@ class Writer(Generic[T]):
                 actual_revision_id=meta.current_revision_id,
                 model=self._model,
             )
-

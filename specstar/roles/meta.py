@@ -67,7 +67,9 @@ class MetaStore(ABC):
         """The row and one revision (None: the current one) read together. None if there is no such resource."""
 
     @abstractmethod
-    async def get_many_with_revision(self, resource_ids: Sequence[str]) -> list[tuple[ResourceMeta, RevisionInfo] | None]:
+    async def get_many_with_revision(
+        self, resource_ids: Sequence[str]
+    ) -> list[tuple[ResourceMeta, RevisionInfo] | None]:
         """The rows with their current revisions, one entry an id, in the order of the ids."""
 
     @abstractmethod

@@ -141,7 +141,9 @@ class Batcher(Generic[Item, Result]):
                 continue
             if entry.since < oldest:
                 pending.popleft()
-                message = f"{self.name}: not sent within {self._max_wait:g} s, {len(pending)} more calls wait; retry later"
+                message = (
+                    f"{self.name}: not sent within {self._max_wait:g} s, {len(pending)} more calls wait; retry later"
+                )
                 entry.waiter.set_exception(BackendUnavailable(message))
                 self._release(entry)
                 continue

@@ -228,7 +228,6 @@ class Gate:
         self.generation += 1
         self.connections = self.connections.abandon()
 
-
     def end(self) -> None:
         """The program ends, or the owner is gone: drop what is open, and say so if it holds anything of the system's."""
         unclosed = [lazy.name for lazy in self.connections.opened() if not lazy.portable]

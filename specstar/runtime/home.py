@@ -17,16 +17,17 @@ if TYPE_CHECKING:
 __all__ = ["AsyncioHome", "Home", "TrioHome", "Waiter", "in_trio"]
 
 T = TypeVar("T")
+T_contra = TypeVar("T_contra", contravariant=True)
 logger = logging.getLogger("specstar")
 
 
-class Waiter(Protocol[T]):
+class Waiter(Protocol[T_contra]):
     """A result that one task awaits and another gives, both on the home loop."""
 
     def done(self) -> bool:
         """True once it has a result, an error, or its awaiter was cancelled."""
 
-    def set_result(self, result: T, /) -> None:
+    def set_result(self, result: T_contra, /) -> None:
         """Wake the awaiter with a result."""
 
     def set_exception(self, exception: BaseException, /) -> None:

@@ -48,51 +48,31 @@ class ResourceManager(Generic[T]):
         return f"sync {self._inner!r}"
 
     def using(
-        self,
-        *,
-        user: str | None = None,
-        now: datetime | Callable[[], datetime] | None = None,
+        self, *, user: str | None = None, now: datetime | Callable[[], datetime] | None = None
     ) -> AbstractContextManager[None]:
         """Record `user` and `now` (aware) with the writes made inside the `with` block."""
         return self._inner.using(user=user, now=now)
 
-    def create(
-        self, data: T, *, resource_id: str | None = None, status: Status = "stable"
-    ) -> RevisionInfo:
+    def create(self, data: T, *, resource_id: str | None = None, status: Status = "stable") -> RevisionInfo:
         """Store a new resource; returns its first revision once it is durable.
 
         Raises `DuplicateResourceError` if `resource_id` is taken, `InvalidInputError` if the data does not fit the model.
         """
-        return self._gate.call(
-            functools.partial(
-                self._inner.create, data, resource_id=resource_id, status=status
-            )
-        )
+        return self._gate.call(functools.partial(self._inner.create, data, resource_id=resource_id, status=status))
 
     def create_many(
-        self,
-        data: Sequence[T],
-        *,
-        resource_ids: Sequence[str] | None = None,
-        status: Status = "stable",
+        self, data: Sequence[T], *, resource_ids: Sequence[str] | None = None, status: Status = "stable"
     ) -> list[RevisionInfo]:
         """Store many new resources in the fewest steps; returns their revisions in order.
 
         Each is stored by itself. If some fail, the others are there all the same, and the first error is raised.
         """
         return self._gate.call(
-            functools.partial(
-                self._inner.create_many, data, resource_ids=resource_ids, status=status
-            )
+            functools.partial(self._inner.create_many, data, resource_ids=resource_ids, status=status)
         )
 
     def update(
-        self,
-        resource_id: str,
-        data: T,
-        *,
-        expected_revision_id: str | None = None,
-        status: Status = "stable",
+        self, resource_id: str, data: T, *, expected_revision_id: str | None = None, status: Status = "stable"
     ) -> RevisionInfo:
         """Store a new revision and make it the current one.
 
@@ -101,21 +81,12 @@ class ResourceManager(Generic[T]):
         """
         return self._gate.call(
             functools.partial(
-                self._inner.update,
-                resource_id,
-                data,
-                expected_revision_id=expected_revision_id,
-                status=status,
+                self._inner.update, resource_id, data, expected_revision_id=expected_revision_id, status=status
             )
         )
 
     def modify(
-        self,
-        resource_id: str,
-        data: T,
-        *,
-        expected_revision_id: str | None = None,
-        status: Status = "draft",
+        self, resource_id: str, data: T, *, expected_revision_id: str | None = None, status: Status = "draft"
     ) -> RevisionInfo:
         """Rewrite the current revision in place, if it is a draft; `status="stable"` makes it final.
 
@@ -123,11 +94,7 @@ class ResourceManager(Generic[T]):
         """
         return self._gate.call(
             functools.partial(
-                self._inner.modify,
-                resource_id,
-                data,
-                expected_revision_id=expected_revision_id,
-                status=status,
+                self._inner.modify, resource_id, data, expected_revision_id=expected_revision_id, status=status
             )
         )
 
@@ -146,92 +113,48 @@ class ResourceManager(Generic[T]):
         """
         return self._gate.call(
             functools.partial(
-                self._inner.patch,
-                resource_id,
-                patch,
-                expected_revision_id=expected_revision_id,
-                status=status,
+                self._inner.patch, resource_id, patch, expected_revision_id=expected_revision_id, status=status
             )
         )
 
-    def delete(
-        self, resource_id: str, *, expected_revision_id: str | None = None
-    ) -> ResourceMeta:
+    def delete(self, resource_id: str, *, expected_revision_id: str | None = None) -> ResourceMeta:
         """Delete softly: the resource is hidden from reads and searches until `restore`. Raises what `update` raises."""
         return self._gate.call(
-            functools.partial(
-                self._inner.delete,
-                resource_id,
-                expected_revision_id=expected_revision_id,
-            )
+            functools.partial(self._inner.delete, resource_id, expected_revision_id=expected_revision_id)
         )
 
     def restore(self, resource_id: str) -> ResourceMeta:
         """Bring a deleted resource back; a resource that is not deleted stays as it is. Raises `ResourceNotFoundError`."""
         return self._gate.call(functools.partial(self._inner.restore, resource_id))
 
-    def permanently_delete(
-        self, resource_id: str, *, expected_revision_id: str | None = None
-    ) -> None:
+    def permanently_delete(self, resource_id: str, *, expected_revision_id: str | None = None) -> None:
         """Erase a resource, deleted or not, with all its revisions and payloads. There is no way back.
 
         Raises `ResourceNotFoundError`, and `RevisionConflictError` if `expected_revision_id` is not the current one.
         """
         return self._gate.call(
-            functools.partial(
-                self._inner.permanently_delete,
-                resource_id,
-                expected_revision_id=expected_revision_id,
-            )
+            functools.partial(self._inner.permanently_delete, resource_id, expected_revision_id=expected_revision_id)
         )
 
-    def switch(
-        self,
-        resource_id: str,
-        revision_id: str,
-        *,
-        expected_revision_id: str | None = None,
-    ) -> ResourceMeta:
+    def switch(self, resource_id: str, revision_id: str, *, expected_revision_id: str | None = None) -> ResourceMeta:
         """Make an earlier (or later) revision the current one. Raises `ResourceNotFoundError` if there is no such revision."""
         return self._gate.call(
-            functools.partial(
-                self._inner.switch,
-                resource_id,
-                revision_id,
-                expected_revision_id=expected_revision_id,
-            )
+            functools.partial(self._inner.switch, resource_id, revision_id, expected_revision_id=expected_revision_id)
         )
 
-    def get(
-        self,
-        resource_id: str,
-        *,
-        revision_id: str | None = None,
-        include_deleted: bool = False,
-    ) -> Resource[T]:
+    def get(self, resource_id: str, *, revision_id: str | None = None, include_deleted: bool = False) -> Resource[T]:
         """The resource at its current revision, or at `revision_id`.
 
         Raises `ResourceNotFoundError` for no such resource or revision, `ResourceDeletedError` for a deleted one (unless
         `include_deleted`), `DecodeError` if the payload does not fit the model.
         """
         return self._gate.call(
-            functools.partial(
-                self._inner.get,
-                resource_id,
-                revision_id=revision_id,
-                include_deleted=include_deleted,
-            )
+            functools.partial(self._inner.get, resource_id, revision_id=revision_id, include_deleted=include_deleted)
         )
 
-    def get_many(
-        self, resource_ids: Sequence[str], *, include_deleted: bool = False
-    ) -> list[Resource[T] | None]:
+    def get_many(self, resource_ids: Sequence[str], *, include_deleted: bool = False) -> list[Resource[T] | None]:
         """The resources in the order of the ids; None for those that do not exist or are deleted."""
-        return self._gate.call(
-            functools.partial(
-                self._inner.get_many, resource_ids, include_deleted=include_deleted
-            )
-        )
+        return self._gate.call(functools.partial(self._inner.get_many, resource_ids, include_deleted=include_deleted))
 
     def exists(self, resource_id: str) -> bool:
         """True if there is such a resource and it is not deleted."""
@@ -243,9 +166,7 @@ class ResourceManager(Generic[T]):
 
     def list_revisions(self, resource_id: str) -> list[RevisionInfo]:
         """All revisions, oldest first, of a deleted resource too. Raises `ResourceNotFoundError`."""
-        return self._gate.call(
-            functools.partial(self._inner.list_revisions, resource_id)
-        )
+        return self._gate.call(functools.partial(self._inner.list_revisions, resource_id))
 
     def search(
         self,
@@ -274,13 +195,9 @@ class ResourceManager(Generic[T]):
             )
         )
 
-    def count(
-        self, query: Condition | None = None, *, include_deleted: bool = False
-    ) -> int:
+    def count(self, query: Condition | None = None, *, include_deleted: bool = False) -> int:
         """The number of matching resources. Raises `QueryError`."""
-        return self._gate.call(
-            functools.partial(self._inner.count, query, include_deleted=include_deleted)
-        )
+        return self._gate.call(functools.partial(self._inner.count, query, include_deleted=include_deleted))
 
     def iter(
         self,
@@ -293,13 +210,7 @@ class ResourceManager(Generic[T]):
         """All matching resources, fetched page by page as they are consumed. What changes meanwhile may or may not show."""
         cursor: str | None = None
         while True:
-            page = self.search(
-                query,
-                sort=sort,
-                limit=page_size,
-                after=cursor,
-                include_deleted=include_deleted,
-            )
+            page = self.search(query, sort=sort, limit=page_size, after=cursor, include_deleted=include_deleted)
             for resource in page:
                 yield resource
             cursor = page.cursor
@@ -307,16 +218,10 @@ class ResourceManager(Generic[T]):
                 return
 
     def explain(
-        self,
-        query: Condition | Query | None = None,
-        *,
-        sort: Sequence[str] = (),
-        limit: int | None = None,
+        self, query: Condition | Query | None = None, *, sort: Sequence[str] = (), limit: int | None = None
     ) -> str:
         """The backend's own plan for a search, as text: shows whether an index serves it."""
-        return self._gate.call(
-            functools.partial(self._inner.explain, query, sort=sort, limit=limit)
-        )
+        return self._gate.call(functools.partial(self._inner.explain, query, sort=sort, limit=limit))
 
     def collect_garbage(self, *, older_than_seconds: float = 3600.0) -> int:
         """Remove payloads that nothing points to, if older than this; returns how many.
@@ -324,11 +229,7 @@ class ResourceManager(Generic[T]):
         They come from writers that were killed between the payload and the row. A writer under way is safe as long as it
         takes less than `older_than_seconds` between the two.
         """
-        return self._gate.call(
-            functools.partial(
-                self._inner.collect_garbage, older_than_seconds=older_than_seconds
-            )
-        )
+        return self._gate.call(functools.partial(self._inner.collect_garbage, older_than_seconds=older_than_seconds))
 
 
 class BlobStream:
@@ -354,14 +255,9 @@ class BlobStream:
         return self
 
     def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        return self._gate.call(
-            functools.partial(self._inner.__aexit__, exc_type, exc, traceback)
-        )
+        return self._gate.call(functools.partial(self._inner.__aexit__, exc_type, exc, traceback))
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -393,15 +289,11 @@ class BlobManager:
         Nothing is visible before this returns, and nothing is left if it fails. The same content is stored once. Memory
         use does not grow with the size. Without `content_type` it is guessed from the name of a path.
         """
-        return self._gate.call(
-            functools.partial(self._inner.put, source, content_type=content_type)
-        )
+        return self._gate.call(functools.partial(self._inner.put, source, content_type=content_type))
 
     def get(self, file_id: str, *, start: int = 0, end: int | None = None) -> bytes:
         """The bytes of a blob, or those from `start` to `end` (exclusive), in memory. Large blobs: use `open`."""
-        return self._gate.call(
-            functools.partial(self._inner.get, file_id, start=start, end=end)
-        )
+        return self._gate.call(functools.partial(self._inner.get, file_id, start=start, end=end))
 
     def stat(self, file_id: str) -> BlobInfo:
         """Size, type and time of a blob."""
@@ -417,19 +309,11 @@ class BlobManager:
 
     def url(self, file_id: str, *, expires_in: float | None = None) -> str | None:
         """A presigned URL to GET the blob, valid for `expires_in` seconds; None where the backend cannot presign."""
-        return self._gate.call(
-            functools.partial(self._inner.url, file_id, expires_in=expires_in)
-        )
+        return self._gate.call(functools.partial(self._inner.url, file_id, expires_in=expires_in))
 
-    def create_upload(
-        self, *, content_type: str | None = None, size: int | None = None
-    ) -> UploadSession:
+    def create_upload(self, *, content_type: str | None = None, size: int | None = None) -> UploadSession:
         """Begin an upload session: bytes come in several calls, processes, or straight from a client to the store."""
-        return self._gate.call(
-            functools.partial(
-                self._inner.create_upload, content_type=content_type, size=size
-            )
-        )
+        return self._gate.call(functools.partial(self._inner.create_upload, content_type=content_type, size=size))
 
     def upload(self, upload_id: str, data: bytes) -> None:
         """Append bytes to a session whose `method` is "proxy"."""
@@ -445,8 +329,4 @@ class BlobManager:
 
     def collect_garbage(self, *, older_than_seconds: float = 86400.0) -> int:
         """Remove what unfinished uploads left behind, if older than this; returns how many."""
-        return self._gate.call(
-            functools.partial(
-                self._inner.collect_garbage, older_than_seconds=older_than_seconds
-            )
-        )
+        return self._gate.call(functools.partial(self._inner.collect_garbage, older_than_seconds=older_than_seconds))

@@ -82,7 +82,9 @@ async def test_ranges_are_clamped_to_the_blob(star: SpecStar, start: int, end: i
     assert await star.blobs.get(info.file_id, start=start, end=end) == data[expected]
 
 
-@pytest.mark.parametrize("file_id", ["0" * 64, "nothing", "", "../../etc/passwd", "A" * 64, "\0", "x" * 10_000, "_uploads/x"])
+@pytest.mark.parametrize(
+    "file_id", ["0" * 64, "nothing", "", "../../etc/passwd", "A" * 64, "\0", "x" * 10_000, "_uploads/x"]
+)
 async def test_no_such_blob(star: SpecStar, file_id: str) -> None:
     await star.blobs.put(b"neighbour")
     with pytest.raises(BlobNotFoundError):

@@ -53,7 +53,9 @@ def users(star: SpecStar) -> Users:
 
 
 async def test_create_then_get_gives_the_same_data_with_its_info_and_meta(users: Users) -> None:
-    user = User("Ada", 36, tags=["math"], address=Address("London"), joined=datetime(2020, 1, 2, 3, 4, 5, 6, tzinfo=UTC))
+    user = User(
+        "Ada", 36, tags=["math"], address=Address("London"), joined=datetime(2020, 1, 2, 3, 4, 5, 6, tzinfo=UTC)
+    )
     before = datetime.now(UTC)
     info = await users.create(user)
     found = await users.get(info.resource_id)
@@ -85,7 +87,26 @@ async def test_a_given_id_is_kept_and_cannot_be_taken_twice(users: Users) -> Non
 
 @pytest.mark.parametrize(
     "resource_id",
-    ["../../etc/passwd", "a/b", "..", ".", "con", "x" * 1024, "é", "e\u0301", "名前", "🐍", "'; drop table x; --", "%2e%2e", "A", "a", " ", "\\", '"', "\n"],
+    [
+        "../../etc/passwd",
+        "a/b",
+        "..",
+        ".",
+        "con",
+        "x" * 1024,
+        "é",
+        "e\u0301",
+        "名前",
+        "🐍",
+        "'; drop table x; --",
+        "%2e%2e",
+        "A",
+        "a",
+        " ",
+        "\\",
+        '"',
+        "\n",
+    ],
 )
 async def test_any_text_is_data_as_an_id(users: Users, resource_id: str) -> None:
     await users.create(User("neighbour"), resource_id=resource_id + "!" if len(resource_id) < 1024 else "other")
@@ -98,10 +119,8 @@ async def test_any_text_is_data_as_an_id(users: Users, resource_id: str) -> None
     assert await users.count() == 1
 
 
-@pytest.mark.parametrize("resource_id", ["", "a\0b", "\ud800", "x" * 1025, "é" * 513, 7, None and "x"])
+@pytest.mark.parametrize("resource_id", ["", "a\0b", "\ud800", "x" * 1025, "é" * 513, 7])
 async def test_ids_that_no_backend_can_keep_are_refused_everywhere(users: Users, resource_id: Any) -> None:
-    if resource_id is None:
-        return
     for call in (users.get, users.exists, users.get_meta, users.delete, users.restore, users.list_revisions):
         with pytest.raises(InvalidInputError):
             await call(resource_id)
@@ -110,7 +129,14 @@ async def test_ids_that_no_backend_can_keep_are_refused_everywhere(users: Users,
 
 
 async def test_what_is_not_there_is_not_found(users: Users) -> None:
-    for call in (users.get, users.get_meta, users.delete, users.restore, users.permanently_delete, users.list_revisions):
+    for call in (
+        users.get,
+        users.get_meta,
+        users.delete,
+        users.restore,
+        users.permanently_delete,
+        users.list_revisions,
+    ):
         with pytest.raises(ResourceNotFoundError) as caught:
             await call("nobody")
         assert caught.value.resource_id == "nobody"
@@ -351,10 +377,21 @@ async def test_the_author_and_the_time_are_recorded_with_writes(users: Users) ->
 
 async def seed(users: Users) -> dict[str, str]:
     people = [
-        User("Ada", 36, "ada@example.org", ["math", "poetry"], Address("London"), datetime(2020, 1, 1, tzinfo=UTC), 9.5, True),
+        User(
+            "Ada",
+            36,
+            "ada@example.org",
+            ["math", "poetry"],
+            Address("London"),
+            datetime(2020, 1, 1, tzinfo=UTC),
+            9.5,
+            True,
+        ),
         User("Bob", 18, None, [], Address("Paris"), datetime(2021, 1, 1, tzinfo=UTC), None),
         User("Čeněk", 70, "c@example.org", ["math"], Address("Praha"), None, -1.0),
-        User("ada", 7, "x%y_z@example.org", ["a%b"], Address("london"), datetime(2020, 1, 1, 0, 0, 0, 1, tzinfo=UTC), 0.0),
+        User(
+            "ada", 7, "x%y_z@example.org", ["a%b"], Address("london"), datetime(2020, 1, 1, 0, 0, 0, 1, tzinfo=UTC), 0.0
+        ),
         User("🐍", 0, "", ["math", "🐍"], Address(""), None, 36.0),
     ]
     infos = await users.create_many(people)
