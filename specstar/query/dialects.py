@@ -246,7 +246,7 @@ class _Postgres(Dialect):
 
     def meta(self, column: str, field: MetaField) -> str:
         if field.kind == "bool":
-            return f"{column}::integer"
+            return f"({column}::integer)"
         if field.kind != "string":
             return column
         if field.nullable:

@@ -1,0 +1,130 @@
+"""PostgreSQL, against the plain Python evaluator and so against SQLite, on random rows, queries and patterns."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import asyncpg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from services import PostgresEndpoint
+from specstar.query import META_FIELDS, POSTGRES, EvaluatedRow, Query, compile_count, compile_query, regex, run_query
+from specstar.query.cursor import make_cursor
+from tests.services_plugin import fresh_database
+from tests.unit.query.generated import FIELDS, LETTERS, cases, expected_ids, patterns, record, schema
+
+TIMEOUT_SECONDS = 30.0
+
+
+class Session:
+    """One connection with its own loop, for tests that hypothesis drives."""
+
+    def __init__(self, runner: asyncio.Runner, dsn: str) -> None:
+        self.runner = runner
+        self.connection = runner.run(asyncpg.connect(dsn, command_timeout=TIMEOUT_SECONDS))
+
+    def execute(self, sql: str) -> None:
+        self.runner.run(self.connection.execute(sql))
+
+    def fetch(self, sql: str, params: list[Any]) -> list[Any]:
+        return list(self.runner.run(self.connection.fetch(sql, *params)))
+
+    def fill(self, rows: list[EvaluatedRow]) -> None:
+        marks = ", ".join(f"${number}" for number in range(1, len(META_FIELDS) + 2))
+        self.execute("TRUNCATE resources")
+        records = [record(row, POSTGRES) for row in rows]
+        self.runner.run(self.connection.executemany(f"INSERT INTO resources VALUES ({marks})", records))
+
+    def search(self, query: Query) -> list[str]:
+        compiled = compile_query(query, FIELDS, POSTGRES, alias="r", first_param=2)
+        sql = (
+            f"SELECT r.resource_id FROM resources AS r WHERE $1::text = 'x' AND {compiled.where} "
+            f"ORDER BY {compiled.order_by} {compiled.page}"
+        )
+        return [row["resource_id"] for row in self.fetch(sql, ["x", *compiled.params])]
+
+
+@pytest.fixture(scope="module")
+def session(postgres: PostgresEndpoint) -> Iterator[Session]:
+    with fresh_database(postgres) as dsn, asyncio.Runner() as runner:
+        session = Session(runner, dsn)
+        try:
+            # Tiny tables would never be read by their indexes otherwise.
+            session.execute("SET enable_seqscan TO off")
+            for statement in schema(POSTGRES):
+                session.execute(statement)
+            yield session
+        finally:
+            runner.run(session.connection.close())
+
+
+LENIENT = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=LENIENT)
+@given(case=cases())
+def test_a_search_finds_what_the_evaluator_finds_in_its_order(
+    session: Session, case: tuple[list[EvaluatedRow], list[Query]]
+) -> None:
+    rows, queries = case
+    session.fill(rows)
+    for query in queries:
+        assert session.search(query) == expected_ids(query, rows)
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=LENIENT)
+@given(case=cases())
+def test_a_count_is_the_number_of_rows_found(session: Session, case: tuple[list[EvaluatedRow], list[Query]]) -> None:
+    rows, queries = case
+    session.fill(rows)
+    for query in queries:
+        where, params = compile_count(query.condition, FIELDS, POSTGRES, include_deleted=query.include_deleted)
+        ((count,),) = session.fetch(f"SELECT count(*) FROM resources WHERE {where}", params)
+        scope = Query(condition=query.condition, include_deleted=query.include_deleted)
+        assert count == len(run_query(scope, rows, FIELDS))
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=LENIENT)
+@given(case=cases())
+def test_pages_by_cursor_together_are_the_whole(session: Session, case: tuple[list[EvaluatedRow], list[Query]]) -> None:
+    rows, queries = case
+    session.fill(rows)
+    by_id = {row.meta["resource_id"]: row for row in rows}
+    for query in queries:
+        whole = Query(condition=query.condition, sort=query.sort, include_deleted=query.include_deleted)
+        paged: list[str] = []
+        after = None
+        while page := session.search(
+            Query(
+                condition=whole.condition,
+                sort=whole.sort,
+                limit=2,
+                after=after,
+                include_deleted=whole.include_deleted,
+            )
+        ):
+            paged += page
+            last = by_id[page[-1]]
+            after = make_cursor(query.sort, last.indexed, last.meta)
+        assert paged == session.search(whole)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=LENIENT)
+@given(
+    tried=st.lists(st.tuples(patterns(depth=3), st.booleans()), min_size=1, max_size=20),
+    texts=st.lists(st.text(st.sampled_from(LETTERS), max_size=6), max_size=10),
+)
+def test_a_pattern_matches_the_same_texts_in_both_engines(
+    session: Session, tried: list[tuple[tuple[str, str], bool]], texts: list[str]
+) -> None:
+    for (pattern, _), ignore_case in tried:
+        translated = regex.translate(pattern, ignore_case=ignore_case)
+        found = session.fetch(
+            'SELECT t COLLATE "C" ~ $1::text AS found FROM unnest($2::text[]) WITH ORDINALITY AS u (t, n) ORDER BY n',
+            [translated, texts],
+        )
+        assert [row["found"] for row in found] == [regex.search(translated, text) for text in texts], translated
