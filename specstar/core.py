@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import logging
 from asyncio import events
-from collections.abc import Awaitable, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar, Unpack, overload
 
 import anyio
 
@@ -26,12 +27,18 @@ if TYPE_CHECKING:
     from specstar.backends.provider import Role
     from specstar.config import BackendConfig, ResolvedBackend
     from specstar.health import RoleReport
+    from specstar.message_queue.backend import JobBackend
     from specstar.message_queue.factories import BoundMessageQueueFactory
+    from specstar.message_queue.job import Job
+    from specstar.message_queue.options import JobOptions
+    from specstar.message_queue.queue import JobQueue
+    from specstar.message_queue.run import WorkerStop
     from specstar.resource_manager.factories import StorageFactory
 
 __all__ = ["SpecStar", "spec"]
 
 T = TypeVar("T")
+P = TypeVar("P")
 logger = logging.getLogger("specstar")
 _MAX_NAME_LENGTH = 512
 
@@ -48,6 +55,8 @@ class SpecStar:
         self._factory: StorageFactory | None = None
         self._message_queue_factory: BoundMessageQueueFactory | None = None
         self._managers: dict[str, ResourceManager[Any]] = {}
+        self._queues: dict[str, JobQueue[Any]] = {}
+        self._jobs: JobBackend | None = None
         self._own_factories: dict[str, StorageFactory] = {}
         self._codecs: dict[tuple[str, Encoding], Codec[Any]] = {}
         self.blobs = BlobManager(self._gate, self._blob_store)
@@ -179,7 +188,83 @@ class SpecStar:
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise NotConfiguredError(f"no model {shown!r} is declared; declare it with spec.add_model(...){hint}")
 
+    @overload
+    def job(self, handler: Callable[[Job[P]], Any], /) -> JobQueue[P]: ...
+
+    @overload
+    def job(self, /, **options: Unpack[JobOptions]) -> Callable[[Callable[[Job[P]], Any]], JobQueue[P]]: ...
+
+    def job(
+        self,
+        handler: Callable[[Job[P]], Any] | None = None,
+        /,
+        **options: Unpack[JobOptions],
+    ) -> Any:
+        """Declare a job by its handler: `@spec.job` or `@spec.job(max_retries=5)` over `async def f(job: Job[Payload])`.
+
+        The handler's name becomes a `JobQueue`. Plain functions run in threads. Options: see `JobQueue`.
+        """
+        if handler is None:
+            return functools.partial(self._declare, options)
+        return self._declare(options, handler)
+
+    def add_job(
+        self,
+        payload_type: type[P],
+        handler: Callable[[Job[P]], Any],
+        **options: Unpack[JobOptions],
+    ) -> JobQueue[P]:
+        """Declare a job by the type of its payload and its handler. Options: see `JobQueue`.
+
+        Raises `InvalidInputError` for a name that is taken.
+        """
+        return self._declare({**options, "payload_type": payload_type}, handler)
+
+    def _declare(self, options: Mapping[str, Any], handler: Callable[[Job[P]], Any]) -> JobQueue[P]:
+        from specstar.message_queue.job import INDEXED_FIELDS, MODEL_NAME, JobRecord
+        from specstar.message_queue.queue import JobQueue
+
+        self.add_model(JobRecord, name=MODEL_NAME, indexed_fields=INDEXED_FIELDS)
+        queue: JobQueue[P] = JobQueue(self._job_backend, handler, **options)
+        if queue.name in self._queues:
+            raise InvalidInputError(f"a job named {queue.name!r} is declared already; give another name=", field="name")
+        self._queues[queue.name] = queue
+        return queue
+
+    def get_job_queue(self, name: str) -> JobQueue[Any]:
+        """The queue of a declared job, by its name. Raises `NotConfiguredError` if there is none."""
+        queue = self._queues.get(name)
+        if queue is None:
+            near = difflib.get_close_matches(name, self._queues, n=1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise NotConfiguredError(f"no job {name!r} is declared; declare it with @spec.job or spec.add_job(){hint}")
+        return queue
+
     # Running
+
+    async def run_workers(
+        self,
+        *,
+        concurrency: int = 10,
+        drain_timeout: float = 25.0,
+        queues: Sequence[JobQueue[Any]] | None = None,
+        stop: WorkerStop | None = None,
+        handle_signals: bool = True,
+    ) -> None:
+        """Run the declared jobs (or those of `queues`), at most `concurrency` at a time, until cancelled or SIGTERM.
+
+        Then it drains: running jobs have `drain_timeout` seconds to end, and go back to the queue after that. Async handlers
+        run on this event loop, plain ones in threads. Raises `NotConfiguredError` without mq, `UsageError` without jobs.
+        """
+        from specstar.message_queue.run import run_workers
+
+        await run_workers(
+            list(self._queues.values()) if queues is None else queues,
+            concurrency=concurrency,
+            drain_timeout=drain_timeout,
+            stop=stop,
+            handle_signals=handle_signals,
+        )
 
     @gated
     async def check(self, *, timeout: float = 10.0) -> list[RoleReport]:
@@ -233,6 +318,28 @@ class SpecStar:
                 'nothing is configured yet; call spec.configure(backend=...), for example backend={"mq": {"type": "simple"}}'
             )
         return self._factory
+
+    @property
+    def _job_backend(self) -> JobBackend:
+        from specstar.message_queue.backend import JobBackend
+        from specstar.message_queue.job import MODEL_NAME
+
+        if self._jobs is None:
+            self._jobs = JobBackend(
+                self._gate,
+                queue_factory=self._queue_factory,
+                storage=lambda: self._managers[MODEL_NAME]._slot.storage,
+                state_is_durable=lambda: self._configured().durable,
+            )
+        return self._jobs
+
+    def _queue_factory(self) -> BoundMessageQueueFactory:
+        if self._message_queue_factory is None:
+            self._configured()
+            raise NotConfiguredError(
+                'no message queue is configured; add mq to the configuration, for example "mq": {"type": "simple"}'
+            )
+        return self._message_queue_factory
 
     def _blob_store(self) -> BlobStore:
         return self._configured().blob_store(self._gate)

@@ -38,7 +38,8 @@ class BackendProvider(ABC, Generic[Options, Conn]):
 
     `options_type` is a frozen, keyword-only msgspec Struct that refuses unknown fields; every field's docstring text is in
     its `Annotated[..., msgspec.Meta(description=...)]`, and documented aliases in `aliases` (alias to field name).
-    `native` says that the backend runs on any event loop (trio too); False means asyncio drivers. `extra` names the extra
+    `native` says that the backend runs on any event loop (trio too); False means asyncio drivers. `durable`: what it
+    keeps outlives the process. `extra` names the extra
     of the package that brings the driver.
     """
 
@@ -47,6 +48,7 @@ class BackendProvider(ABC, Generic[Options, Conn]):
     options_type: ClassVar[builtins.type[Struct]]
     aliases: ClassVar[dict[str, str]] = {}
     native: ClassVar[bool] = True
+    durable: ClassVar[bool] = True
     extra: ClassVar[str | None] = None
 
     def apply_defaults(self, options: dict[str, Any], defaults: BackendDefaults) -> dict[str, Any]:

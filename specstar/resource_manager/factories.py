@@ -39,6 +39,11 @@ class StorageFactory(ABC):
 
     @property
     @abstractmethod
+    def durable(self) -> bool:
+        """True if resources outlive the process."""
+
+    @property
+    @abstractmethod
     def encoding(self) -> Encoding:
         """The format of new payloads."""
 
@@ -69,6 +74,10 @@ class BoundStorageFactory(StorageFactory):
     @property
     def native(self) -> bool:
         return all(bound.provider.native for bound in self._bindings.values())
+
+    @property
+    def durable(self) -> bool:
+        return all(self._bindings[role].provider.durable for role in ("meta", "resource"))
 
     @property
     def encoding(self) -> Encoding:

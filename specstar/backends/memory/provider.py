@@ -23,6 +23,7 @@ class MemoryProvider(BackendProvider[MemoryOptions, "MemoryConnection"]):
     roles: ClassVar[frozenset[Role]] = frozenset({"meta", "resource", "blob"})
     options_type: ClassVar[type[MemoryOptions]] = MemoryOptions
     native: ClassVar[bool] = True
+    durable: ClassVar[bool] = False
 
     def apply_defaults(self, options: dict[str, Any], defaults: BackendDefaults) -> dict[str, Any]:
         return {"encoding": defaults.encoding, **options}

@@ -1,0 +1,30 @@
+"""The options of a job, as `@spec.job(...)` and `spec.add_job(...)` take them."""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+__all__ = ["JobOptions"]
+
+
+class JobOptions(TypedDict, total=False):
+    """Keyword arguments of a job's declaration; all optional.
+
+    Times are in seconds. `max_retries` and `retry_delay` default to the queue backend's. `every` makes the job periodic.
+    `keep_state=False` keeps no record of the jobs: faster, but without `wait`, `get`, `search` and idempotency keys.
+    """
+
+    name: str
+    result_type: Any
+    max_retries: int
+    retry_delay: float
+    retry_backoff: float
+    retry_max_delay: float
+    timeout: float
+    every: float
+    every_payload: Any
+    keep_state: bool
+    priority: int
+    max_priority: int
+    concurrency: int
+    max_payload_bytes: int
