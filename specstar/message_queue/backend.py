@@ -64,11 +64,12 @@ class JobBackend:
         generation = self.gate.generation
         factory = self._queue_factory().open(self.gate)
         storage = self._storage()
-        state: JobState = StoredJobState(storage, job_model().indexed_fields)
+        stored = StoredJobState(storage, job_model().indexed_fields)
+        state: JobState = stored
         durable = self._state_is_durable()
         if not durable:
             live = self.gate.connections.share(("specstar.jobs",), LiveJobs, "jobs")
-            state = LocalJobState(home, live, state, storage)
+            state = LocalJobState(home, live, stored, storage)
         self._opened = Opened(home, factory, state, durable)
         self._generation = generation
         self._queues = {}

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Raw
 
 from specstar.errors import DecodeError, InvalidInputError, LimitExceededError
-from specstar.message_queue.job import FORMAT, Job, JobRecord
+from specstar.message_queue.job import FORMAT, NO_RESULT, Job, JobRecord
 
 __all__ = [
     "DEFAULT_MAX_PAYLOAD_BYTES",
@@ -49,11 +49,15 @@ class JobCodec(Generic[P]):
         try:
             self._payload: msgspec.json.Decoder[P] = msgspec.json.Decoder(payload_type)
         except TypeError as error:
-            raise InvalidInputError(f"the payload of job {name!r} cannot be decoded: {error}", field="payload_type") from error
+            raise InvalidInputError(
+                f"the payload of job {name!r} cannot be decoded: {error}", field="payload_type"
+            ) from error
         try:
             self._result: msgspec.json.Decoder[Any] = msgspec.json.Decoder(result_type)
         except TypeError as error:
-            raise InvalidInputError(f"the result of job {name!r} cannot be decoded: {error}", field="result_type") from error
+            raise InvalidInputError(
+                f"the result of job {name!r} cannot be decoded: {error}", field="result_type"
+            ) from error
 
     def encode_payload(self, value: P) -> Raw:
         """The payload as JSON. Decoded once, so that nothing is sent that a worker could not read.
@@ -78,23 +82,25 @@ class JobCodec(Generic[P]):
             message = f"the payload of job {record.job_id} in {self.name!r} does not decode: {error}"
             raise DecodeError(message, job_id=record.job_id, model=self.name) from error
 
-    def encode_result(self, value: Any) -> Raw | None:
+    def encode_result(self, value: Any) -> Raw:
         """What a handler returned, as JSON. Raises `ResultError` if it cannot be kept."""
         if value is None:
-            return None
+            return NO_RESULT
         try:
             result = msgspec.json.encode(value)
             self._result.decode(result)
         except (msgspec.EncodeError, *_failures, OverflowError) as error:
             raise ResultError(f"the handler's result does not fit its type: {error}") from error
         if len(result) > self.max_payload_bytes:
-            raise ResultError(f"the handler's result has {len(result)} bytes; at most {self.max_payload_bytes} are allowed")
+            raise ResultError(
+                f"the handler's result has {len(result)} bytes; at most {self.max_payload_bytes} are allowed"
+            )
         return Raw(result)
 
     def job(self, record: JobRecord) -> Job[P]:
         """The public form of a record. Raises `DecodeError`."""
         result = None
-        if record.result is not None:
+        if record.result is not NO_RESULT:
             try:
                 result = self._result.decode(record.result)
             except _failures as error:
@@ -126,7 +132,9 @@ def decode_record(body: bytes, *, job_id: str) -> JobRecord:
     except _failures as error:
         raise DecodeError(f"job {job_id!r} does not decode: {error}", job_id=job_id) from error
     if record.format > FORMAT:
-        message = f"job {job_id!r} has format {record.format}, this version reads up to {FORMAT}: upgrade the workers first"
+        message = (
+            f"job {job_id!r} has format {record.format}, this version reads up to {FORMAT}: upgrade the workers first"
+        )
         raise DecodeError(message, job_id=job_id)
     return record
 

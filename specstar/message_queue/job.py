@@ -15,6 +15,7 @@ __all__ = [
     "FORMAT",
     "INDEXED_FIELDS",
     "MODEL_NAME",
+    "NO_RESULT",
     "DeadJob",
     "DelayRetry",
     "Job",
@@ -29,6 +30,10 @@ MODEL_NAME = "specstar.jobs"
 """The model under which the state of all jobs is kept."""
 INDEXED_FIELDS = ("queue", "status", "attempts", "partition_key", "idempotency_key")
 """The fields of a job that can be searched, besides those of every resource (`created_time`, `updated_time`, ...)."""
+
+
+NO_RESULT = Raw(b"null")
+"""The result of a job that has none (yet)."""
 
 
 class JobStatus(enum.StrEnum):
@@ -110,16 +115,16 @@ class JobRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     finished_time: datetime | None = None
     worker: str | None = None
     cancel_requested: bool = False
-    result: Raw | None = None
+    result: Raw = NO_RESULT
     error: str | None = None
     traceback: str | None = None
 
 
-class NoRetry(Exception):  # noqa: N818  raised as an order, not as an error
+class NoRetry(Exception):
     """Raised by a handler: give the job up at once; it goes to the dead letters with this message as its reason."""
 
 
-class DelayRetry(Exception):  # noqa: N818  raised as an order, not as an error
+class DelayRetry(Exception):
     """Raised by a handler: try again after `seconds`. The attempt counts, so that no job is tried for ever."""
 
     def __init__(self, seconds: float, message: str = "") -> None:

@@ -174,7 +174,9 @@ class LocalJobState(JobState):
         async with self._writing:
             left = len(live.unwritten)
             while left > 0 and live.unwritten:
-                batch = [entry for entry, _ in zip(live.unwritten.values(), range(min(left, _FLUSH_ITEMS)), strict=False)]
+                batch = [
+                    entry for entry, _ in zip(live.unwritten.values(), range(min(left, _FLUSH_ITEMS)), strict=False)
+                ]
                 left -= len(batch)
                 await self._write(live, batch)
 

@@ -42,7 +42,7 @@ class RetryPolicy(Struct, frozen=True, kw_only=True):
         return round(min(delay, max(self.max_delay, self.delay)), 3)
 
 
-def checked_seconds(value: float, *, field: str, minimum: float = 0.0) -> float:
+def checked_seconds(value: object, *, field: str, minimum: float = 0.0) -> float:
     """`value` as seconds. Raises `InvalidInputError` if it is not a finite number from `minimum` to one year."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not minimum <= value <= MAX_DELAY_SECONDS:
         message = f"{field} is seconds from {minimum:g} to {MAX_DELAY_SECONDS:g}, not {value!r}"

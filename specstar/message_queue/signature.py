@@ -7,6 +7,7 @@ import inspect
 import sys
 import typing
 from collections.abc import Callable
+from types import FrameType
 from typing import Any, NamedTuple
 
 from specstar.errors import InvalidInputError
@@ -24,7 +25,7 @@ class Signature(NamedTuple):
     is_async: bool
 
 
-def signature_of(handler: Callable[..., Any]) -> Signature:
+def signature_of(handler: Any) -> Signature:
     """Read a handler `(job: Job[Payload]) -> Result`. Raises `InvalidInputError` if it cannot take a job."""
     target = handler
     while isinstance(target, functools.partial):
@@ -36,7 +37,8 @@ def signature_of(handler: Callable[..., Any]) -> Signature:
     try:
         inspect.signature(handler).bind(None)
     except TypeError as error:
-        raise InvalidInputError(f"the handler {name} must take one argument, the job: {error}", field="handler") from error
+        message = f"the handler {name} must take one argument, the job: {error}"
+        raise InvalidInputError(message, field="handler") from error
     except ValueError:
         return Signature(name, None, Any, False)  # a builtin without a signature
     if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
@@ -71,7 +73,9 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _local_names() -> dict[str, Any]:
-    frame = sys._getframe(1)
-    while frame is not None and str(frame.f_globals.get("__name__", "")).split(".")[0] == "specstar":
-        frame = frame.f_back  # type: ignore[assignment]
-    return dict(frame.f_locals) if frame is not None else {}
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if str(frame.f_globals.get("__name__", "")).partition(".")[0] != "specstar":
+            return dict(frame.f_locals)
+        frame = frame.f_back
+    return {}

@@ -1,4 +1,4 @@
-"""The port through which queues and workers keep the state of jobs: few operations, each conditional on what was seen."""
+"""The port through which queues and workers keep the state of jobs: few operations, conditional on what was seen."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class JobState(ABC):
 
     @abstractmethod
     def assume(self, record: JobRecord) -> Snapshot:
-        """The state of a job whose first message has just come, without reading: what it must be if nothing happened since."""
+        """The state of a job whose first message has come, without reading: as it is if nothing happened since."""
 
     @abstractmethod
     async def read(self, job_id: str) -> Snapshot | None:

@@ -122,7 +122,7 @@ def written(record: JobRecord, row: ResourceMeta | None, *, revision_id: str) ->
 
 
 def record_of(found: StoredRevision) -> JobRecord:
-    """The record of a stored job, with what a run that began since has written into the meta row. Raises `DecodeError`."""
+    """The record of a stored job, with what a run that began since has marked in its row. Raises `DecodeError`."""
     meta = found.meta
     record = decode_record(found.payload, job_id=meta.resource_id)
     status = JobStatus(meta.indexed_data.get("status", record.status))
@@ -166,5 +166,3 @@ def _row(snapshot: Snapshot) -> ResourceMeta:
     if snapshot.row is None:
         raise AssertionError("a stored snapshot has its meta row")
     return snapshot.row
-
-

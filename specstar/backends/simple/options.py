@@ -20,5 +20,8 @@ class SimpleOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     ] = 1.0
     max_depth: Annotated[
         int,
-        Meta(ge=1, description="The most messages a queue keeps in memory; publishing more is refused until some are done."),
+        Meta(
+            ge=1,
+            description="The most messages a queue keeps in memory; publishing more is refused until some are done.",
+        ),
     ] = 1_000_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, ClassVar
 
@@ -22,7 +23,7 @@ class SimpleProvider(BackendProvider[SimpleOptions, "SimpleBroker"]):
 
     type: ClassVar[str] = "simple"
     roles: ClassVar[frozenset[Role]] = frozenset({"mq"})
-    options_type: ClassVar[type[Struct]] = SimpleOptions
+    options_type: ClassVar[builtins.type[Struct]] = SimpleOptions
 
     def connection_key(self, options: SimpleOptions) -> Hashable:
         return ("simple",)

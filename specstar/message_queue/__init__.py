@@ -1,0 +1,56 @@
+"""Jobs: typed messages to handlers, at least once, with retries, state, dead letters and graceful workers."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from specstar.message_queue.job import DeadJob, DelayRetry, Job, JobRecord, JobStatus, NoRetry
+
+if TYPE_CHECKING:
+    from specstar.message_queue.backend import JobBackend, job_model
+    from specstar.message_queue.factories import (
+        BoundMessageQueueFactory,
+        RabbitMQMessageQueueFactory,
+        SimpleMessageQueueFactory,
+    )
+    from specstar.message_queue.queue import JobQueue
+    from specstar.message_queue.run import WorkerStop, run_workers, run_workers_blocking
+
+_HOMES = {
+    "BoundMessageQueueFactory": "factories",
+    "JobBackend": "backend",
+    "JobQueue": "queue",
+    "RabbitMQMessageQueueFactory": "factories",
+    "SimpleMessageQueueFactory": "factories",
+    "WorkerStop": "run",
+    "job_model": "backend",
+    "run_workers": "run",
+    "run_workers_blocking": "run",
+}
+
+__all__ = [
+    "BoundMessageQueueFactory",
+    "DeadJob",
+    "DelayRetry",
+    "Job",
+    "JobBackend",
+    "JobQueue",
+    "JobRecord",
+    "JobStatus",
+    "NoRetry",
+    "RabbitMQMessageQueueFactory",
+    "SimpleMessageQueueFactory",
+    "WorkerStop",
+    "job_model",
+    "run_workers",
+    "run_workers_blocking",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

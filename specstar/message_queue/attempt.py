@@ -1,0 +1,142 @@
+"""One attempt at a job: calling the handler inside its time limit, and what comes of it."""
+
+from __future__ import annotations
+
+import enum
+import math
+import time
+from typing import Any
+
+import anyio
+from msgspec import Raw
+
+from specstar.errors import DecodeError
+from specstar.message_queue.codec import JobCodec, ResultError, failure_text
+from specstar.message_queue.invoke import Invoke
+from specstar.message_queue.job import DelayRetry, JobRecord, NoRetry
+from specstar.message_queue.state import Snapshot
+from specstar.roles import Delivery
+
+__all__ = ["Attempt", "Failed", "Interrupted", "Stopped", "Succeeded"]
+
+
+class Stopped(enum.Enum):
+    """Why a run was cancelled from outside its handler."""
+
+    cancelled = enum.auto()
+    """Someone cancelled the job."""
+    shutdown = enum.auto()
+    """The worker ends: the job goes back."""
+    lost = enum.auto()
+    """The delivery was lost with its connection: another worker runs the job."""
+
+
+class Succeeded:
+    """The handler returned."""
+
+    __slots__ = ("result",)
+
+    def __init__(self, result: Raw) -> None:
+        self.result = result
+
+
+class Failed:
+    """The handler raised, or ran out of time. `delay` in seconds is its own wish for the retry."""
+
+    __slots__ = ("delay", "final", "text", "traceback")
+
+    def __init__(self, text: str, traceback: str | None, *, final: bool = False, delay: float | None = None) -> None:
+        self.text = text
+        self.traceback = traceback
+        self.final = final
+        self.delay = delay
+
+
+class Interrupted:
+    """The handler was cancelled from outside."""
+
+    __slots__ = ("reason",)
+
+    def __init__(self, reason: Stopped) -> None:
+        self.reason = reason
+
+
+class Attempt:
+    """A job in the hands of this worker. `snapshot` is None where no state is kept."""
+
+    __slots__ = ("began", "delivery", "reason", "record", "scope", "snapshot")
+
+    def __init__(self, record: JobRecord, snapshot: Snapshot | None, delivery: Delivery) -> None:
+        self.record = record
+        self.snapshot = snapshot
+        self.delivery = delivery
+        self.began = time.monotonic()
+        self.reason: Stopped | None = None
+        self.scope: anyio.CancelScope | None = None
+
+    def stop(self, reason: Stopped) -> None:
+        """Cancel the handler. The first reason counts."""
+        if self.reason is None:
+            self.reason = reason
+            if self.scope is not None:
+                self.scope.cancel()
+
+    async def run(
+        self, invoke: Invoke, codec: JobCodec[Any], timeout: float | None
+    ) -> Succeeded | Failed | Interrupted:
+        """Call the handler. Never raises but for a cancellation of the worker itself, or Ctrl-C."""
+        try:
+            job = codec.job(self.record)
+        except DecodeError as error:
+            return Failed(f"DecodeError: {error}", None, final=True)
+        deadline = math.inf if timeout is None else anyio.current_time() + timeout
+        self.scope = scope = anyio.CancelScope(deadline=deadline)
+        outcome: Succeeded | Failed | None = None
+        try:
+            if self.reason is not None:
+                scope.cancel()
+            with scope:
+                outcome = await self._call(invoke, job, codec)
+        except BaseException as error:
+            if not isinstance(error, anyio.get_cancelled_exc_class()):
+                raise
+            if anyio.current_effective_deadline() == -math.inf or _task_is_cancelled():
+                raise  # the worker itself is cancelled
+            outcome = Failed(*failure_text(error))
+        finally:
+            self.scope = None
+        if outcome is not None:
+            return outcome
+        if self.reason is not None:
+            return Interrupted(self.reason)
+        return Failed(f"TimeoutError: the handler was cancelled after its timeout of {timeout:g} s", None)
+
+    @staticmethod
+    async def _call(invoke: Invoke, job: Any, codec: JobCodec[Any]) -> Succeeded | Failed:
+        try:
+            return Succeeded(codec.encode_result(await invoke(job)))
+        except NoRetry as error:
+            return Failed(*failure_text(error), final=True)
+        except DelayRetry as error:
+            return Failed(*failure_text(error), delay=error.seconds)
+        except ResultError as error:
+            # The work is done; doing it again would end the same way.
+            return Failed(str(error), None, final=True)
+        except (Exception, SystemExit) as error:
+            return Failed(*failure_text(error))
+        except BaseExceptionGroup as error:
+            if error.split((KeyboardInterrupt, anyio.get_cancelled_exc_class()))[0] is not None:
+                raise
+            return Failed(*failure_text(error))
+
+
+def _task_is_cancelled() -> bool:
+    """True if someone cancelled this asyncio task by hand; on trio the effective deadline has told."""
+    from asyncio import events
+
+    if events._get_running_loop() is None:
+        return False
+    import asyncio
+
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -1,0 +1,595 @@
+"""`JobQueue`: what `@spec.job` makes of a handler. Sending jobs, looking at them, and the dead letters."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import anyio
+import msgspec
+
+from specstar.errors import (
+    DecodeError,
+    DuplicateResourceError,
+    IdempotencyConflictError,
+    InvalidInputError,
+    JobNotFoundError,
+    LimitExceededError,
+    NotConfiguredError,
+    ResourceNotFoundError,
+    RevisionConflictError,
+    SpecstarError,
+    WaitTimeoutError,
+)
+from specstar.message_queue.attempt import Stopped
+from specstar.message_queue.backend import JobBackend
+from specstar.message_queue.codec import DEFAULT_MAX_PAYLOAD_BYTES, JobCodec, decode_record, envelope
+from specstar.message_queue.job import DeadJob, Job, JobRecord, JobStatus
+from specstar.message_queue.retry import RetryPolicy, checked_seconds
+from specstar.message_queue.signature import signature_of
+from specstar.message_queue.state import JobState, Snapshot
+from specstar.query import QB, Condition
+from specstar.resource_manager.ids import checked_id, new_id
+from specstar.roles import DeadLetter, Message, MessageQueue
+from specstar.runtime import gated
+
+if TYPE_CHECKING:
+    from specstar.message_queue.lane import Lane
+
+__all__ = ["MAX_PRIORITY", "JobQueue"]
+
+P = TypeVar("P")
+MAX_PRIORITY = 9
+_MAX_KEY_BYTES = 255
+_CONFLICTS = 16
+_PAGE = 500
+_CLEANUP_SECONDS = 5.0
+_FIRST_POLL_SECONDS = 0.02
+_LAST_POLL_SECONDS = 1.0
+
+
+class JobQueue(Generic[P]):
+    """One job type: its queue, its handler and the state of its jobs. Made by `@spec.job` and `spec.add_job`.
+
+    Every coroutine may be called from asyncio, trio and any thread's loop. All raise `NotConfiguredError` while no mq is
+    configured, `BackendUnavailable` when a backend does not answer in time, and `BackendError` when it refuses. What looks
+    at jobs raises `NotConfiguredError` if the job was declared with `keep_state=False`.
+    """
+
+    def __init__(
+        self,
+        backend: JobBackend,
+        handler: Callable[[Job[P]], Any],
+        *,
+        name: str | None = None,
+        payload_type: Any = None,
+        result_type: Any = None,
+        max_retries: int | None = None,
+        retry_delay: float | None = None,
+        retry_backoff: float = 1.0,
+        retry_max_delay: float = 3600.0,
+        timeout: float | None = None,
+        every: float | None = None,
+        every_payload: P | None = None,
+        keep_state: bool = True,
+        priority: int = 0,
+        max_priority: int | None = None,
+        concurrency: int | None = None,
+        max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES,
+    ) -> None:
+        signature = signature_of(handler)
+        self.name = _checked_name(signature.name if name is None else name)
+        self.handler = handler
+        self.is_async = signature.is_async
+        self.payload_type = signature.payload_type if payload_type is None else payload_type
+        if self.payload_type is None:
+            raise InvalidInputError(
+                f"job {self.name!r} does not say what its payload is: annotate the handler's argument as Job[YourType], "
+                "or use spec.add_job(YourType, handler)",
+                field="payload_type",
+            )
+        self.result_type = signature.result_type if result_type is None else result_type
+        self.max_retries = _checked_count(max_retries, "max_retries", 0, 1000)
+        self.concurrency = _checked_count(concurrency, "concurrency", 1, 100_000)
+        self.retry_delay = None if retry_delay is None else checked_seconds(retry_delay, field="retry_delay")
+        self.retry_backoff = checked_seconds(retry_backoff, field="retry_backoff", minimum=1.0)
+        self.retry_max_delay = checked_seconds(retry_max_delay, field="retry_max_delay")
+        self.timeout = None if timeout is None else checked_seconds(timeout, field="timeout", minimum=0.001)
+        self.every = None if every is None else checked_seconds(every, field="every", minimum=0.001)
+        self.keep_state = keep_state
+        self.priority = _checked_count(priority, "priority", 0, MAX_PRIORITY) or 0
+        self.max_priority = _checked_count(max_priority, "max_priority", 0, MAX_PRIORITY)
+        self._codec: JobCodec[P] = JobCodec(
+            self.name, self.payload_type, self.result_type, max_payload_bytes=max_payload_bytes
+        )
+        self._every_payload = self._payload_of_ticks(every_payload) if every is not None else None
+        self._backend = backend
+        self._gate = backend.gate
+        self._lanes: list[Lane] = []
+        self._watchers: dict[str, list[anyio.Event]] = {}
+        functools.update_wrapper(self, handler, updated=())
+
+    def __call__(self, job: Job[P]) -> Any:
+        """Call the handler itself, without any queue: for tests, and for code that already runs as a job."""
+        return self.handler(job)
+
+    def __repr__(self) -> str:
+        return f"JobQueue({self.name!r})"
+
+    # Sending
+
+    @gated
+    async def enqueue(
+        self,
+        payload: P,
+        *,
+        delay: float | None = None,
+        idempotency_key: str | None = None,
+        partition_key: str | None = None,
+        priority: int | None = None,
+    ) -> Job[P]:
+        """Send a job; returns once the broker has confirmed that it keeps it.
+
+        `delay` in seconds before it may run. Jobs with one `partition_key` run one at a time. The same `idempotency_key`
+        gives the same job; with another payload it raises `IdempotencyConflictError`. `priority` 0 to 9, high first. Raises
+        `InvalidInputError` for a payload that does not fit the type, `LimitExceededError` for one that is too large.
+        """
+        record = self._new_record(payload, delay, idempotency_key, partition_key, priority)
+        return self._codec.job(await self._send(record, delay or 0.0))
+
+    @gated
+    async def enqueue_many(
+        self,
+        payloads: Sequence[P],
+        *,
+        delay: float | None = None,
+        partition_key: str | None = None,
+        priority: int | None = None,
+    ) -> list[Job[P]]:
+        """Send many jobs in the fewest steps, in order; returns once all are confirmed.
+
+        After an error any of them may have been sent. Raises what `enqueue` raises.
+        """
+        records = [self._new_record(payload, delay, None, partition_key, priority) for payload in payloads]
+        if not records:
+            return []
+        messages, state = self._messages(), self._state()
+        snapshots: list[Snapshot] = []
+        try:
+            if state is not None:
+                results = await state.create_many(records)
+                snapshots = [result for result in results if isinstance(result, Snapshot)]
+                for result in results:
+                    if isinstance(result, Exception):
+                        raise result
+            await messages.publish_many([_message(record) for record in records], delay=delay or 0.0)
+        except BaseException:
+            if state is not None:
+                await _forget(state, snapshots)
+            raise
+        return [self._codec.job(record) for record in records]
+
+    async def _send(self, record: JobRecord, delay: float, *, tick: bool = False) -> JobRecord:
+        messages, state = self._messages(), self._state()
+        if state is None:
+            await messages.publish(_message(record), delay=delay)
+            return record
+        for _ in range(_CONFLICTS):
+            try:
+                snapshot = await state.create(record)
+            except DuplicateResourceError:
+                known = await self._sent_before(state, messages, record, tick=tick)
+                if known is not None:
+                    return known
+                continue  # it was erased, or moved on, while we looked
+            try:
+                await messages.publish(_message(record), delay=delay)
+            except BaseException:
+                # Nobody was told of this job. If the message went out after all, its worker makes the record again.
+                await _forget(state, [snapshot])
+                raise
+            return record
+        raise RevisionConflictError(record.job_id, model=self.name)
+
+    async def _sent_before(
+        self, state: JobState, messages: MessageQueue, record: JobRecord, *, tick: bool
+    ) -> JobRecord | None:
+        """The job that this idempotency key made before. None: look again."""
+        snapshot = await state.read(record.job_id)
+        if snapshot is None:
+            return None
+        known = snapshot.record
+        if msgspec.json.decode(known.payload) != msgspec.json.decode(record.payload):
+            raise IdempotencyConflictError(record.idempotency_key or "", job_id=known.job_id)
+        if tick or known.status is not JobStatus.pending or known.attempts:
+            return known
+        if not self._backend.current().factory.durable and messages.holds(known.job_id):
+            return known
+        # Its sender may have died, or be about to fail, between state and message: send it (again), after a touch of the
+        # state that keeps a failing sender from taking the record back. A second copy is recognised and dropped.
+        try:
+            await state.mark(snapshot, known)
+        except (RevisionConflictError, ResourceNotFoundError):
+            return None
+        await messages.publish(_message(known), delay=_seconds_until(known.scheduled_time))
+        return known
+
+    async def _enqueue_tick(self, number: int, every: float) -> None:
+        """Send the job of one tick; where state is shared, only the first of several workers does."""
+        key = f"every {every:g} s: {number}" if self.keep_state else None
+        record = self._new_record(self._every_payload, None, key, None, None)
+        await self._send(record, 0.0, tick=True)
+
+    def _new_record(
+        self,
+        payload: Any,
+        delay: float | None,
+        idempotency_key: str | None,
+        partition_key: str | None,
+        priority: int | None,
+    ) -> JobRecord:
+        now = datetime.now(UTC)
+        if delay is not None:
+            delay = checked_seconds(delay, field="delay")
+        if partition_key is not None:
+            _checked_key(partition_key, "partition_key")
+        if idempotency_key is None:
+            job_id = new_id()
+        else:
+            if not self.keep_state:
+                raise InvalidInputError(
+                    f"job {self.name!r} keeps no state (keep_state=False), so an idempotency key cannot be recognised",
+                    field="idempotency_key",
+                )
+            job_id = self._id_of_key(_checked_key(idempotency_key, "idempotency_key"))
+        return JobRecord(
+            job_id=job_id,
+            queue=self.name,
+            payload=self._codec.encode_payload(payload),
+            created_time=now,
+            revision_id=new_id(),
+            priority=self.priority if priority is None else _checked_count(priority, "priority", 0, MAX_PRIORITY) or 0,
+            partition_key=partition_key,
+            idempotency_key=idempotency_key,
+            scheduled_time=now + timedelta(seconds=delay) if delay else None,
+        )
+
+    def _id_of_key(self, key: str) -> str:
+        """One id for one key of this queue: whoever comes second finds the first's record, in any process."""
+        digest = hashlib.sha256(f"{self.name}\0{key}".encode()).hexdigest()
+        return f"key-{digest[:40]}"
+
+    # Looking
+
+    @gated
+    async def get(self, job_id: str) -> Job[P]:
+        """The job as it stands. Raises `JobNotFoundError`, `DecodeError` if it does not fit the types of this program."""
+        return self._codec.job((await self._read(job_id)).record)
+
+    @gated
+    async def wait(self, job_id: str, *, timeout: float | None = None) -> Job[P]:
+        """Wait until the job has succeeded, failed for good or been cancelled, and return it.
+
+        Raises `WaitTimeoutError` after `timeout` seconds (the job goes on), `JobNotFoundError`. Learns at once of what this
+        process runs, else by asking the stores, at first after 20 ms, later every second.
+        """
+        if timeout is not None:
+            timeout = checked_seconds(timeout, field="timeout")
+        finished = anyio.Event()
+        self._watchers.setdefault(job_id, []).append(finished)
+        deadline = None if timeout is None else anyio.current_time() + timeout
+        pause = _FIRST_POLL_SECONDS
+        try:
+            while True:
+                record = (await self._read(job_id)).record
+                if record.status.finished:
+                    return self._codec.job(record)
+                left = pause if deadline is None else min(pause, deadline - anyio.current_time())
+                if left <= 0:
+                    raise WaitTimeoutError(
+                        f"job {job_id} in {self.name!r} is still {record.status} after {timeout:g} s"
+                    )
+                with anyio.move_on_after(left):
+                    await finished.wait()
+                    finished = self._watch_again(job_id, finished)
+                pause = min(pause * 1.5, _LAST_POLL_SECONDS)
+        finally:
+            self._unwatch(job_id, finished)
+
+    @gated
+    async def search(
+        self,
+        query: Condition | None = None,
+        *,
+        status: JobStatus | None = None,
+        sort: Sequence[str] = ("-created_time",),
+        limit: int | None = 100,
+        offset: int = 0,
+    ) -> list[Job[P]]:
+        """The jobs of this queue that match; jobs that do not decode are left out.
+
+        Fields: `status`, `attempts`, `partition_key`, `idempotency_key` and those of every resource, such as
+        `created_time`. Raises `QueryError`.
+        """
+        found = await self._kept().search(self._condition(query, status), sort=sort, limit=limit, offset=offset)
+        jobs: list[Job[P]] = []
+        for snapshot in found:
+            try:
+                jobs.append(self._codec.job(snapshot.record))
+            except DecodeError:
+                continue
+        return jobs
+
+    @gated
+    async def count(self, query: Condition | None = None, *, status: JobStatus | None = None) -> int:
+        """The number of jobs of this queue that match. Raises `QueryError`."""
+        return await self._kept().count(self._condition(query, status))
+
+    @gated
+    async def depth(self) -> int:
+        """The number of jobs that are ready to run, without delayed and dead ones."""
+        return await self._messages().depth()
+
+    # Changing
+
+    @gated
+    async def cancel(self, job_id: str) -> bool:
+        """Cancel a job: one that waits never runs, one that runs is cancelled soon. False if it was finished already.
+
+        A plain function that runs cannot be stopped; its outcome is dropped. Raises `JobNotFoundError`.
+        """
+        state = self._kept()
+        for _ in range(_CONFLICTS):
+            snapshot = await self._read(job_id)
+            record = snapshot.record
+            if record.status.finished:
+                return False
+            if record.status is JobStatus.running:
+                for lane in self._lanes:
+                    attempt = lane.attempts.get(job_id)
+                    if attempt is not None and attempt.record.worker == record.worker:
+                        attempt.stop(Stopped.cancelled)
+                        return True
+                if record.cancel_requested:
+                    return True
+                changed = msgspec.structs.replace(record, cancel_requested=True)
+            else:
+                changed = msgspec.structs.replace(
+                    record, status=JobStatus.cancelled, finished_time=datetime.now(UTC), worker=None
+                )
+            try:
+                await state.settle(snapshot, changed)
+            except (RevisionConflictError, ResourceNotFoundError):
+                continue
+            if changed.status.finished:
+                self._notify(job_id)
+            return True
+        raise RevisionConflictError(job_id, model=self.name)
+
+    @gated
+    async def purge(self) -> int:
+        """Delete all jobs that wait, delayed ones too; returns how many messages went. Their state becomes cancelled."""
+        began = datetime.now(UTC)
+        purged = await self._messages().purge()
+        state = self._state()
+        if state is not None:
+            waiting = [JobStatus.pending.value, JobStatus.retrying.value]
+            condition = self._condition(QB["status"].in_(waiting) & (QB["created_time"] <= began), None)
+            while True:
+                page = await state.search(condition, limit=_PAGE)
+                changed = 0
+                for snapshot in page:
+                    cancelled = msgspec.structs.replace(
+                        snapshot.record, status=JobStatus.cancelled, finished_time=datetime.now(UTC)
+                    )
+                    try:
+                        await state.settle(snapshot, cancelled)
+                    except (RevisionConflictError, ResourceNotFoundError):
+                        continue
+                    changed += 1
+                    self._notify(snapshot.record.job_id)
+                if not changed:
+                    break
+        return purged
+
+    @gated
+    async def forget_finished(self, *, older_than: float) -> int:
+        """Erase the state of jobs that finished more than `older_than` seconds ago; returns how many."""
+        state = self._kept()
+        before = datetime.now(UTC) - timedelta(seconds=checked_seconds(older_than, field="older_than"))
+        finished = [status.value for status in JobStatus if status.finished]
+        condition = self._condition(QB["status"].in_(finished) & (QB["updated_time"] < before), None)
+        erased = 0
+        while page := await state.search(condition, limit=_PAGE):
+            went = 0
+            for snapshot in page:
+                try:
+                    went += await state.erase(snapshot.record.job_id, expected_version=snapshot.version)
+                except RevisionConflictError:
+                    continue
+            erased += went
+            if not went:
+                break
+        return erased
+
+    # Dead letters
+
+    @gated
+    async def list_dead(self, *, limit: int = 100) -> list[DeadJob[P]]:
+        """The jobs that were given up, oldest first, with their reasons."""
+        return [self._dead_job(letter) for letter in await self._messages().dead_letters(limit=limit)]
+
+    @gated
+    async def requeue_dead(self, job_ids: Sequence[str] | None = None) -> int:
+        """Send dead jobs (None: all) back to work with no attempts counted; returns how many."""
+        messages, state = self._messages(), self._state()
+        if state is None:
+            return await messages.requeue_dead(job_ids)
+        requeued = 0
+        chosen = list(job_ids) if job_ids is not None else None
+        while True:
+            # The state first: a worker drops the message of a job that counts as failed.
+            ids = chosen
+            if ids is None:
+                ids = [letter.message.id for letter in await messages.dead_letters(limit=_PAGE)]
+            for job_id in ids:
+                await self._revive(state, job_id)
+            count = await messages.requeue_dead(ids) if ids else 0
+            requeued += count
+            if chosen is not None or not count:
+                return requeued
+
+    @gated
+    async def purge_dead(self, job_ids: Sequence[str] | None = None) -> int:
+        """Delete dead letters (None: all); returns how many. The state of their jobs stays."""
+        return await self._messages().purge_dead(job_ids)
+
+    async def _revive(self, state: JobState, job_id: str) -> None:
+        for _ in range(_CONFLICTS):
+            snapshot = await state.read(job_id)
+            if snapshot is None or snapshot.record.status is not JobStatus.failed:
+                return
+            revived = msgspec.structs.replace(
+                snapshot.record, status=JobStatus.pending, attempts=0, delivery=0, worker=None, finished_time=None
+            )
+            try:
+                await state.settle(snapshot, revived)
+            except (RevisionConflictError, ResourceNotFoundError):
+                continue
+            return
+        raise RevisionConflictError(job_id, model=self.name)
+
+    def _dead_job(self, letter: DeadLetter) -> DeadJob[P]:
+        payload: P | None = None
+        try:
+            payload = self._codec.decode_payload(decode_record(letter.message.body, job_id=letter.message.id))
+        except DecodeError:
+            payload = None
+        return DeadJob(
+            job_id=letter.message.id,
+            queue=self.name,
+            payload=payload,
+            attempts=letter.message.attempts,
+            reason=letter.reason,
+            dead_time=letter.time,
+        )
+
+    # Inside
+
+    def _messages(self) -> MessageQueue:
+        return self._backend.queue(self.name, max_priority=self.max_priority)
+
+    def _state(self) -> JobState | None:
+        return self._backend.current().state if self.keep_state else None
+
+    def _kept(self) -> JobState:
+        state = self._state()
+        if state is None:
+            raise NotConfiguredError(
+                f"job {self.name!r} keeps no state: declare it with keep_state=True to look at its jobs"
+            )
+        return state
+
+    def _sharing(self) -> tuple[bool, bool]:
+        """Whether other processes may see the state, and whether the messages end with this process."""
+        opened = self._backend.current()
+        return self.keep_state and opened.state_is_durable, not opened.factory.durable
+
+    def _policy(self) -> RetryPolicy:
+        factory = self._backend.current().factory
+        return RetryPolicy(
+            max_retries=factory.max_retries if self.max_retries is None else self.max_retries,
+            delay=factory.retry_delay_seconds if self.retry_delay is None else self.retry_delay,
+            backoff=self.retry_backoff,
+            max_delay=self.retry_max_delay,
+        )
+
+    async def _read(self, job_id: str) -> Snapshot:
+        snapshot = await self._kept().read(checked_id(job_id, field="job_id"))
+        if snapshot is None or snapshot.record.queue != self.name:
+            raise JobNotFoundError(job_id, queue=self.name)
+        return snapshot
+
+    def _condition(self, query: Condition | None, status: JobStatus | None) -> Condition:
+        condition: Condition = QB["queue"] == self.name
+        if status is not None:
+            condition = condition & (QB["status"] == JobStatus(status).value)
+        return condition if query is None else condition & query
+
+    def _notify(self, job_id: str) -> None:
+        """Wake those who wait for this job in this process."""
+        if self._watchers:
+            for event in self._watchers.get(job_id, ()):
+                event.set()
+
+    def _watch_again(self, job_id: str, seen: anyio.Event) -> anyio.Event:
+        self._unwatch(job_id, seen)
+        event = anyio.Event()
+        self._watchers.setdefault(job_id, []).append(event)
+        return event
+
+    def _unwatch(self, job_id: str, event: anyio.Event) -> None:
+        watching = self._watchers.get(job_id)
+        if watching is not None and event in watching:
+            watching.remove(event)
+            if not watching:
+                del self._watchers[job_id]
+
+    def _payload_of_ticks(self, given: P | None) -> Any:
+        """What a periodic job is sent with: what was given, or the type's own default. Checked now, not at the first tick."""
+        payload: Any = given
+        if given is None and self.payload_type not in {None, type(None)}:
+            try:
+                payload = self.payload_type()
+            except TypeError as error:
+                message = f"the periodic job {self.name!r} needs every_payload=, as its type has no default: {error}"
+                raise InvalidInputError(message, field="every_payload") from error
+        self._codec.encode_payload(payload)
+        return payload
+
+
+async def _forget(state: JobState, snapshots: Sequence[Snapshot]) -> None:
+    """Take back the records of jobs that were not sent, as far as no worker has them yet."""
+    with anyio.move_on_after(_CLEANUP_SECONDS, shield=True):
+        for snapshot in snapshots:
+            try:
+                await state.erase(snapshot.record.job_id, expected_version=snapshot.version)
+            except SpecstarError:
+                continue
+
+
+def _message(record: JobRecord) -> Message:
+    return Message(
+        id=record.job_id, body=envelope(record), priority=record.priority, partition_key=record.partition_key
+    )
+
+
+def _seconds_until(moment: datetime | None) -> float:
+    return max((moment - datetime.now(UTC)).total_seconds(), 0.0) if moment is not None else 0.0
+
+
+def _checked_name(name: str) -> str:
+    checked_id(name, field="name")
+    if name.startswith("<"):
+        raise InvalidInputError("give the job a name=: that of a lambda says nothing", field="name")
+    return name
+
+
+def _checked_key(key: str, field: str) -> str:
+    checked_id(key, field=field)
+    size = len(key.encode())
+    if size > _MAX_KEY_BYTES:
+        message = f"{field} has {size} bytes; at most {_MAX_KEY_BYTES} are allowed"
+        raise LimitExceededError(message, field=field, limit=_MAX_KEY_BYTES, actual=size)
+    return key
+
+
+def _checked_count(value: object, field: str, least: int, most: int) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise InvalidInputError(f"{field} is a whole number from {least} to {most}, not {value!r}", field=field)
+    return value

@@ -1,0 +1,242 @@
+"""The worker: all lanes, their shared limits, the housekeeping beside them, and the drain. Lives on the home loop."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from specstar.errors import NotConfiguredError, SpecstarError
+from specstar.message_queue.attempt import Attempt, Stopped
+from specstar.message_queue.invoke import HandlerThreads
+from specstar.message_queue.lane import Lane
+from specstar.message_queue.owner import process_token
+from specstar.message_queue.recovery import recover
+from specstar.runtime import Home
+
+if TYPE_CHECKING:
+    from specstar.message_queue.queue import JobQueue
+
+__all__ = ["Worker"]
+
+logger = logging.getLogger("specstar")
+_HOUSEKEEPING_SECONDS = 0.25
+_WATCH_AFTER_SECONDS = 1.0
+_WATCH_SECONDS = 1.0
+_LEASE_RENEWAL_SECONDS = 15.0
+_RECOVERY_SECONDS = 30.0
+_INTERRUPT_SECONDS = 5.0
+
+
+class Worker:
+    """Runs the jobs of several queues, at most `concurrency` at a time over all of them."""
+
+    def __init__(
+        self, queues: Sequence[JobQueue[Any]], *, concurrency: int, drain_timeout: float, caller: Home | None
+    ) -> None:
+        self.caller = caller
+        self.threads = HandlerThreads(concurrency)
+        self.stopping = False
+        self.interrupted = False
+        self._queues = queues
+        self._concurrency = concurrency
+        self._drain_timeout = drain_timeout
+        self._gate = queues[0]._gate
+        self._token = process_token()
+        self._runs = 0
+        self._home: Home | None = None
+        self._stop_calls = 0
+        self._lanes: list[Lane] = []
+        self._errors: list[Exception] = []
+        self.permit: anyio.Semaphore | None = None
+
+    def next_token(self) -> str:
+        """A name for the next run, unlike that of any other run of any process."""
+        self._runs += 1
+        return f"{self._token}/{id(self):x}.{self._runs}"
+
+    def stop_from_anywhere(self, calls: int) -> None:
+        """Begin the drain (1), or end it at once (2 and more). From any thread or signal handler."""
+        self._stop_calls = max(self._stop_calls, calls)
+        home = self._home
+        if home is None:
+            return  # `run` looks when it begins
+
+        async def on_home() -> None:
+            self._stop(self._stop_calls)
+
+        try:
+            home.submit(on_home, lambda outcome: None)
+        except RuntimeError:
+            return  # the loop is gone, and the worker with it
+
+    def _stop(self, calls: int) -> None:
+        if calls:
+            self.stopping = True
+            self._stopped.set()
+        if calls > 1:
+            self._hurried.set()
+
+    async def run(self) -> None:
+        """Work until stopped, then drain. Raises `BackendError` if the broker refuses a queue."""
+        self._stopped, self._hurried, self._idle = anyio.Event(), anyio.Event(), anyio.Event()
+        # One lane alone is bounded by its slots.
+        self.permit = anyio.Semaphore(self._concurrency, fast_acquire=True) if len(self._queues) > 1 else None
+        self._home = self._gate.settle()
+        self._generation = self._gate.generation
+        self._stop(self._stop_calls)
+        self._lanes = [
+            Lane(self, queue, limit=min(self._concurrency, queue.concurrency or self._concurrency))
+            for queue in self._queues
+        ]
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._run_lanes)
+            group.start_soon(self._keep_house)
+            for lane in self._lanes:
+                lane.queue._lanes.append(lane)
+            for queue in self._queues:
+                group.start_soon(self._recover, queue)
+                if queue.every is not None:
+                    group.start_soon(self._tick, queue, queue.every)
+            try:
+                await self._stopped.wait()
+                await self._drain()
+            finally:
+                for lane in self._lanes:
+                    lane.queue._lanes.remove(lane)
+            group.cancel_scope.cancel()
+        if self._errors:
+            raise self._errors[0]
+
+    async def _run_lanes(self) -> None:
+        async def run(lane: Lane) -> None:
+            try:
+                await lane.run()
+            except SpecstarError as error:
+                self._errors.append(error)
+                self._stop(1)
+
+        async with anyio.create_task_group() as group:
+            for lane in self._lanes:
+                group.start_soon(run, lane)
+        self._idle.set()
+
+    async def _drain(self) -> None:
+        """Take no more, wait for what runs, then send it back."""
+        async with anyio.create_task_group() as group:
+            for lane in self._lanes:
+                group.start_soon(lane.stop)
+        with anyio.move_on_after(self._drain_timeout):
+            async with anyio.create_task_group() as group:
+                group.start_soon(_cancel_after, self._hurried, group.cancel_scope)
+                await self._idle.wait()
+                group.cancel_scope.cancel()
+        self.interrupted = True
+        if self._idle.is_set():
+            return
+        running = sum(len(lane.attempts) for lane in self._lanes)
+        logger.warning("the drain is over: %d jobs that still run are cancelled and go back", running)
+        for lane in self._lanes:
+            lane.interrupt()
+        with anyio.move_on_after(_INTERRUPT_SECONDS):
+            await self._idle.wait()
+
+    async def sleep(self, seconds: float, *, even_when_stopping: bool = False) -> None:
+        """Sleep, but not past the moment when it is time to go."""
+        with anyio.move_on_after(seconds):
+            await (self._hurried if even_when_stopping else self._stopped).wait()
+
+    async def room_for_threads(self, name: str) -> None:
+        """Wait while too many threads are stuck in handlers that are over time."""
+        said = False
+        while self.threads.stuck >= self.threads.limit and not self.stopping:
+            if not said:
+                logger.error("jobs %r: %d threads are stuck in handlers; no new ones start", name, self.threads.stuck)
+                said = True
+            await self.sleep(0.5)
+
+    # Beside the jobs
+
+    async def _keep_house(self) -> None:
+        """Notice that the spec closes, that jobs were cancelled elsewhere, and that deliveries were lost."""
+        watched = renewed = time.monotonic()
+        while True:
+            await anyio.sleep(_HOUSEKEEPING_SECONDS)
+            home = self._home
+            if home is not None and (home.closing or self._gate.generation != self._generation):
+                logger.info("the spec is closed or configured anew: the workers stop")
+                self._stop(2)
+                return
+            now = time.monotonic()
+            watch, renew = now - watched >= _WATCH_SECONDS, now - renewed >= _LEASE_RENEWAL_SECONDS
+            if watch:
+                watched = now
+            if renew:
+                renewed = now
+            for lane in self._lanes:
+                await self._look_after(lane, now, watch=watch, renew=renew)
+
+    async def _look_after(self, lane: Lane, now: float, *, watch: bool, renew: bool) -> None:
+        old = [
+            attempt
+            for attempt in lane.attempts.values()
+            if now - attempt.began >= _WATCH_AFTER_SECONDS and attempt.reason is None
+        ]
+        for attempt in lane.attempts.values():
+            # Another worker may have the partition by now: two must not work on it.
+            if attempt.record.partition_key is not None and attempt.delivery.lost:
+                attempt.stop(Stopped.lost)
+        state = lane.queue._state()
+        if state is None or not old or not (watch or renew):
+            return
+        shared, leased = lane.queue._sharing()
+
+        async def look(attempt: Attempt) -> None:
+            try:
+                found = await state.read(attempt.record.job_id)
+                if found is None or found.record.worker != attempt.record.worker:
+                    return
+                if found.record.cancel_requested:
+                    attempt.stop(Stopped.cancelled)
+                elif renew and leased:
+                    await state.mark(found, found.record)
+            except SpecstarError as error:
+                logger.info("the state of job %s could not be looked at: %s", attempt.record.job_id, error)
+
+        if shared:
+            async with anyio.create_task_group() as group:
+                for attempt in old:
+                    group.start_soon(look, attempt)
+
+    async def _recover(self, queue: JobQueue[Any]) -> None:
+        """Pick up the jobs that an earlier process left in a queue that ends with its process."""
+        shared, leased = queue._sharing()
+        while shared and leased:
+            try:
+                if await recover(queue):
+                    return
+            except NotConfiguredError:
+                return
+            except SpecstarError as error:
+                logger.warning("jobs %r: looking for unfinished jobs failed: %s", queue.name, error)
+            await anyio.sleep(_RECOVERY_SECONDS)
+
+    async def _tick(self, queue: JobQueue[Any], every: float) -> None:
+        """Enqueue a periodic job at each multiple of `every` seconds since 1970; ticks that nobody saw are left out."""
+        while True:
+            tick = int(time.time() // every) + 1
+            # In steps: the wall clock may be set while we sleep.
+            while (seconds := tick * every - time.time()) > 0:  # noqa: ASYNC110  it waits for a time, not for an event
+                await anyio.sleep(min(seconds, 60.0))
+            try:
+                await queue._enqueue_tick(tick, every)
+            except SpecstarError as error:
+                logger.warning("jobs %r: the tick of %g s was not enqueued: %s", queue.name, every, error)
+
+
+async def _cancel_after(event: anyio.Event, scope: anyio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()
