@@ -19,7 +19,7 @@ class Acks:
     """The acks of one consuming channel.
 
     Tags at the low-water mark (all below them have ended) go as one ack of several. Tags above it, where a slower
-    handler holds the mark down, go singly in the same write, so that it holds nobody back. A tag is acknowledged once only.
+    handler holds the mark down, go singly in the same write, so that it holds nobody back. A tag is acknowledged once.
     """
 
     def __init__(self, channel: Channel, *, public_calls_only: bool) -> None:

@@ -27,7 +27,7 @@ _LONGEST_PAUSE = 5.0
 
 
 class RabbitMQConnection(Connection):
-    """At most one link at a time. Publishers and consumers ask for it; a lost one is replaced while they wait together."""
+    """At most one link at a time. A lost one is replaced when publishers and consumers ask for it."""
 
     def __init__(self, options: RabbitMQOptions) -> None:
         self.options = options

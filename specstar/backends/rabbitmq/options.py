@@ -55,7 +55,7 @@ class RabbitMQOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         Meta(
             gt=0,
             le=3600,
-            description="The longest a publish waits for its confirm, with reconnecting, sending again and a blocked broker.",
+            description="The longest a publish waits for its confirm, with reconnecting and sending again.",
         ),
     ] = 30.0
     max_unconfirmed: Annotated[
@@ -66,7 +66,7 @@ class RabbitMQOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         Meta(
             ge=1024,
             le=512 << 20,
-            description="Largest message; more is refused. Unless set otherwise RabbitMQ 4 takes 16 MiB, RabbitMQ 3 128 MiB.",
+            description="Largest message; more is refused. RabbitMQ 4 itself takes 16 MiB, RabbitMQ 3 128 MiB.",
         ),
     ] = 16 << 20
     delay_queue_expiry_seconds: Annotated[
@@ -110,7 +110,7 @@ class RabbitMQOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             Meta(
                 ge=60,
                 le=31_536_000,
-                description="How long a handler may hold a message: x-consumer-timeout of new queues, from RabbitMQ 3.12. "
+                description="How long a handler may hold a message: x-consumer-timeout of new queues (RabbitMQ 3.12). "
                 "Unset: the broker's consumer_timeout, 30 minutes unless set otherwise.",
             ),
         ]

@@ -150,8 +150,8 @@ class Publisher:
 
     async def drain(self) -> None:
         """Wait until nobody waits for a confirm any more."""
-        while not self._closed and any(not outgoing.over() for outgoing in self._all()):
-            await asyncio.sleep(_DRAIN_POLL_SECONDS)  # noqa: ASYNC110  only while closing
+        while not self._closed and any(not outgoing.over() for outgoing in self._all()):  # noqa: ASYNC110  only while closing
+            await asyncio.sleep(_DRAIN_POLL_SECONDS)
 
     def publish(
         self, queue: str, body: bytes, *, deadline: float, priority: int = 0, headers: dict[str, Any] | None = None

@@ -175,7 +175,7 @@ class RabbitMQQueue(MessageQueue):
         await link.topology.ensure(self.queues.partitions)
 
     async def _declare_retry(self, link: Link) -> bool:
-        """The retry queue; False if it has the TTL of another retry_delay_seconds, where a delay queue takes its place."""
+        """The retry queue; False if it has another TTL, where a delay queue takes its place."""
         from specstar.backends.rabbitmq.faults import QueueMismatchError
 
         try:

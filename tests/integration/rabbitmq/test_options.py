@@ -1,0 +1,230 @@
+"""Every option has its effect on a real broker."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import pytest
+
+from specstar.backends.rabbitmq.faults import QueueMismatchError
+from specstar.errors import BackendError, BackendUnavailable
+from tests.integration.rabbitmq.proxy import open_proxy
+from tests.integration.rabbitmq.rig import Rig, message, open_rig, raw_channel, take, take_and_ack
+
+
+async def test_queue_prefix_begins_the_names_of_all_queues(amqp_url: str, queue_prefix: str, rig: Rig) -> None:
+    queue = rig.queue("send email")
+    await queue.publish(message(1))
+    async with queue.consume(prefetch=1), raw_channel(amqp_url) as channel:
+        for suffix in ("", ":retry", ":dead", ":partitions"):
+            await channel.queue_declare(f"{queue_prefix}send@20email{suffix}", passive=True)
+
+
+async def test_queues_and_messages_are_durable(amqp_url: str, rig: Rig) -> None:
+    queue = rig.queue()
+    await queue.publish(message(1))
+    await queue.send_dead(message(2), "why")
+    async with raw_channel(amqp_url) as channel:
+        for name in (queue.queues.names.main, queue.queues.names.dead):
+            await channel.queue_declare(name, passive=True, durable=True)
+            assert (await channel.basic_get(name)).header.properties.delivery_mode == 2
+
+
+async def test_factory_carries_the_retry_options(amqp_url: str, queue_prefix: str) -> None:
+    async with open_rig(amqp_url, queue_prefix, keep=True, max_retries=7, retry_delay_seconds=1.5) as rig:
+        factory = rig.provider.message_queue_factory(rig.context)
+        assert (factory.max_retries, factory.retry_delay_seconds, factory.durable) == (7, 1.5, True)
+
+
+async def test_retry_delay_is_the_ttl_of_the_retry_queue(amqp_url: str, queue_prefix: str) -> None:
+    async with open_rig(amqp_url, queue_prefix, retry_delay_seconds=12.34) as rig:
+        queue = rig.queue()
+        await queue.publish(message(1), delay=12.34)
+        async with raw_channel(amqp_url) as channel:
+            assert (await channel.queue_declare(queue.queues.names.retry, passive=True)).message_count == 1
+
+
+async def test_another_retry_delay_on_the_same_queues_works_beside_it(
+    amqp_url: str, queue_prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_rig(amqp_url, queue_prefix, retry_delay_seconds=30) as first:
+        await first.queue().publish(message(1), delay=30)
+        async with open_rig(amqp_url, queue_prefix, keep=True, retry_delay_seconds=0.2) as second:
+            queue = second.queue()
+            async with queue.consume(prefetch=1) as consumer:
+                await queue.publish(message(2), delay=0.2)
+                assert (await take_and_ack(consumer, 1))[0].id == "2"
+    assert "retry_delay_seconds" in caplog.text
+
+
+async def test_heartbeat_is_agreed_with_the_broker(amqp_url: str, queue_prefix: str) -> None:
+    async with open_rig(amqp_url, queue_prefix, keep=True, amqp_heartbeat_seconds=17) as rig:
+        link = await (await rig.connection()).link(1)
+        assert link._connection.heartbeat_timeout == 17
+        assert link._connection.connection_tune.heartbeat == 17
+
+
+async def test_max_priority_of_the_options_is_the_default(amqp_url: str, queue_prefix: str) -> None:
+    async with open_rig(amqp_url, queue_prefix, max_priority=5) as rig:
+        queue = rig.queue()
+        await queue.publish_many([message("low", priority=0), message("high", priority=5)])
+        async with queue.consume(prefetch=1) as consumer:
+            assert [item.id for item in await take_and_ack(consumer, 2)] == ["high", "low"]
+        with pytest.raises(QueueMismatchError, match=r"x-max-priority \(option max_priority\): here 3, there 5.*rabbitmqctl"):
+            async with open_rig(amqp_url, queue_prefix, keep=True) as other:
+                await other.queue(max_priority=3).publish(message(1))
+
+
+async def test_queue_type_quorum_does_all_that_classic_does(amqp_url: str, queue_prefix: str) -> None:
+    options = {"queue_type": "quorum", "retry_delay_seconds": 0.2, "quorum_delivery_limit": 3, "partition_shards": 2}
+    async with open_rig(amqp_url, queue_prefix, **options) as rig:
+        queue = rig.queue()
+        await queue.publish(message(1))
+        await queue.publish(message("p", partition_key="k"))
+        await queue.publish(message("later"), delay=0.3)
+        async with queue.consume(prefetch=3) as consumer:
+            delivery = await take(consumer)
+            if delivery.message.id == "p":
+                await delivery.ack()
+                delivery = await take(consumer)
+            await delivery.retry(message(1, attempts=1), delay=0.2)
+            ids = {item.id for item in await take_and_ack(consumer, 2)}
+            assert "1" in ids
+            if ids == {"1", "p"}:
+                ids |= {item.id for item in await take_and_ack(consumer, 1)}
+            assert "later" in ids
+        await queue.publish(message("poison", attempts=1))
+        for _ in range(4):
+            async with queue.consume(prefetch=1) as consumer:
+                assert (await take(consumer)).message.id == "poison"
+        async with asyncio.timeout(20):
+            while not (letters := await queue.dead_letters()):
+                await asyncio.sleep(0.05)
+        assert (letters[0].message.id, letters[0].message.attempts) == ("poison", 1 + 4)
+        assert "more than 3 times" in letters[0].reason
+        for _ in range(30):
+            assert len(await queue.dead_letters()) == 1  # looking does not wear it out
+        with pytest.raises(QueueMismatchError, match=r"x-queue-type \(option queue_type\): here classic, there quorum"):
+            async with open_rig(amqp_url, queue_prefix, keep=True, partition_shards=2) as other:
+                await other.queue().publish(message(1))
+
+
+async def test_connect_timeout_bounds_a_silent_server(queue_prefix: str) -> None:
+    silent = await asyncio.start_server(lambda _reader, _writer: asyncio.sleep(0), "127.0.0.1", 0)
+    url = f"amqp://guest:guest@127.0.0.1:{silent.sockets[0].getsockname()[1]}/"
+    async with open_rig(url, queue_prefix, keep=True, connect_timeout_seconds=0.3) as rig:
+        start = time.monotonic()
+        with pytest.raises(BackendUnavailable, match=r"no connection to 127.0.0.1:\d+ within 0.3 s"):
+            await rig.queue().publish(message(1))
+        assert time.monotonic() - start < 3
+    silent.close()
+
+
+async def test_publish_timeout_bounds_a_broker_that_went_silent(amqp_url: str, queue_prefix: str) -> None:
+    async with open_proxy(amqp_url) as proxy, open_rig(proxy.url, queue_prefix, publish_timeout_seconds=0.5) as rig:
+        queue = rig.queue()
+        await queue.publish(message(1))
+        proxy.flowing.clear()
+        start = time.monotonic()
+        for publish in (queue.publish(message(2)), queue.publish_many([message(3), message(4)])):
+            with pytest.raises(BackendUnavailable, match="did not confirm in time"):
+                await publish
+        assert time.monotonic() - start < 5
+        proxy.flowing.set()
+        await queue.publish(message(5))
+
+
+async def test_operation_timeout_bounds_a_request(amqp_url: str, queue_prefix: str) -> None:
+    async with open_proxy(amqp_url) as proxy, open_rig(proxy.url, queue_prefix, operation_timeout_seconds=0.5) as rig:
+        queue = rig.queue()
+        await queue.publish(message(1))
+        proxy.flowing.clear()
+        start = time.monotonic()
+        with pytest.raises(BackendUnavailable):
+            await queue.depth()
+        assert time.monotonic() - start < 5
+        proxy.flowing.set()
+        assert await queue.depth() == 1
+
+
+async def test_max_unconfirmed_bounds_what_is_in_flight(amqp_url: str, queue_prefix: str) -> None:
+    async with open_proxy(amqp_url) as proxy, open_rig(proxy.url, queue_prefix, max_unconfirmed=10) as rig:
+        queue = rig.queue()
+        await queue.publish(message("first"))
+        publisher = (await queue.live_link()).publisher
+        assert publisher is not None
+        proxy.flowing.clear()
+        tasks = [asyncio.create_task(queue.publish(message(number))) for number in range(100)]
+        await asyncio.sleep(0.1)
+        assert publisher._in_flight == 10
+        proxy.flowing.set()
+        await asyncio.gather(*tasks)
+        assert await queue.depth() == 101
+
+
+async def test_a_delay_queue_expires_and_is_renewed_in_time(amqp_url: str, queue_prefix: str) -> None:
+    options = {"delay_queue_expiry_seconds": 2.2, "publish_timeout_seconds": 1.0}
+    async with open_rig(amqp_url, queue_prefix, **options) as rig:
+        queue = rig.queue()
+        async with queue.consume(prefetch=10) as consumer:
+            # Twice the life of the queue: only renewing keeps it, and with it what is inside.
+            for number in range(11):
+                await queue.publish(message(number), delay=0.5)
+                await asyncio.sleep(0.4)
+            assert [int(item.id) for item in await take_and_ack(consumer, 11)] == list(range(11))
+        name = queue.queues.delay(queue.queues.names.main, 500).name
+        await asyncio.sleep(3.5)
+        async with raw_channel(amqp_url) as channel:
+            with pytest.raises(Exception, match="no queue"):
+                await channel.queue_declare(name, passive=True)
+        await queue.publish(message("again"), delay=0.01)
+        await queue.publish(message("again"), delay=0.5)
+
+
+async def test_consumer_timeout_is_written_to_the_queue(amqp_url: str, queue_prefix: str) -> None:
+    async with open_rig(amqp_url, queue_prefix, consumer_timeout_seconds=7200) as rig:
+        queue = rig.queue()
+        assert queue.queues.main.arguments["x-consumer-timeout"] == 7_200_000
+        await queue.publish(message(1))
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda url: url.replace("specstar_owner", "nobody"), "refused the login: check user and password"),
+        (lambda url: f"{url}missing%2Fvhost", "refused the vhost"),
+    ],
+)
+async def test_a_wrong_login_is_said_at_once(
+    amqp_url: str, queue_prefix: str, change: Callable[[str], str], expected: str
+) -> None:
+    url = change(amqp_url)
+    password = amqp_url.split(":")[2].split("@")[0]
+    async with open_rig(url, queue_prefix, keep=True) as rig:
+        with pytest.raises(BackendError, match=expected) as caught:
+            await rig.queue().publish(message(1))
+    assert not isinstance(caught.value, BackendUnavailable)
+    assert password not in str(caught.value)
+
+
+async def test_a_port_where_nothing_listens_is_said_at_once(unused_port: int, queue_prefix: str) -> None:
+    async with open_rig(f"amqp://u:secret@127.0.0.1:{unused_port}/", queue_prefix, keep=True) as rig:
+        with pytest.raises(BackendUnavailable, match=f"cannot connect to 127.0.0.1:{unused_port}") as caught:
+            await rig.queue().publish(message(1))
+    assert "secret" not in str(caught.value)
+
+
+@pytest.fixture
+async def unused_port() -> int:
+    server = await asyncio.start_server(lambda _reader, _writer: asyncio.sleep(0), "127.0.0.1", 0)
+    port: int = server.sockets[0].getsockname()[1]
+    server.close()
+    return port
+
+
+async def test_tls_against_a_plain_port_is_refused_with_advice(amqp_url: str, queue_prefix: str) -> None:
+    async with open_rig(amqp_url.replace("amqp://", "amqps://"), queue_prefix, keep=True) as rig:
+        with pytest.raises(BackendError, match="127.0.0.1"):
+            await rig.queue().publish(message(1))

@@ -1,0 +1,134 @@
+"""Messages of one partition key: one at a time over all consumers, in order."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+
+from specstar.backends.rabbitmq.faults import QueueMismatchError
+from specstar.backends.rabbitmq.names import shard_of
+from specstar.roles import Consumer, Delivery
+from tests.integration.rabbitmq.rig import Rig, message, nothing_more, open_rig, take, take_and_ack
+
+
+async def test_one_key_is_handled_one_at_a_time_in_order(rig: Rig) -> None:
+    queue = rig.queue()
+    await queue.publish_many([message(number, partition_key="k", priority=number % 10) for number in range(12)])
+    async with queue.consume(prefetch=5) as consumer:
+        for number in range(12):
+            delivery = await take(consumer)
+            assert delivery.message.id == str(number)
+            assert await nothing_more(consumer, 0.02)
+            await delivery.ack()
+    assert await queue.depth() == 0
+
+
+async def test_a_key_does_not_hold_up_another_one_of_its_queue(rig: Rig) -> None:
+    queue = rig.queue()
+    first, second = _neighbours(rig.options.partition_shards)
+    await queue.publish_many([message(f"{key}{n}", partition_key=key) for key in (first, second) for n in range(2)])
+    async with queue.consume(prefetch=4) as consumer:
+        slow = await take(consumer)
+        assert slow.message.id == f"{first}0"
+        assert [item.id for item in await take_and_ack(consumer, 2)] == [f"{second}0", f"{second}1"]
+        await slow.ack()
+        assert (await take_and_ack(consumer, 1))[0].id == f"{first}1"
+
+
+def _neighbours(shards: int) -> tuple[str, str]:
+    keys = [f"key-{number}" for number in range(100)]
+    other = next(key for key in keys[1:] if shard_of(key, shards) == shard_of(keys[0], shards))
+    return keys[0], other
+
+
+async def test_a_worker_from_before_the_first_key_finds_the_partitions(rig: Rig) -> None:
+    queue = rig.queue()
+    async with queue.consume(prefetch=2) as consumer:
+        waiting = asyncio.create_task(take(consumer))
+        await asyncio.sleep(0.1)
+        await queue.publish(message(1, partition_key="k"))
+        await (await waiting).ack()
+    assert await queue.depth() == 0
+
+
+async def test_partitions_are_not_declared_before_a_key_is_used(rig: Rig) -> None:
+    queue = rig.queue()
+    await queue.publish(message(1))
+    async with queue.consume(prefetch=1) as consumer:
+        await take_and_ack(consumer, 1)
+        link = await queue.live_link()
+        assert not link.topology.fresh(queue.queues.shard(0))
+        assert await link.topology.declare(queue.queues.partitions) == 0
+
+
+async def test_a_delayed_or_retried_message_comes_back_to_its_partition(rig: Rig) -> None:
+    queue = rig.queue()
+    await queue.publish(message("later", partition_key="k"), delay=0.2)
+    await queue.publish(message("now", partition_key="k"))
+    async with queue.consume(prefetch=2) as consumer:
+        delivery = await take(consumer)
+        assert delivery.message.id == "now"
+        await delivery.retry(message("now", attempts=1, partition_key="k"), delay=rig.options.retry_delay_seconds)
+        taken = await take_and_ack(consumer, 2)
+        assert {(item.id, item.attempts, item.partition_key) for item in taken} == {("later", 0, "k"), ("now", 1, "k")}
+
+
+async def test_two_workers_never_run_one_key_at_once_also_while_they_stop(amqp_url: str, queue_prefix: str) -> None:
+    running: dict[str, int] = {}
+    seen: dict[str, list[int]] = {}
+    total, done = 300, asyncio.Event()
+
+    async with open_rig(amqp_url, queue_prefix) as one, open_rig(amqp_url, queue_prefix, keep=True) as two:
+        sent: dict[str, int] = {}
+        messages = []
+        for number in range(total):
+            key = f"key-{random.Random(number).randrange(12)}"
+            sent[key] = sent.get(key, -1) + 1
+            messages.append(message(f"{key}/{sent[key]}", partition_key=key))
+        await one.queue().publish_many(messages)
+
+        async def handle(delivery: Delivery) -> None:
+            key, _, number = delivery.message.id.partition("/")
+            assert not running.get(key)
+            running[key] = 1
+            await asyncio.sleep(random.uniform(0, 0.004))
+            running[key] = 0
+            seen.setdefault(key, []).append(int(number))
+            await delivery.ack()
+            if sum(map(len, seen.values())) == total:
+                done.set()
+
+        async def receive(consumer: Consumer) -> None:
+            while True:
+                await handle(await consumer.receive())
+
+        async def worker(rig: Rig, seconds: float) -> None:
+            while not done.is_set():
+                async with rig.queue().consume(prefetch=4) as consumer:
+                    tasks = [asyncio.create_task(receive(consumer)) for _ in range(4)]
+                    await asyncio.wait([asyncio.create_task(done.wait())], timeout=seconds)
+                    await consumer.stop()
+                    results = await asyncio.gather(*tasks, return_exceptions=True)
+                    assert not [result for result in results if isinstance(result, AssertionError)]
+
+        async with asyncio.timeout(60):
+            await asyncio.gather(worker(one, 0.15), worker(two, 0.2))
+        one.built[1:] = []
+        two.built.clear()
+    assert {key: sorted(set(numbers)) for key, numbers in seen.items()} == {
+        key: list(range(last + 1)) for key, last in sent.items()
+    }
+    assert all(numbers == sorted(numbers) for numbers in seen.values())
+
+
+async def test_another_number_of_shards_is_refused_with_advice(amqp_url: str, queue_prefix: str) -> None:
+    async with open_rig(amqp_url, queue_prefix, partition_shards=4) as rig:
+        await rig.queue().publish(message(1, partition_key="k"))
+        async with open_rig(amqp_url, queue_prefix, keep=True, partition_shards=5) as other:
+            with pytest.raises(QueueMismatchError, match="option partition_shards.*here 5, there 4.*delete_queue"):
+                await other.queue().publish(message(2, partition_key="k"))
+            with pytest.raises(QueueMismatchError, match="partition_shards"):
+                async with other.queue().consume(prefetch=1):
+                    pass
