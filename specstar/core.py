@@ -58,7 +58,6 @@ class SpecStar:
         self._queues: dict[str, JobQueue[Any]] = {}
         self._jobs: JobBackend | None = None
         self._own_factories: dict[str, StorageFactory] = {}
-        self._codecs: dict[tuple[str, Encoding], Codec[Any]] = {}
         self.blobs = BlobManager(self._gate, self._blob_store)
 
     # Configuring
@@ -154,19 +153,13 @@ class SpecStar:
         def factory() -> StorageFactory:
             return self._own_factories.get(name) or self._configured()
 
-        def codec() -> Codec[T]:
-            encoding = factory().encoding
-            made: Codec[T] | None = self._codecs.get((name, encoding))
-            if made is None:
-                made = Codec(model, encoding, name=name, max_payload_bytes=max_payload_bytes)
-                self._codecs[name, encoding] = made
-            return made
+        def codec(encoding: Encoding) -> Codec[T]:
+            return Codec(model, encoding, name=name, max_payload_bytes=max_payload_bytes)
 
-        # Refuses a type that cannot be encoded now, not at the first call.
-        self._codecs[name, Encoding.json] = Codec(model, Encoding.json, name=name, max_payload_bytes=max_payload_bytes)
-        slot: StorageSlot[T] = StorageSlot(self._gate, factory, ModelSpec(name=name, indexed_fields=fields))
+        codec(Encoding.json)  # refuses a type that cannot be encoded now, not at the first call
+        slot = StorageSlot(self._gate, factory, ModelSpec(name=name, indexed_fields=fields), codec)
         projector = Projector(model, fields)
-        manager = ResourceManager(slot, codec, projector, model=model, schema_version=schema_version)
+        manager = ResourceManager(slot, projector, model=model, schema_version=schema_version)
         self._managers[name] = manager
         return manager
 
@@ -284,6 +277,11 @@ class SpecStar:
                 group.start_soon(check, role, bound)
         order = list(bindings)
         return sorted(reports, key=lambda report: order.index(report.role))
+
+    async def sync(self) -> None:
+        """Push what meta stores keep locally (S3 with `auto_sync` off). Raises what `ResourceManager.sync` raises."""
+        for manager in list(self._managers.values()):
+            await manager.sync()
 
     async def collect_garbage(self, *, older_than_seconds: float = 3600.0) -> dict[str, int]:
         """Remove what killed writers and unfinished uploads left, if older than this; the counts by model, and "blobs"."""

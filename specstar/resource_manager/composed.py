@@ -144,6 +144,9 @@ class ComposedStorage(Storage):
     async def count(self, condition: Condition | None = None, *, include_deleted: bool = False) -> int:
         return await self._meta.count(condition, include_deleted=include_deleted)
 
+    async def sync(self) -> None:
+        await self._meta.sync()
+
     async def explain(self, query: Query) -> str:
         return await self._meta.explain(query)
 

@@ -48,7 +48,6 @@ class ResourceManager(Generic[T]):
     def __init__(
         self,
         slot: StorageSlot[T],
-        codec: Callable[[], Codec[T]],
         projector: Projector,
         *,
         model: type[T],
@@ -60,7 +59,6 @@ class ResourceManager(Generic[T]):
         self._slot = slot
         self._fields = Fields(slot.model.indexed_fields)
         self._gate: Gate = slot.gate
-        self._codec_of = codec
         self._project = projector
         self._schema_version = schema_version
         self._authorship = Authorship(self.name)
@@ -375,6 +373,14 @@ class ResourceManager(Generic[T]):
         return await self._slot.storage.explain(self._query(query, sort, limit, 0, None, False))
 
     @gated
+    async def sync(self) -> None:
+        """Push what the meta store keeps locally (S3 with `auto_sync` off), and pull what others wrote.
+
+        Does nothing on other backends. Raises `RevisionConflictError` if another writer was first.
+        """
+        await self._slot.storage.sync()
+
+    @gated
     async def collect_garbage(self, *, older_than_seconds: float = 3600.0) -> int:
         """Remove payloads that nothing points to, if older than this; returns how many.
 
@@ -397,7 +403,7 @@ class ResourceManager(Generic[T]):
 
     @property
     def _codec(self) -> Codec[T]:
-        return self._codec_of()
+        return self._slot.codec
 
     def _first(self, data: T, resource_id: str | None, status: RevisionStatus) -> StorageWrite:
         codec = self._codec

@@ -91,3 +91,10 @@ class MetaStore(ABC):
     @abstractmethod
     async def referenced(self, payload_ids: Sequence[str]) -> set[str]:
         """Those of the payload ids that some revision points to, for garbage collection."""
+
+    async def sync(self) -> None:
+        """Push what is only kept locally so far, and pull what others wrote. Does nothing where every write is pushed.
+
+        Raises `RevisionConflictError` if another writer was first and the store does not merge.
+        """
+        return

@@ -101,3 +101,7 @@ class Storage(ABC):
     @abstractmethod
     async def drop_payloads(self, keys: Sequence[PayloadKey]) -> None:
         """Erase payloads found to be garbage."""
+
+    async def sync(self) -> None:
+        """What `MetaStore.sync` does."""
+        return

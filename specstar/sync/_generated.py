@@ -223,6 +223,13 @@ class ResourceManager(Generic[T]):
         """The backend's own plan for a search, as text: shows whether an index serves it."""
         return self._gate.call(functools.partial(self._inner.explain, query, sort=sort, limit=limit))
 
+    def sync(self) -> None:
+        """Push what the meta store keeps locally (S3 with `auto_sync` off), and pull what others wrote.
+
+        Does nothing on other backends. Raises `RevisionConflictError` if another writer was first.
+        """
+        return self._gate.call(functools.partial(self._inner.sync))
+
     def collect_garbage(self, *, older_than_seconds: float = 3600.0) -> int:
         """Remove payloads that nothing points to, if older than this; returns how many.
 

@@ -88,6 +88,10 @@ class SpecStar:
         """Open every bound role and report each: backend, latency, server version, problem."""
         return self._gate.call(functools.partial(self._inner.check, timeout=timeout))
 
+    def sync(self) -> None:
+        """Push what meta stores keep locally (S3 with `auto_sync` off)."""
+        self._gate.call(self._inner.sync)
+
     def collect_garbage(self, *, older_than_seconds: float = 3600.0) -> dict[str, int]:
         """Remove what killed writers and unfinished uploads left, if older than this; the counts by model, and "blobs"."""
         return self._gate.call(functools.partial(self._inner.collect_garbage, older_than_seconds=older_than_seconds))
