@@ -26,6 +26,7 @@ from specstar.message_queue.claim import Decision, decide
 from specstar.message_queue.codec import decode_record, failure_text
 from specstar.message_queue.invoke import invoker
 from specstar.message_queue.job import JobRecord, JobStatus
+from specstar.message_queue.sender import seconds_until
 from specstar.message_queue.state import Snapshot
 from specstar.roles import Consumer, Delivery
 
@@ -238,7 +239,7 @@ class Lane:
             await self._end(delivery.dead(message, reason=record.error or "it failed"), delivery)
         elif decision is Decision.resend:
             again = _replace(message, attempts=record.attempts)
-            await self._end(delivery.retry(again, delay=_seconds_until(record.scheduled_time)), delivery)
+            await self._end(delivery.retry(again, delay=seconds_until(record.scheduled_time)), delivery)
         elif self._state is not None:
             reason = f"WorkerLost: the worker died during attempt {record.attempts} of {self._policy.max_attempts}"
             failed = _replace(record, status=JobStatus.failed, error=reason, finished_time=datetime.now(UTC))
@@ -393,7 +394,3 @@ class Lane:
 
 class _GaveUp(Exception):
     """The worker ends before an outcome could be written."""
-
-
-def _seconds_until(moment: datetime | None) -> float:
-    return max((moment - datetime.now(UTC)).total_seconds(), 0.0) if moment is not None else 0.0

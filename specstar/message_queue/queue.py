@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -13,27 +12,24 @@ import msgspec
 
 from specstar.errors import (
     DecodeError,
-    DuplicateResourceError,
-    IdempotencyConflictError,
     InvalidInputError,
     JobNotFoundError,
-    LimitExceededError,
     NotConfiguredError,
     ResourceNotFoundError,
     RevisionConflictError,
-    SpecstarError,
     WaitTimeoutError,
 )
 from specstar.message_queue.attempt import Stopped
 from specstar.message_queue.backend import JobBackend
-from specstar.message_queue.codec import DEFAULT_MAX_PAYLOAD_BYTES, JobCodec, decode_record, envelope
-from specstar.message_queue.job import DeadJob, Job, JobRecord, JobStatus
+from specstar.message_queue.codec import DEFAULT_MAX_PAYLOAD_BYTES, JobCodec, decode_record
+from specstar.message_queue.job import DeadJob, Job, JobStatus
 from specstar.message_queue.retry import RetryPolicy, checked_seconds
+from specstar.message_queue.sender import MAX_PRIORITY, JobSender, checked_count
 from specstar.message_queue.signature import signature_of
 from specstar.message_queue.state import JobState, Snapshot
 from specstar.query import QB, Condition
-from specstar.resource_manager.ids import checked_id, new_id
-from specstar.roles import DeadLetter, Message, MessageQueue
+from specstar.resource_manager.ids import checked_id
+from specstar.roles import DeadLetter, MessageQueue
 from specstar.runtime import gated
 
 if TYPE_CHECKING:
@@ -42,11 +38,8 @@ if TYPE_CHECKING:
 __all__ = ["MAX_PRIORITY", "JobQueue"]
 
 P = TypeVar("P")
-MAX_PRIORITY = 9
-_MAX_KEY_BYTES = 255
 _CONFLICTS = 16
 _PAGE = 500
-_CLEANUP_SECONDS = 5.0
 _FIRST_POLL_SECONDS = 0.02
 _LAST_POLL_SECONDS = 1.0
 
@@ -92,22 +85,30 @@ class JobQueue(Generic[P]):
                 field="payload_type",
             )
         self.result_type = signature.result_type if result_type is None else result_type
-        self.max_retries = _checked_count(max_retries, "max_retries", 0, 1000)
-        self.concurrency = _checked_count(concurrency, "concurrency", 1, 100_000)
+        self.max_retries = checked_count(max_retries, "max_retries", 0, 1000)
+        self.concurrency = checked_count(concurrency, "concurrency", 1, 100_000)
         self.retry_delay = None if retry_delay is None else checked_seconds(retry_delay, field="retry_delay")
         self.retry_backoff = checked_seconds(retry_backoff, field="retry_backoff", minimum=1.0)
         self.retry_max_delay = checked_seconds(retry_max_delay, field="retry_max_delay")
         self.timeout = None if timeout is None else checked_seconds(timeout, field="timeout", minimum=0.001)
         self.every = None if every is None else checked_seconds(every, field="every", minimum=0.001)
         self.keep_state = keep_state
-        self.priority = _checked_count(priority, "priority", 0, MAX_PRIORITY) or 0
-        self.max_priority = _checked_count(max_priority, "max_priority", 0, MAX_PRIORITY)
+        self.priority = checked_count(priority, "priority", 0, MAX_PRIORITY) or 0
+        self.max_priority = checked_count(max_priority, "max_priority", 0, MAX_PRIORITY)
         self._codec: JobCodec[P] = JobCodec(
             self.name, self.payload_type, self.result_type, max_payload_bytes=max_payload_bytes
         )
-        self._every_payload = self._payload_of_ticks(every_payload) if every is not None else None
         self._backend = backend
         self._gate = backend.gate
+        self._sender = JobSender(
+            self.name,
+            self._codec,
+            backend,
+            keep_state=keep_state,
+            priority=self.priority,
+            max_priority=self.max_priority,
+        )
+        self._every_payload = None if every is None else self._payload_of_ticks(every_payload)
         self._lanes: list[Lane] = []
         self._watchers: dict[str, list[anyio.Event]] = {}
         functools.update_wrapper(self, handler, updated=())
@@ -137,8 +138,8 @@ class JobQueue(Generic[P]):
         gives the same job; with another payload it raises `IdempotencyConflictError`. `priority` 0 to 9, high first. Raises
         `InvalidInputError` for a payload that does not fit the type, `LimitExceededError` for one that is too large.
         """
-        record = self._new_record(payload, delay, idempotency_key, partition_key, priority)
-        return self._codec.job(await self._send(record, delay or 0.0))
+        record = self._sender.record(payload, delay, idempotency_key, partition_key, priority)
+        return self._codec.job(await self._sender.send(record, delay or 0.0))
 
     @gated
     async def enqueue_many(
@@ -153,114 +154,15 @@ class JobQueue(Generic[P]):
 
         After an error any of them may have been sent. Raises what `enqueue` raises.
         """
-        records = [self._new_record(payload, delay, None, partition_key, priority) for payload in payloads]
-        if not records:
-            return []
-        messages, state = self._messages(), self._state()
-        snapshots: list[Snapshot] = []
-        try:
-            if state is not None:
-                results = await state.create_many(records)
-                snapshots = [result for result in results if isinstance(result, Snapshot)]
-                for result in results:
-                    if isinstance(result, Exception):
-                        raise result
-            await messages.publish_many([_message(record) for record in records], delay=delay or 0.0)
-        except BaseException:
-            if state is not None:
-                await _forget(state, snapshots)
-            raise
+        records = [self._sender.record(payload, delay, None, partition_key, priority) for payload in payloads]
+        await self._sender.send_many(records, delay or 0.0)
         return [self._codec.job(record) for record in records]
-
-    async def _send(self, record: JobRecord, delay: float, *, tick: bool = False) -> JobRecord:
-        messages, state = self._messages(), self._state()
-        if state is None:
-            await messages.publish(_message(record), delay=delay)
-            return record
-        for _ in range(_CONFLICTS):
-            try:
-                snapshot = await state.create(record)
-            except DuplicateResourceError:
-                known = await self._sent_before(state, messages, record, tick=tick)
-                if known is not None:
-                    return known
-                continue  # it was erased, or moved on, while we looked
-            try:
-                await messages.publish(_message(record), delay=delay)
-            except BaseException:
-                # Nobody was told of this job. If the message went out after all, its worker makes the record again.
-                await _forget(state, [snapshot])
-                raise
-            return record
-        raise RevisionConflictError(record.job_id, model=self.name)
-
-    async def _sent_before(
-        self, state: JobState, messages: MessageQueue, record: JobRecord, *, tick: bool
-    ) -> JobRecord | None:
-        """The job that this idempotency key made before. None: look again."""
-        snapshot = await state.read(record.job_id)
-        if snapshot is None:
-            return None
-        known = snapshot.record
-        if msgspec.json.decode(known.payload) != msgspec.json.decode(record.payload):
-            raise IdempotencyConflictError(record.idempotency_key or "", job_id=known.job_id)
-        if tick or known.status is not JobStatus.pending or known.attempts:
-            return known
-        if not self._backend.current().factory.durable and messages.holds(known.job_id):
-            return known
-        # Its sender may have died, or be about to fail, between state and message: send it (again), after a touch of the
-        # state that keeps a failing sender from taking the record back. A second copy is recognised and dropped.
-        try:
-            await state.mark(snapshot, known)
-        except (RevisionConflictError, ResourceNotFoundError):
-            return None
-        await messages.publish(_message(known), delay=_seconds_until(known.scheduled_time))
-        return known
 
     async def _enqueue_tick(self, number: int, every: float) -> None:
         """Send the job of one tick; where state is shared, only the first of several workers does."""
         key = f"every {every:g} s: {number}" if self.keep_state else None
-        record = self._new_record(self._every_payload, None, key, None, None)
-        await self._send(record, 0.0, tick=True)
-
-    def _new_record(
-        self,
-        payload: Any,
-        delay: float | None,
-        idempotency_key: str | None,
-        partition_key: str | None,
-        priority: int | None,
-    ) -> JobRecord:
-        now = datetime.now(UTC)
-        if delay is not None:
-            delay = checked_seconds(delay, field="delay")
-        if partition_key is not None:
-            _checked_key(partition_key, "partition_key")
-        if idempotency_key is None:
-            job_id = new_id()
-        else:
-            if not self.keep_state:
-                raise InvalidInputError(
-                    f"job {self.name!r} keeps no state (keep_state=False), so an idempotency key cannot be recognised",
-                    field="idempotency_key",
-                )
-            job_id = self._id_of_key(_checked_key(idempotency_key, "idempotency_key"))
-        return JobRecord(
-            job_id=job_id,
-            queue=self.name,
-            payload=self._codec.encode_payload(payload),
-            created_time=now,
-            revision_id=new_id(),
-            priority=self.priority if priority is None else _checked_count(priority, "priority", 0, MAX_PRIORITY) or 0,
-            partition_key=partition_key,
-            idempotency_key=idempotency_key,
-            scheduled_time=now + timedelta(seconds=delay) if delay else None,
-        )
-
-    def _id_of_key(self, key: str) -> str:
-        """One id for one key of this queue: whoever comes second finds the first's record, in any process."""
-        digest = hashlib.sha256(f"{self.name}\0{key}".encode()).hexdigest()
-        return f"key-{digest[:40]}"
+        record = self._sender.record(self._every_payload, None, key, None, None)
+        await self._sender.send(record, 0.0, tick=True)
 
     # Looking
 
@@ -480,10 +382,10 @@ class JobQueue(Generic[P]):
     # Inside
 
     def _messages(self) -> MessageQueue:
-        return self._backend.queue(self.name, max_priority=self.max_priority)
+        return self._sender.messages()
 
     def _state(self) -> JobState | None:
-        return self._backend.current().state if self.keep_state else None
+        return self._sender.state()
 
     def _kept(self) -> JobState:
         state = self._state()
@@ -551,45 +453,8 @@ class JobQueue(Generic[P]):
         return payload
 
 
-async def _forget(state: JobState, snapshots: Sequence[Snapshot]) -> None:
-    """Take back the records of jobs that were not sent, as far as no worker has them yet."""
-    with anyio.move_on_after(_CLEANUP_SECONDS, shield=True):
-        for snapshot in snapshots:
-            try:
-                await state.erase(snapshot.record.job_id, expected_version=snapshot.version)
-            except SpecstarError:
-                continue
-
-
-def _message(record: JobRecord) -> Message:
-    return Message(
-        id=record.job_id, body=envelope(record), priority=record.priority, partition_key=record.partition_key
-    )
-
-
-def _seconds_until(moment: datetime | None) -> float:
-    return max((moment - datetime.now(UTC)).total_seconds(), 0.0) if moment is not None else 0.0
-
-
 def _checked_name(name: str) -> str:
     checked_id(name, field="name")
     if name.startswith("<"):
         raise InvalidInputError("give the job a name=: that of a lambda says nothing", field="name")
     return name
-
-
-def _checked_key(key: str, field: str) -> str:
-    checked_id(key, field=field)
-    size = len(key.encode())
-    if size > _MAX_KEY_BYTES:
-        message = f"{field} has {size} bytes; at most {_MAX_KEY_BYTES} are allowed"
-        raise LimitExceededError(message, field=field, limit=_MAX_KEY_BYTES, actual=size)
-    return key
-
-
-def _checked_count(value: object, field: str, least: int, most: int) -> int | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise InvalidInputError(f"{field} is a whole number from {least} to {most}, not {value!r}", field=field)
-    return value

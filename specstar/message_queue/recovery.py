@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from specstar.errors import ResourceNotFoundError, RevisionConflictError
-from specstar.message_queue.codec import envelope
 from specstar.message_queue.job import JobRecord, JobStatus
 from specstar.message_queue.owner import is_gone
+from specstar.message_queue.sender import message_of, seconds_until
 from specstar.message_queue.state import JobState, Snapshot
 from specstar.query import QB
-from specstar.roles import Message
 
 if TYPE_CHECKING:
     from specstar.message_queue.queue import JobQueue
@@ -50,7 +49,10 @@ async def recover(queue: JobQueue[Any]) -> bool:
             if taken is None:
                 complete = False
                 continue
-            await messages.publish(_message(taken), delay=_delay(taken))
+            await messages.publish(
+                msgspec.structs.replace(message_of(taken), attempts=taken.attempts),
+                delay=seconds_until(taken.scheduled_time),
+            )
             count += 1
         if len(page) < _PAGE:
             break
@@ -82,19 +84,3 @@ async def _taken_over(state: JobState, snapshot: Snapshot) -> JobRecord | None:
     except (RevisionConflictError, ResourceNotFoundError):
         return None  # someone else is at it
     return back
-
-
-def _message(record: JobRecord) -> Message:
-    return Message(
-        id=record.job_id,
-        body=envelope(record),
-        attempts=record.attempts,
-        priority=record.priority,
-        partition_key=record.partition_key,
-    )
-
-
-def _delay(record: JobRecord) -> float:
-    if record.scheduled_time is None:
-        return 0.0
-    return max((record.scheduled_time - datetime.now(UTC)).total_seconds(), 0.0)

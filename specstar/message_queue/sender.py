@@ -1,0 +1,208 @@
+"""Sending jobs: the record first, then the message, and what a broken or repeated attempt at that leaves behind."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import anyio
+import msgspec
+
+from specstar.errors import (
+    DuplicateResourceError,
+    IdempotencyConflictError,
+    InvalidInputError,
+    LimitExceededError,
+    ResourceNotFoundError,
+    RevisionConflictError,
+    SpecstarError,
+)
+from specstar.message_queue.backend import JobBackend
+from specstar.message_queue.codec import JobCodec, envelope
+from specstar.message_queue.job import JobRecord, JobStatus
+from specstar.message_queue.retry import checked_seconds
+from specstar.message_queue.state import JobState, Snapshot
+from specstar.resource_manager.ids import checked_id, new_id
+from specstar.roles import Message, MessageQueue
+
+__all__ = ["MAX_PRIORITY", "JobSender", "checked_count", "message_of", "seconds_until"]
+
+MAX_PRIORITY = 9
+_MAX_KEY_BYTES = 255
+_CONFLICTS = 16
+_CLEANUP_SECONDS = 5.0
+
+
+class JobSender:
+    """Makes and sends the jobs of one queue, on the home loop."""
+
+    def __init__(
+        self,
+        name: str,
+        codec: JobCodec[Any],
+        backend: JobBackend,
+        *,
+        keep_state: bool,
+        priority: int,
+        max_priority: int | None,
+    ) -> None:
+        self._name = name
+        self._codec = codec
+        self._backend = backend
+        self._keep_state = keep_state
+        self._priority = priority
+        self._max_priority = max_priority
+
+    def messages(self) -> MessageQueue:
+        """The queue of now."""
+        return self._backend.queue(self._name, max_priority=self._max_priority)
+
+    def state(self) -> JobState | None:
+        """The state of now; None if none is kept."""
+        return self._backend.current().state if self._keep_state else None
+
+    async def send(self, record: JobRecord, delay: float, *, tick: bool = False) -> JobRecord:
+        """Keep the record and send the message; returns the record of the job, which may be an earlier one of its key."""
+        messages, state = self.messages(), self.state()
+        if state is None:
+            await messages.publish(message_of(record), delay=delay)
+            return record
+        for _ in range(_CONFLICTS):
+            try:
+                snapshot = await state.create(record)
+            except DuplicateResourceError:
+                known = await self._sent_before(state, messages, record, tick=tick)
+                if known is not None:
+                    return known
+                continue  # it was erased, or moved on, while we looked
+            try:
+                await messages.publish(message_of(record), delay=delay)
+            except BaseException:
+                # Nobody was told of this job. If the message went out after all, its worker makes the record again.
+                await _forget(state, [snapshot])
+                raise
+            return record
+        raise RevisionConflictError(record.job_id, model=self._name)
+
+    async def send_many(self, records: Sequence[JobRecord], delay: float) -> None:
+        """Send several new jobs; after an error any of them may have been sent."""
+        if not records:
+            return
+        messages, state = self.messages(), self.state()
+        snapshots: list[Snapshot] = []
+        try:
+            if state is not None:
+                for result in await state.create_many(records):
+                    if isinstance(result, Exception):
+                        raise result
+                    snapshots.append(result)
+            await messages.publish_many([message_of(record) for record in records], delay=delay)
+        except BaseException:
+            if state is not None:
+                await _forget(state, snapshots)
+            raise
+
+    async def _sent_before(
+        self, state: JobState, messages: MessageQueue, record: JobRecord, *, tick: bool
+    ) -> JobRecord | None:
+        """The job that this idempotency key made before. None: look again."""
+        snapshot = await state.read(record.job_id)
+        if snapshot is None:
+            return None
+        known = snapshot.record
+        if msgspec.json.decode(known.payload) != msgspec.json.decode(record.payload):
+            raise IdempotencyConflictError(record.idempotency_key or "", job_id=known.job_id)
+        if tick or known.status is not JobStatus.pending or known.attempts:
+            return known
+        if not self._backend.current().factory.durable and messages.holds(known.job_id):
+            return known
+        # Its sender may have died, or be about to fail, between state and message: send it (again), after a touch of the
+        # state that keeps a failing sender from taking the record back. A second copy is recognised and dropped.
+        try:
+            await state.mark(snapshot, known)
+        except (RevisionConflictError, ResourceNotFoundError):
+            return None
+        await messages.publish(message_of(known), delay=seconds_until(known.scheduled_time))
+        return known
+
+    def record(
+        self,
+        payload: Any,
+        delay: float | None,
+        idempotency_key: str | None,
+        partition_key: str | None,
+        priority: int | None,
+    ) -> JobRecord:
+        """A new job, checked. Raises what `JobQueue.enqueue` raises for wrong input."""
+        now = datetime.now(UTC)
+        if delay is not None:
+            delay = checked_seconds(delay, field="delay")
+        if partition_key is not None:
+            _checked_key(partition_key, "partition_key")
+        if idempotency_key is None:
+            job_id = new_id()
+        else:
+            if not self._keep_state:
+                raise InvalidInputError(
+                    f"job {self._name!r} keeps no state (keep_state=False), so an idempotency key cannot be recognised",
+                    field="idempotency_key",
+                )
+            job_id = self._id_of_key(_checked_key(idempotency_key, "idempotency_key"))
+        return JobRecord(
+            job_id=job_id,
+            queue=self._name,
+            payload=self._codec.encode_payload(payload),
+            created_time=now,
+            revision_id=new_id(),
+            priority=self._priority if priority is None else checked_count(priority, "priority", 0, MAX_PRIORITY) or 0,
+            partition_key=partition_key,
+            idempotency_key=idempotency_key,
+            scheduled_time=now + timedelta(seconds=delay) if delay else None,
+        )
+
+    def _id_of_key(self, key: str) -> str:
+        """One id for one key of this queue: whoever comes second finds the first's record, in any process."""
+        digest = hashlib.sha256(f"{self._name}\0{key}".encode()).hexdigest()
+        return f"key-{digest[:40]}"
+
+
+def message_of(record: JobRecord) -> Message:
+    """The first message of a job."""
+    return Message(
+        id=record.job_id, body=envelope(record), priority=record.priority, partition_key=record.partition_key
+    )
+
+
+async def _forget(state: JobState, snapshots: Sequence[Snapshot]) -> None:
+    """Take back the records of jobs that were not sent, as far as no worker has them yet."""
+    with anyio.move_on_after(_CLEANUP_SECONDS, shield=True):
+        for snapshot in snapshots:
+            try:
+                await state.erase(snapshot.record.job_id, expected_version=snapshot.version)
+            except SpecstarError:
+                continue
+
+
+def seconds_until(moment: datetime | None) -> float:
+    """Seconds from now; 0 if it is past, or None."""
+    return max((moment - datetime.now(UTC)).total_seconds(), 0.0) if moment is not None else 0.0
+
+
+def _checked_key(key: str, field: str) -> str:
+    checked_id(key, field=field)
+    size = len(key.encode())
+    if size > _MAX_KEY_BYTES:
+        message = f"{field} has {size} bytes; at most {_MAX_KEY_BYTES} are allowed"
+        raise LimitExceededError(message, field=field, limit=_MAX_KEY_BYTES, actual=size)
+    return key
+
+
+def checked_count(value: object, field: str, least: int, most: int) -> int | None:
+    """A whole number in its bounds, or None. Raises `InvalidInputError`."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise InvalidInputError(f"{field} is a whole number from {least} to {most}, not {value!r}", field=field)
+    return value
