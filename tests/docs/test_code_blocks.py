@@ -1,0 +1,71 @@
+"""The Python code blocks of the README and the documentation run as they are written, page by page, in order."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import inspect
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PAGES = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def blocks(page: str) -> list[tuple[int, str]]:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return [(text[: match.start()].count("\n") + 2, match.group(1)) for match in BLOCK.finditer(text)]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def servers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment variables that the pages on servers mention."""
+    monkeypatch.setenv("POSTGRES_DSN", request.getfixturevalue("postgres_database"))
+    monkeypatch.setenv("AMQP_URL", request.getfixturevalue("amqp_url"))
+    s3 = request.getfixturevalue("s3")
+    monkeypatch.setenv("S3_BUCKET", request.getfixturevalue("s3_bucket"))
+    for name, value in s3.environment().items():
+        if name != "S3_BUCKET":
+            monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3.access_key_id)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3.secret_access_key)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)])
+def test_the_code_of_the_page_runs(
+    page: str, servers: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("specstar.core.spec", _fresh_spec())
+    monkeypatch.setattr("specstar.spec", sys.modules["specstar.core"].spec, raising=False)  # type: ignore[attr-defined]
+    module = ModuleType("page")
+    monkeypatch.setitem(sys.modules, "page", module)
+    with asyncio.Runner() as runner:
+        for line, source in blocks(page):
+            padded = "\n" * (line - 1) + source
+            code = compile(padded, str(ROOT / page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+            if inspect.CO_COROUTINE & code.co_flags:
+
+                async def run(code: object = code) -> None:
+                    await eval(code, module.__dict__)  # type: ignore[arg-type]
+
+                runner.run(run())
+            else:
+                exec(code, module.__dict__)
+
+
+def _fresh_spec() -> object:
+    from specstar.core import SpecStar
+
+    return SpecStar()
