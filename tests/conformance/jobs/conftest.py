@@ -1,0 +1,67 @@
+"""The job suite runs over every queue backend, on asyncio and trio: one more backend is one more case here."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from specstar import SpecStar
+from specstar.message_queue import BoundMessageQueueFactory
+from specstar.roles import MessageQueueFactory
+
+CASES = ["simple", "simple-disk", "rabbitmq", "rabbitmq-quorum"]
+
+
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest) -> str:
+    """The name of the case under test."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def configuration(case: str, request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
+    """The configuration of the case under test, with retries at once."""
+    state: dict[str, Any] = {"type": "memory"}
+    if case.endswith("disk"):
+        state = {"type": "disk", "options": {"rootdir": str(tmp_path / "state")}}
+    mq: dict[str, Any] = {"type": "simple", "options": {"retry_delay_seconds": 0}}
+    if case.startswith("rabbitmq"):
+        options = {
+            "amqp_url": request.getfixturevalue("amqp_url"),
+            "queue_prefix": request.getfixturevalue("queue_prefix"),
+            "retry_delay_seconds": 0,
+            "queue_type": "quorum" if case.endswith("quorum") else "classic",
+        }
+        mq = {"type": "rabbitmq", "options": options}
+    return {"meta": state, "resource": state, "mq": mq}
+
+
+@pytest.fixture
+async def spec(configuration: dict[str, Any], anyio_backend: Any) -> AsyncIterator[SpecStar]:
+    """A configured SpecStar, closed afterwards."""
+    spec = SpecStar()
+    spec.configure(backend=configuration)
+    async with spec:
+        yield spec
+
+
+@pytest.fixture
+def bound(spec: SpecStar) -> BoundMessageQueueFactory:
+    """The queue factory that the configuration was resolved into."""
+    factory = spec._message_queue_factory
+    assert factory is not None
+    return factory
+
+
+@pytest.fixture
+async def queues(spec: SpecStar, bound: BoundMessageQueueFactory) -> MessageQueueFactory:
+    """The factory of the role, for tests below the jobs; use it inside `on_home`."""
+
+    async def build() -> MessageQueueFactory:
+        return bound.open(spec._gate)
+
+    return await spec._gate.run(build)
