@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from specstar.backends.rabbitmq.delivery import RabbitMQDelivery
 from specstar.backends.rabbitmq.faults import LinkLostError, unavailable
-from specstar.backends.rabbitmq.subscription import Shard, Subscription
+from specstar.backends.rabbitmq.subscription import Subscription
 from specstar.errors import BackendError
 from specstar.roles import Consumer, Delivery
 
@@ -39,7 +38,7 @@ class RabbitMQConsumer(Consumer):
         self.stopped = False
         self._prefetch = prefetch
         self._main: Subscription | None = None
-        self._partitions: Subscription | None = None
+        self._partitions: dict[int, Subscription] = {}
         self._partitioned = False
         self._ready: deque[RabbitMQDelivery] = deque()
         self._waiters: deque[asyncio.Future[None]] = deque()
@@ -90,9 +89,8 @@ class RabbitMQConsumer(Consumer):
                 self._wake_first()
             if self._task is not None:
                 self._task.cancel()
-            for subscription in (self._main, self._partitions):
-                if subscription is not None:
-                    await subscription.stop()
+            for subscription in self._subscriptions():
+                await subscription.stop()
 
     async def aclose(self) -> None:
         """Stop, and give back every delivery without an end. Goes on by itself if the caller is cancelled."""
@@ -106,9 +104,8 @@ class RabbitMQConsumer(Consumer):
     async def _close(self) -> None:
         try:
             await self.stop()
-            for subscription in (self._main, self._partitions):
-                if subscription is not None:
-                    await subscription.aclose()
+            for subscription in self._subscriptions():
+                await subscription.aclose()
         finally:
             self._closed.set()
 
@@ -166,30 +163,23 @@ class RabbitMQConsumer(Consumer):
                 self._changed.set()
 
     async def _subscribe(self, link: Link) -> None:
-        """Bring back what is missing. Raises `BackendError` or `LinkLostError`; then nothing half-open is left."""
+        """Bring back what is missing. Raises `BackendError` or `LinkLostError`; what is open by then stays."""
         queues = self.queue.queues
         if self._main is None or self._main.lost:
             await self.queue.declare_all(link)
-            subscription = await Subscription.open(self, link)
-            self._main = subscription
-            await self._consume(subscription, [None])
-        if self._partitions is None or self._partitions.lost:
-            if not self._partitioned:
-                self._partitioned = await link.topology.declare(queues.partitions) > 0
-            if self._partitioned:
-                specs = [queues.shard(number) for number in range(queues.shards)]
-                await link.topology.ensure(*specs)
-                subscription = await Subscription.open(self, link)
-                self._partitions = subscription
-                await self._consume(subscription, [Shard(spec) for spec in specs])
+            self._main = await Subscription.open(self, link, queues.main, prefetch=self._prefetch)
+        if not self._partitioned:
+            self._partitioned = await link.topology.declare(queues.partitions) > 0
+        if self._partitioned:
+            shards = [queues.shard(number) for number in range(queues.shards)]
+            await link.topology.ensure(*shards)
+            for number, shard in enumerate(shards):
+                subscription = self._partitions.get(number)
+                if subscription is None or subscription.lost:
+                    self._partitions[number] = await Subscription.open(
+                        self, link, shard, prefetch=min(self._prefetch, _SHARD_PREFETCH), partition=True
+                    )
 
-    async def _consume(self, subscription: Subscription, sources: Sequence[Shard | None]) -> None:
-        try:
-            for shard in sources:
-                if shard is None:
-                    await subscription.consume(self.queue.queues.main, prefetch=self._prefetch)
-                else:
-                    await subscription.consume(shard.queue, prefetch=min(self._prefetch, _SHARD_PREFETCH), shard=shard)
-        except BaseException:
-            subscription.abort()
-            raise
+    def _subscriptions(self) -> list[Subscription]:
+        main = [] if self._main is None else [self._main]
+        return [*main, *self._partitions.values()]

@@ -51,9 +51,9 @@ class DeadLetters:
     async def look(self, limit: int) -> list[DeadLetter]:
         """The oldest, at most `limit` ids; of several copies of one id the latest."""
 
-        async def read(channel: Channel, name: str, count: int) -> list[DeadLetter]:
+        async def read(channel: Channel, name: str) -> list[DeadLetter]:
             found: dict[str, DeadLetter] = {}
-            async for received in self._each(channel, name, count):
+            async for received in self._each(channel, name):
                 letter = self._letter(received)
                 if letter.message.id not in found and len(found) >= limit:
                     break
@@ -67,10 +67,10 @@ class DeadLetters:
         wanted = None if ids is None else set(ids)
         sent: set[str] = set()
 
-        async def move(channel: Channel, name: str, count: int) -> int:
+        async def move(channel: Channel, name: str) -> int:
             batch: list[tuple[str, Message | bytes, int]] = []
             size = 0
-            async for received in self._each(channel, name, count):
+            async for received in self._each(channel, name):
                 message = self._letter(received).message
                 if wanted is not None and message.id not in wanted:
                     continue
@@ -103,8 +103,8 @@ class DeadLetters:
             return await self._queue.on_link(lambda: self._purge_all(link))
         wanted, removed = set(ids), set[str]()
 
-        async def remove(channel: Channel, name: str, count: int) -> int:
-            async for received in self._each(channel, name, count):
+        async def remove(channel: Channel, name: str) -> int:
+            async for received in self._each(channel, name):
                 identity = self._letter(received).message.id
                 if identity in wanted:
                     await channel.basic_ack(received.delivery_tag or 0, wait=False)
@@ -118,16 +118,16 @@ class DeadLetters:
         await link.topology.ensure(dead)
         return await link.topology.purge(dead.name)
 
-    async def _with_channel(self, doing: str, work: Callable[[Channel, str, int], Awaitable[T]]) -> T:
+    async def _with_channel(self, doing: str, work: Callable[[Channel, str], Awaitable[T]]) -> T:
         dead = self._queue.queues.dead
 
         async def run() -> T:
             link = await self._queue.live_link()
-            count = await link.topology.declare(dead)
+            await link.topology.ensure(dead)
             channel = await link.open_channel(confirms=False)
             try:
                 with translated(f"{doing} dead letters of {self._queue.name!r}"):
-                    result = await work(channel, dead.name, count)
+                    result = await work(channel, dead.name)
                     # What was not acknowledged goes back now, in order, before the answer.
                     await channel.basic_nack(0, multiple=True, requeue=True, wait=False)
             except BaseException:
@@ -138,15 +138,19 @@ class DeadLetters:
 
         return await self._queue.on_link(run)
 
-    async def _each(self, channel: Channel, name: str, count: int) -> AsyncIterator[DeliveredMessage]:
-        """Take messages one by one, at most as many as there were at the start."""
+    async def _each(self, channel: Channel, name: str) -> AsyncIterator[DeliveredMessage]:
+        """Take messages one by one, as many as there are at the start: new ones may come in as fast."""
         from pamqp.commands import Basic
 
-        for _ in range(count):
+        left = 1
+        first = True
+        while left > 0:
             async with asyncio.timeout(self._queue.options.operation_timeout_seconds):
                 received = await channel.basic_get(name)
             if not isinstance(received.delivery, Basic.GetOk):
                 return
+            left = received.delivery.message_count or 0 if first else left - 1
+            first = False
             yield received
 
     def _letter(self, received: DeliveredMessage) -> DeadLetter:
@@ -162,7 +166,7 @@ class DeadLetters:
             moment = when if isinstance(when, datetime) else datetime.now(UTC)
             if why == "delivery_limit":
                 reason = f"delivered more than {self._queue.options.quorum_delivery_limit} times without an end"
-                extra_attempts = self._queue.options.quorum_delivery_limit
+                extra_attempts = self._queue.options.quorum_delivery_limit + 1
         else:
             moment = datetime.fromtimestamp(int(time or 0) / 1000, UTC)
         if moment.tzinfo is None:

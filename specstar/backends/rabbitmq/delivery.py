@@ -8,7 +8,7 @@ from specstar.backends.rabbitmq.faults import unavailable
 from specstar.roles import Delivery, Message
 
 if TYPE_CHECKING:
-    from specstar.backends.rabbitmq.subscription import Shard, Subscription
+    from specstar.backends.rabbitmq.subscription import Subscription
 
 __all__ = ["RabbitMQDelivery"]
 
@@ -19,16 +19,13 @@ class RabbitMQDelivery(Delivery):
     If the connection breaks before the broker has read the ack, the message comes again. A second end does nothing.
     """
 
-    __slots__ = ("_subscription", "ended", "handed_out", "message", "redelivered", "shard", "tag")
+    __slots__ = ("_subscription", "ended", "handed_out", "message", "redelivered", "tag")
 
-    def __init__(
-        self, subscription: Subscription, tag: int, message: Message, *, redelivered: bool, shard: Shard | None
-    ) -> None:
+    def __init__(self, subscription: Subscription, tag: int, message: Message, *, redelivered: bool) -> None:
         self._subscription = subscription
         self.tag = tag
         self.message = message
         self.redelivered = redelivered
-        self.shard = shard
         self.handed_out = False
         self.ended = False
 

@@ -18,6 +18,7 @@ from aiormq.exceptions import (
     ConnectionClosed,
     ConnectionNotAllowed,
     IncompatibleProtocolError,
+    InvalidFrameError,
     ProbableAuthenticationError,
 )
 
@@ -30,10 +31,15 @@ _INEQUIVALENT = re.compile(
     r"received (?P<received>.*?) but current is (?P<current>.*)$",
     re.DOTALL,
 )
-_VALUE = re.compile(r"the value '?(?P<value>.*?)'?(?: of type '[^']*')?$", re.DOTALL)
+_VALUE = re.compile(r"(?:the value )?'?(?P<value>.*?)'?(?: of type '[^']*')?$", re.DOTALL)
 _OPTION = {
     "x-max-priority": "max_priority",
     "x-queue-type": "queue_type",
+    # The broker names the first difference only: these are there with one queue type and not with the other.
+    "x-dead-letter-exchange": "queue_type",
+    "x-dead-letter-routing-key": "queue_type",
+    "x-dead-letter-strategy": "queue_type",
+    "x-overflow": "queue_type",
     "x-message-ttl": "retry_delay_seconds",
     "x-delivery-limit": "quorum_delivery_limit",
     "x-max-length": "partition_shards",
@@ -74,8 +80,14 @@ def connect_error(error: BaseException, place: str, timeout: float) -> BackendEr
         return unavailable(f"no connection to {place} within {timeout:g} s")
     if isinstance(error, ProbableAuthenticationError | AuthenticationError):
         return refused(f"{place} refused the login: check user and password in amqp_url ({_text(error)})")
-    if isinstance(error, ConnectionNotAllowed) or (isinstance(error, ConnectionClosed) and error.args[:1] == (530,)):
-        return refused(f"{place} refused the vhost: check that it exists and the user may use it ({_text(error)})")
+    if isinstance(error, ConnectionNotAllowed | ConnectionClosed) or (
+        isinstance(error, InvalidFrameError) and "Connection.Close" in str(error)
+    ):
+        # The driver drops the broker's reason here. It may pass: a vhost is down for a moment while its node starts.
+        return unavailable(
+            f"{place} refused the vhost: it does not exist or is not up, the user may not use it, or a limit of "
+            f"connections is reached; the broker's log says which"
+        )
     if isinstance(error, IncompatibleProtocolError):
         return refused(f"{place} does not speak AMQP 0-9-1: check host, port and scheme in amqp_url ({_text(error)})")
     import ssl
@@ -142,4 +154,4 @@ def _text(error: BaseException) -> str:
 
 def _value(text: str) -> str:
     found = _VALUE.match(text)
-    return found["value"] if found is not None else text
+    return (found["value"] if found is not None else text) or "''"

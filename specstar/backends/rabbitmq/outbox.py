@@ -110,7 +110,9 @@ class Outbox:
                         link.topology.forget(queue.name)
         except TimeoutError as over:
             blocked = link is not None and link.live and link.blocked()
-            why = "the broker blocks publishers (memory or disk alarm)" if blocked else f"last: {error}"
+            why = f"last: {error}" if error is not None else "the broker did not confirm in time"
+            if blocked:
+                why = "the broker blocks publishers (memory or disk alarm)"
             raise unavailable(
                 f"publishing to {queue.name!r}: not confirmed within {self._timeout:g} s ({why}); retry later"
             ) from (error or over)

@@ -230,7 +230,7 @@ class Publisher:
                     if len(methods) < 1024:
                         methods[outgoing.queue] = method
                 content = wire.content(number, tag, outgoing.body, outgoing.priority, limit, outgoing.headers)
-            except Exception as error:  # noqa: BLE001  one message that cannot be encoded must not hold up the others
+            except Exception as error:  # one message that cannot be encoded must not hold up the others
                 outgoing.finish(refused(f"this message cannot be encoded: {error}"))
                 continue
             # Every tag must be known to the driver, or it drops confirms.
@@ -271,7 +271,7 @@ class Publisher:
             await self.channel.basic_publish(
                 outgoing.body, routing_key=outgoing.queue, mandatory=True, properties=properties
             )
-        except Exception as error:  # noqa: BLE001  it belongs to the caller that waits
+        except Exception as error:  # it belongs to the caller that waits
             outgoing.set_exception(error)
         except BaseException:
             outgoing.set_exception(LinkLostError("cancelled"))

@@ -15,7 +15,7 @@ from specstar.backends.rabbitmq import RabbitMQOptions, RabbitMQProvider
 from specstar.backends.rabbitmq.connection import RabbitMQConnection
 from specstar.backends.rabbitmq.names import delay_steps
 from specstar.backends.rabbitmq.queue import RabbitMQQueue
-from specstar.roles import Consumer, Delivery, Message
+from specstar.roles import Consumer, DeadLetter, Delivery, Message
 from specstar.runtime import LazyConnection
 from specstar.runtime.home import AsyncioHome
 
@@ -95,6 +95,15 @@ async def take_and_ack(consumer: Consumer, count: int) -> list[Message]:
         messages.append(delivery.message)
         await delivery.ack()
     return messages
+
+
+async def some_dead_letters(queue: RabbitMQQueue) -> list[DeadLetter]:
+    """Wait until there are any."""
+    for _ in range(round(TIMEOUT_SECONDS / 0.05)):
+        if letters := await queue.dead_letters():
+            return letters
+        await asyncio.sleep(0.05)
+    raise AssertionError("no dead letters")
 
 
 @asynccontextmanager

@@ -127,7 +127,7 @@ async def test_another_number_of_shards_is_refused_with_advice(amqp_url: str, qu
     async with open_rig(amqp_url, queue_prefix, partition_shards=4) as rig:
         await rig.queue().publish(message(1, partition_key="k"))
         async with open_rig(amqp_url, queue_prefix, keep=True, partition_shards=5) as other:
-            with pytest.raises(QueueMismatchError, match="option partition_shards.*here 5, there 4.*delete_queue"):
+            with pytest.raises(QueueMismatchError, match=r"option partition_shards.*here 5, there 4.*delete_queue"):
                 await other.queue().publish(message(2, partition_key="k"))
             with pytest.raises(QueueMismatchError, match="partition_shards"):
                 async with other.queue().consume(prefetch=1):
