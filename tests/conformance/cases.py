@@ -17,6 +17,7 @@ from specstar.backends.disk import DiskOptions, DiskProvider
 from specstar.backends.memory import MemoryOptions, MemoryProvider
 from specstar.backends.postgres import PostgresOptions, PostgresProvider
 from specstar.backends.provider import BackendProvider
+from specstar.backends.s3 import S3Options, S3Provider
 
 __all__ = ["CASES", "Case", "Suite"]
 
@@ -72,10 +73,43 @@ def _postgres_composed(request: pytest.FixtureRequest) -> Case:
     return Case(PostgresProvider(), PostgresOptions(dsn=dsn, schema="rows"), resource=resource)
 
 
+def _s3_options(request: pytest.FixtureRequest, **more: Any) -> S3Options:
+    server = request.getfixturevalue("s3")
+    return S3Options(
+        bucket=request.getfixturevalue("s3_bucket"),
+        endpoint_url=server.endpoint_url,
+        access_key_id=server.access_key_id,
+        secret_access_key=server.secret_access_key,
+        region_name=server.region,
+        **more,
+    )
+
+
+def _s3(request: pytest.FixtureRequest) -> Case:
+    return Case(S3Provider(), _s3_options(request))
+
+
+def _s3_parts(request: pytest.FixtureRequest) -> Case:
+    """Large blobs in small parts, at the root of the bucket."""
+    more = {"multipart_threshold_bytes": 5 << 20, "part_size_bytes": 5 << 20, "blob_prefix": ""}
+    return Case(S3Provider(), _s3_options(request, **more))
+
+
+def _s3_reload(request: pytest.FixtureRequest) -> Case:
+    """Another way through the metadata protocol, under a prefix."""
+    return Case(S3Provider(), _s3_options(request, auto_reload_on_conflict=True, prefix="some/where"))
+
+
+def _s3_local(request: pytest.FixtureRequest) -> Case:
+    """Metadata pushed at close only."""
+    return Case(S3Provider(), _s3_options(request, auto_sync=False, check_etag_on_read=False))
+
+
 CASES: dict[Suite, dict[str, CaseFactory]] = {
-    "meta": {"memory": _memory, "disk": _disk, "postgres": _postgres, "pgbouncer": _pgbouncer},
-    "resource": {"memory": _memory, "disk": _disk, "disk-files": _disk_files, "postgres": _postgres},
-    "blob": {"memory": _memory, "disk": _disk},
+    "meta": {"memory": _memory, "disk": _disk, "postgres": _postgres, "pgbouncer": _pgbouncer}
+    | {"s3": _s3, "s3-reload": _s3_reload, "s3-local": _s3_local},
+    "resource": {"memory": _memory, "disk": _disk, "disk-files": _disk_files, "postgres": _postgres, "s3": _s3},
+    "blob": {"memory": _memory, "disk": _disk, "s3": _s3, "s3-parts": _s3_parts},
     "storage": {
         "memory": _memory,
         "disk": _disk,
@@ -84,5 +118,6 @@ CASES: dict[Suite, dict[str, CaseFactory]] = {
         "postgres": _postgres,
         "pgbouncer": _pgbouncer,
         "postgres-composed": _postgres_composed,
+        "s3": _s3,
     },
 }

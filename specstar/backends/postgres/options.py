@@ -34,7 +34,7 @@ class PostgresOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             max_length=63,
         ),
     ] = ""
-    pool_min_size: Annotated[int, Meta(description="Connections that are kept open when idle.", ge=1, le=1000)] = 1
+    pool_min_size: Annotated[int, Meta(description="Connections that are kept open when idle.", ge=0, le=1000)] = 0
     pool_max_size: Annotated[int, Meta(description="Connections open at most, for each process.", ge=1, le=1000)] = 8
     connect_timeout_seconds: Annotated[
         float, Meta(description="The longest wait for a new connection, TLS and login included.", gt=0)
@@ -49,7 +49,7 @@ class PostgresOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         bool,
         Meta(
             description="The DSN leads to PgBouncer in transaction mode: nothing is prepared or kept on a session. "
-            "Costs three round trips a call instead of one."
+            "Costs four round trips a call instead of one."
         ),
     ] = False
 

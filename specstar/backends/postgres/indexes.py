@@ -1,0 +1,112 @@
+"""Indexes of declared fields: made with the tables, and built beside running writers where there are rows already."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import zlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from specstar.backends.postgres.names import TableNames, quote
+from specstar.errors import BackendUnavailable, SpecstarError
+from specstar.query import POSTGRES, IndexDefinition, IndexedField, index_definitions
+
+if TYPE_CHECKING:
+    from specstar.backends.postgres.connection import PostgresConnection
+    from specstar.backends.postgres.session import Session
+
+__all__ = ["build", "field_indexes", "missing", "payload_index"]
+
+logger = logging.getLogger("specstar")
+
+_POLL_SECONDS = 2.0
+_ATTEMPTS = 20
+_LOCK_CLASS = 1936745828
+_PRESENT = (
+    "SELECT c.relname, i.indisvalid FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid "
+    "WHERE i.indrelid = ANY(ARRAY[to_regclass($1), to_regclass($2)]::oid[])"
+)
+
+
+def field_indexes(names: TableNames, fields: Sequence[IndexedField]) -> list[IndexDefinition]:
+    """The indexes that searches on these fields use."""
+    schema = names.schema or None
+    return [
+        definition
+        for field in fields
+        for definition in index_definitions(names.base + "_meta", field, POSTGRES, schema=schema)
+    ]
+
+
+def payload_index(names: TableNames) -> IndexDefinition:
+    """The index by which garbage collection finds who points to a payload."""
+    name = names.base + "_by_payload"
+    return IndexDefinition(name, f"CREATE INDEX IF NOT EXISTS {quote(name)} ON {names.revision} (payload_id)")
+
+
+async def missing(
+    connection: PostgresConnection, names: TableNames, wanted: Sequence[IndexDefinition]
+) -> list[IndexDefinition]:
+    """Those that are not there, or were left half-built by a process that died."""
+    if not wanted:
+        return []
+    rows = await connection.fetch(_PRESENT, names.meta, names.revision, doing="looking for indexes")
+    valid = {row[0] for row in rows if row[1]}
+    return [definition for definition in wanted if definition.name not in valid]
+
+
+async def build(connection: PostgresConnection, names: TableNames, wanted: Sequence[IndexDefinition]) -> None:
+    """Build indexes without blocking writers, on connections outside the pool. Searches work meanwhile, only slower.
+
+    Failures are logged: the next process that uses the model tries again.
+    """
+    for attempt in range(_ATTEMPTS):
+        try:
+            if await _build_as_only_one(connection, names, wanted):
+                return
+        except BackendUnavailable as error:
+            logger.info("postgres: building indexes of %s waits: %s", names.meta, error)
+        except SpecstarError as error:
+            statements = "; ".join(definition.sql for definition in wanted)
+            logger.warning("postgres: searches on %s lack an index (%s); run: %s", names.meta, error, statements)
+            return
+        await asyncio.sleep(_POLL_SECONDS * (1 + attempt / 4))
+    logger.warning("postgres: gave up building indexes of %s; the next start tries again", names.meta)
+
+
+async def _build_as_only_one(
+    connection: PostgresConnection, names: TableNames, wanted: Sequence[IndexDefinition]
+) -> bool:
+    """Build what is missing; False if another process is at it."""
+    guard = await connection.connect_alone()
+    try:
+        # The lock lives in an open transaction: without a snapshot, so that the build does not wait for it.
+        # It is never waited for: a waiting statement would hold a snapshot, and the build would wait for that in turn.
+        await guard.execute("BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout = 0")
+        key = zlib.crc32(f"{names.schema}.{names.base}".encode()) - (1 << 31)
+        if not await guard.fetchval("SELECT pg_try_advisory_xact_lock($1, $2)", _LOCK_CLASS, key):
+            return not await missing(connection, names, wanted)
+        present = {row[0]: row[1] for row in await connection.fetch(_PRESENT, names.meta, names.revision)}
+        worker = await connection.connect_alone()
+        try:
+            for definition in wanted:
+                if not present.get(definition.name):
+                    await _build_one(worker, names, definition, half_built=definition.name in present)
+        finally:
+            worker.terminate()
+        return True
+    except SpecstarError:
+        raise
+    except Exception as error:
+        raise connection.translated(error, "building an index") from error
+    finally:
+        guard.terminate()
+
+
+async def _build_one(worker: Session, names: TableNames, definition: IndexDefinition, *, half_built: bool) -> None:
+    if half_built:
+        where = quote(names.schema) + "." if names.schema else ""
+        await worker.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {where}{quote(definition.name)}", timeout=86400)
+    logger.info("postgres: building index %s of %s", definition.name, names.meta)
+    await worker.execute(definition.sql.replace("CREATE INDEX ", "CREATE INDEX CONCURRENTLY ", 1), timeout=86400)

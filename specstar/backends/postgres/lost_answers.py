@@ -1,0 +1,96 @@
+"""What became of a write whose answer was lost: end the server process that may still work on it, then read."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from specstar.errors import BackendUnavailable, OutcomeUnknownError, SpecstarError
+from specstar.roles.meta import MetaWrite
+
+if TYPE_CHECKING:
+    from specstar.backends.postgres.connection import PostgresConnection, Row
+    from specstar.backends.postgres.outcomes import AnswerLost, ServerSession
+    from specstar.backends.postgres.statements import MetaSql
+
+__all__ = ["Outcome", "fence", "find_out"]
+
+logger = logging.getLogger("specstar")
+
+# The start time tells our process from a stranger's that got its number later.
+_END_PROCESS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND backend_start = $2"
+
+Outcome: TypeAlias = Literal["applied", "absent"] | OutcomeUnknownError
+
+
+async def find_out(
+    connection: PostgresConnection, sql: MetaSql, lost: AnswerLost | None, changes: Sequence[MetaWrite]
+) -> list[Outcome]:
+    """One outcome a change: it is there, it is not and never will be, or nobody can say.
+
+    Waits for the server at most `acquire_timeout_seconds`, trying again while it restarts.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + connection.options.acquire_timeout_seconds
+    pause = 0.05
+    while True:
+        try:
+            async with asyncio.timeout_at(deadline):
+                if lost is not None:
+                    await fence(connection, lost.session)
+                ids = [change.meta.resource_id for change in changes]
+                revisions = [change.revision.revision_id if change.revision else None for change in changes]
+                rows = await connection.fetch(sql.outcome, ids, revisions, doing="finding out about a write")
+                return [_judge(changes[row[0] - 1], row) for row in sorted(rows, key=lambda row: row[0])]
+        except (SpecstarError, TimeoutError) as error:
+            if not isinstance(error, (BackendUnavailable, TimeoutError)) or loop.time() + pause >= deadline:
+                return [_unknown(connection, change) for change in changes]
+        await asyncio.sleep(pause)
+        pause = min(pause * 2, 1.0)
+
+
+async def fence(connection: PostgresConnection, session: ServerSession) -> None:
+    """Make sure that the server process of a lost connection is gone: what it did not commit, it never will.
+
+    Behind PgBouncer it cannot be known which process that is; there only the condition of the write protects.
+    """
+    if session.started is None:
+        return
+    while await connection.fetch(_END_PROCESS, session.pid, session.started, doing="ending a lost session"):
+        await asyncio.sleep(0.02)
+
+
+def _judge(change: MetaWrite, row: Row) -> Outcome:
+    meta, revision = change.meta, change.revision
+    _, version, updated_time, current_revision_id, payload_id, revision_time, status = row
+    if (
+        revision is not None
+        and payload_id == revision.payload_id
+        and revision_time == revision.updated_time
+        and status == revision.status.value
+    ):
+        return "applied"
+    if version is None or version == change.expected_version:
+        return "absent"
+    if (version, updated_time, current_revision_id) == (meta.version, meta.updated_time, meta.current_revision_id):
+        return "applied"
+    if change.expected_version is None:
+        # The revision id of a create is new: if it is there at all, it came with this create.
+        return "applied" if payload_id is not None else "absent"
+    if revision is not None and payload_id is None:
+        return "absent"
+    return OutcomeUnknownError(
+        f"{meta.resource_id!r} was changed again before the fate of this write could be read; read it before repeating",
+        backend="postgres",
+    )
+
+
+def _unknown(connection: PostgresConnection, change: MetaWrite) -> OutcomeUnknownError:
+    limit = connection.options.acquire_timeout_seconds
+    return OutcomeUnknownError(
+        f"{connection.where} was lost during a write of {change.meta.resource_id!r} and did not come back within {limit:g} s: "
+        "it was made whole or not at all; read it before repeating",
+        backend="postgres",
+    )

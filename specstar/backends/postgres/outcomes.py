@@ -1,0 +1,36 @@
+"""How one attempt at a write can fail, as far as the next step depends on it. Never seen outside this room."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import NamedTuple
+
+__all__ = ["AnswerLost", "BadValue", "ServerSession", "Unsent", "WriteRace"]
+
+
+class ServerSession(NamedTuple):
+    """A server process, told apart from a later one with the same number. `started` None: it cannot be known."""
+
+    pid: int
+    started: datetime | None
+
+
+class AnswerLost(Exception):
+    """The statement may have been committed: the connection broke, or no answer came in time (`timed_out`)."""
+
+    def __init__(self, session: ServerSession, *, timed_out: bool) -> None:
+        self.session = session
+        self.timed_out = timed_out
+        super().__init__(f"no answer from server process {session.pid}")
+
+
+class Unsent(Exception):
+    """The connection was closed before the statement left: nothing happened."""
+
+
+class WriteRace(Exception):
+    """A deadlock or serialization failure: rolled back, worth another attempt."""
+
+
+class BadValue(Exception):
+    """The server or driver refused a value: rolled back; it will refuse it again."""

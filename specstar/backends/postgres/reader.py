@@ -1,0 +1,193 @@
+"""Batched reads: callers who wait at the same time share one statement; large payloads travel alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+
+from specstar.backends.postgres.rows import meta_of, meta_with_revision, revision_of
+from specstar.errors import BackendUnavailable, DecodeError
+from specstar.roles.records import ResourceMeta, RevisionInfo, StoredRevision
+from specstar.runtime import Batcher
+
+if TYPE_CHECKING:
+    from specstar.backends.postgres.connection import Row
+    from specstar.backends.postgres.tables import ModelTables
+
+__all__ = ["BATCH_BYTES", "MAX_ROWS", "SMALL_PAYLOAD", "Lookup", "MetaReader", "Partial"]
+
+MAX_ROWS = 256
+MAX_IN_FLIGHT = 2
+# What one answer may hold: every payload up to SMALL_PAYLOAD, larger ones only while they fit into BATCH_BYTES together.
+SMALL_PAYLOAD = 32 << 10
+BATCH_BYTES = 8 << 20
+_READ_ATTEMPTS = 4
+
+K = TypeVar("K", bound=Hashable)
+R = TypeVar("R")
+
+
+class Partial(NamedTuple):
+    """A resource whose payload is too large to travel with others."""
+
+    meta: ResourceMeta
+    revision: RevisionInfo
+
+
+class Lookup(Generic[K, R]):
+    """Rows by key, one batched statement. `arguments` makes its parameters from the keys, `key_of` finds a row's key."""
+
+    def __init__(
+        self,
+        tables: ModelTables,
+        sql: str,
+        *,
+        what: str,
+        arguments: Callable[[list[K]], tuple[Any, ...]],
+        key_of: Callable[[Row], K],
+        decode: Callable[[Row], R],
+    ) -> None:
+        self._tables = tables
+        self._sql = sql
+        self._arguments = arguments
+        self._key_of = key_of
+        self._decode = decode
+        self._batcher: Batcher[K, R | None] = Batcher(
+            tables.home,
+            self.find,
+            name=f"postgres {what} of {tables.model}",
+            max_items=MAX_ROWS,
+            max_in_flight=MAX_IN_FLIGHT,
+        )
+        self.one = self._batcher.submit
+
+    async def find(self, keys: list[K]) -> list[R | Exception | None]:
+        """One entry a key: what was found, None, or the error of a row that does not decode."""
+        connection = await self._tables.ready()
+        rows = await connection.fetch(self._sql, *self._arguments(list(dict.fromkeys(keys))))
+        found: dict[K, R | Exception] = {}
+        for row in rows:
+            try:
+                found[self._key_of(row)] = self._decode(row)
+            except DecodeError as error:
+                found[self._key_of(row)] = error
+        return [found.get(key) for key in keys]
+
+    async def many(self, keys: Sequence[K]) -> list[R | None]:
+        """All keys at once, outside the batcher. Raises the first `DecodeError`."""
+        results: list[R | None] = []
+        for start in range(0, len(keys), MAX_ROWS):
+            for entry in await self.find(list(keys[start : start + MAX_ROWS])):
+                if isinstance(entry, Exception):
+                    raise entry
+                results.append(entry)
+        return results
+
+
+def _id_of(row: Row) -> str:
+    resource_id: str = row[0]
+    return resource_id
+
+
+def _ids(keys: list[str]) -> tuple[Any, ...]:
+    return (keys,)
+
+
+def _ids_and_limit(keys: list[str]) -> tuple[Any, ...]:
+    return keys, _limit(len(keys))
+
+
+def _pairs(keys: list[tuple[str, str]]) -> tuple[Any, ...]:
+    return [key[0] for key in keys], [key[1] for key in keys]
+
+
+def _pairs_and_limit(keys: list[tuple[str, str]]) -> tuple[Any, ...]:
+    return [key[0] for key in keys], _limit(len(keys)), [key[1] for key in keys]
+
+
+def _limit(rows: int) -> int:
+    return max(SMALL_PAYLOAD, BATCH_BYTES // rows)
+
+
+def _pair_of(row: Row) -> tuple[str, str]:
+    return row[0], row[len(row) - 1]
+
+
+def full_of(row: Row) -> StoredRevision | Partial | ResourceMeta:
+    """A record of meta, revision, payload (None if large), and whether there is a payload at all."""
+    meta, revision = meta_with_revision(row)
+    if revision is None:
+        return meta
+    payload = row[22]
+    if payload is not None:
+        return StoredRevision(meta, revision, payload)
+    if row[23]:
+        return Partial(meta, revision)
+    raise payload_gone(revision)
+
+
+def payload_gone(revision: RevisionInfo) -> DecodeError:
+    """The error for a revision whose payload is not there."""
+    return DecodeError(
+        f"the payload of revision {revision.revision_id!r} of {revision.resource_id!r} is gone",
+        resource_id=revision.resource_id,
+        revision_id=revision.revision_id,
+    )
+
+
+class MetaReader:
+    """Reads rows, revisions and payloads of one model by id."""
+
+    def __init__(self, tables: ModelTables) -> None:
+        sql = tables.meta_sql
+        self._tables = tables
+        self._sql = sql
+        self.meta = Lookup(tables, sql.read_meta, what="rows", arguments=_ids, key_of=_id_of, decode=meta_of)
+        self.info = Lookup(tables, sql.read, what="reads", arguments=_ids, key_of=_id_of, decode=meta_with_revision)
+        self.full = Lookup(tables, sql.read_full, what="reads", arguments=_ids_and_limit, key_of=_id_of, decode=full_of)
+        self.info_at = Lookup(
+            tables, sql.read_at, what="reads", arguments=_pairs, key_of=_pair_of, decode=meta_with_revision
+        )
+        self.full_at = Lookup(
+            tables, sql.read_at_full, what="reads", arguments=_pairs_and_limit, key_of=_pair_of, decode=full_of
+        )
+
+    async def read(self, resource_id: str, revision_id: str | None) -> StoredRevision | ResourceMeta | None:
+        """A resource with one revision and its payload."""
+        for _ in range(_READ_ATTEMPTS):
+            if revision_id is None:
+                found = await self.full.one(resource_id)
+            else:
+                found = await self.full_at.one((resource_id, revision_id))
+            if not isinstance(found, Partial):
+                return found
+            if (whole := await self.whole(found)) is not None:
+                return whole
+        raise BackendUnavailable(f"{resource_id!r} changes faster than it can be read; retry", backend="postgres")
+
+    async def read_many(self, resource_ids: Sequence[str]) -> list[StoredRevision | None]:
+        """The current revisions with their payloads."""
+        results: list[StoredRevision | None] = []
+        for resource_id, found in zip(resource_ids, await self.full.many(resource_ids), strict=True):
+            whole = await self.read(resource_id, None) if isinstance(found, Partial) else found
+            results.append(whole if isinstance(whole, StoredRevision) else None)
+        return results
+
+    async def whole(self, partial: Partial) -> StoredRevision | None:
+        """Fetch a large payload; None if the revision was rewritten or erased meanwhile."""
+        connection = await self._tables.ready()
+        meta, revision = partial
+        rows = await connection.fetch(
+            self._sql.payload, revision.resource_id, revision.revision_id, revision.payload_id
+        )
+        if not rows:
+            return None
+        if rows[0][0] is None:
+            raise payload_gone(revision)
+        return StoredRevision(meta, revision, rows[0][0])
+
+    async def list_revisions(self, resource_id: str) -> list[RevisionInfo]:
+        """All revisions, oldest first."""
+        connection = await self._tables.ready()
+        rows = await connection.fetch(self._sql.list_revisions, resource_id)
+        return [revision_of(row[0], row, 1) for row in rows]

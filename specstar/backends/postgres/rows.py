@@ -1,0 +1,189 @@
+"""Records of the driver into structs, and changes into columns; both on the hot path, so by position."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from specstar.config.encoding import Encoding
+from specstar.errors import DecodeError, InvalidInputError
+from specstar.query.values import INT_MAX, INT_MIN
+from specstar.roles.records import ResourceMeta, RevisionInfo, RevisionStatus
+from specstar.roles.storage import StorageWrite
+
+if TYPE_CHECKING:
+    from specstar.backends.postgres.connection import Row
+
+__all__ = ["columns_of", "encode_indexed", "meta_of", "meta_with_revision", "revision_of"]
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
+_has_long_number = re.compile(r"\d{19}").search
+_STATUS = {status.value: status for status in RevisionStatus}
+_ENCODING = {encoding.value: encoding for encoding in Encoding}
+
+
+def encode_indexed(indexed: dict[str, Any], resource_id: str) -> str:
+    """The indexed fields as JSON text. Raises `InvalidInputError` for what JSONB cannot hold."""
+    if not indexed:
+        return "{}"
+    try:
+        encoded = _encode(indexed)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidInputError(f"indexed fields of {resource_id!r} cannot be stored: {error}", field="indexed_data") from error
+    if b"\\u0000" in encoded and _holds_nul(indexed):
+        raise InvalidInputError(f"an indexed field of {resource_id!r} holds a NUL, which JSONB cannot", field="indexed_data")
+    return encoded.decode()
+
+
+def _holds_nul(value: Any) -> bool:
+    if isinstance(value, str):
+        return "\0" in value
+    if isinstance(value, dict):
+        return any(_holds_nul(part) for pair in value.items() for part in pair)
+    return isinstance(value, (list, tuple)) and any(_holds_nul(part) for part in value)
+
+
+def columns_of(items: Sequence[tuple[StorageWrite, str]], *, update: bool) -> list[list[Any]]:
+    """The parameters of a batch write: one list a column, in the order of the statement."""
+    metas = [item.change.meta for item, _ in items]
+    columns: list[list[Any]] = [
+        [meta.resource_id for meta in metas],
+        [meta.current_revision_id for meta in metas],
+        [meta.revision_count for meta in metas],
+        [meta.version for meta in metas],
+        [meta.created_time for meta in metas],
+        [meta.updated_time for meta in metas],
+        [meta.created_by for meta in metas],
+        [meta.updated_by for meta in metas],
+        [meta.is_deleted for meta in metas],
+        [meta.schema_version for meta in metas],
+        [indexed for _, indexed in items],
+    ]
+    revisions = [item.change.revision for item, _ in items]
+    if None in revisions:
+        columns += map(list, zip(*map(_revision_values, revisions), strict=True))
+    else:
+        columns += _revision_columns(revisions)  # type: ignore[arg-type]  # no None in it
+    columns.append([item.payload for item, _ in items])
+    if update:
+        columns.append([item.change.expected_version for item, _ in items])
+    return columns
+
+
+def _revision_columns(revisions: list[RevisionInfo]) -> list[list[Any]]:
+    return [
+        [revision.revision_id for revision in revisions],
+        [revision.parent_revision_id for revision in revisions],
+        [revision.payload_id for revision in revisions],
+        [revision.status._value_ for revision in revisions],
+        [revision.encoding._value_ for revision in revisions],
+        [revision.size for revision in revisions],
+        [revision.created_time for revision in revisions],
+        [revision.updated_time for revision in revisions],
+        [revision.created_by for revision in revisions],
+        [revision.updated_by for revision in revisions],
+        [revision.schema_version for revision in revisions],
+    ]
+
+
+def _revision_values(revision: RevisionInfo | None) -> list[Any]:
+    if revision is None:
+        return [None] * 11
+    return [column[0] for column in _revision_columns([revision])]
+
+
+def meta_of(row: Row) -> ResourceMeta:
+    """The meta row in the first columns of a record."""
+    return _meta(*row[:11])
+
+
+def _meta(
+    resource_id: str,
+    current_revision_id: str,
+    revision_count: int,
+    version: int,
+    created_time: Any,
+    updated_time: Any,
+    created_by: str,
+    updated_by: str,
+    is_deleted: bool,
+    schema_version: str | None,
+    indexed: str,
+) -> ResourceMeta:
+    try:
+        indexed_data = _decode(indexed) if indexed != "{}" else {}
+        if _has_long_number(indexed):
+            indexed_data = _doubles_back(indexed_data)
+    except msgspec.DecodeError as error:
+        raise DecodeError(f"the indexed fields of {resource_id!r} are damaged: {error}", resource_id=resource_id) from error
+    return ResourceMeta(
+        resource_id=resource_id,
+        current_revision_id=current_revision_id,
+        revision_count=revision_count,
+        version=version,
+        created_time=created_time,
+        updated_time=updated_time,
+        created_by=created_by,
+        updated_by=updated_by,
+        is_deleted=is_deleted,
+        schema_version=schema_version,
+        indexed_data=indexed_data,
+    )
+
+
+def _doubles_back(value: Any) -> Any:
+    """JSONB spells large doubles as whole numbers (1e300 as 1 and 300 zeros): beyond 64 bits they are doubles again."""
+    if type(value) is int:
+        return value if INT_MIN <= value <= INT_MAX else float(value)
+    if isinstance(value, dict):
+        return {name: _doubles_back(part) for name, part in value.items()}
+    return [_doubles_back(part) for part in value] if isinstance(value, list) else value
+
+
+def revision_of(resource_id: str, row: Row, start: int) -> RevisionInfo:
+    """The revision in the columns of a record from `start` on."""
+    (
+        revision_id,
+        parent_revision_id,
+        payload_id,
+        status,
+        encoding,
+        size,
+        created_time,
+        updated_time,
+        created_by,
+        updated_by,
+        schema_version,
+    ) = row[start : start + 11]
+    try:
+        known_status, known_encoding = _STATUS[status], _ENCODING[encoding]
+    except KeyError as error:
+        raise DecodeError(
+            f"revision {revision_id!r} of {resource_id!r} has an unknown status or encoding {error}",
+            resource_id=resource_id,
+            revision_id=revision_id,
+        ) from error
+    return RevisionInfo(
+        resource_id=resource_id,
+        revision_id=revision_id,
+        parent_revision_id=parent_revision_id,
+        payload_id=payload_id,
+        status=known_status,
+        encoding=known_encoding,
+        size=size,
+        created_time=created_time,
+        updated_time=updated_time,
+        created_by=created_by,
+        updated_by=updated_by,
+        schema_version=schema_version,
+    )
+
+
+def meta_with_revision(row: Row) -> tuple[ResourceMeta, RevisionInfo | None]:
+    """The meta row and, if the record has one, the revision after it."""
+    meta = _meta(*row[:11])
+    return meta, None if row[11] is None else revision_of(meta.resource_id, row, 11)

@@ -1,0 +1,88 @@
+"""Search over one model: the SQL comes from the query compiler, this joins it with revisions and payloads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from specstar.backends.postgres.reader import BATCH_BYTES, SMALL_PAYLOAD, MetaReader, Partial, full_of
+from specstar.backends.postgres.rows import meta_of, meta_with_revision
+from specstar.errors import DecodeError
+from specstar.query import POSTGRES, Compiled, Condition, Fields, Query, compile_count, compile_query
+from specstar.roles.records import ResourceMeta, RevisionInfo, StoredRevision
+
+if TYPE_CHECKING:
+    from specstar.backends.postgres.tables import ModelTables
+
+__all__ = ["Searcher"]
+
+
+class Searcher:
+    """Runs queries over the rows of one model, each as one statement."""
+
+    def __init__(self, tables: ModelTables) -> None:
+        self._tables = tables
+        self._sql = tables.search_sql
+        self._fields = Fields(tables.spec.indexed_fields)
+
+    async def search(self, query: Query, reader: MetaReader) -> list[StoredRevision]:
+        """The matching resources with their payloads; those too large for one answer are fetched one by one."""
+        sql, args = self._statement(query, self._sql.search_full, first_param=2)
+        most = max(SMALL_PAYLOAD, BATCH_BYTES // (query.limit or BATCH_BYTES))
+        connection = await self._tables.ready()
+        rows = await connection.fetch(sql, most, *args, doing="searching")
+        results: list[StoredRevision] = []
+        for row in rows:
+            found = full_of(row)
+            if isinstance(found, Partial):
+                found = await reader.whole(found) or await reader.read(found.meta.resource_id, None)
+            if isinstance(found, ResourceMeta):
+                raise _no_revision(found)
+            if found is not None:
+                results.append(found)
+        return results
+
+    async def search_rows(self, query: Query) -> list[tuple[ResourceMeta, RevisionInfo]]:
+        """The matching rows with their current revisions."""
+        sql, args = self._statement(query, self._sql.search)
+        connection = await self._tables.ready()
+        results: list[tuple[ResourceMeta, RevisionInfo]] = []
+        for row in await connection.fetch(sql, *args, doing="searching"):
+            meta, revision = meta_with_revision(row)
+            if revision is None:
+                raise _no_revision(meta)
+            results.append((meta, revision))
+        return results
+
+    async def search_meta(self, query: Query) -> list[ResourceMeta]:
+        """The matching rows alone."""
+        sql, args = self._statement(query, self._sql.search_meta)
+        connection = await self._tables.ready()
+        return [meta_of(row) for row in await connection.fetch(sql, *args, doing="searching")]
+
+    async def count(self, condition: Condition | None, *, include_deleted: bool) -> int:
+        """The number of matching rows."""
+        where, args = compile_count(condition, self._fields, POSTGRES, include_deleted=include_deleted, alias="m")
+        connection = await self._tables.ready()
+        return int((await connection.fetch(self._sql.count(where), *args, doing="counting"))[0][0])
+
+    async def explain(self, query: Query) -> str:
+        """The planner's choice for a search, as text."""
+        sql, args = self._statement(query, self._sql.search_full, first_param=2)
+        connection = await self._tables.ready()
+        rows = await connection.fetch(f"EXPLAIN {sql}", SMALL_PAYLOAD, *args, doing="explaining")
+        return "\n".join(row[0] for row in rows)
+
+    def _statement(
+        self, query: Query, template: Callable[[Compiled], str], *, first_param: int = 1
+    ) -> tuple[str, list[object]]:
+        compiled = compile_query(query, self._fields, POSTGRES, alias="m", first_param=first_param)
+        return template(compiled), compiled.params
+
+
+def _no_revision(meta: ResourceMeta) -> DecodeError:
+    return DecodeError(
+        f"the current revision {meta.current_revision_id!r} of {meta.resource_id!r} is gone",
+        resource_id=meta.resource_id,
+        revision_id=meta.current_revision_id,
+    )

@@ -1,0 +1,40 @@
+"""One connection of the pool: asyncpg's, without its reset query, and able to let go of its socket in a forked child."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+from typing import Any
+
+import asyncpg
+
+from specstar.backends.postgres.outcomes import ServerSession
+
+__all__ = ["Session"]
+
+
+class Session(asyncpg.Connection):  # type: ignore[misc]  # asyncpg is untyped
+    """A pooled connection. Nothing may leave state on it: transactions only, no SET, LISTEN or session lock."""
+
+    started: datetime | None = None
+
+    def get_reset_query(self) -> str:
+        """Nothing: asyncpg's reset is a round trip on every release (MagicStack/asyncpg#271, #780)."""
+        return ""
+
+    @property
+    def server_session(self) -> ServerSession:
+        """Which server process serves this connection."""
+        return ServerSession(self.get_server_pid(), self.started)
+
+    def let_go(self, null: int) -> None:
+        """Close the socket without a goodbye and without the event loop, which may be a parent's or closed.
+
+        The descriptor is pointed at `null` (open /dev/null) rather than closed: a late destructor then closes that, and not
+        a stranger's file that got the same number.
+        """
+        transport: Any = self._transport
+        socket = transport.get_extra_info("socket") if transport is not None else None
+        self._aborted = True
+        if socket is not None and socket.fileno() >= 0:
+            os.dup2(null, socket.fileno(), inheritable=False)

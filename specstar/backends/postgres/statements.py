@@ -1,0 +1,224 @@
+"""The SQL of one model's tables, as text that can be pasted into psql. Values are always parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from specstar.backends.postgres.names import TableNames
+from specstar.query import Compiled
+
+__all__ = ["META_COLUMNS", "REVISION_COLUMNS", "MetaSql", "PayloadSql", "SearchSql", "meta_sql", "payload_sql"]
+
+# Name and type, in the order in which rows are read and written.
+META_COLUMNS: tuple[tuple[str, str], ...] = (
+    ("resource_id", "text"),
+    ("current_revision_id", "text"),
+    ("revision_count", "bigint"),
+    ("version", "bigint"),
+    ("created_time", "timestamptz"),
+    ("updated_time", "timestamptz"),
+    ("created_by", "text"),
+    ("updated_by", "text"),
+    ("is_deleted", "boolean"),
+    ("schema_version", "text"),
+    ("indexed", "jsonb"),
+)
+REVISION_COLUMNS: tuple[tuple[str, str], ...] = (
+    ("revision_id", "text"),
+    ("parent_revision_id", "text"),
+    ("payload_id", "text"),
+    ("status", "text"),
+    ("encoding", "text"),
+    ("size", "bigint"),
+    ("created_time", "timestamptz"),
+    ("updated_time", "timestamptz"),
+    ("created_by", "text"),
+    ("updated_by", "text"),
+    ("schema_version", "text"),
+)
+
+
+def _list(columns: tuple[tuple[str, str], ...], alias: str, *, rename: str = "") -> str:
+    return ", ".join(f"{alias}.{rename}{name}" for name, _ in columns)
+
+
+_META = _list(META_COLUMNS, "m")
+_REVISION = _list(REVISION_COLUMNS, "r")
+# Large payloads do not travel with a batch: the reader asks for them one by one.
+_PAYLOAD = "CASE WHEN octet_length(r.payload) <= $2 THEN r.payload END, r.payload IS NOT NULL"
+
+
+@dataclass(frozen=True, slots=True)
+class MetaSql:
+    """Statements over the meta and revision tables."""
+
+    create: str
+    update: str
+    state: str
+    outcome: str
+    read: str
+    read_full: str
+    read_at: str
+    read_at_full: str
+    read_meta: str
+    payload: str
+    list_revisions: str
+    erase: str
+    referenced: str
+    references: str
+
+
+def meta_sql(names: TableNames) -> MetaSql:
+    """The statements for the tables of these names."""
+    meta, revision = names.meta, names.revision
+    current = f"FROM {meta} m LEFT JOIN {revision} r ON r.resource_id = m.resource_id AND r.revision_id = "
+    one_batch = "WHERE m.resource_id = ANY($1::text[])"
+    pairs = (
+        f"FROM unnest($1::text[], $3::text[]) AS k(resource_id, revision_id) JOIN {meta} m USING (resource_id) "
+        f"LEFT JOIN {revision} r ON r.resource_id = m.resource_id "
+        "AND r.revision_id = coalesce(k.revision_id, m.current_revision_id)"
+    )
+    return MetaSql(
+        create=_write(names, update=False),
+        update=_write(names, update=True),
+        state=f"SELECT m.resource_id, m.current_revision_id FROM {meta} m {one_batch}",
+        outcome=(
+            "SELECT k.position, m.version, m.updated_time, m.current_revision_id, r.payload_id, r.updated_time, r.status "
+            "FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS k(resource_id, revision_id, position) "
+            f"LEFT JOIN {meta} m ON m.resource_id = k.resource_id "
+            f"LEFT JOIN {revision} r ON r.resource_id = k.resource_id AND r.revision_id = k.revision_id"
+        ),
+        read=f"SELECT {_META}, {_REVISION} {current} m.current_revision_id {one_batch}",
+        read_full=f"SELECT {_META}, {_REVISION}, {_PAYLOAD} {current} m.current_revision_id {one_batch}",
+        read_at=f"SELECT {_META}, {_REVISION}, k.revision_id {pairs.replace('$3', '$2')}",
+        read_at_full=f"SELECT {_META}, {_REVISION}, {_PAYLOAD}, k.revision_id {pairs}",
+        read_meta=f"SELECT {_META} FROM {meta} m {one_batch}",
+        payload=(
+            f"SELECT r.payload FROM {revision} r WHERE r.resource_id = $1 AND r.revision_id = $2 AND r.payload_id = $3"
+        ),
+        list_revisions=(
+            f"SELECT r.resource_id, {_REVISION} FROM {revision} r WHERE r.resource_id = $1 ORDER BY r.revision_id"
+        ),
+        erase=(
+            f"WITH w AS (DELETE FROM {meta} m WHERE m.resource_id = $1 AND ($2::bigint IS NULL OR m.version = $2) "
+            "RETURNING m.resource_id), "
+            f"r AS (DELETE FROM {revision} r USING w WHERE r.resource_id = w.resource_id "
+            f"RETURNING r.resource_id, {_REVISION}) "
+            "SELECT w.resource_id AS erased, r.* FROM w LEFT JOIN r ON true"
+        ),
+        referenced=f"SELECT r.payload_id FROM {revision} r WHERE r.payload_id = ANY($1::text[])",
+        references=(
+            "SELECT k.resource_id, k.payload_id FROM unnest($1::text[], $2::text[]) AS k(resource_id, payload_id) "
+            f"JOIN {revision} r ON r.resource_id = k.resource_id AND r.payload_id = k.payload_id"
+        ),
+    )
+
+
+def _write(names: TableNames, *, update: bool) -> str:
+    """A batch of creates, or of conditional updates: rows and revisions in one statement, hence one transaction.
+
+    Returns the ids of the rows that were written; a revision is written only with its row.
+    """
+    incoming = [(name, kind) for name, kind in META_COLUMNS]
+    incoming += [(f"r_{name}", kind) for name, kind in REVISION_COLUMNS]
+    incoming.append(("payload", "bytea"))
+    if update:
+        incoming.append(("expected_version", "bigint"))
+    arrays = ", ".join(f"${position}::{kind}[]" for position, (_, kind) in enumerate(incoming, 1))
+    columns = ", ".join(name for name, _ in incoming)
+    meta_names = ", ".join(name for name, _ in META_COLUMNS)
+    revision_names = ", ".join(name for name, _ in REVISION_COLUMNS)
+    if update:
+        changes = ", ".join(f"{name} = n.{name}" for name, _ in META_COLUMNS[1:])
+        rows = (
+            f"UPDATE {names.meta} m SET {changes} FROM n "
+            "WHERE m.resource_id = n.resource_id AND m.version = n.expected_version RETURNING m.resource_id"
+        )
+    else:
+        rows = (
+            f"INSERT INTO {names.meta} ({meta_names}) SELECT {_list(META_COLUMNS, 'n')} FROM n "
+            "ON CONFLICT (resource_id) DO NOTHING RETURNING resource_id"
+        )
+    rewritten = ", ".join(f"{name} = excluded.{name}" for name, _ in REVISION_COLUMNS[1:])
+    return (
+        f"WITH n AS (SELECT * FROM unnest({arrays}) AS n({columns})), "
+        f"w AS ({rows}), "
+        f"r AS (INSERT INTO {names.revision} AS r (resource_id, {revision_names}, payload) "
+        f"SELECT n.resource_id, {_list(REVISION_COLUMNS, 'n', rename='r_')}, n.payload "
+        "FROM n JOIN w ON w.resource_id = n.resource_id WHERE n.r_revision_id IS NOT NULL "
+        f"ON CONFLICT (resource_id, revision_id) DO UPDATE SET {rewritten}, "
+        "payload = coalesce(excluded.payload, r.payload)) "
+        "SELECT w.resource_id FROM w"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SearchSql:
+    """Statements around a compiled query, which names the meta table `m`."""
+
+    names: TableNames
+
+    def _page(self, compiled: Compiled) -> str:
+        """The page of rows first: revisions and payloads are joined to these few, not sorted with all that match."""
+        return (
+            f"(SELECT m.* FROM {self.names.meta} m WHERE {compiled.where} ORDER BY {compiled.order_by} {compiled.page}) m"
+        )
+
+    def _joined(self, columns: str, compiled: Compiled) -> str:
+        return (
+            f"SELECT {columns} FROM {self._page(compiled)} LEFT JOIN {self.names.revision} r "
+            f"ON r.resource_id = m.resource_id AND r.revision_id = m.current_revision_id ORDER BY {compiled.order_by}"
+        )
+
+    def search(self, compiled: Compiled) -> str:
+        """Rows with their current revisions."""
+        return self._joined(f"{_META}, {_REVISION}", compiled)
+
+    def search_full(self, compiled: Compiled) -> str:
+        """The same with payloads of at most `$1` bytes."""
+        return self._joined(f"{_META}, {_REVISION}, {_PAYLOAD.replace('$2', '$1')}", compiled)
+
+    def search_meta(self, compiled: Compiled) -> str:
+        """Rows alone."""
+        return f"SELECT {_META} FROM {self._page(compiled)} ORDER BY {compiled.order_by}"
+
+    def count(self, where: str) -> str:
+        """The number of rows."""
+        return f"SELECT count(*) FROM {self.names.meta} m WHERE {where}"
+
+
+@dataclass(frozen=True, slots=True)
+class PayloadSql:
+    """Statements over the payload table of the resource role alone."""
+
+    put: str
+    sizes: str
+    get: str
+    get_one: str
+    delete: str
+    page: str
+
+
+def payload_sql(names: TableNames) -> PayloadSql:
+    """The statements for the tables of these names."""
+    table = names.payload
+    keys = "FROM unnest($1::text[], $2::text[]) AS k(resource_id, payload_id)"
+    return PayloadSql(
+        put=(
+            f"INSERT INTO {table} (resource_id, payload_id, payload) "
+            "SELECT * FROM unnest($1::text[], $2::text[], $3::bytea[]) ON CONFLICT DO NOTHING"
+        ),
+        sizes=f"SELECT p.resource_id, p.payload_id, octet_length(p.payload) {keys} JOIN {table} p "
+        "USING (resource_id, payload_id)",
+        get=(
+            "SELECT p.resource_id, p.payload_id, CASE WHEN octet_length(p.payload) <= $3 THEN p.payload END "
+            f"{keys} JOIN {table} p USING (resource_id, payload_id)"
+        ),
+        get_one=f"SELECT p.payload FROM {table} p WHERE p.resource_id = $1 AND p.payload_id = $2",
+        delete=f"DELETE FROM {table} p USING unnest($1::text[], $2::text[]) AS k(resource_id, payload_id) "
+        "WHERE p.resource_id = k.resource_id AND p.payload_id = k.payload_id",
+        page=(
+            f"SELECT p.resource_id, p.payload_id, octet_length(p.payload), p.created_time FROM {table} p "
+            "WHERE (p.resource_id, p.payload_id) > ($1, $2) ORDER BY p.resource_id, p.payload_id LIMIT $3"
+        ),
+    )

@@ -1,0 +1,75 @@
+"""The tables of one model: their names and statements, and the check that they are there."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from specstar.backends.postgres.indexes import build, field_indexes, missing, payload_index
+from specstar.backends.postgres.names import TableNames
+from specstar.backends.postgres.schema import Component, ensure
+from specstar.backends.postgres.statements import SearchSql, meta_sql, payload_sql
+from specstar.query import IndexDefinition
+from specstar.roles.storage import ModelSpec
+
+if TYPE_CHECKING:
+    from specstar.backends.postgres.connection import PostgresConnection
+    from specstar.backends.postgres.options import PostgresOptions
+    from specstar.backends.provider import BackendContext
+
+__all__ = ["ModelTables"]
+
+
+class ModelTables:
+    """What the stores of one model share. `ready` gives the open connection once the tables have been checked."""
+
+    def __init__(
+        self,
+        context: BackendContext[PostgresOptions, PostgresConnection],
+        model: ModelSpec,
+        component: Component,
+        *,
+        finds_payloads: bool = False,
+    ) -> None:
+        self.home = context.home
+        self.model = model.name
+        self.spec = model
+        self.names = TableNames.of(
+            prefix=context.options.table_prefix, schema=context.options.schema, model=model.name
+        )
+        self.meta_sql = meta_sql(self.names)
+        self.payload_sql = payload_sql(self.names)
+        self.search_sql = SearchSql(self.names)
+        self._component = component
+        self._indexes = field_indexes(self.names, model.indexed_fields) if component.name == "meta" else []
+        if finds_payloads:
+            self._indexes.append(payload_index(self.names))
+        # Set once no index is being built.
+        self.indexed = asyncio.Event()
+        self._connection = context.connection
+        self._checked = False
+        self._lock = asyncio.Lock()
+
+    async def ready(self) -> PostgresConnection:
+        """The open connection. Checks the tables on first use in this process, and creates what is missing."""
+        connection = self._connection.opened or await self._connection.get()
+        if not self._checked:
+            async with self._lock:
+                if not self._checked:
+                    await self._check(connection)
+                    self._checked = True
+        return connection
+
+    async def _check(self, connection: PostgresConnection) -> None:
+        created = await ensure(connection, self.names, self._component, self._indexes)
+        lacking = [] if created else await missing(connection, self.names, self._indexes)
+        if lacking:
+            self.home.spawn(self._build, connection, lacking)
+        else:
+            self.indexed.set()
+
+    async def _build(self, connection: PostgresConnection, lacking: list[IndexDefinition]) -> None:
+        try:
+            await build(connection, self.names, lacking)
+        finally:
+            self.indexed.set()

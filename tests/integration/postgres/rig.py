@@ -1,0 +1,205 @@
+"""Stores on a real server, as a runtime would build them, and a proxy that misbehaves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import asyncpg
+import msgspec
+
+from specstar.backends.postgres import PostgresOptions, PostgresProvider
+from specstar.backends.postgres.connection import PostgresConnection
+from specstar.backends.provider import BackendContext
+from specstar.query import IndexedField
+from specstar.roles import MetaStore, MetaWrite, ModelSpec, ResourceMeta, ResourceStore, RevisionInfo, Storage
+from specstar.roles.storage import StorageWrite
+from specstar.runtime import LazyConnection
+from specstar.runtime.home import AsyncioHome
+
+__all__ = ["Proxy", "Rig", "admin", "change_of", "new", "open_rig"]
+
+TIME = datetime(2024, 5, 1, 10, 0, 0, 123456, tzinfo=UTC)
+_numbers = itertools.count(1)
+
+
+class Rig:
+    """One process's view of a database: a home, one connection, and stores on it."""
+
+    def __init__(self, options: PostgresOptions) -> None:
+        self.options = options
+        self.provider = PostgresProvider()
+        self.home = AsyncioHome(asyncio.get_running_loop())
+        self.lazy: LazyConnection[PostgresConnection] = LazyConnection(lambda: self.provider.connect(options), "postgres")
+        self.context = BackendContext(home=self.home, options=options, connection=self.lazy)
+
+    def storage(self, model: str = "User", fields: tuple[IndexedField, ...] = ()) -> Storage:
+        storage = self.provider.combined_storage(self.context, self.context, ModelSpec(name=model, indexed_fields=fields))
+        assert storage is not None
+        return storage
+
+    def meta(self, model: str = "User", fields: tuple[IndexedField, ...] = ()) -> MetaStore:
+        return self.provider.meta_store(self.context, ModelSpec(name=model, indexed_fields=fields))
+
+    def resource(self, model: str = "User") -> ResourceStore:
+        return self.provider.resource_store(self.context, ModelSpec(name=model))
+
+    async def connection(self) -> PostgresConnection:
+        return await self.lazy.get()
+
+    async def aclose(self) -> None:
+        self.home.closing = True
+        await self.lazy.aclose(5)
+        await self.home.cancel_tasks(5)
+
+
+@contextlib.asynccontextmanager
+async def open_rig(dsn: str, **options: Any) -> AsyncIterator[Rig]:
+    rig = Rig(PostgresOptions(dsn=dsn, **options))
+    try:
+        yield rig
+    finally:
+        await rig.aclose()
+
+
+@contextlib.asynccontextmanager
+async def admin(dsn: str) -> AsyncIterator[Any]:
+    """A plain connection beside the pool, to look and to meddle."""
+    connection = await asyncpg.connect(dsn, timeout=10)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+def new(resource_id: str, payload: bytes = b"{}", **indexed: Any) -> StorageWrite:
+    """The creation of a resource."""
+    return _write(resource_id, None, payload, indexed)
+
+
+def change_of(before: StorageWrite, payload: bytes = b"{}", **indexed: Any) -> StorageWrite:
+    """The next revision of a resource, on condition that it is as `before` left it."""
+    return _write(before.change.meta.resource_id, before.change.meta, payload, indexed)
+
+
+def touched(before: StorageWrite, **changes: Any) -> StorageWrite:
+    """A change of the row alone, as deleting makes."""
+    meta = before.change.meta
+    row = msgspec.structs.replace(meta, version=meta.version + 1, updated_time=_time(), **changes)
+    return StorageWrite(MetaWrite(row, None, meta.version), None)
+
+
+def _time() -> datetime:
+    return TIME + timedelta(microseconds=next(_numbers))
+
+
+def _write(resource_id: str, before: ResourceMeta | None, payload: bytes, indexed: dict[str, Any]) -> StorageWrite:
+    now = _time()
+    version = before.version + 1 if before else 1
+    revision_id = f"{resource_id[:32]}:{next(_numbers):08d}"
+    meta = ResourceMeta(
+        resource_id=resource_id,
+        current_revision_id=revision_id,
+        revision_count=version,
+        version=version,
+        created_time=before.created_time if before else now,
+        updated_time=now,
+        created_by="ann",
+        updated_by="bob",
+        schema_version="v1",
+        indexed_data=indexed,
+    )
+    revision = RevisionInfo(
+        resource_id=resource_id,
+        revision_id=revision_id,
+        parent_revision_id=before.current_revision_id if before else None,
+        payload_id=revision_id,
+        size=len(payload),
+        created_time=now,
+        updated_time=now,
+        created_by="bob",
+        updated_by="bob",
+    )
+    return StorageWrite(MetaWrite(meta, revision, before.version if before else None), payload)
+
+
+class Proxy:
+    """A TCP proxy in front of a server. `deaf` drops what the server says; `stalled` holds back what the client says."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._target = (host, port)
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
+        self.deaf = False
+        self.refuses = False
+        self.flowing = asyncio.Event()
+        self.flowing.set()
+        self.dropped = asyncio.Event()
+
+    async def __aenter__(self) -> Proxy:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        self.cut()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._server.wait_closed()
+
+    def dsn(self, dsn: str) -> str:
+        """The DSN through this proxy."""
+        assert self._server is not None
+        port = self._server.sockets[0].getsockname()[1]
+        return dsn.replace(f"@{self._target[0]}:{self._target[1]}/", f"@127.0.0.1:{port}/")
+
+    def cut(self) -> None:
+        """Break all connections, on both sides."""
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.refuses:
+            writer.transport.abort()
+            return
+        upstream_reader, upstream_writer = await asyncio.open_connection(*self._target)
+        both = {writer, upstream_writer}
+        self._writers |= both
+        for source, sink, answers in ((reader, upstream_writer, False), (upstream_reader, writer, True)):
+            task = asyncio.create_task(self._pump(source, sink, answers=answers))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, answers: bool) -> None:
+        try:
+            while data := await source.read(65536):
+                if answers and self.deaf:
+                    self.dropped.set()
+                    continue
+                if not answers:
+                    await self.flowing.wait()
+                sink.write(data)
+                await sink.drain()
+        except OSError:
+            pass
+        finally:
+            self._writers.discard(sink)
+            with contextlib.suppress(OSError):
+                sink.close()
+                await sink.wait_closed()
+
+
+def host_and_port(dsn: str) -> tuple[str, int]:
+    host, _, port = dsn.rpartition("@")[2].partition("/")[0].partition(":")
+    return host, int(port)
+
+
+def ids(prefix: str, count: int) -> Iterator[str]:
+    return (f"{prefix}{number:05d}" for number in range(count))

@@ -1,0 +1,207 @@
+"""Writes that travel together: each caller gets its own outcome."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Any
+
+import msgspec
+import pytest
+
+from specstar.errors import (
+    DuplicateResourceError,
+    InvalidInputError,
+    ResourceNotFoundError,
+    RevisionConflictError,
+)
+from specstar.roles import MetaWrite, RevisionStatus, Storage, StoredRevision
+from specstar.roles.storage import StorageWrite
+from tests.integration.postgres.rig import Rig, admin, change_of, ids, new, open_rig, touched
+
+
+def flushes(storage: Any) -> int:
+    return int(storage._writer._batcher.flushes)
+
+
+async def payload_of(storage: Storage, resource_id: str) -> bytes | None:
+    found = await storage.read(resource_id)
+    return found.payload if isinstance(found, StoredRevision) else None
+
+
+async def test_callers_that_wait_together_share_statements(rig: Rig) -> None:
+    storage = rig.storage()
+    await asyncio.gather(*(storage.write(new(name)) for name in ids("r", 600)))
+    assert flushes(storage) <= 6
+    assert [entry is not None for entry in await storage.read_many(list(ids("r", 600)))] == [True] * 600
+
+
+async def test_each_caller_gets_its_own_outcome(rig: Rig) -> None:
+    storage = rig.storage()
+    old = new("old")
+    await storage.write(old)
+    first = change_of(old, b"1")
+    await storage.write(first)
+    stale = change_of(old, b"stale")
+    missing = change_of(new("missing"), b"?")
+    outcomes = await asyncio.gather(
+        storage.write(new("fresh", b"fresh")),
+        storage.write(new("old")),
+        storage.write(stale),
+        storage.write(missing),
+        storage.write(new("nul", b"x", name="a\0b")),
+        storage.write(new("good", b"good", name="ab")),
+        return_exceptions=True,
+    )
+    assert [type(outcome) for outcome in outcomes] == [
+        type(None),
+        DuplicateResourceError,
+        RevisionConflictError,
+        ResourceNotFoundError,
+        InvalidInputError,
+        type(None),
+    ]
+    conflict = outcomes[2]
+    assert isinstance(conflict, RevisionConflictError)
+    assert conflict.actual_revision_id == first.change.meta.current_revision_id
+    assert [await payload_of(storage, name) for name in ("fresh", "old", "good", "nul")] == [b"fresh", b"1", b"good", None]
+
+
+async def test_a_value_that_the_server_refuses_fails_only_its_caller(rig: Rig) -> None:
+    storage = rig.storage()
+    writes = [new(name, b"%d" % number) for number, name in enumerate(ids("r", 50))]
+    spoilt = msgspec.structs.replace(writes[17].change.meta, created_by="nul\0")
+    writes[17] = StorageWrite(MetaWrite(spoilt, writes[17].change.revision, None), b"17")
+    torn = msgspec.structs.replace(writes[31].change.meta, updated_by="\ud800")
+    writes[31] = StorageWrite(MetaWrite(torn, writes[31].change.revision, None), b"31")
+    outcomes = await asyncio.gather(*(storage.write(item) for item in writes), return_exceptions=True)
+    assert [position for position, outcome in enumerate(outcomes) if outcome is not None] == [17, 31]
+    assert all(isinstance(outcomes[position], InvalidInputError) for position in (17, 31))
+    found = await storage.read_many(list(ids("r", 50)))
+    assert [position for position, entry in enumerate(found) if entry is None] == [17, 31]
+
+
+async def test_write_many_gives_one_entry_a_change(rig: Rig) -> None:
+    storage = rig.storage()
+    await storage.write(new("r00003"))
+    writes = [new(name) for name in ids("r", 700)] + [new("x", a=float("nan")), new("bad", a="\0"), new("r00005")]
+    outcomes = await storage.write_many(writes)
+    failed = {position: type(outcome) for position, outcome in enumerate(outcomes) if outcome is not None}
+    assert failed == {3: DuplicateResourceError, 701: InvalidInputError, 702: DuplicateResourceError}
+    assert await storage.write_many([]) == []
+
+
+@pytest.mark.parametrize("size", [0, 1, 32 << 10, (32 << 10) + 1, 10_000_000])
+async def test_payloads_of_any_size(rig: Rig, size: int) -> None:
+    storage = rig.storage()
+    item = new("big", os.urandom(size))
+    others = [new(name, b"small") for name in ids("s", 20)]
+    await asyncio.gather(storage.write(item), *(storage.write(other) for other in others))
+    reads = await asyncio.gather(storage.read("big"), *(storage.read(other.change.meta.resource_id) for other in others))
+    assert [entry.payload for entry in reads if isinstance(entry, StoredRevision)] == [item.payload] + [b"small"] * 20
+    many = await storage.read_many([*ids("s", 20), "big"])
+    assert [entry.payload for entry in many if entry] == [b"small"] * 20 + [item.payload]
+
+
+async def test_a_large_payload_that_is_rewritten_while_it_is_read(rig: Rig) -> None:
+    storage = rig.storage()
+    item = new("big", os.urandom(9 << 20))
+    await storage.write(item)
+    again = change_of(item, os.urandom(9 << 20))
+    found, _ = await asyncio.gather(storage.read("big"), storage.write(again))
+    assert isinstance(found, StoredRevision)
+    assert found.payload in {item.payload, again.payload}
+
+
+async def test_a_draft_is_rewritten_and_keeps_its_payload_when_only_its_status_changes(rig: Rig) -> None:
+    storage = rig.storage()
+    item = new("r", b"draft")
+    assert item.change.revision is not None
+    draft = msgspec.structs.replace(item.change.revision, status=RevisionStatus.draft)
+    await storage.write(StorageWrite(MetaWrite(item.change.meta, draft, None), b"draft"))
+    row = msgspec.structs.replace(item.change.meta, version=2)
+    stable = msgspec.structs.replace(draft, status=RevisionStatus.stable)
+    await storage.write(StorageWrite(MetaWrite(row, stable, 1), None))
+    assert await storage.read("r") == StoredRevision(row, stable, b"draft")
+    third = msgspec.structs.replace(row, version=3)
+    rewritten = msgspec.structs.replace(stable, payload_id="other", status=RevisionStatus.draft)
+    await storage.write(StorageWrite(MetaWrite(third, rewritten, 2), b"new"))
+    assert await storage.read("r") == StoredRevision(third, rewritten, b"new")
+    assert len(await storage.list_revisions("r")) == 1
+
+
+async def test_a_change_of_the_row_alone_keeps_the_revisions(rig: Rig) -> None:
+    storage = rig.storage()
+    item = new("r", b"1")
+    await storage.write(item)
+    deleted = touched(item, is_deleted=True)
+    await storage.write(deleted)
+    assert await storage.read_meta("r") == deleted.change.meta
+    assert [info.revision_id for info in await storage.list_revisions("r")] == [item.change.meta.current_revision_id]
+
+
+async def test_writers_of_one_resource_in_two_processes_never_both_win(postgres_database: str) -> None:
+    async with open_rig(postgres_database) as here, open_rig(postgres_database) as there:
+        stores = here.storage(), there.storage()
+        current = {name: new(name) for name in ids("r", 20)}
+        for item in current.values():
+            await stores[0].write(item)
+        for _ in range(10):
+            attempts = {name: [change_of(item, b"%d" % side) for side in (0, 1)] for name, item in current.items()}
+            # In opposite orders, which would deadlock if rows were locked as they come.
+            names = list(attempts)
+            outcomes = await asyncio.gather(
+                *(stores[0].write(attempts[name][0]) for name in names),
+                *(stores[1].write(attempts[name][1]) for name in reversed(names)),
+                return_exceptions=True,
+            )
+            won = [outcome is None for outcome in outcomes]
+            for position, name in enumerate(names):
+                sides = won[position], won[len(names) + len(names) - 1 - position]
+                assert sorted(sides) == [False, True]
+                current[name] = attempts[name][0 if sides[0] else 1]
+            assert all(isinstance(outcome, RevisionConflictError) for outcome in outcomes if outcome is not None)
+        for name, item in current.items():
+            assert await payload_of(stores[1], name) == item.payload
+
+
+async def test_a_deadlock_with_a_stranger_is_survived(rig: Rig, postgres_database: str) -> None:
+    storage = rig.storage()
+    items = [new("a"), new("b")]
+    for item in items:
+        await storage.write(item)
+    async with admin(postgres_database) as stranger:
+        async with stranger.transaction():
+            await stranger.execute("""UPDATE "User_meta" SET version = version WHERE resource_id = 'b'""")
+            together = asyncio.gather(*(storage.write(change_of(item)) for item in items), return_exceptions=True)
+            await asyncio.sleep(0.3)
+            # The batch holds a and waits for b: this closes the circle, and one of both is rolled back.
+            try:
+                await stranger.execute("""UPDATE "User_meta" SET version = version WHERE resource_id = 'a'""")
+            except Exception as error:  # noqa: BLE001
+                assert "deadlock" in str(error)  # noqa: PT017
+    assert await together == [None, None]
+
+
+async def test_erasing(rig: Rig) -> None:
+    storage, meta = rig.storage(), rig.meta("Other")
+    item = new("r", b"1")
+    await storage.write(item)
+    await storage.write(change_of(item))
+    with pytest.raises(RevisionConflictError):
+        await storage.erase("r", expected_version=1)
+    assert await storage.erase("r", expected_version=2) is True
+    assert await storage.erase("r") is False
+    assert await storage.list_revisions("r") == []
+    await meta.write(item.change)
+    assert [info.revision_id for info in await meta.erase("r")] == [item.change.meta.current_revision_id]
+    assert await meta.erase("r") == []
+
+
+async def test_payload_references(rig: Rig) -> None:
+    meta = rig.meta()
+    items = [new(name) for name in ids("r", 3)]
+    await meta.write_many([item.change for item in items])
+    wanted = [item.change.revision.payload_id for item in items if item.change.revision]
+    assert await meta.referenced([*wanted, "no"]) == set(wanted)
+    assert await meta.referenced([]) == set()
