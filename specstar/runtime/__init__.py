@@ -5,7 +5,8 @@ from __future__ import annotations
 from specstar.runtime.batcher import Batcher
 from specstar.runtime.connections import Connection, Connections, LazyConnection, ServerInfo
 from specstar.runtime.gate import Gate, Gated, gated
-from specstar.runtime.home import Home, Waiter, in_trio
+from specstar.runtime.home import Home, Waiter
+from specstar.runtime.trio_home import in_trio
 
 __all__ = [
     "Batcher",

@@ -67,6 +67,7 @@ class Batcher(Generic[Item, Result]):
         self._pending: deque[_Entry[Item]] = deque()
         self._in_flight = 0
         self._starting = False
+        self._idle: anyio.Event | None = None
         # One entry per key that is pending or in flight; the deque holds those that must wait for it.
         self._keys: dict[Hashable, deque[_Entry[Item]] | None] = {}
 
@@ -127,6 +128,8 @@ class Batcher(Generic[Item, Result]):
             raise
         finally:
             self._in_flight -= 1
+            if self._idle is not None and not self._in_flight:
+                self._idle.set()
 
     def _take(self) -> list[_Entry[Item]]:
         batch: list[_Entry[Item]] = []
@@ -199,7 +202,9 @@ class Batcher(Generic[Item, Result]):
         """Wait until nothing is pending or in flight; False if `timeout` seconds were not enough."""
         with anyio.move_on_after(timeout):
             while self._in_flight or self._pending:
-                await anyio.sleep(0.005)
+                if self._idle is None or self._idle.is_set():
+                    self._idle = anyio.Event()
+                await self._idle.wait()
             return True
         return False
 

@@ -89,13 +89,16 @@ class LazyConnection(Generic[C]):
             if self._opened is None:
                 connection = self._make()
                 await connection.open()
+                if self._closed:  # closed while it opened
+                    connection.abandon()
+                    raise BackendUnavailable(f"{self.name}: the connection is closed")
                 self._opened = connection
                 if self._on_open is not None:
                     self._on_open(self)
             return self._opened
 
     async def aclose(self, timeout: float) -> None:
-        """Close within `timeout` seconds: ask, wait, then drop."""
+        """Close within `timeout` seconds: ask, wait, then drop. Cancelled by asyncio itself, drop at once."""
         self._closed = True
         connection, self._opened = self._opened, None
         if connection is None:
@@ -105,11 +108,13 @@ class LazyConnection(Generic[C]):
             with anyio.move_on_after(timeout, shield=True):
                 await connection.aclose()
                 finished = True
+            if not finished:
+                logger.warning("closing %s took more than %g s: dropped", self.name, timeout)
         except Exception as error:
-            logger.warning("closing %s failed: %s", self.name, error)
-        if not finished:
-            logger.warning("closing %s took more than %g s: dropped", self.name, timeout)
-            connection.abandon()
+            logger.warning("closing %s failed, dropped: %s", self.name, error)
+        finally:
+            if not finished:
+                self._drop(connection)
 
     def abandon(self) -> C | None:
         """Drop the connection without its loop; a portable one is returned alive instead."""
@@ -117,11 +122,14 @@ class LazyConnection(Generic[C]):
         connection, self._opened = self._opened, None
         if connection is None or connection.portable:
             return connection
+        self._drop(connection)
+        return None
+
+    def _drop(self, connection: C) -> None:
         try:
             connection.abandon()
         except Exception as error:
             logger.debug("dropping %s: %s", self.name, error)
-        return None
 
 
 class Connections:
@@ -131,11 +139,14 @@ class Connections:
         self._by_key: dict[Hashable, LazyConnection[Any]] = {}
         self._order: list[LazyConnection[Any]] = []
         self._carried: dict[Hashable, Connection] = {}
+        self._closed = False
 
     def share(self, key: Hashable, make: Callable[[], C], name: str) -> LazyConnection[C]:
-        """The connection of this key, made by `make` when first used."""
+        """The connection of this key, made by `make` when first used. Raises `BackendUnavailable` while all are closed."""
         lazy = self._by_key.get(key)
         if lazy is None:
+            if self._closed:
+                raise BackendUnavailable(f"{name}: specstar is closing; call again")
             carried = self._carried.get(key)
             lazy = LazyConnection(make if carried is None else lambda: carried, name)
             lazy._on_open = self._order.append
@@ -147,7 +158,8 @@ class Connections:
         return [lazy for lazy in self._order if lazy.opened is not None]
 
     async def aclose(self, timeout: float) -> None:
-        """Close all in reverse order of opening, each within `timeout` seconds."""
+        """Close all in reverse order of opening, each within `timeout` seconds. Cancelled, `abandon` does the rest."""
+        self._closed = True
         for lazy in reversed(self._order):
             await lazy.aclose(timeout)
         for lazy in self._by_key.values():

@@ -1,17 +1,49 @@
-"""From the home loop to the loop of a caller: the gate's crossing, the other way round."""
+"""From a caller's loop or thread to a home, and back with the outcome."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import logging
+import threading
+import time
 from asyncio import events
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from specstar.runtime.gate import _cross_from_asyncio, _cross_from_trio
-from specstar.runtime.home import AsyncioHome, Home, TrioHome
+import anyio
 
-__all__ = ["cross_to", "home_of_caller"]
+from specstar.errors import BackendUnavailable, OutcomeUnknownError
+from specstar.runtime.home import AsyncioHome, Call, Home, Outcome
+from specstar.runtime.mailbox import Mailbox
+from specstar.runtime.thread_home import ThreadHome
+from specstar.runtime.trio_home import TrioHome
+
+if TYPE_CHECKING:
+    import trio
+
+__all__ = ["NotStarted", "block_on", "cross_to", "home_of_caller", "reach"]
 
 R = TypeVar("R")
+logger = logging.getLogger("specstar")
+_LOOK_SECONDS = 1.0
+_START_SECONDS = 30.0
+_INTERRUPT_SECONDS = 2.0
+
+
+class NotStarted(BackendUnavailable):
+    """The home went away before the call began there: it may be sent again, to the next home."""
+
+
+class _Here(threading.local):
+    """What this thread uses again from call to call."""
+
+    lock: Any = None
+    loop: Any = None
+    mailbox: Mailbox | None = None
+
+
+_here = _Here()
 
 
 def home_of_caller() -> Home:
@@ -21,9 +53,191 @@ def home_of_caller() -> Home:
 
 
 async def cross_to(home: Home, function: Callable[[], Awaitable[R]]) -> R:
-    """Run `function` on that loop and wait for it here. Cancelling cancels it there, and waits until it is over."""
-    if home.is_current():
-        return await function()
+    """Run `function` on that loop and wait for it here. Cancelling cancels it there, and waits until it is over.
+
+    Raises `NotStarted` or `OutcomeUnknownError` if that loop ends before the call does.
+    """
+    return await function() if home.is_current() else await reach(home, function)
+
+
+async def reach(home: Home, function: Callable[[], Awaitable[R]]) -> R:
+    """`cross_to` for a loop that is not the caller's."""
     if events._get_running_loop() is not None:
-        return await _cross_from_asyncio(home, function)
-    return await _cross_from_trio(home, function)
+        return await _from_asyncio(home, function)
+    return await _from_trio(home, function)
+
+
+async def _from_asyncio(home: Home, function: Callable[[], Awaitable[R]]) -> R:
+    loop = asyncio.get_running_loop()
+    mailbox = _mailbox(loop, loop.call_soon_threadsafe)
+    arrived: asyncio.Future[Outcome[R]] = loop.create_future()
+
+    def done(outcome: Outcome[R]) -> None:
+        def arrive() -> None:
+            if not arrived.done():
+                arrived.set_result(outcome)
+
+        # If the caller's loop is closed, nobody waits.
+        with contextlib.suppress(RuntimeError):
+            mailbox.post(arrive)
+
+    call = _submit(home, function, done)
+    since = loop.time()
+    timer: asyncio.TimerHandle | None = None
+
+    def look() -> None:
+        nonlocal timer
+        _look_after(home, call, loop.time() - since)
+        timer = loop.call_later(_LOOK_SECONDS, look)
+
+    timer = loop.call_later(_LOOK_SECONDS, look)
+    cancelled: asyncio.CancelledError | None = None
+    try:
+        outcome = await asyncio.shield(arrived)
+    except asyncio.CancelledError as error:
+        cancelled = error
+        call.cancel()
+        # In a shielded scope anyio does not cancel again and again while the work over there ends.
+        with anyio.CancelScope(shield=True):
+            while not arrived.done():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.shield(arrived)
+        outcome = arrived.result()
+    finally:
+        if timer is not None:
+            timer.cancel()
+    if cancelled is not None:
+        if isinstance(outcome.error, Exception):
+            logger.debug("a call that was cancelled failed: %r", outcome.error)
+        raise cancelled
+    return _result(home, outcome)
+
+
+async def _from_trio(home: Home, function: Callable[[], Awaitable[R]]) -> R:
+    import outcome as outcomes
+    import trio
+
+    task = trio.lowlevel.current_task()
+    token = trio.lowlevel.current_trio_token()
+    mailbox = _mailbox(token, token.run_sync_soon)
+    raise_cancel: Callable[[], Any] | None = None
+
+    def done(outcome: Outcome[R]) -> None:
+        def arrive() -> None:
+            if outcome.cancelled and raise_cancel is not None:
+                trio.lowlevel.reschedule(task, outcomes.capture(raise_cancel))
+            else:
+                trio.lowlevel.reschedule(task, outcomes.Value(outcome))
+
+        # If the caller's run is over, nobody waits.
+        with contextlib.suppress(RuntimeError):
+            mailbox.post(arrive)
+
+    def abort(raise_it: Callable[[], Any]) -> trio.lowlevel.Abort:
+        nonlocal raise_cancel
+        raise_cancel = raise_it
+        call.cancel()
+        return trio.lowlevel.Abort.FAILED  # wait until the work over there is truly over
+
+    call = _submit(home, function, done)
+    # A loop of our own tells its callers when it ends, and nothing blocks it.
+    watch = None if isinstance(home, ThreadHome) else _watch_in_trio(home, call)
+    try:
+        outcome: Outcome[R] = await trio.lowlevel.wait_task_rescheduled(abort)
+    finally:
+        if watch is not None:
+            watch.cancel()
+    return _result(home, outcome)
+
+
+def _watch_in_trio(home: Home, call: Call[Any]) -> trio.CancelScope:
+    import trio
+
+    scope = trio.CancelScope()
+
+    async def watch() -> None:
+        since = trio.current_time()
+        with scope:
+            while True:
+                await trio.sleep(_LOOK_SECONDS)
+                _look_after(home, call, trio.current_time() - since)
+
+    trio.lowlevel.spawn_system_task(watch)
+    return scope
+
+
+def block_on(home: Home, function: Callable[[], Awaitable[R]]) -> R:
+    """Run `function` on that loop and block this thread until it is over. Raises like `cross_to`.
+
+    Ctrl-C takes the work back, and gives it two seconds to end.
+    """
+    # One lock a thread, held while nothing has arrived.
+    lock = _here.lock
+    if lock is None:
+        lock = threading.Lock()
+        lock.acquire()
+    else:
+        _here.lock = None
+    outcomes: list[Outcome[R]] = []
+
+    def done(outcome: Outcome[R]) -> None:
+        outcomes.append(outcome)
+        lock.release()
+
+    call = _submit(home, function, done)
+    try:
+        if not lock.acquire(timeout=_LOOK_SECONDS):
+            since = time.monotonic() - _LOOK_SECONDS
+            while not lock.acquire(timeout=_LOOK_SECONDS):
+                _look_after(home, call, time.monotonic() - since)
+    except BaseException:
+        # The lock stays with the call: its outcome may come late.
+        call.cancel()
+        lock.acquire(timeout=_INTERRUPT_SECONDS)
+        raise
+    _here.lock = lock
+    return _result(home, outcomes[0])
+
+
+def _submit(home: Home, function: Callable[[], Awaitable[R]], done: Callable[[Outcome[R]], None]) -> Call[R]:
+    try:
+        return home.submit(function, done)
+    except RuntimeError as error:
+        raise NotStarted("the event loop of the connections is gone; call again") from error
+
+
+def _look_after(home: Home, call: Call[Any], waited: float) -> None:
+    """End a call that nothing will come of: its loop is gone, or does not even begin it."""
+    if not home.alive():
+        call.lose()
+    elif waited > _START_SECONDS and not call.started and not call.cancelled:
+        call.cancelled = True
+        if call.finish(Outcome(error=_blocked_error(waited), started=False)):
+            logger.warning("the event loop of the connections has not answered for %d s", waited)
+
+
+def _blocked_error(waited: float) -> BackendUnavailable:
+    return BackendUnavailable(
+        f"the event loop of the connections did not begin the call within {waited:.0f} s: something blocks that loop "
+        "(a blocking call in a coroutine, or a thread that it waits for)"
+    )
+
+
+def _result(home: Home, outcome: Outcome[R]) -> R:
+    if not outcome.cancelled and not outcome.lost:
+        return outcome.unwrap()
+    if outcome.cancelled and home.closing:
+        raise BackendUnavailable("the call was cancelled: specstar is closing")
+    if not outcome.started:
+        raise NotStarted("the event loop of the connections ended before the call began; call again")
+    raise OutcomeUnknownError("the event loop of the connections ended while the call was under way")
+
+
+def _mailbox(loop: Any, wake: Callable[[Callable[[], None]], Any]) -> Mailbox:
+    """The mailbox of the calling thread's loop."""
+    here = _here
+    mailbox = here.mailbox
+    if mailbox is None or here.loop is not loop:
+        here.loop = loop
+        mailbox = here.mailbox = Mailbox(wake)
+    return mailbox

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import atexit
-import contextlib
 import functools
 import logging
 import os
 import threading
+import time
 import warnings
 import weakref
 from asyncio import events
@@ -17,10 +16,12 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import anyio
 
-from specstar.errors import BackendUnavailable, UsageError
+from specstar.errors import UsageError
 from specstar.runtime.connections import Connections
-from specstar.runtime.home import AsyncioHome, Home, Outcome, TrioHome, in_trio
+from specstar.runtime.crossing import NotStarted, block_on, reach
+from specstar.runtime.home import AsyncioHome, Home
 from specstar.runtime.thread_home import ThreadHome
+from specstar.runtime.trio_home import TrioHome, in_trio
 
 __all__ = ["Gate", "Gated", "gated"]
 
@@ -28,6 +29,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 S = TypeVar("S", bound="Gated")
 logger = logging.getLogger("specstar")
+_SENDINGS = 3
+_THREAD_END_SECONDS = 5.0
 
 
 class Gated(Protocol):
@@ -44,10 +47,10 @@ def gated(
 
     @functools.wraps(method)
     async def entry(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        gate = self._gate
-        if gate.home is not None and gate.home.is_current():
+        home = self._gate.home
+        if home is not None and home.is_current():
             return await method(self, *args, **kwargs)
-        return await gate.cross(functools.partial(method, self, *args, **kwargs))
+        return await self._gate.cross(functools.partial(method, self, *args, **kwargs))
 
     return entry
 
@@ -72,7 +75,13 @@ class Gate:
         _gates.add(self)
 
     def settle(self, *, blocking: bool = False) -> Home:
-        """The live home; chosen now if there is none, or if its loop is gone. `blocking`: the caller has no loop."""
+        """The live home; chosen now if there is none, or if its loop is gone. `blocking`: the caller has no loop.
+
+        Raises `UsageError` after `refuse`.
+        """
+        home = self.home
+        if home is not None and (home.is_current() or home.alive()):
+            return home
         with self._lock:
             if self._refusal is not None:
                 raise UsageError(self._refusal)
@@ -126,104 +135,136 @@ class Gate:
 
     def _drop(self) -> None:
         """Forget home and connections without their loop."""
-        home, self.home = self.home, None
-        self.connections = self.connections.abandon()
+        home = self.home or self._held_home
+        self.home = self._held_home = None
         self.generation += 1
         if isinstance(home, ThreadHome):
-            home.stop()
+            home.stop()  # first: nothing may use the connections any more
+        self.connections = self.connections.abandon()
+        if home is not None and not home.alive():
+            home.lose_calls()
 
     async def run(self, function: Callable[[], Awaitable[R]]) -> R:
         """Run `function` on the home loop: here, if this is it."""
-        if self.home is not None and self.home.is_current():
+        home = self.home
+        if home is not None and home.is_current():
             return await function()
         return await self.cross(function)
 
     async def cross(self, function: Callable[[], Awaitable[R]]) -> R:
-        """Run `function` on the home loop and wait for it here, on another loop. Cancelling waits until it is over."""
-        home = self.settle()
-        if home.is_current():
-            return await function()
-        if events._get_running_loop() is not None:
-            return await _cross_from_asyncio(home, function)
-        return await _cross_from_trio(home, function)
+        """Run `function` on the home loop and wait for it here, on another loop. Cancelling waits until it is over.
+
+        Raises `OutcomeUnknownError` if the home's loop ends while the call is under way.
+        """
+        sendings = 0
+        while True:
+            home = self.settle()
+            if home.is_current():
+                return await function()
+            try:
+                return await reach(home, function)
+            except NotStarted:
+                sendings += 1
+                if sendings == _SENDINGS:
+                    raise
+                self._gone(home)
 
     def call(self, function: Callable[[], Awaitable[R]]) -> R:
         """Run `function` on the home loop and block this thread until it is done.
 
-        Raises `UsageError` inside a running event loop, where blocking would stop the very loop that must do the work.
+        Raises `UsageError` inside a running event loop, where blocking would stop the very loop that must do the work, and
+        `OutcomeUnknownError` if the home's loop ends while the call is under way.
         """
         _refuse_on_a_loop()
-        home = self.settle(blocking=True)
-        ready = threading.Event()
-        outcomes: list[Outcome[R]] = []
+        sendings = 0
+        while True:
+            home = self.settle(blocking=True)
+            try:
+                return block_on(home, function)
+            except NotStarted:
+                sendings += 1
+                if sendings == _SENDINGS:
+                    raise
+                self._gone(home)
 
-        def done(outcome: Outcome[R]) -> None:
-            outcomes.append(outcome)
-            ready.set()
-
-        cancel = _submit(home, function, done)
-        try:
-            while not ready.wait(1.0):
-                if not home.alive() and not ready.is_set():
-                    raise BackendUnavailable("the event loop of the connections stopped while the call was in flight")
-        except BaseException:
-            # Ctrl-C: take the work back, and give it a moment to end cleanly.
-            cancel()
-            ready.wait(self.close_timeout)
-            raise
-        outcome = outcomes[0]
-        if outcome.cancelled:
-            raise BackendUnavailable("the call was cancelled: specstar is closing")
-        return outcome.unwrap()
+    def _gone(self, home: Home) -> None:
+        """A home took a call no more: the next call chooses another."""
+        with self._lock:
+            if self.home is home and not home.closing:
+                self._drop()
 
     async def aclose(self) -> None:
-        """Close everything that is open, within `close_timeout` seconds a connection. Callable from anywhere."""
-        home = self.home
+        """Close everything that is open, within `close_timeout` seconds a connection. Callable from anywhere.
+
+        Cancelled, it drops what is still open.
+        """
+        home = self._begin_closing()
         if home is None:
+            # Another caller closes already, maybe on another loop, where no event of this one could be set.
+            while (home := self.home) is not None and home.closing:  # noqa: ASYNC110
+                await anyio.sleep(0.005)
             return
-        if not home.is_current() and not home.alive():
-            with self._lock:
-                self._drop()
-            return
-        if home.is_current():
-            await self._close_here(home)
-        elif events._get_running_loop() is not None:
-            await _cross_from_asyncio(home, functools.partial(self._close_here, home))
-        else:
-            await _cross_from_trio(home, functools.partial(self._close_here, home))
-        self._forget(home)
+        function = functools.partial(self._close_here, home)
+        try:
+            await (function() if home.is_current() else reach(home, function))
+        except NotStarted:
+            self._forget(home)
+        if isinstance(home, ThreadHome):
+            with anyio.move_on_after(_THREAD_END_SECONDS, shield=True):
+                while home.thread.is_alive():  # noqa: ASYNC110  a thread sets no event when it is truly gone
+                    await anyio.sleep(0.001)
 
     def close(self) -> None:
         """Close everything from a thread without a loop."""
-        home = self.home
+        _refuse_on_a_loop()
+        home = self._begin_closing()
         if home is None:
+            while (home := self.home) is not None and home.closing:
+                time.sleep(0.005)  # another caller closes already
             return
-        if not home.alive():
-            with self._lock:
+        try:
+            block_on(home, functools.partial(self._close_here, home))
+        except NotStarted:
+            self._forget(home)
+        if isinstance(home, ThreadHome):
+            home.thread.join(_THREAD_END_SECONDS)
+
+    def _begin_closing(self) -> Home | None:
+        """The live home, for the one caller that closes it; None: there is nothing (more) to close."""
+        with self._lock:
+            home = self.home or self._held_home
+            if home is None or home.closing:
+                return None
+            if not home.is_current() and not home.alive():
                 self._drop()
-            return
-        self.call(functools.partial(self._close_here, home))
-        self._forget(home)
+                return None
+            home.closing = True
+            return home
 
     async def _close_here(self, home: Home) -> None:
-        home.closing = True
-        connections, self.connections = self.connections, Connections()
         try:
-            await connections.aclose(self.close_timeout)
+            await self.connections.aclose(self.close_timeout)
         finally:
-            await home.cancel_tasks(self.close_timeout)
+            try:
+                await home.cancel_tasks(self.close_timeout)
+            finally:
+                self._forget(home)
 
     def _forget(self, home: Home) -> None:
         with self._lock:
-            if self.home is home:
-                self.home = None
+            if self.home is home or self._held_home is home:
+                self.home = self._held_home = None
+                self.connections.abandon()
+                self.connections = Connections()
                 self.generation += 1
         if isinstance(home, ThreadHome):
-            home.stop()
+            home.stop(0)
 
     def after_fork(self) -> None:
         """In a forked child: nothing that the parent opened may be used or closed with a goodbye."""
         self._lock = threading.RLock()
+        # Kept for good: freeing the parent's loop would unregister its sockets from the poller that both share.
+        _inherited.extend(home for home in (self.home, self._held_home) if home is not None)
         self.home = self._held_home = None
         self.generation += 1
         self.connections = self.connections.abandon()
@@ -231,15 +272,17 @@ class Gate:
     def end(self) -> None:
         """The program ends, or the owner is gone: drop what is open, and say so if it holds anything of the system's."""
         unclosed = [lazy.name for lazy in self.connections.opened() if not lazy.portable]
-        if unclosed:
-            names = ", ".join(unclosed)
-            message = f"specstar was not closed (open: {names}); use `async with spec:` or `await spec.aclose()`"
-            warnings.warn(message, ResourceWarning, stacklevel=2)
-        with self._lock:
-            self._drop()
+        try:
+            if unclosed:
+                names = ", ".join(unclosed)
+                message = f"specstar was not closed (open: {names}); use `async with spec:` or `await spec.aclose()`"
+                warnings.warn(message, ResourceWarning, stacklevel=2)
+        finally:
+            with self._lock:
+                self._drop()
 
     def __del__(self) -> None:
-        if getattr(self, "home", None) is not None:
+        if getattr(self, "home", None) is not None or getattr(self, "_held_home", None) is not None:
             self.end()
 
 
@@ -253,82 +296,8 @@ def _refuse_on_a_loop() -> None:
     )
 
 
-def _submit(home: Home, function: Callable[[], Awaitable[R]], done: Callable[[Outcome[R]], None]) -> Callable[[], None]:
-    try:
-        return home.submit(function, done)
-    except RuntimeError as error:
-        raise BackendUnavailable("the event loop of the connections is gone; call again") from error
-
-
-async def _cross_from_asyncio(home: Home, function: Callable[[], Awaitable[R]]) -> R:
-    loop = asyncio.get_running_loop()
-    arrived: asyncio.Future[Outcome[R]] = loop.create_future()
-
-    def arrive(outcome: Outcome[R]) -> None:
-        if not arrived.done():
-            arrived.set_result(outcome)
-
-    def done(outcome: Outcome[R]) -> None:
-        try:
-            loop.call_soon_threadsafe(arrive, outcome)
-        except RuntimeError:
-            return  # the caller's loop is closed: nobody waits
-
-    cancel = _submit(home, function, done)
-    cancelled: asyncio.CancelledError | None = None
-    try:
-        await asyncio.shield(arrived)
-    except asyncio.CancelledError as error:
-        cancelled = error
-        cancel()
-        # In a shielded scope anyio does not cancel again and again while the work over there ends.
-        with anyio.CancelScope(shield=True):
-            while not arrived.done():
-                with contextlib.suppress(asyncio.CancelledError):
-                    await asyncio.shield(arrived)
-    outcome = arrived.result()
-    if cancelled is not None:
-        raise cancelled
-    if outcome.cancelled:
-        raise BackendUnavailable("the call was cancelled: specstar is closing")
-    return outcome.unwrap()
-
-
-async def _cross_from_trio(home: Home, function: Callable[[], Awaitable[R]]) -> R:
-    import outcome as outcomes
-    import trio
-
-    task = trio.lowlevel.current_task()
-    token = trio.lowlevel.current_trio_token()
-    raise_cancel: Callable[[], Any] | None = None
-
-    def done(result: Outcome[R]) -> None:
-        def arrive() -> None:
-            if result.cancelled and raise_cancel is not None:
-                trio.lowlevel.reschedule(task, outcomes.capture(raise_cancel))
-            else:
-                trio.lowlevel.reschedule(task, outcomes.Value(result))
-
-        try:
-            token.run_sync_soon(arrive)
-        except trio.RunFinishedError:
-            return
-
-    cancel = _submit(home, function, done)
-
-    def abort(raise_it: Callable[[], Any]) -> trio.lowlevel.Abort:
-        nonlocal raise_cancel
-        raise_cancel = raise_it
-        cancel()
-        return trio.lowlevel.Abort.FAILED  # wait until the work over there is truly over
-
-    result: Outcome[R] = await trio.lowlevel.wait_task_rescheduled(abort)
-    if result.cancelled:
-        raise BackendUnavailable("the call was cancelled: specstar is closing")
-    return result.unwrap()
-
-
 _gates: weakref.WeakSet[Gate] = weakref.WeakSet()
+_inherited: list[Home] = []
 
 
 def _after_fork_in_child() -> None:

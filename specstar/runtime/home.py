@@ -9,12 +9,11 @@ import sys
 from abc import ABC, abstractmethod
 from asyncio import events
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
-if TYPE_CHECKING:
-    import trio
+from specstar.runtime.mailbox import Mailbox
 
-__all__ = ["AsyncioHome", "Home", "TrioHome", "Waiter", "in_trio"]
+__all__ = ["AsyncioHome", "Call", "Home", "Outcome", "TaskHandle", "Waiter", "log_task_error"]
 
 T = TypeVar("T")
 T_contra = TypeVar("T_contra", contravariant=True)
@@ -36,11 +35,110 @@ class Waiter(Protocol[T_contra]):
     def __await__(self) -> Any: ...
 
 
-class Home(ABC):
-    """An event loop and the tasks that a runtime owns on it. All methods but `submit` and `alive` are called on the loop."""
+class TaskHandle(Protocol):
+    """A background task."""
 
-    def __init__(self) -> None:
+    def cancel(self) -> Any:
+        """Ask the task to stop."""
+
+
+class Outcome(Generic[T]):
+    """How a call ended: a value, an error, `cancelled`, or `lost` with its loop. `started` is False if nothing of it ran."""
+
+    __slots__ = ("cancelled", "error", "lost", "started", "value")
+
+    def __init__(
+        self,
+        value: T | None = None,
+        error: BaseException | None = None,
+        *,
+        cancelled: bool = False,
+        lost: bool = False,
+        started: bool = True,
+    ) -> None:
+        self.value = value
+        self.error = error
+        self.cancelled = cancelled
+        self.lost = lost
+        self.started = started
+
+    def unwrap(self) -> T:
+        """The value, or the error raised."""
+        if self.error is not None:
+            try:
+                raise self.error
+            finally:
+                del self  # the traceback refers to this frame: drop the cycle
+        return self.value  # type: ignore[return-value]
+
+
+class Call(ABC, Generic[T]):
+    """A coroutine function that another thread, or a caller on another loop, has sent to a home.
+
+    `done` gets its outcome exactly once, on the home loop; if that is gone, in the thread that found out.
+    """
+
+    __slots__ = ("_calls", "_context", "_done", "_function", "_mailbox", "cancelled", "started")
+
+    def __init__(self, home: Home, function: Callable[[], Awaitable[T]], done: Callable[[Outcome[T]], None]) -> None:
+        self._calls = home.calls
+        self._mailbox = home.mailbox
+        self._function = function
+        self._done = done
+        self._context = _callers_context(home.library)
+        self.cancelled = False
+        self.started = False
+
+    def post(self) -> None:
+        """Send it. Raises `RuntimeError` if the loop is gone."""
+        self._calls.add(self)
+        try:
+            self._mailbox.post(self._start)
+        except RuntimeError:
+            self._calls.discard(self)
+            raise
+
+    def cancel(self) -> None:
+        """Ask for its cancellation, from any thread; the outcome still comes."""
+        self.cancelled = True
+        try:
+            self._mailbox.post(self.cancel_here)
+        except RuntimeError:
+            self.lose()
+
+    def finish(self, outcome: Outcome[T]) -> bool:
+        """Deliver the outcome; False if it has one already."""
+        try:
+            self._calls.remove(self)
+        except KeyError:
+            return False
+        self._done(outcome)
+        return True
+
+    def lose(self) -> bool:
+        """Its loop is gone, or never took it up: nothing will come of it. From any thread; False if it has an outcome."""
+        return self.finish(Outcome(lost=True, started=self.started))
+
+    @abstractmethod
+    def _start(self) -> None:
+        """Begin, on the home loop."""
+
+    @abstractmethod
+    def cancel_here(self) -> None:
+        """Cancel, on the home loop."""
+
+
+class Home(ABC):
+    """An event loop and the tasks that a runtime owns on it. All methods but `submit`, `alive` and `lose_calls` are called
+    on the loop.
+    """
+
+    library: str
+
+    def __init__(self, mailbox: Mailbox) -> None:
         self.closing = False
+        self.mailbox = mailbox
+        self.calls: set[Call[Any]] = set()
 
     @abstractmethod
     def is_current(self) -> bool:
@@ -64,52 +162,28 @@ class Home(ABC):
 
     @abstractmethod
     async def cancel_tasks(self, timeout: float) -> None:
-        """Cancel all owned tasks and wait for them, at most `timeout` seconds."""
+        """Cancel all owned tasks and all calls but the one that asks, and wait for them, at most `timeout` seconds."""
 
     @abstractmethod
-    def submit(self, function: Callable[[], Awaitable[T]], done: Callable[[Outcome[T]], None]) -> Callable[[], None]:
-        """Run a coroutine function here, from any thread; `done` is called on this loop with its outcome.
+    def submit(self, function: Callable[[], Awaitable[T]], done: Callable[[Outcome[T]], None]) -> Call[T]:
+        """Run a coroutine function here, from any thread, with the caller's context variables.
 
-        Returns a function that asks, from any thread, for its cancellation. Raises `RuntimeError` if the loop is gone.
+        `done` is called with its outcome, on this loop. Raises `RuntimeError` if the loop is gone.
         """
 
-
-class TaskHandle(Protocol):
-    """A background task."""
-
-    def cancel(self) -> Any:
-        """Ask the task to stop."""
-
-
-class Outcome(Generic[T]):
-    """How a coroutine ended: a value, or an error (a cancellation counts as one)."""
-
-    __slots__ = ("cancelled", "error", "value")
-
-    def __init__(self, value: T | None = None, error: BaseException | None = None, *, cancelled: bool = False) -> None:
-        self.value = value
-        self.error = error
-        self.cancelled = cancelled
-
-    def unwrap(self) -> T:
-        """The value, or the error raised."""
-        if self.error is not None:
-            try:
-                raise self.error
-            finally:
-                del self  # the traceback refers to this frame: drop the cycle
-        return self.value  # type: ignore[return-value]
-
-
-def _log_task_error(name: str, error: BaseException) -> None:
-    logger.error("background task %s failed", name, exc_info=error)
+    def lose_calls(self) -> None:
+        """The loop is gone: end all calls that wait for it. From any thread."""
+        for call in list(self.calls):
+            call.lose()
 
 
 class AsyncioHome(Home):
     """A home on an asyncio (or uvloop) event loop."""
 
+    library = "asyncio"
+
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__()
+        super().__init__(Mailbox(loop.call_soon_threadsafe))
         self.loop = loop
         self._tasks: set[asyncio.Task[Any]] = set()
         self._context = contextvars.Context()
@@ -139,211 +213,69 @@ class AsyncioHome(Home):
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            _log_task_error(task.get_name(), error)
+            log_task_error(task.get_name(), error)
 
     async def cancel_tasks(self, timeout: float) -> None:
+        # One turn: a task that is cancelled before its first step never runs, and could tell nobody.
+        await asyncio.sleep(0)
         current = asyncio.current_task()
-        tasks = [task for task in self._tasks if task is not current]
+        calls = [call.task for call in list(self.calls) if isinstance(call, _AsyncioCall) and call.task is not None]
+        tasks = [task for task in [*self._tasks, *calls] if task is not current and not task.done()]
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=timeout)
 
-    def submit(self, function: Callable[[], Awaitable[T]], done: Callable[[Outcome[T]], None]) -> Callable[[], None]:
-        task: asyncio.Task[None] | None = None
-        cancelled = False
-
-        async def run() -> None:
-            try:
-                outcome = Outcome(await function())
-            except asyncio.CancelledError as error:
-                outcome = Outcome(error=error, cancelled=True)
-            except Exception as error:
-                outcome = Outcome(error=error)
-            done(outcome)
-
-        context = _callers_context("asyncio")
-
-        def start() -> None:
-            nonlocal task
-            task = self.loop.create_task(run(), context=context)
-            self._tasks.add(task)
-            task.add_done_callback(self._submitted_ended)
-            if cancelled:
-                task.cancel()
-
-        def cancel() -> None:
-            def on_loop() -> None:
-                nonlocal cancelled
-                cancelled = True
-                if task is not None:
-                    task.cancel()
-
-            try:
-                self.loop.call_soon_threadsafe(on_loop)
-            except RuntimeError:
-                return  # the loop is closed: nothing runs there any more
-
-        self.loop.call_soon_threadsafe(start)
-        return cancel
-
-    def _submitted_ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled():
-            task.exception()
+    def submit(self, function: Callable[[], Awaitable[T]], done: Callable[[Outcome[T]], None]) -> Call[T]:
+        call = _AsyncioCall(self, function, done)
+        call.post()
+        return call
 
 
-class _TrioWaiter:
-    """A waiter for one trio task; cheaper than an event and a slot."""
+class _AsyncioCall(Call[T]):
+    __slots__ = ("_loop", "task")
 
-    __slots__ = ("_outcome", "_task")
+    def __init__(
+        self, home: AsyncioHome, function: Callable[[], Awaitable[T]], done: Callable[[Outcome[T]], None]
+    ) -> None:
+        super().__init__(home, function, done)
+        self._loop = home.loop
+        self.task: asyncio.Task[None] | None = None
 
-    def __init__(self) -> None:
-        self._outcome: Outcome[Any] | None = None
-        self._task: trio.lowlevel.Task | None = None
+    def _start(self) -> None:
+        if self.cancelled:
+            self.finish(Outcome(cancelled=True, started=False))
+        elif self in self._calls:  # else its caller has given up
+            self.task = self._loop.create_task(self._run(), context=self._context)
+            self.task.add_done_callback(self._ended)
 
-    def done(self) -> bool:
-        return self._outcome is not None
-
-    def set_result(self, result: Any, /) -> None:
-        self._set(Outcome(result))
-
-    def set_exception(self, exception: BaseException, /) -> None:
-        self._set(Outcome(error=exception))
-
-    def _set(self, outcome: Outcome[Any]) -> None:
-        import trio
-
-        self._outcome = outcome
-        if self._task is not None:
-            task, self._task = self._task, None
-            trio.lowlevel.reschedule(task)
-
-    def __await__(self) -> Any:
-        return self._wait().__await__()
-
-    async def _wait(self) -> Any:
-        import trio
-
-        if self._outcome is None:
-            self._task = trio.lowlevel.current_task()
-
-            def abort(_raise_cancel: Any) -> trio.lowlevel.Abort:
-                self._task = None
-                self._outcome = Outcome(cancelled=True)
-                return trio.lowlevel.Abort.SUCCEEDED
-
-            await trio.lowlevel.wait_task_rescheduled(abort)
-        outcome = self._outcome
-        return outcome.unwrap() if outcome is not None else None
-
-
-class _TrioTask:
-    """A system task of a trio run with a cancel scope of its own."""
-
-    def __init__(self, scope: trio.CancelScope, finished: trio.Event) -> None:
-        self._scope = scope
-        self.finished = finished
-
-    def cancel(self) -> None:
-        self._scope.cancel()
-
-
-class TrioHome(Home):
-    """A home on a trio run, for backends without asyncio drivers. Its tasks are system tasks: they end with the run."""
-
-    def __init__(self) -> None:
-        import trio
-
-        super().__init__()
-        self.token = trio.lowlevel.current_trio_token()
-        self._tasks: set[_TrioTask] = set()
-        self._over = False
-
-    def is_current(self) -> bool:
-        import trio
-
+    async def _run(self) -> None:
+        self.started = True
         try:
-            return trio.lowlevel.current_trio_token() is self.token
-        except RuntimeError:
-            return False
+            outcome = Outcome(await self._function())
+        except asyncio.CancelledError:
+            outcome = Outcome(cancelled=True)
+        except GeneratorExit:
+            raise  # the loop was closed under the task
+        except BaseException as error:  # a SystemExit is for the caller, and must not end the loop
+            outcome = Outcome(error=error)
+        self.finish(outcome)
 
-    def alive(self) -> bool:
-        import trio
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A task that was cancelled before its first step has told nobody."""
+        if task.cancelled():
+            self.finish(Outcome(cancelled=True, started=self.started))
 
-        if self._over:
-            return False
-        try:
-            self.token.run_sync_soon(_nothing)
-        except trio.RunFinishedError:
-            self._over = True
-            return False
-        return True
+    def cancel_here(self) -> None:
+        if self.task is not None:
+            self.task.cancel()
+        else:
+            self.finish(Outcome(cancelled=True, started=False))
 
-    def waiter(self) -> Waiter[Any]:
-        return _TrioWaiter()
 
-    def time(self) -> float:
-        import trio
-
-        return trio.current_time()
-
-    def spawn(self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> TaskHandle:
-        import trio
-
-        handle = _TrioTask(trio.CancelScope(), trio.Event())
-
-        async def run() -> None:
-            try:
-                with handle._scope:
-                    await function(*args)
-            except Exception as error:
-                _log_task_error(getattr(function, "__qualname__", "task"), error)
-            finally:
-                self._tasks.discard(handle)
-                handle.finished.set()
-
-        self._tasks.add(handle)
-        trio.lowlevel.spawn_system_task(run, context=contextvars.Context())
-        return handle
-
-    async def cancel_tasks(self, timeout: float) -> None:
-        import trio
-
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        with trio.move_on_after(timeout):
-            for task in tasks:
-                await task.finished.wait()
-
-    def submit(self, function: Callable[[], Awaitable[T]], done: Callable[[Outcome[T]], None]) -> Callable[[], None]:
-        import trio
-
-        scope = trio.CancelScope()
-        context = _callers_context("trio")
-
-        async def run() -> None:
-            outcome: Outcome[T] = Outcome(cancelled=True, error=asyncio.CancelledError())
-            try:
-                with scope:
-                    outcome = Outcome(await function())
-            except Exception as error:
-                outcome = Outcome(error=error)
-            finally:
-                done(outcome)
-
-        def start() -> None:
-            trio.lowlevel.spawn_system_task(run, context=context)
-
-        def cancel() -> None:
-            try:
-                self.token.run_sync_soon(scope.cancel)
-            except trio.RunFinishedError:
-                return
-
-        self.token.run_sync_soon(start)
-        return cancel
+def log_task_error(name: str, error: BaseException) -> None:
+    """Log the error that ended a background task."""
+    logger.error("background task %s failed", name, exc_info=error)
 
 
 def _callers_context(library: str) -> contextvars.Context:
@@ -353,13 +285,3 @@ def _callers_context(library: str) -> contextvars.Context:
     if sniffio is not None:
         context.run(sniffio.current_async_library_cvar.set, library)
     return context
-
-
-def _nothing() -> None:
-    """What `run_sync_soon` runs to find out whether the run is over."""
-
-
-def in_trio() -> bool:
-    """True inside a trio run; does not import trio."""
-    trio = sys.modules.get("trio")
-    return trio is not None and bool(trio.lowlevel.in_trio_run())

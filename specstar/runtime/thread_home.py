@@ -3,53 +3,89 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import threading
 
 from specstar.runtime.home import AsyncioHome
 
 __all__ = ["ThreadHome"]
 
+logger = logging.getLogger("specstar")
+_STOP_SECONDS = 5.0
+
 
 class ThreadHome(AsyncioHome):
     """An asyncio home whose loop runs in a daemon thread that specstar started and stops."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
-        self.thread = thread
+        self._running = threading.Event()
+        self._stopped = loop.create_future()
+        # A daemon: a program that forgot to close must still end, and the threads for files inherit this.
+        self.thread = threading.Thread(target=self._run, name="specstar-home", daemon=True)
 
     @classmethod
     def start(cls) -> ThreadHome:
         """Start the thread; returns once its loop runs. uvloop is used where it is installed."""
-        started = threading.Event()
         loop = _new_loop()
-
-        def run() -> None:
-            asyncio.set_event_loop(loop)
-            loop.call_soon(started.set)
-            try:
-                loop.run_forever()
-            finally:
-                asyncio.set_event_loop(None)
+        home = cls(loop)
+        try:
+            home.thread.start()
+        except BaseException:  # no more threads, or Ctrl-C
+            if home.thread.ident is None:
                 loop.close()
+            else:
+                home.stop(0)
+            raise
+        try:
+            home._running.wait()
+        except BaseException:
+            home.stop(0)
+            raise
+        return home
 
-        thread = threading.Thread(target=run, name="specstar-home", daemon=True)
-        thread.start()
-        started.wait()
-        return cls(loop, thread)
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        try:
+            # Not run_forever: anyio keeps its threads for files as long as the task of run_until_complete lives.
+            self.loop.run_until_complete(self._live())
+            self.loop.run_until_complete(self._wind_up())
+        except BaseException:
+            logger.exception("the event loop of the connections failed")
+        finally:
+            self._running.set()
+            asyncio.set_event_loop(None)
+            self.loop.close()
+            self.lose_calls()
+
+    async def _live(self) -> None:
+        self._running.set()
+        await self._stopped
+
+    async def _wind_up(self) -> None:
+        """End what still runs, so that nobody waits for it."""
+        await asyncio.sleep(0)
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=_STOP_SECONDS)
+        await self.loop.shutdown_asyncgens()
 
     def alive(self) -> bool:
         return self.thread.is_alive() and not self.loop.is_closed()
 
-    def stop(self, timeout: float = 5.0) -> None:
-        """Stop the loop and wait for the thread, at most `timeout` seconds. Not from the thread itself."""
-        if self.loop.is_closed():
-            return
-        try:
-            self.loop.call_soon_threadsafe(self.loop.stop)
-        except RuntimeError:
-            return  # closed meanwhile
-        if threading.current_thread() is not self.thread:
+    def stop(self, timeout: float = _STOP_SECONDS) -> None:
+        """Stop the loop and wait for the thread, at most `timeout` seconds; in the thread itself, do not wait."""
+        with contextlib.suppress(RuntimeError):  # closed already
+            self.loop.call_soon_threadsafe(self._stop_here)
+        if timeout and threading.current_thread() is not self.thread:
             self.thread.join(timeout)
+
+    def _stop_here(self) -> None:
+        if not self._stopped.done():
+            self._stopped.set_result(None)
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from specstar.errors import BackendError, BackendUnavailable
 from specstar.runtime.batcher import Batcher
-from specstar.runtime.home import AsyncioHome, Home, TrioHome
+from specstar.runtime.home import AsyncioHome, Home
+from specstar.runtime.trio_home import TrioHome
 
 pytestmark = pytest.mark.anyio
 

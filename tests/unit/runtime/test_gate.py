@@ -13,8 +13,9 @@ import trio
 
 from specstar.errors import BackendUnavailable, UsageError
 from specstar.runtime import Connection, Gate, LazyConnection, ServerInfo, gated
-from specstar.runtime.home import AsyncioHome, TrioHome
+from specstar.runtime.home import AsyncioHome
 from specstar.runtime.thread_home import ThreadHome
+from specstar.runtime.trio_home import TrioHome
 
 
 class Service:
