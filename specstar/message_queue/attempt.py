@@ -12,7 +12,7 @@ from msgspec import Raw
 
 from specstar.errors import DecodeError
 from specstar.message_queue.codec import JobCodec, ResultError, failure_text
-from specstar.message_queue.invoke import Invoke
+from specstar.message_queue.invoke import HandlerExitError, Invoke
 from specstar.message_queue.job import DelayRetry, JobRecord, NoRetry
 from specstar.message_queue.state import Snapshot
 from specstar.roles import Delivery
@@ -119,6 +119,8 @@ class Attempt:
             return Failed(*failure_text(error), final=True)
         except DelayRetry as error:
             return Failed(*failure_text(error), delay=error.seconds)
+        except HandlerExitError as error:
+            return Failed(*failure_text(error.__cause__ or error))
         except ResultError as error:
             # The work is done; doing it again would end the same way.
             return Failed(str(error), None, final=True)

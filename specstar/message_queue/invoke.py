@@ -18,7 +18,7 @@ from specstar.message_queue.job import Job
 from specstar.runtime import Home
 from specstar.runtime.crossing import cross_to
 
-__all__ = ["HandlerThreads", "Invoke", "invoker"]
+__all__ = ["HandlerExitError", "HandlerThreads", "Invoke", "invoker"]
 
 Invoke = Callable[[Job[Any]], Any]
 """Awaitable call of one handler."""
@@ -33,6 +33,10 @@ def invoker(
     if caller is None:
         return functools.partial(_InOwnContext, handler)
     return functools.partial(_on_callers_loop, caller, handler)
+
+
+class HandlerExitError(Exception):
+    """Carries a handler's SystemExit over from another loop, which must not end by it."""
 
 
 class _InOwnContext:
@@ -69,8 +73,7 @@ async def _on_callers_loop(caller: Home, handler: Callable[[Job[Any]], Coroutine
         try:
             return await handler(job)
         except SystemExit as error:
-            # It must fail the job, not end a loop that is not ours.
-            raise RuntimeError(f"the handler called sys.exit({error.code!r})") from error
+            raise HandlerExitError from error
 
     return await cross_to(caller, call)
 

@@ -196,11 +196,8 @@ class Lane:
         if state is None:
             raise AssertionError("called with state only")
         token = self._worker.next_token()
-        snapshot: Snapshot | None
-        if delivery.redelivered or message.attempts:
-            snapshot = await state.read(record.job_id)
-        else:
-            snapshot = state.assume(record)
+        first = not delivery.redelivered and not message.attempts
+        snapshot = (state.assume(record) if first else None) or await state.read(record.job_id)
         for _ in range(_CONFLICTS):
             try:
                 if snapshot is None:

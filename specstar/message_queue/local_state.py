@@ -93,10 +93,11 @@ class LocalJobState(JobState):
                 results.append(error)
         return results
 
-    def assume(self, record: JobRecord) -> Snapshot:
+    def assume(self, record: JobRecord) -> Snapshot | None:
         live = self._live.opened
         entry = live.entries.get(record.job_id) if live is not None else None
-        return self._stored.assume(record) if entry is None else Snapshot(entry.record, entry.version, None)
+        # No guess about the store: several changes may have reached it as its first version.
+        return None if entry is None else Snapshot(entry.record, entry.version, None)
 
     async def read(self, job_id: str) -> Snapshot | None:
         live = self._live.opened or await self._live.get()

@@ -37,8 +37,11 @@ class JobState(ABC):
         """Keep new jobs, each by itself."""
 
     @abstractmethod
-    def assume(self, record: JobRecord) -> Snapshot:
-        """The state of a job whose first message has come, without reading: as it is if nothing happened since."""
+    def assume(self, record: JobRecord) -> Snapshot | None:
+        """The state of a job whose first message has come, without reading: as it is if nothing happened since.
+
+        A write on top of a wrong guess is refused. None: guessing would not be safe, read.
+        """
 
     @abstractmethod
     async def read(self, job_id: str) -> Snapshot | None:
