@@ -21,7 +21,7 @@ from specstar.resource_manager.codec import DEFAULT_MAX_PAYLOAD_BYTES, Codec
 from specstar.resource_manager.manager import ResourceManager
 from specstar.resource_manager.slot import StorageSlot
 from specstar.roles import BlobStore, ModelSpec
-from specstar.runtime import Gate, gated, in_trio
+from specstar.runtime import Gate, gated, in_trio, interrupted
 
 if TYPE_CHECKING:
     from specstar.backends.provider import Role
@@ -303,7 +303,7 @@ class SpecStar:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         with anyio.CancelScope(shield=True):
-            await self.aclose()
+            await self._gate.aclose(hurried=interrupted(exc_type))
 
     def __repr__(self) -> str:
         return f"SpecStar(models={sorted(self._managers)}, storage={self._factory!r})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from specstar.runtime.batcher import Batcher
 from specstar.runtime.connections import Connection, Connections, LazyConnection, ServerInfo
-from specstar.runtime.gate import Gate, Gated, gated
+from specstar.runtime.gate import Gate, Gated, gated, interrupted
 from specstar.runtime.home import Home, Waiter
 from specstar.runtime.trio_home import in_trio
 
@@ -20,4 +20,5 @@ __all__ = [
     "Waiter",
     "gated",
     "in_trio",
+    "interrupted",
 ]

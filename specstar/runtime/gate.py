@@ -23,7 +23,7 @@ from specstar.runtime.home import AsyncioHome, Home
 from specstar.runtime.thread_home import ThreadHome
 from specstar.runtime.trio_home import TrioHome, in_trio
 
-__all__ = ["Gate", "Gated", "gated"]
+__all__ = ["Gate", "Gated", "gated", "interrupted"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -31,6 +31,7 @@ S = TypeVar("S", bound="Gated")
 logger = logging.getLogger("specstar")
 _SENDINGS = 3
 _THREAD_END_SECONDS = 5.0
+_HURRIED_SECONDS = 1.0
 
 
 class Gated(Protocol):
@@ -193,10 +194,10 @@ class Gate:
             if self.home is home and not home.closing:
                 self._drop()
 
-    async def aclose(self) -> None:
+    async def aclose(self, *, hurried: bool = False) -> None:
         """Close everything that is open, within `close_timeout` seconds a connection. Callable from anywhere.
 
-        Cancelled, it drops what is still open.
+        Cancelled, it drops what is still open. `hurried`: the program was interrupted and must end within two seconds.
         """
         home = self._begin_closing()
         if home is None:
@@ -204,7 +205,7 @@ class Gate:
             while (home := self.home) is not None and home.closing:  # noqa: ASYNC110
                 await anyio.sleep(0.005)
             return
-        function = functools.partial(self._close_here, home)
+        function = functools.partial(self._close_here, home, hurried=hurried)
         try:
             await (function() if home.is_current() else reach(home, function))
         except NotStarted:
@@ -214,8 +215,10 @@ class Gate:
                 while home.thread.is_alive():  # noqa: ASYNC110  a thread sets no event when it is truly gone
                     await anyio.sleep(0.001)
 
-    def close(self) -> None:
-        """Close everything from a thread without a loop."""
+    def close(self, *, hurried: bool = False) -> None:
+        """Close everything from a thread without a loop. Otherwise like `aclose`."""
+        if self.home is None and self._held_home is None:
+            return
         _refuse_on_a_loop()
         home = self._begin_closing()
         if home is None:
@@ -223,7 +226,7 @@ class Gate:
                 time.sleep(0.005)  # another caller closes already
             return
         try:
-            block_on(home, functools.partial(self._close_here, home))
+            block_on(home, functools.partial(self._close_here, home, hurried=hurried))
         except NotStarted:
             self._forget(home)
         if isinstance(home, ThreadHome):
@@ -241,12 +244,14 @@ class Gate:
             home.closing = True
             return home
 
-    async def _close_here(self, home: Home) -> None:
+    async def _close_here(self, home: Home, *, hurried: bool) -> None:
+        limit = min(self.close_timeout, _HURRIED_SECONDS) if hurried else self.close_timeout
         try:
-            await self.connections.aclose(self.close_timeout)
+            # In a hurry the limit is for all connections together.
+            await self.connections.aclose(limit / max(1, len(self.connections.opened())) if hurried else limit)
         finally:
             try:
-                await home.cancel_tasks(self.close_timeout)
+                await home.cancel_tasks(limit)
             finally:
                 self._forget(home)
 
@@ -284,6 +289,11 @@ class Gate:
     def __del__(self) -> None:
         if getattr(self, "home", None) is not None or getattr(self, "_held_home", None) is not None:
             self.end()
+
+
+def interrupted(exc_type: type[BaseException] | None) -> bool:
+    """True for an exception by which a program is told to end: Ctrl-C, `sys.exit`, a cancellation."""
+    return exc_type is not None and not issubclass(exc_type, Exception)
 
 
 def _refuse_on_a_loop() -> None:

@@ -5,7 +5,7 @@ The classes are generated from the asynchronous ones (tools/generate_sync.py), s
 
 from __future__ import annotations
 
-from specstar.sync._generated import BlobStream, ResourceManager
+from specstar.sync._generated import BlobStream, JobQueue, ResourceManager
 from specstar.sync.facade import BlobManager, SpecStar, spec
 
-__all__ = ["BlobManager", "BlobStream", "ResourceManager", "SpecStar", "spec"]
+__all__ = ["BlobManager", "BlobStream", "JobQueue", "ResourceManager", "SpecStar", "spec"]

@@ -17,6 +17,9 @@ from typing import Any, Generic, Self
 from specstar.blobs import BlobManager as AsyncBlobManager
 from specstar.blobs import BlobSource
 from specstar.blobs import BlobStream as AsyncBlobStream
+from specstar.message_queue.job import DeadJob, Job, JobStatus
+from specstar.message_queue.queue import JobQueue as AsyncJobQueue
+from specstar.message_queue.queue import P
 from specstar.query import Condition, Query
 from specstar.resource_manager.manager import ResourceManager as AsyncResourceManager
 from specstar.resource_manager.manager import Status, T
@@ -32,8 +35,8 @@ from specstar.roles import (
 class ResourceManager(Generic[T]):
     """Creates, reads, changes and finds the resources of one model. Made by `SpecStar.add_model`.
 
-    Every coroutine may be called from asyncio, trio and any thread's loop, and from many tasks at once; calls that are
-    awaited together travel together. All raise `BackendUnavailable` when a backend does not answer in time,
+    Every method may be called from any thread, and from many at once; calls that are
+    made together travel together. All raise `BackendUnavailable` when a backend does not answer in time,
     `BackendError` when it refuses, and `NotConfiguredError` before `configure`.
     """
 
@@ -337,3 +340,147 @@ class BlobManager:
     def collect_garbage(self, *, older_than_seconds: float = 86400.0) -> int:
         """Remove what unfinished uploads left behind, if older than this; returns how many."""
         return self._gate.call(functools.partial(self._inner.collect_garbage, older_than_seconds=older_than_seconds))
+
+
+class JobQueue(Generic[P]):
+    """One job type: its queue, its handler and the state of its jobs. Made by `@spec.job` and `spec.add_job`.
+
+    Every method may be called from any thread. All raise `NotConfiguredError` while no mq is
+    configured, `BackendUnavailable` when a backend does not answer in time, and `BackendError` when it refuses. What looks
+    at jobs raises `NotConfiguredError` if the job was declared with `keep_state=False`.
+    """
+
+    def __init__(self, inner: AsyncJobQueue[P]) -> None:
+        self._inner = inner
+        self._gate = inner._gate
+        self.name = inner.name
+        self.handler = inner.handler
+        self.is_async = inner.is_async
+        self.payload_type = inner.payload_type
+        self.result_type = inner.result_type
+        self.max_retries = inner.max_retries
+        self.concurrency = inner.concurrency
+        self.retry_delay = inner.retry_delay
+        self.retry_backoff = inner.retry_backoff
+        self.retry_max_delay = inner.retry_max_delay
+        self.timeout = inner.timeout
+        self.every = inner.every
+        self.keep_state = inner.keep_state
+        self.priority = inner.priority
+        self.max_priority = inner.max_priority
+
+    def __repr__(self) -> str:
+        return f"sync {self._inner!r}"
+
+    def __call__(self, job: Job[P]) -> Any:
+        """Call the handler itself, without any queue: for tests, and for code that already runs as a job."""
+        return self._inner.__call__(job)
+
+    def enqueue(
+        self,
+        payload: P,
+        *,
+        delay: float | None = None,
+        idempotency_key: str | None = None,
+        partition_key: str | None = None,
+        priority: int | None = None,
+    ) -> Job[P]:
+        """Send a job; returns once the broker has confirmed that it keeps it.
+
+        `delay` in seconds before it may run. Jobs with one `partition_key` run one at a time. The same `idempotency_key`
+        gives the same job; with another payload it raises `IdempotencyConflictError`. `priority` 0 to 9, high first. Raises
+        `InvalidInputError` for a payload that does not fit the type, `LimitExceededError` for one that is too large.
+        """
+        return self._gate.call(
+            functools.partial(
+                self._inner.enqueue,
+                payload,
+                delay=delay,
+                idempotency_key=idempotency_key,
+                partition_key=partition_key,
+                priority=priority,
+            )
+        )
+
+    def enqueue_many(
+        self,
+        payloads: Sequence[P],
+        *,
+        delay: float | None = None,
+        partition_key: str | None = None,
+        priority: int | None = None,
+    ) -> list[Job[P]]:
+        """Send many jobs in the fewest steps, in order; returns once all are confirmed.
+
+        After an error any of them may have been sent. Raises what `enqueue` raises.
+        """
+        return self._gate.call(
+            functools.partial(
+                self._inner.enqueue_many, payloads, delay=delay, partition_key=partition_key, priority=priority
+            )
+        )
+
+    def get(self, job_id: str) -> Job[P]:
+        """The job as it stands. Raises `JobNotFoundError`, `DecodeError` if it does not fit the types of this program."""
+        return self._gate.call(functools.partial(self._inner.get, job_id))
+
+    def wait(self, job_id: str, *, timeout: float | None = None) -> Job[P]:
+        """Wait until the job has succeeded, failed for good or been cancelled, and return it.
+
+        Raises `WaitTimeoutError` after `timeout` seconds (the job goes on), `JobNotFoundError`. Learns at once of what this
+        process runs, else by asking the stores, at first after 20 ms, later every second.
+        """
+        return self._gate.call(functools.partial(self._inner.wait, job_id, timeout=timeout))
+
+    def search(
+        self,
+        query: Condition | None = None,
+        *,
+        status: JobStatus | None = None,
+        sort: Sequence[str] = ("-created_time",),
+        limit: int | None = 100,
+        offset: int = 0,
+    ) -> list[Job[P]]:
+        """The jobs of this queue that match; jobs that do not decode are left out.
+
+        Fields: `status`, `attempts`, `partition_key`, `idempotency_key` and those of every resource, such as
+        `created_time`. Raises `QueryError`.
+        """
+        return self._gate.call(
+            functools.partial(self._inner.search, query, status=status, sort=sort, limit=limit, offset=offset)
+        )
+
+    def count(self, query: Condition | None = None, *, status: JobStatus | None = None) -> int:
+        """The number of jobs of this queue that match. Raises `QueryError`."""
+        return self._gate.call(functools.partial(self._inner.count, query, status=status))
+
+    def depth(self) -> int:
+        """The number of jobs that are ready to run, without delayed and dead ones."""
+        return self._gate.call(functools.partial(self._inner.depth))
+
+    def cancel(self, job_id: str) -> bool:
+        """Cancel a job: one that waits never runs, one that runs is cancelled soon. False if it was finished already.
+
+        A plain function that runs cannot be stopped; its outcome is dropped. Raises `JobNotFoundError`.
+        """
+        return self._gate.call(functools.partial(self._inner.cancel, job_id))
+
+    def purge(self) -> int:
+        """Delete all jobs that wait, delayed ones too; returns how many messages went. Their state becomes cancelled."""
+        return self._gate.call(functools.partial(self._inner.purge))
+
+    def forget_finished(self, *, older_than: float) -> int:
+        """Erase the state of jobs that finished more than `older_than` seconds ago; returns how many."""
+        return self._gate.call(functools.partial(self._inner.forget_finished, older_than=older_than))
+
+    def list_dead(self, *, limit: int = 100) -> list[DeadJob[P]]:
+        """The jobs that were given up, oldest first, with their reasons."""
+        return self._gate.call(functools.partial(self._inner.list_dead, limit=limit))
+
+    def requeue_dead(self, job_ids: Sequence[str] | None = None) -> int:
+        """Send dead jobs (None: all) back to work with no attempts counted; returns how many."""
+        return self._gate.call(functools.partial(self._inner.requeue_dead, job_ids))
+
+    def purge_dead(self, job_ids: Sequence[str] | None = None) -> int:
+        """Delete dead letters (None: all); returns how many. The state of their jobs stays."""
+        return self._gate.call(functools.partial(self._inner.purge_dead, job_ids))

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
 from specstar.core import SpecStar as AsyncSpecStar
 from specstar.resource_manager.codec import DEFAULT_MAX_PAYLOAD_BYTES
+from specstar.runtime import interrupted
 from specstar.sync._generated import BlobManager as GeneratedBlobManager
-from specstar.sync._generated import BlobStream, ResourceManager
+from specstar.sync._generated import BlobStream, JobQueue, ResourceManager
 
 if TYPE_CHECKING:
     from specstar.config import BackendConfig
     from specstar.health import RoleReport
+    from specstar.message_queue import Job, WorkerStop
     from specstar.message_queue.factories import BoundMessageQueueFactory
+    from specstar.message_queue.options import JobOptions
+    from specstar.message_queue.queue import JobQueue as AsyncJobQueue
     from specstar.resource_manager.factories import StorageFactory
 
 __all__ = ["BlobManager", "SpecStar", "spec"]
 
+P = TypeVar("P")
 T = TypeVar("T")
 
 
@@ -43,6 +48,7 @@ class SpecStar:
         self._inner = inner or AsyncSpecStar()
         self._gate = self._inner._gate
         self._managers: dict[int, ResourceManager[Any]] = {}
+        self._queues: dict[int, JobQueue[Any]] = {}
         self.blobs = BlobManager(self._inner.blobs)
 
     def configure(
@@ -84,6 +90,73 @@ class SpecStar:
         manager = self._inner.get_resource_manager(model)
         return self._managers.setdefault(id(manager), ResourceManager(manager))
 
+    @overload
+    def job(self, handler: Callable[[Job[P]], Any], /) -> JobQueue[P]: ...
+
+    @overload
+    def job(self, /, **options: Unpack[JobOptions]) -> Callable[[Callable[[Job[P]], Any]], JobQueue[P]]: ...
+
+    def job(self, handler: Callable[[Job[P]], Any] | None = None, /, **options: Unpack[JobOptions]) -> Any:
+        """Declare a job by its handler: `@spec.job` or `@spec.job(max_retries=5)` over `def f(job: Job[Payload])`.
+
+        The handler's name becomes a `JobQueue`. Handlers run in threads, and may call this SpecStar. Options: see `JobQueue`.
+        """
+        if handler is None:
+            return self._declare(self._inner.job(**options))
+        return self._queue(self._inner.job(handler))
+
+    def _declare(
+        self, declare: Callable[[Callable[[Job[P]], Any]], AsyncJobQueue[P]]
+    ) -> Callable[[Callable[[Job[P]], Any]], JobQueue[P]]:
+        return lambda handler: self._queue(declare(handler))
+
+    def add_job(
+        self, payload_type: type[P], handler: Callable[[Job[P]], Any], **options: Unpack[JobOptions]
+    ) -> JobQueue[P]:
+        """Declare a job by the type of its payload and its handler. Options: see `JobQueue`.
+
+        Raises `InvalidInputError` for a name that is taken.
+        """
+        return self._queue(self._inner.add_job(payload_type, handler, **options))
+
+    def get_job_queue(self, name: str) -> JobQueue[Any]:
+        """The queue of a declared job, by its name. Raises `NotConfiguredError` if there is none."""
+        return self._queue(self._inner.get_job_queue(name))
+
+    def _queue(self, inner: AsyncJobQueue[P]) -> JobQueue[P]:
+        queue = self._queues.get(id(inner))
+        if queue is None:
+            queue = JobQueue(inner)
+            functools.update_wrapper(queue, inner.handler, updated=())
+            self._queues[id(inner)] = queue
+        return queue
+
+    def run_workers(
+        self,
+        *,
+        concurrency: int = 10,
+        drain_timeout: float = 25.0,
+        queues: Sequence[JobQueue[Any]] | None = None,
+        stop: WorkerStop | None = None,
+        handle_signals: bool = True,
+    ) -> None:
+        """Run the declared jobs (or those of `queues`), at most `concurrency` at a time; blocks until SIGTERM or Ctrl-C.
+
+        Then it drains: running jobs have `drain_timeout` seconds to end, and go back to the queue after that. Signals are
+        handled in the main thread only; elsewhere `stop.set()` ends it. Raises `NotConfiguredError` without mq, `UsageError`
+        without jobs.
+        """
+        from specstar.message_queue.run import run_workers_blocking
+
+        chosen = self._inner._queues.values() if queues is None else [queue._inner for queue in queues]
+        run_workers_blocking(
+            list(chosen),
+            concurrency=concurrency,
+            drain_timeout=drain_timeout,
+            stop=stop,
+            handle_signals=handle_signals,
+        )
+
     def check(self, *, timeout: float = 10.0) -> list[RoleReport]:
         """Open every bound role and report each: backend, latency, server version, problem."""
         return self._gate.call(functools.partial(self._inner.check, timeout=timeout))
@@ -106,7 +179,7 @@ class SpecStar:
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        self._gate.close(hurried=interrupted(exc_type))
 
     def __repr__(self) -> str:
         return f"sync {self._inner!r}"
