@@ -23,7 +23,7 @@ __all__ = ["RabbitMQConnection"]
 
 logger = logging.getLogger("specstar")
 _FIRST_PAUSE = 0.1
-_LONGEST_PAUSE = 5.0
+_LONGEST_PAUSE = 2.0
 
 
 class RabbitMQConnection(Connection):
@@ -105,7 +105,10 @@ class RabbitMQConnection(Connection):
             pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(self._failures, 10)) * random.uniform(0.5, 1.0)
             self._next_attempt = time.monotonic() + pause
             self._last_error = error
-            logger.warning("connecting to RabbitMQ at %s failed (attempt %d): %s", self._place, self._failures, error)
+            if self._failures & (self._failures - 1) == 0:  # the 1st, 2nd, 4th, 8th...
+                logger.warning(
+                    "connecting to RabbitMQ at %s failed (attempt %d): %s", self._place, self._failures, error
+                )
             raise
         if self._closed:
             link.drop()

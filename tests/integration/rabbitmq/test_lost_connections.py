@@ -111,6 +111,7 @@ async def test_publishing_while_the_broker_is_down_ends_within_its_timeout(proxy
                 await publish()
             assert 0.5 < time.monotonic() - start < 3
         await proxy.listen()
+        await asyncio.sleep(2)  # the longest pause between attempts to connect
         await queue.publish(message("after"))
         assert await queue.depth() == 2
 
@@ -144,6 +145,7 @@ async def test_a_consumer_resumes_all_it_had(proxy: Proxy, far_rig: Rig) -> None
     async with queue.consume(prefetch=3) as consumer:
         await take_and_ack(consumer, 1)
         for round_ in range(3):
+            await asyncio.sleep(0.1)  # acks are not confirmed: let the broker read them
             await proxy.cut()
             await queue.publish(message(f"plain {round_}"))
             await queue.publish(message(f"keyed {round_}", partition_key="k"))

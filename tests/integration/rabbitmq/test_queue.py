@@ -12,6 +12,7 @@ from aiormq.abc import AbstractChannel
 from msgspec import structs
 from pamqp.commands import Basic
 
+from specstar.backends.rabbitmq import wire
 from specstar.backends.rabbitmq.names import LONGEST_DELAY_SECONDS
 from specstar.errors import BackendUnavailable, InvalidInputError, LimitExceededError
 from specstar.roles import Consumer, Message
@@ -374,6 +375,26 @@ async def test_leaving_in_the_middle_of_a_cancellation_still_gives_back(rig: Rig
         await task
     async with queue.consume(prefetch=1) as consumer:
         assert (await take(consumer)).redelivered
+
+
+async def test_a_driver_that_has_changed_is_used_by_its_public_calls(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(wire, "problem", lambda _channel: "aiormq has changed")
+    queue = rig.queue()
+    await asyncio.gather(*[queue.publish(message(number)) for number in range(100)])
+    await queue.publish_many([message(number) for number in range(100, 200)])
+    async with raw_channel(rig.options.amqp_url) as channel:
+        await channel.queue_delete(queue.queues.dead.name)
+    async with queue.consume(prefetch=20) as consumer:
+        delivery = await take(consumer)
+        await delivery.dead(delivery.message, reason="returned once, then declared")
+        delivery = await take(consumer)
+        await delivery.retry(delivery.message, delay=0.05)
+        assert len({item.id for item in await take_and_ack(consumer, 199)}) == 199
+        await consumer.stop()
+    assert (await queue.depth(), len(await queue.dead_letters()), await queue.purge()) == (0, 1, 0)
+    assert "publishing call by call: aiormq has changed" in caplog.text
 
 
 async def test_ping_tells_the_server_version(rig: Rig) -> None:
