@@ -22,6 +22,7 @@ __all__ = ["POSTGRES", "SQLITE", "Dialect", "quote_identifier"]
 ParamKind = Literal["string", "number", "bool", "time", "int"]
 
 INDEXED = "indexed"
+_IS_DELETED = '"is_deleted"'
 
 
 def quote_identifier(name: str) -> str:
@@ -35,7 +36,10 @@ class Dialect(ABC):
     """Spells expressions. `column` arguments are quoted column references, `path` is the key in the projection."""
 
     name: str
-    numbered: bool
+    scopes_branches: bool
+    """Whether a partial index serves a branch of an OR only if the branch itself says that the row is not deleted."""
+    bounds_rows: bool
+    """Whether a row comparison that begins with an expression needs a plain bound beside it to use an index."""
 
     def placeholder(self, number: int, kind: ParamKind) -> str:
         return "?"
@@ -75,7 +79,15 @@ class Dialect(ABC):
 
     @abstractmethod
     def not_deleted(self, column: str) -> str:
-        """The condition of the partial indexes."""
+        """The condition that the indexes are made for."""
+
+    @abstractmethod
+    def ordered_index(self, key: str) -> str:
+        """What follows the table's name in a CREATE INDEX: rows that are not deleted by key, then by id."""
+
+    @abstractmethod
+    def list_index(self, item: str) -> str | None:
+        """The same for the elements of lists, if the engine has such an index."""
 
     @abstractmethod
     def has_part(self, text: str, placeholder: str) -> str: ...
@@ -109,7 +121,8 @@ class _SQLite(Dialect):
     """JSON text with json_extract; times are INTEGER microseconds, bools INTEGER."""
 
     name = "sqlite"
-    numbered = False
+    scopes_branches = True
+    bounds_rows = True
 
     def bind(self, value: Scalar, kind: ParamKind) -> Any:
         return int(value) if isinstance(value, bool) else value
@@ -152,6 +165,12 @@ class _SQLite(Dialect):
 
     def not_deleted(self, column: str) -> str:
         return f"{column} = 0"
+
+    def ordered_index(self, key: str) -> str:
+        return f'({key}, "resource_id") WHERE {self.not_deleted(_IS_DELETED)}'
+
+    def list_index(self, item: str) -> str | None:
+        return None
 
     def has_part(self, text: str, placeholder: str) -> str:
         return f"instr({text}, {placeholder}) > 0"
@@ -196,7 +215,8 @@ class _Postgres(Dialect):
     """JSONB; numbers are compared as numeric, text in the "C" collation, which in UTF-8 is the order of code points."""
 
     name = "postgres"
-    numbered = True
+    scopes_branches = False
+    bounds_rows = False
 
     _TYPES: dict[ParamKind, str] = {  # noqa: RUF012
         "string": "text",
@@ -255,6 +275,13 @@ class _Postgres(Dialect):
 
     def not_deleted(self, column: str) -> str:
         return f"NOT {column}"
+
+    def ordered_index(self, key: str) -> str:
+        # Not a partial index: the planner takes no statistics of an expression from those, and would guess.
+        return f'({_IS_DELETED}, {key}, "resource_id" COLLATE "C")'
+
+    def list_index(self, item: str) -> str | None:
+        return f"USING gin ({item} jsonb_path_ops)"
 
     def has_part(self, text: str, placeholder: str) -> str:
         return f"strpos({text}, {placeholder}) > 0"

@@ -6,7 +6,7 @@ import hashlib
 import re
 from typing import NamedTuple
 
-from specstar.query.dialects import INDEXED, POSTGRES, Dialect, quote_identifier
+from specstar.query.dialects import INDEXED, Dialect, quote_identifier
 from specstar.query.fields import IndexedField, MetaField, ordered_kinds
 
 __all__ = ["IndexDefinition", "index_definitions"]
@@ -24,31 +24,29 @@ class IndexDefinition(NamedTuple):
 def index_definitions(
     table: str, field: IndexedField | MetaField, dialect: Dialect, *, schema: str | None = None
 ) -> list[IndexDefinition]:
-    """The `CREATE INDEX IF NOT EXISTS` statements of one field: one a kind, over rows that are not deleted.
+    """The `CREATE INDEX IF NOT EXISTS` statements of one field, one a kind; none for `resource_id` and `is_deleted`.
 
-    They serve equality, range, prefix, sort and keyset pages. Lists have a GIN index on PostgreSQL; SQLite scans.
+    They serve equality, range, prefix, sort and keyset pages over rows that are not deleted. Lists have a GIN index on
+    PostgreSQL; SQLite scans.
     """
     target = f"{quote_identifier(schema)}.{quote_identifier(table)}" if schema else quote_identifier(table)
     column = quote_identifier(INDEXED)
-    resource_id = quote_identifier("resource_id") + (' COLLATE "C"' if dialect is POSTGRES else "")
     definitions: list[IndexDefinition] = []
 
-    def add(path: str, kind: str, method: str, columns: str) -> None:
-        body = f"{method}({columns}) WHERE {dialect.not_deleted(quote_identifier('is_deleted'))}"
+    def add(path: str, kind: str, body: str) -> None:
         name = index_name(table, path, kind, body)
         sql = f"CREATE INDEX IF NOT EXISTS {quote_identifier(name)} ON {target} {body}"
         definitions.append(IndexDefinition(name, sql))
 
     if isinstance(field, MetaField):
-        if field.name != "resource_id":
-            key = dialect.meta(quote_identifier(field.name), field)
-            add(field.name, "meta", "", f"{_indexable(key, dialect)}, {resource_id}")
+        if field.name not in ("resource_id", "is_deleted"):
+            add(field.name, "meta", dialect.ordered_index(dialect.meta(quote_identifier(field.name), field)))
         return definitions
     for kind in ordered_kinds(field.kinds):
         if kind != "list":
-            add(field.path, kind, "", f"{_indexable(dialect.key(column, field.path, kind), dialect)}, {resource_id}")
-        elif dialect is POSTGRES:
-            add(field.path, kind, "USING gin ", f"{dialect.item(column, field.path)} jsonb_path_ops")
+            add(field.path, kind, dialect.ordered_index(dialect.key(column, field.path, kind)))
+        elif (body := dialect.list_index(dialect.item(column, field.path))) is not None:
+            add(field.path, kind, body)
     return definitions
 
 
@@ -57,8 +55,3 @@ def index_name(table: str, path: str, kind: str, body: str) -> str:
     digest = hashlib.sha256("\x00".join((table, path, kind, body)).encode()).hexdigest()[:16]
     readable = re.sub(r"[^a-z0-9]+", "_", f"{table}_{path}_{kind}".lower(), flags=re.ASCII).strip("_")
     return f"ix_{readable[: NAME_BYTES - len(digest) - 4]}_{digest}"
-
-
-def _indexable(key: str, dialect: Dialect) -> str:
-    """An index column. PostgreSQL's keys come with the parentheses that its grammar wants."""
-    return key if dialect is POSTGRES else f"({key})" if " " in key else key

@@ -109,16 +109,22 @@ class _Writer:
         return placeholder
 
     def scope(self, condition: Condition | None, include_deleted: bool) -> str:
-        parts = [] if include_deleted else [self.dialect.not_deleted(self.column("is_deleted"))]
+        scope = None if include_deleted else self.dialect.not_deleted(self.column("is_deleted"))
+        parts = [scope] if scope else []
         if condition is not None:
-            parts.append(self.condition(condition))
+            parts.append(self.condition(condition, scope if self.dialect.scopes_branches else None))
         return " AND ".join(parts) or "TRUE"
 
-    def condition(self, node: Condition) -> str:
-        """Two-valued at every Not: there, NULL counts as false. AND and OR may carry NULL up to it."""
-        if isinstance(node, And | Or):
-            word, empty = ("AND", "TRUE") if isinstance(node, And) else ("OR", "FALSE")
-            return _joined(word, [self.condition(child) for child in node.conditions]) or empty
+    def condition(self, node: Condition, scope: str | None = None) -> str:
+        """Two-valued at every Not: there, NULL counts as false. AND and OR may carry NULL up to it.
+
+        `scope`, which holds for the whole, is repeated in each branch of an OR.
+        """
+        if isinstance(node, And):
+            return _joined("AND", [self.condition(child, scope) for child in node.conditions]) or "TRUE"
+        if isinstance(node, Or):
+            lead = f"{scope} AND " if scope else ""
+            return _joined("OR", [lead + self.condition(child, scope) for child in node.conditions]) or "FALSE"
         if isinstance(node, Not):
             return f"({self.condition(node.condition)}) IS NOT TRUE"
         if not isinstance(node, Leaf):
@@ -283,16 +289,24 @@ class _Writer:
         directions = {part.descending for part, _ in position}
         if len(directions) == 1:
             sign = "<" if directions.pop() else ">"
+            first = position[0][0]
+            plain = first.meta and not first.nullable
+            bound = self.bound(*position[0]) if self.dialect.bounds_rows and not plain else ""
             left = ", ".join(self.part(part) for part, _ in position)
             right = ", ".join(self.operand(part, value) for part, value in position)
-            return f"({left}) {sign} ({right})"
+            return f"{bound}({left}) {sign} ({right})"
+        bound = self.bound(*position[0])
         branches: list[str] = []
         for last in range(len(position)):
             equal = [f"{self.part(part)} = {self.operand(part, value)}" for part, value in position[:last]]
             part, value = position[last]
             sign = "<" if part.descending else ">"
             branches.append(_joined("AND", [*equal, f"{self.part(part)} {sign} {self.operand(part, value)}"]))
-        return _joined("OR", branches)
+        return f"{bound}{_joined('OR', branches)}"
+
+    def bound(self, part: Part, value: Scalar) -> str:
+        """What follows from the rest already, in a form that an index can use."""
+        return f"{self.part(part)} {'<=' if part.descending else '>='} {self.operand(part, value)} AND "
 
 
 def meta_operand(field: MetaField, value: Scalar) -> Scalar:

@@ -16,6 +16,7 @@ from specstar.query import META_FIELDS, POSTGRES, EvaluatedRow, Query, compile_c
 from specstar.query.cursor import make_cursor
 from tests.services_plugin import fresh_database
 from tests.unit.query.generated import FIELDS, LETTERS, cases, expected_ids, patterns, record, schema
+from tests.unit.query.grid import grid_queries, grid_rows
 
 TIMEOUT_SECONDS = 30.0
 
@@ -63,6 +64,13 @@ def session(postgres: PostgresEndpoint) -> Iterator[Session]:
 
 
 LENIENT = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+
+
+def test_every_operator_agrees_on_every_kind_of_value(session: Session) -> None:
+    rows = grid_rows()
+    session.fill(rows)
+    for query in grid_queries(rows):
+        assert session.search(query) == expected_ids(query, rows), query
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=LENIENT)

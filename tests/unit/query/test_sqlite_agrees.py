@@ -8,9 +8,19 @@ import apsw
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from specstar.query import META_FIELDS, SQLITE, EvaluatedRow, Query, compile_count, compile_query, regex_function, run_query
+from specstar.query import (
+    META_FIELDS,
+    SQLITE,
+    EvaluatedRow,
+    Query,
+    compile_count,
+    compile_query,
+    regex_function,
+    run_query,
+)
 from specstar.query.cursor import make_cursor
 from tests.unit.query.generated import FIELDS, cases, expected_ids, record, schema
+from tests.unit.query.grid import grid_queries, grid_rows
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +43,13 @@ def search(database: apsw.Connection, query: Query) -> list[str]:
     compiled = compile_query(query, FIELDS, SQLITE, alias="r")
     sql = f"SELECT resource_id FROM resources AS r WHERE {compiled.where} ORDER BY {compiled.order_by} {compiled.page}"
     return [str(resource_id) for (resource_id,) in database.execute(sql, compiled.params)]
+
+
+def test_every_operator_agrees_on_every_kind_of_value(database: apsw.Connection) -> None:
+    rows = grid_rows()
+    fill(database, rows)
+    for query in grid_queries(rows):
+        assert search(database, query) == expected_ids(query, rows), query
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -75,7 +92,13 @@ def test_pages_by_cursor_together_are_the_whole(
         while True:
             page = search(
                 database,
-                Query(condition=whole.condition, sort=whole.sort, limit=2, after=after, include_deleted=whole.include_deleted),
+                Query(
+                    condition=whole.condition,
+                    sort=whole.sort,
+                    limit=2,
+                    after=after,
+                    include_deleted=whole.include_deleted,
+                ),
             )
             if not page:
                 break
