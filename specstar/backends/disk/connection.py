@@ -15,13 +15,13 @@ from specstar.backends.sqlite.tables import ModelTables
 from specstar.backends.sqlite.writes import EnsureModel
 from specstar.runtime import Connection, Home, ServerInfo
 
-__all__ = ["DiskConnection"]
+__all__ = ["SWEEP_SECONDS", "DiskConnection"]
 
 _DATABASE = "specstar.sqlite3"
 _FILE_THREADS = 4
 _BLOB_THREADS = 8
 # A writer that needs longer than this for one file is taken for dead.
-_SWEEP_SECONDS = 24 * 3600.0
+SWEEP_SECONDS = 24 * 3600.0
 
 
 class DiskConnection(Connection):
@@ -35,36 +35,32 @@ class DiskConnection(Connection):
         self._file = DatabaseFile(str(self.root / _DATABASE), readers=reader_threads, busy_timeout=busy_timeout)
         self._pid = os.getpid()
         self._lanes: Lanes | None = None
-        self._home: Home | None = None
-        self._ready: set[ModelTables] = set()
+        self._opening = anyio.Lock()
 
     async def open(self) -> None:
-        """Make the folder if it is missing, open the database, remove temporary files of long dead writers."""
+        """Make the folder if it is missing. The database opens when first used: blobs do without it."""
         await anyio.to_thread.run_sync(self._open, limiter=self.file_limit)
 
     def _open(self) -> None:
         with disk_errors(self.root):
             fsync_folders(ensure_folder(self.root))
+
+    def _open_database(self) -> None:
+        with disk_errors(self.root):
             self.temps.prepare()
-            self.temps.sweep(_SWEEP_SECONDS)
+            self.temps.sweep(SWEEP_SECONDS)
             self._file.open()
             # The name of a new database must outlive a power loss as well as its content.
             fsync_folder(self.root)
 
-    def lanes(self, home: Home) -> Lanes:
-        """The way to the database from this home."""
-        if self._lanes is None or self._home is not home:
-            self._lanes = Lanes(home, self._file)
-            self._home = home
-        return self._lanes
-
     async def prepare(self, home: Home, tables: ModelTables) -> Lanes:
-        """The way to the database, once the tables of the model are there."""
-        lanes = self.lanes(home)
-        if tables not in self._ready:
-            await lanes.write(EnsureModel(tables))
-            self._ready.add(tables)
-        return lanes
+        """The way to the database, with the tables of the model in it."""
+        async with self._opening:
+            if self._lanes is None:
+                await anyio.to_thread.run_sync(self._open_database, limiter=self.file_limit)
+                self._lanes = Lanes(home, self._file)
+        await self._lanes.write(EnsureModel(tables))
+        return self._lanes
 
     async def ping(self) -> ServerInfo:
         return await anyio.to_thread.run_sync(self._ping, limiter=self.file_limit)
@@ -83,7 +79,7 @@ class DiskConnection(Connection):
         """Let what is under way finish, then close."""
         if self._lanes is not None:
             await self._lanes.drain()
-        await anyio.to_thread.run_sync(self._file.close, limiter=self.file_limit)
+            await anyio.to_thread.run_sync(self._file.close, limiter=self.file_limit)
 
     def abandon(self) -> None:
         """Close at once. In a forked child only the child's copies are closed, which the parent does not notice."""

@@ -50,7 +50,7 @@ class DiskMetaStore(MetaStore):
 
     async def erase(self, resource_id: str, *, expected_version: int | None = None) -> list[RevisionInfo]:
         lanes = await self._way()
-        return [info for info, _ in await lanes.write(EraseRow(self._tables, resource_id, expected_version))]
+        return cast("list[RevisionInfo]", await lanes.write(EraseRow(self._tables, resource_id, expected_version)))
 
     async def get(self, resource_id: str) -> ResourceMeta | None:
         return (await self.get_many((resource_id,)))[0]

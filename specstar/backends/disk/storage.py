@@ -26,7 +26,7 @@ from specstar.backends.sqlite.reads import (
     Unreferenced,
 )
 from specstar.backends.sqlite.tables import ModelTables
-from specstar.backends.sqlite.writes import DeletePayloads, EraseRow, WriteRow
+from specstar.backends.sqlite.writes import DeletePayloads, EraseResource, WriteRow
 from specstar.errors import BackendUnavailable, DecodeError, OutcomeUnknownError, SpecstarError
 from specstar.query import Condition, Query
 from specstar.roles import ModelSpec, PayloadKey, ResourceMeta, RevisionInfo, Storage, StoredPayload, StoredRevision
@@ -166,7 +166,7 @@ class DiskStorage(Storage):
 
     async def erase(self, resource_id: str, *, expected_version: int | None = None) -> bool:
         lanes = await self._way()
-        erased = await lanes.write(EraseRow(self._tables, resource_id, expected_version))
+        erased = await lanes.write(EraseResource(self._tables, resource_id, expected_version))
         await self._files.delete([PayloadKey(resource_id, info.payload_id) for info, elsewhere in erased if elsewhere])
         return bool(erased)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from specstar.backends.sqlite.database import Database
 from specstar.backends.sqlite.rows import decode_revision, encode_meta, encode_revision
@@ -12,7 +13,7 @@ from specstar.backends.sqlite.tables import ModelTables
 from specstar.errors import DuplicateResourceError, ResourceNotFoundError, RevisionConflictError
 from specstar.roles import MetaWrite, PayloadKey, RevisionInfo
 
-__all__ = ["DeletePayloads", "EnsureModel", "EraseRow", "PutPayload", "WriteRow", "model_is_ready"]
+__all__ = ["DeletePayloads", "EnsureModel", "EraseResource", "EraseRow", "PutPayload", "WriteRow", "model_is_ready"]
 
 _ROW_OVERHEAD = 512
 
@@ -89,10 +90,7 @@ class WriteRow:
 
 
 class EraseRow:
-    """Remove a resource with its revisions and the payloads in the database.
-
-    The result is the revisions removed, each with True if its payload lies elsewhere.
-    """
+    """Remove a resource with its revisions and the payloads in the database; the result is the revisions removed."""
 
     __slots__ = ("expected", "resource_id", "tables")
     size = 256
@@ -102,7 +100,11 @@ class EraseRow:
         self.resource_id = resource_id
         self.expected = expected
 
-    def run(self, database: Database) -> list[tuple[RevisionInfo, bool]]:
+    def run(self, database: Database) -> Any:
+        return [revision for revision, _ in self.erase(database)]
+
+    def erase(self, database: Database) -> list[tuple[RevisionInfo, bool]]:
+        """Do it; the revisions removed, each with True if its payload lies elsewhere."""
         tables, key = self.tables, (self.resource_id,)
         found = database.execute(tables.select_version, key)
         if not found:
@@ -117,6 +119,15 @@ class EraseRow:
         database.execute(tables.delete_payloads, key)
         database.execute(tables.delete_meta, key)
         return revisions
+
+
+class EraseResource(EraseRow):
+    """The same; the result is pairs: a revision removed, and True if its payload lies elsewhere."""
+
+    __slots__ = ()
+
+    def run(self, database: Database) -> Any:
+        return self.erase(database)
 
 
 class PutPayload:

@@ -1,0 +1,166 @@
+"""Upload sessions as folders: the announcement, and a file for each part, each of them durable before it counts.
+
+`<root>/_blobs/_uploads/<id>/`: `session.json`, `part-00000000` and up, at the end `done.json`. Any process under the same
+root may go on with a session. Everything here blocks: call it in a thread.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+import time
+from contextlib import ExitStack, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from specstar.backends.disk.blob_files import BlobFiles
+from specstar.backends.disk.durable import disk_errors, ensure_folder, fsync_folder, fsync_folders, link_new, write_fully
+from specstar.errors import BlobIntegrityError, BlobNotFoundError, UsageError
+from specstar.roles import BlobInfo
+
+__all__ = ["Uploads"]
+
+_UPLOAD_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
+_SESSION = "session.json"
+_DONE = "done.json"
+_PART = "part-"
+
+
+class _Session(msgspec.Struct):
+    content_type: str
+    size: int | None
+    created_time: datetime
+
+
+class Uploads:
+    """The sessions of one blob folder."""
+
+    def __init__(self, files: BlobFiles) -> None:
+        self._files = files
+        self._folder = files.folder / "_uploads"
+
+    def create(self, content_type: str, size: int | None) -> str:
+        """A new session; its id."""
+        upload_id = secrets.token_hex(16)
+        folder = self._folder / upload_id
+        session = _Session(content_type=content_type, size=size, created_time=datetime.now(UTC))
+        with disk_errors(folder):
+            touched = ensure_folder(folder)
+            self._store(folder / _SESSION, msgspec.json.encode(session))
+            fsync_folders([*touched, folder])
+        return upload_id
+
+    def append(self, upload_id: str, data: bytes) -> None:
+        """Store one more part. Raises `BlobNotFoundError`, and `UsageError` after `finalize`."""
+        folder = self._known(upload_id)
+        if (folder / _DONE).exists():
+            raise UsageError(f"upload {upload_id} is finalized already")
+        with disk_errors(folder):
+            try:
+                self._store(folder / f"{_PART}{len(self._parts(folder)):08d}", data, number=True)
+                fsync_folder(folder)
+            except FileNotFoundError:
+                raise _unknown(upload_id) from None
+
+    def finalize(self, upload_id: str) -> BlobInfo:
+        """Join the parts to a blob. Raises `BlobNotFoundError`, `BlobIntegrityError`."""
+        folder = self._known(upload_id)
+        done = folder / _DONE
+        with disk_errors(folder):
+            with suppress(FileNotFoundError):
+                return msgspec.json.decode(done.read_bytes(), type=BlobInfo)
+            try:
+                session = msgspec.json.decode((folder / _SESSION).read_bytes(), type=_Session)
+                info = self._join(folder, session, upload_id)
+                self._store(done, msgspec.json.encode(info))
+                fsync_folder(folder)
+            except FileNotFoundError:
+                raise _unknown(upload_id) from None
+            except msgspec.MsgspecError as error:
+                raise BlobIntegrityError(f"the session of upload {upload_id} is damaged: abort it") from error
+            for part in self._parts(folder):
+                part.unlink(missing_ok=True)
+        return info
+
+    def _join(self, folder: Path, session: _Session, upload_id: str) -> BlobInfo:
+        parts = self._parts(folder)
+        if not parts:
+            raise BlobNotFoundError(upload_id, message=f"nothing was uploaded in session {upload_id}")
+        received = sum(part.stat().st_size for part in parts)
+        if session.size is not None and received != session.size:
+            raise BlobIntegrityError(f"upload {upload_id}: {session.size} bytes announced, {received} received")
+        with ExitStack() as opened:
+            sources = []
+            for part in parts:
+                source = os.open(part, os.O_RDONLY | os.O_CLOEXEC)
+                opened.callback(os.close, source)
+                sources.append(source)
+            return self._files.put_open(sources, session.content_type, size=received)
+
+    def abort(self, upload_id: str) -> None:
+        """Remove a session; an unknown one is ignored."""
+        try:
+            folder = self._known(upload_id)
+        except BlobNotFoundError:
+            return
+        with disk_errors(folder):
+            # First what makes it known; what a concurrent `append` may still add is garbage.
+            (folder / _SESSION).unlink(missing_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def sweep(self, older_than: float) -> int:
+        """Remove sessions in which nothing happened for `older_than` seconds; returns how many."""
+        limit = time.time() - older_than
+        removed = 0
+        with disk_errors(self._folder):
+            try:
+                folders = list(self._folder.iterdir())
+            except FileNotFoundError:
+                return 0
+            for folder in folders:
+                with suppress(FileNotFoundError):
+                    if folder.stat().st_mtime <= limit:
+                        shutil.rmtree(folder, ignore_errors=True)
+                        removed += 1
+        return removed
+
+    def _known(self, upload_id: str) -> Path:
+        if not isinstance(upload_id, str) or _UPLOAD_ID.fullmatch(upload_id) is None:
+            raise _unknown(upload_id)
+        folder = self._folder / upload_id
+        if not (folder / _SESSION).exists():
+            raise _unknown(upload_id)
+        return folder
+
+    def _parts(self, folder: Path) -> list[Path]:
+        return sorted(path for path in folder.iterdir() if path.name.startswith(_PART))
+
+    def _store(self, path: Path, data: bytes, *, number: bool = False) -> None:
+        """Write a file, whole or not at all. `number`: under the next number that is free."""
+        try:
+            descriptor, temporary = self._files.temps.create()
+        except FileNotFoundError:
+            self._files.temps.prepare()
+            descriptor, temporary = self._files.temps.create()
+        try:
+            try:
+                write_fully(descriptor, data)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            if not number:
+                temporary.replace(path)
+                return
+            place = int(path.name.removeprefix(_PART))
+            while not link_new(temporary, path.with_name(f"{_PART}{place:08d}")):
+                place += 1
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _unknown(upload_id: str) -> BlobNotFoundError:
+    return BlobNotFoundError(upload_id, message=f"there is no upload session {upload_id[:80]!r}")
