@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import statistics
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
+
+from benchmarks.contestant import Contestant, Sample, distributions
+
+__all__ = ["PydanticSettings", "Specstar"]
+
+_BLOCK = 10
 
 CONFIG: dict[str, Any] = {
     "version": 1,
@@ -51,34 +54,50 @@ ENVIRON = {
 }
 
 
-def run(rounds: int = 30, calls: int = 40) -> dict[str, Any]:
-    """Medians of interleaved rounds, in microseconds, and their ratio."""
-    os.environ.update(ENVIRON)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "backend.json"
+class _Resolving(Contestant):
+    """Repeats one way of doing the job; microseconds each."""
+
+    def start(self) -> None:
+        os.environ.update(ENVIRON)
+        path = Path(self.setting["folder"]) / "backend.json"
         path.write_text(json.dumps(CONFIG, indent=2))
-        jobs = {"specstar": _specstar(path), "pydantic_settings": _pydantic_settings(path)}
-        _check_same(jobs["specstar"](), jobs["pydantic_settings"]())
-        seconds: dict[str, list[float]] = {name: [] for name in jobs}
-        for _ in range(rounds):
-            for name, job in jobs.items():
-                started = time.perf_counter()
-                for _ in range(calls):
-                    job()
-                seconds[name].append((time.perf_counter() - started) / calls)
-    medians = {name: statistics.median(found) * 1e6 for name, found in seconds.items()}
-    return {
-        "what": "decode and resolve a full configuration",
-        "specstar_us": round(medians["specstar"], 1),
-        "pydantic_settings_us": round(medians["pydantic_settings"], 1),
-        "ratio": round(medians["pydantic_settings"] / medians["specstar"], 2),
-        "target": {"specstar_us": 200, "ratio": 5},
-        "rounds": rounds,
-        "calls": calls,
-        "python": platform.python_version(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "versions": {name: version(name) for name in ("msgspec", "pydantic", "pydantic-settings")},
-    }
+        self._job = self.job(path)
+        _check_same(_specstar(path)(), _pydantic_settings(path)())
+
+    def job(self, path: Path) -> Callable[[], Any]:
+        """What is repeated."""
+        raise NotImplementedError
+
+    async def measure_resolve(self, callers: int, seconds: float) -> Sample:
+        """The median of many blocks."""
+        taken: list[float] = []
+        deadline = time.perf_counter() + seconds
+        while time.perf_counter() < deadline:
+            started = time.perf_counter()
+            for _ in range(_BLOCK):
+                self._job()
+            taken.append((time.perf_counter() - started) / _BLOCK)
+        return {"value": statistics.median(taken) * 1e6, "calls": len(taken) * _BLOCK}
+
+
+class Specstar(_Resolving):
+    """`specstar.config.resolve_config` of the file."""
+
+    def versions(self) -> dict[str, str]:
+        return distributions("specstar", "msgspec")
+
+    def job(self, path: Path) -> Callable[[], Any]:
+        return _specstar(path)
+
+
+class PydanticSettings(_Resolving):
+    """A `BaseSettings` of the same models, built from the file."""
+
+    def versions(self) -> dict[str, str]:
+        return distributions("pydantic", "pydantic-settings")
+
+    def job(self, path: Path) -> Callable[[], Any]:
+        return _pydantic_settings(path)
 
 
 def _specstar(path: Path) -> Callable[[], Any]:
@@ -181,7 +200,3 @@ def _check_same(ours: Any, theirs: Mapping[str, Any]) -> None:
         other = theirs[bound.role].model_dump()
         for name in bound.options.__struct_fields__:
             assert getattr(bound.options, name) == other[name], (bound.role, name)
-
-
-if __name__ == "__main__":
-    print(json.dumps(run(), indent=2))

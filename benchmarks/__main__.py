@@ -1,0 +1,156 @@
+"""The command line of the benchmarks."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from benchmarks import machine, table
+from benchmarks.case import Suite
+from benchmarks.environments import EnvironmentFailed
+from benchmarks.figures import CaseResult, as_json
+from benchmarks.pool import ContestantFailed
+from benchmarks.run import Plan, Selection, run_suite, select
+from benchmarks.suites import SUITES
+
+RESULTS = Path(__file__).parent / "results"
+_QUICK = {"seconds": 0.3, "rounds": 2}
+_FULL = {"seconds": 2.0, "rounds": 5}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmarks; exit status 0 if all ran, 1 if a contestant failed, 2 for wrong arguments."""
+    options = _parser().parse_args(arguments)
+    console = Console(stderr=options.json == "-", width=None if sys.stdout.isatty() else 200)
+    selection = Selection(
+        backends=frozenset(options.backend) if options.backend else None,
+        operations=frozenset(options.operation) if options.operation else None,
+        callers=frozenset(options.callers) if options.callers else None,
+        rivals=not options.no_rivals,
+        quick=options.quick,
+    )
+    suites = select(SUITES, selection)
+    if not suites:
+        print("nothing is selected; --list shows what there is", file=sys.stderr)
+        return 2
+    if options.list:
+        for suite in suites:
+            for case in suite.cases:
+                console.print(f"{suite.name:10} {case.operation:16} {case.callers:6}  {case.title}", highlight=False)
+        return 0
+    preset = _QUICK if options.quick else _FULL
+    try:
+        document = asyncio.run(_run(suites, options, preset, console))
+    except (ContestantFailed, EnvironmentFailed) as error:
+        print(error, file=sys.stderr)
+        return 1
+    _write(document, options)
+    return 0
+
+
+async def _run(suites: list[Suite], options: Any, preset: dict[str, float], console: Console) -> dict[str, Any]:
+    plan_seconds = options.seconds or preset["seconds"]
+    rounds = options.rounds or int(preset["rounds"])
+    about = machine.describe()
+    console.print(
+        f"{about['cpu']}, {about['cores']} cores, {about['memory_gib']} GiB, {about['system']}, {about['python']}, "
+        f"load {about['load']}; {rounds} rounds of {plan_seconds:g} s, payload {options.payload} bytes",
+        highlight=False,
+    )
+    results: list[CaseResult] = []
+    contestants: dict[str, dict[str, Any]] = {}
+    with ExitStack() as stack:
+        setting: dict[str, Any] = {"payload": options.payload, "loop": options.loop, "data_dir": options.data_dir}
+        servers = sorted({server for suite in suites for server in suite.servers})
+        if servers:
+            import services
+
+            console.print(f"starting {', '.join(servers)}")
+            setting["environment"] = stack.enter_context(services.ServiceHost()).environment(servers)
+        plan = Plan(seconds=plan_seconds, rounds=rounds, setting=setting)
+        columns = (
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+        )
+        progress = stack.enter_context(Progress(*columns, console=console, transient=True))
+        total = sum(len(case.entries) for suite in suites for case in suite.cases) * rounds
+        task = progress.add_task("", total=total)
+        for suite in suites:
+            found, said = await run_suite(
+                suite,
+                plan,
+                started=lambda what: progress.update(task, description=what),
+                measured=lambda _: progress.advance(task),
+            )
+            contestants[suite.name] = said
+            results += found
+            table.show(progress.console, suite, found)
+    return {
+        "machine": about,
+        "seconds": plan_seconds,
+        "rounds": rounds,
+        "payload": options.payload,
+        "quick": options.quick,
+        "contestants": contestants,
+        "notes": {suite.name: suite.notes for suite in suites},
+        "results": as_json(results),
+    }
+
+
+def _write(document: dict[str, Any], options: Any) -> None:
+    text = json.dumps(document, indent=1) + "\n"
+    if options.json == "-":
+        sys.stdout.write(text)
+        return
+    stamp = document["machine"]["time"].replace(":", "").replace("+0000", "Z")
+    path = Path(options.json) if options.json else RESULTS / f"{stamp}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    print(path)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--backend", action="append", choices=[suite.name for suite in SUITES], help="may be repeated")
+    parser.add_argument("--operation", action="append", help="only this one; may be repeated")
+    parser.add_argument("--callers", action="append", type=int, help="only cases with so many callers; may be repeated")
+    parser.add_argument("--payload", type=int, default=200, metavar="BYTES", help="size of a resource's JSON (200)")
+    parser.add_argument(
+        "--seconds", type=float, help=f"each measurement ({_FULL['seconds']:g}; quick {_QUICK['seconds']:g})"
+    )
+    parser.add_argument("--rounds", type=int, help=f"({_FULL['rounds']}; quick {_QUICK['rounds']})")
+    parser.add_argument("--quick", action="store_true", help="under three minutes")
+    parser.add_argument("--json", metavar="FILE", help="where to write the results; - for standard output")
+    parser.add_argument("--no-rivals", action="store_true", help="only what runs in this environment")
+    parser.add_argument(
+        "--loop", choices=["uvloop", "asyncio"], default=_default_loop(), help="for all asyncio contestants"
+    )
+    parser.add_argument(
+        "--data-dir", default=tempfile.gettempdir(), help="where files are written (a real disk, not tmpfs)"
+    )
+    parser.add_argument("--list", action="store_true", help="show the cases and end")
+    return parser
+
+
+def _default_loop() -> str:
+    from importlib.util import find_spec
+
+    return "uvloop" if os.name != "nt" and find_spec("uvloop") else "asyncio"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

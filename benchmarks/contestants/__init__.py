@@ -1,0 +1,1 @@
+"""The contestants: one module each, run in a process of its own by `benchmarks.worker`."""
