@@ -13,7 +13,7 @@ from typing import Any
 
 import anyio
 
-from specstar.errors import UsageError
+from specstar.errors import BackendUnavailable, UsageError
 from specstar.message_queue.queue import JobQueue
 from specstar.message_queue.retry import checked_seconds
 from specstar.message_queue.worker import Worker
@@ -88,7 +88,10 @@ async def run_workers(
             try:
                 await gate.run(worker.run)
             except Exception as error:
-                errors.append(error)
+                if home.closing and isinstance(error, BackendUnavailable):
+                    logger.info("the spec is closed: the workers stop")
+                else:
+                    errors.append(error)
             finally:
                 over.set()
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import msgspec
 
 from specstar import SpecStar
-from specstar.message_queue import WorkerStop
+from specstar.message_queue import DeadJob, JobQueue, WorkerStop
 
-__all__ = ["Mail", "Receipt", "eventually", "workers"]
+__all__ = ["Mail", "Receipt", "dead_jobs", "eventually", "eventually_gives", "workers"]
+
+T = TypeVar("T")
+P = TypeVar("P")
 
 
 class Mail(msgspec.Struct):
@@ -42,11 +45,34 @@ async def workers(spec: SpecStar, *, concurrency: int = 10, **options: Any) -> A
         try:
             yield stop
         finally:
-            stop.set()
+            if not stop.calls:
+                stop.set()
 
 
 async def eventually(condition: Callable[[], Any], *, within: float = 20.0) -> None:
     """Wait until the condition holds."""
+
+    async def holds() -> Any:
+        return condition()
+
+    await eventually_gives(holds, within=within)
+
+
+async def eventually_gives(look: Callable[[], Awaitable[T]], *, within: float = 20.0) -> T:
+    """Look again and again until the answer is true, and return it."""
     with anyio.fail_after(within):
-        while not condition():
+        answer = await look()
+        while not answer:
             await anyio.sleep(0.01)
+            answer = await look()
+    return answer
+
+
+async def dead_jobs(queue: JobQueue[P], count: int = 1) -> list[DeadJob[P]]:
+    """The dead letters of a queue, once there are `count`."""
+
+    async def look() -> list[DeadJob[P]]:
+        found = await queue.list_dead()
+        return found if len(found) >= count else []
+
+    return await eventually_gives(look)

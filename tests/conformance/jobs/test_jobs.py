@@ -19,7 +19,8 @@ from specstar.errors import (
     NotConfiguredError,
     WaitTimeoutError,
 )
-from tests.conformance.jobs.harness import Mail, Receipt, eventually, workers
+from specstar.message_queue import JobRecord
+from tests.conformance.jobs.harness import Mail, Receipt, dead_jobs, eventually, workers
 
 
 async def test_a_job_runs_and_its_result_is_kept(spec: SpecStar) -> None:
@@ -76,9 +77,7 @@ async def test_a_failing_job_is_tried_again_then_parked(spec: SpecStar) -> None:
         assert done.error == "ValueError: boom 3"
         assert done.traceback is not None
         assert "raise ValueError" in done.traceback
-        dead: list[Any] = []
-        while not dead:
-            dead = await fail.list_dead()
+        dead = await dead_jobs(fail)
     assert len(dead) == 1
     assert dead[0].job_id == sent.job_id
     assert dead[0].payload == Mail(number=1)
@@ -300,9 +299,7 @@ async def test_dead_jobs_are_requeued_with_no_attempts_counted(spec: SpecStar) -
         jobs = await mend.enqueue_many([Mail(number=number) for number in range(3)])
         for job in jobs:
             assert (await mend.wait(job.job_id, timeout=20)).status is JobStatus.failed
-        with anyio.fail_after(20):
-            while len(await mend.list_dead()) < 3:
-                await anyio.sleep(0.02)
+        await dead_jobs(mend, 3)
         broken = False
         assert await mend.requeue_dead([jobs[0].job_id]) == 1
         first = await mend.wait(jobs[0].job_id, timeout=20)
@@ -315,7 +312,7 @@ async def test_dead_jobs_are_requeued_with_no_attempts_counted(spec: SpecStar) -
 
 
 async def test_a_payload_that_does_not_decode_goes_to_the_dead_letters(spec: SpecStar) -> None:
-    async def old_handler(job: Job[Mail]) -> None: ...
+    async def old_handler(job: Job[dict[str, Any]]) -> None: ...
 
     async def new_handler(job: Job[Receipt]) -> str:
         return job.payload.to
@@ -327,9 +324,7 @@ async def test_a_payload_that_does_not_decode_goes_to_the_dead_letters(spec: Spe
     new = spec.add_job(Receipt, new_handler, name="change")
     async with workers(spec):
         await new.wait(good.job_id, timeout=20)
-        with anyio.fail_after(20):
-            while not (dead := await new.list_dead()):
-                await anyio.sleep(0.02)
+        dead = await dead_jobs(new)
     assert dead[0].job_id == sent.job_id
     assert dead[0].payload is None
     assert "DecodeError" in dead[0].reason
@@ -357,7 +352,7 @@ async def test_the_state_of_jobs_is_searched_and_counted(spec: SpecStar) -> None
     assert [job.job_id for job in await mixed.search(QB["partition_key"] == "p2")] == [jobs[2].job_id]
     assert await mixed.count(QB["attempts"] == 1) == 4
     assert len(await mixed.search(limit=3)) == 3
-    manager = spec.get_resource_manager("specstar.jobs")
+    manager = spec.get_resource_manager(JobRecord)
     stored = await manager.get(jobs[1].job_id)
     assert stored.data.status is JobStatus.failed
     assert await manager.count(QB["queue"] == "mixed") == 4
@@ -413,9 +408,15 @@ async def test_wrong_input_is_refused_before_anything_is_sent(spec: SpecStar) ->
         await note.enqueue(wrong)
     with pytest.raises(LimitExceededError):
         await note.enqueue(Mail(to="x" * 200))
-    for options in ({"delay": -1}, {"delay": float("nan")}, {"priority": 10}, {"partition_key": ""}):
+    wrong_options: list[dict[str, Any]] = [
+        {"delay": -1},
+        {"delay": float("nan")},
+        {"priority": 10},
+        {"partition_key": ""},
+    ]
+    for options in wrong_options:
         with pytest.raises(InvalidInputError):
-            await note.enqueue(Mail(), **options)  # type: ignore[arg-type]
+            await note.enqueue(Mail(), **options)
     with pytest.raises(InvalidInputError):
         await note.enqueue(Mail(), idempotency_key="a\0b")
     assert await note.count() == 0
@@ -432,9 +433,7 @@ async def test_a_job_without_state_runs_retries_and_dies(spec: SpecStar) -> None
 
     async with workers(spec):
         sent = await fail.enqueue(Mail(number=5))
-        with anyio.fail_after(20):
-            while not (dead := await fail.list_dead()):
-                await anyio.sleep(0.02)
+        dead = await dead_jobs(fail)
         assert runs == [1, 2, 3]
         assert (dead[0].job_id, dead[0].attempts, dead[0].reason) == (sent.job_id, 3, "ValueError: boom")
         with pytest.raises(NotConfiguredError):
