@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import parsedate_to_datetime
 from typing import Any, Protocol, TypeVar
@@ -50,8 +50,9 @@ class S3Connection(Connection):
 
     def __init__(self, options: S3Options) -> None:
         self.options = options
-        self.meta_objects: dict[str, Any] = {}
-        self.probed: dict[tuple[str, str], asyncio.Future[None]] = {}
+        self.meta_objects: dict[Hashable, Any] = {}
+        self.probed: set[tuple[str, str]] = set()
+        self.probing = asyncio.Lock()
         self.busy = asyncio.Semaphore(options.max_pool_connections)
         self._waiting = 0
         self._context: Any = None

@@ -16,6 +16,7 @@ __all__ = [
     "ConditionalConflict",
     "Failure",
     "NotImplementedThere",
+    "NotModified",
     "ObjectMissing",
     "PreconditionFailed",
     "RangeRefused",
@@ -39,6 +40,10 @@ _WRONG_REGION = frozenset(
 
 class ObjectMissing(BackendError):  # noqa: N818
     """404: there is no such object."""
+
+
+class NotModified(BackendError):  # noqa: N818
+    """304: the object is still the one that is known."""
 
 
 class PreconditionFailed(BackendError):  # noqa: N818
@@ -72,6 +77,7 @@ class Failure(enum.Enum):
     unanswered = "the request may have been carried out, its answer was lost"
     throttled = "the server is busy and asks to slow down"
     missing = "no such object"
+    unchanged = "not modified"
     precondition = "precondition failed"
     conflict = "a conflicting request is in flight"
     range = "range not satisfiable"
@@ -123,6 +129,8 @@ def _of_answer(error: Any) -> Failure:
         return Failure.throttled if status == 503 else Failure.unanswered
     if code in _MISSING:
         return Failure.missing
+    if status == 304:
+        return Failure.unchanged
     if status == 412:
         return Failure.precondition
     if status == 416:
@@ -155,6 +163,8 @@ def translate(error: BaseException, failure: Failure, options: S3Options, *, wha
     where = f"s3 at {endpoint_of(options)}"
     if failure is Failure.missing:
         return ObjectMissing(f"{what}: no such object", backend=where)
+    if failure is Failure.unchanged:
+        return NotModified(f"{what}: not modified", backend=where)
     if failure is Failure.precondition:
         return PreconditionFailed(f"{what}: the object was changed meanwhile", backend=where)
     if failure is Failure.conflict:

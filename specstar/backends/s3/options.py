@@ -116,7 +116,7 @@ class S3Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         int,
         Meta(
             ge=64 << 10,
-            le=5 << 30,
+            le=1 << 30,
             description="Largest metadata object of a model; a write beyond is refused. Each push sends all of it.",
         ),
     ] = 256 * MIB

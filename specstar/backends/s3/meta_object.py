@@ -1,0 +1,148 @@
+"""The object that holds the database of one model: read it, replace it on a condition, and see whether the server minds."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+from specstar.backends.s3.connection import S3Connection, bare_etag
+from specstar.backends.s3.errors import (
+    ConditionalConflict,
+    NotImplementedThere,
+    NotModified,
+    ObjectMissing,
+    PreconditionFailed,
+    endpoint_of,
+)
+from specstar.backends.s3.keys import probe_key
+from specstar.errors import BackendError
+
+__all__ = ["Fetched", "MetaObject", "StoredObject", "refuse_unless_conditional"]
+
+
+class Fetched(NamedTuple):
+    """A version of the object. `verified`: its bytes match the checksum that their writer left."""
+
+    data: bytes
+    etag: str
+    verified: bool
+
+
+class StoredObject(ABC):
+    """One object that several processes replace. ETags are without quotes."""
+
+    name: str
+
+    @abstractmethod
+    async def head(self) -> str | None:
+        """The ETag; None if there is no object."""
+
+    @abstractmethod
+    async def fetch(self, known: str | None = None) -> Fetched | None:
+        """The object; None if there is none. Raises `NotModified` if it is still the one with the ETag `known`."""
+
+    @abstractmethod
+    async def push(self, data: bytes, sha256: str, *, replaces: str | None, locked: bool) -> str:
+        """Send a new version once, with no retry below; the new ETag.
+
+        `locked`: only if the object still has the ETag `replaces` (None: does not exist). Raises `PreconditionFailed`,
+        `ConditionalConflict`, `ObjectMissing`, and `RequestFailed` if the answer was lost.
+        """
+
+    @abstractmethod
+    async def probe(self) -> None:
+        """Raise `BackendError` if the server does not honour conditions on writes."""
+
+
+class MetaObject(StoredObject):
+    """The object in the bucket."""
+
+    def __init__(self, connection: S3Connection, bucket: str, key: str, prefix: str) -> None:
+        self.name = f"s3://{bucket}/{key}"
+        self._connection = connection
+        self._bucket = bucket
+        self._key = key
+        self._prefix = prefix
+
+    async def head(self) -> str | None:
+        try:
+            answer = await self._connection.call("head_object", Bucket=self._bucket, Key=self._key)
+        except ObjectMissing:
+            return None
+        return bare_etag(answer["ETag"])
+
+    async def fetch(self, known: str | None = None) -> Fetched | None:
+        condition = {} if known is None else {"IfNoneMatch": f'"{known}"'}
+        try:
+            answer = await self._connection.call("get_object", Bucket=self._bucket, Key=self._key, **condition)
+        except ObjectMissing:
+            return None
+        data, etag = answer["Body"], bare_etag(answer["ETag"])
+        if etag == known:
+            raise NotModified(f"{self.name}: not modified")  # a server that ignores If-None-Match on reads
+        expected = answer.get("Metadata", {}).get("sha256")
+        if expected is None:
+            return Fetched(data, etag, verified=False)
+        found = (await self._connection.in_thread(hashlib.sha256, data)).hexdigest()
+        if found != expected:
+            raise BackendError(f"{self.name}: the {len(data)} bytes received do not match their checksum; nothing was changed")
+        return Fetched(data, etag, verified=True)
+
+    async def push(self, data: bytes, sha256: str, *, replaces: str | None, locked: bool) -> str:
+        condition: dict[str, str] = {}
+        if locked:
+            # Unquoted: some servers compare the value literally.
+            condition = {"IfNoneMatch": "*"} if replaces is None else {"IfMatch": replaces}
+        answer = await self._connection.call(
+            "put_object",
+            attempts=1,
+            Bucket=self._bucket,
+            Key=self._key,
+            Body=data,
+            ContentType="application/vnd.sqlite3",
+            Metadata={"sha256": sha256},
+            **condition,
+        )
+        return bare_etag(answer["ETag"])
+
+    async def probe(self) -> None:
+        connection, place = self._connection, (self._bucket, self._prefix)
+        if place in connection.probed:
+            return
+        async with connection.probing:
+            if place not in connection.probed:
+                await refuse_unless_conditional(connection, self._bucket, probe_key(self._prefix, secrets.token_hex(16)))
+                connection.probed.add(place)
+
+
+async def refuse_unless_conditional(connection: S3Connection, bucket: str, key: str) -> None:
+    """Create, refuse to create, replace, refuse to replace: what servers that ignore conditions on writes fail at."""
+
+    async def put(body: bytes, **condition: str) -> str | None:
+        try:
+            answer = await connection.call("put_object", Bucket=bucket, Key=key, Body=body, **condition)
+        except (PreconditionFailed, ConditionalConflict, ObjectMissing):
+            return None
+        return bare_etag(answer["ETag"])
+
+    try:
+        # A retry may be answered with 412 after its first attempt succeeded: what counts is the object.
+        await put(b"1", IfNoneMatch="*")
+        first = bare_etag((await connection.call("head_object", Bucket=bucket, Key=key))["ETag"])
+        refused_create = await put(b"2", IfNoneMatch="*") is None
+        await put(b"3", IfMatch=first)
+        second = bare_etag((await connection.call("head_object", Bucket=bucket, Key=key))["ETag"])
+        refused_stale = await put(b"4", IfMatch=first) is None
+        last = bare_etag((await connection.call("head_object", Bucket=bucket, Key=key))["ETag"])
+    except NotImplementedThere:
+        refused_create = refused_stale = False
+        first = second = last = ""
+    finally:
+        await connection.clean_up(connection.call("delete_object", Bucket=bucket, Key=key), f"the probe object {key}")
+    if not (refused_create and refused_stale and first != second == last):
+        raise BackendError(
+            f"s3 at {endpoint_of(connection.options)} does not honour If-Match and If-None-Match on writes, so enable_locking "
+            "cannot protect metadata; use another server, or set enable_locking to false if only one process ever writes"
+        )

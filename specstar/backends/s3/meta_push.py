@@ -1,0 +1,152 @@
+"""One push of the database, until it is known how it ended: it landed, somebody else was first, or nobody can tell."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from specstar.backends.s3.connection import S3Connection
+from specstar.backends.s3.errors import ConditionalConflict, NotModified, ObjectMissing, PreconditionFailed, RequestFailed
+from specstar.backends.s3.meta_database import Copy, Snapshot
+from specstar.backends.s3.meta_object import Fetched, StoredObject
+from specstar.backends.sqlite.database import Operation
+from specstar.errors import BackendError, BackendUnavailable, OutcomeUnknownError, SpecstarError
+
+__all__ = ["Foreign", "Landed", "Pusher", "deleted", "pause"]
+
+logger = logging.getLogger("specstar")
+
+
+class Landed(NamedTuple):
+    """The push is in the object. `copy`: a later version that was read and has it; None: the object is what was pushed."""
+
+    etag: str
+    copy: Copy | None
+
+
+class Foreign(NamedTuple):
+    """The push is not in the object and never will be: somebody else's version, read here, took its place."""
+
+    etag: str
+    copy: Copy
+
+
+class Pusher:
+    """Pushes to one object. Sources of the rules: `docs/s3.md`."""
+
+    def __init__(
+        self,
+        connection: S3Connection,
+        stored: StoredObject,
+        setup: Operation,
+        *,
+        locked: bool,
+        attempts: int,
+        seconds: float,
+    ) -> None:
+        self._connection = connection
+        self._stored = stored
+        self._setup = setup
+        self._locked = locked
+        self._attempts = attempts
+        self.seconds = seconds
+
+    async def load(self, fetched: Fetched) -> Copy:
+        """A fetched version as a database, in a thread."""
+        name, verified = self._stored.name, fetched.verified
+
+        def work() -> Copy:
+            return Copy.load(fetched.data, name, self._setup, verified=verified)
+
+        return await self._connection.in_thread(work)
+
+    async def push(self, snapshot: Snapshot, commits: Sequence[str], *, replaces: str | None) -> Landed | Foreign:
+        """Push until the outcome is known. `commits`: the ids of this and of earlier pushes of the same changes.
+
+        Raises `OutcomeUnknownError` if it cannot be found out, and the error of the server if nothing was stored for sure.
+        """
+        deadline = asyncio.get_running_loop().time() + self.seconds
+        # Set once a request may have reached the server and its answer is not known: it may land at any later time,
+        # until the version that it replaces is gone.
+        doubt: BackendError | None = None
+        attempt = failures = 0
+        if self._locked:
+            await self._stored.probe()
+        while True:
+            attempt += 1
+            try:
+                if not self._locked and replaces is not None and await self._stored.head() is None:
+                    raise deleted(self._stored.name)
+                etag = await self._stored.push(snapshot.data, snapshot.sha256, replaces=replaces, locked=self._locked)
+                return Landed(etag, None)
+            except (PreconditionFailed, ConditionalConflict, ObjectMissing) as error:
+                reason: BackendError = error
+            except RequestFailed as error:
+                reason = error
+                failures += 1
+                if error.sent:
+                    doubt = error
+            except SpecstarError as error:
+                if doubt is not None:
+                    raise _unknown(self._stored.name) from error
+                raise
+            found = await self._look(reason, doubt, commits, replaces)
+            if found is not None:
+                return found
+            logger.info("%s: push %d was not taken (%s); again", self._stored.name, attempt, type(reason).__name__)
+            if failures >= self._attempts or asyncio.get_running_loop().time() >= deadline:
+                if doubt is not None:
+                    raise _unknown(self._stored.name) from doubt
+                if isinstance(reason, BackendUnavailable):
+                    raise reason
+                raise BackendUnavailable(
+                    f"{self._stored.name}: not pushed within {self.seconds:g} s, other requests on the object were in the way; "
+                    "nothing was stored, retry later"
+                ) from reason
+            await pause(attempt)
+
+    async def _look(
+        self, reason: BackendError, doubt: BackendError | None, commits: Sequence[str], replaces: str | None
+    ) -> Landed | Foreign | None:
+        """Read the object and look for our push in it. None: it is still the version that we meant to replace."""
+        if isinstance(reason, RequestFailed) and not reason.sent and doubt is None:
+            return None
+        try:
+            fetched = await self._stored.fetch(replaces)
+            if fetched is None:
+                if replaces is None:
+                    return None
+                raise deleted(self._stored.name)
+            copy = await self.load(fetched)
+        except NotModified:
+            return None
+        except BackendUnavailable as error:
+            # 412, too, leaves a doubt: something between us and the server may have sent the request twice.
+            raise _unknown(self._stored.name) from error
+        if await self._connection.in_thread(copy.has_commit, commits):
+            logger.info("%s: the push had landed although it was answered with %s", self._stored.name, type(reason).__name__)
+            return Landed(fetched.etag, copy)
+        if not self._locked:
+            await self._connection.in_thread(copy.close)
+            return None
+        return Foreign(fetched.etag, copy)
+
+
+async def pause(attempt: int) -> None:
+    """Wait a little, at random, longer each time: of many writers that collide, one comes first."""
+    await asyncio.sleep(random.uniform(0, min(1.0, 0.01 * 2 ** min(attempt, 8))))
+
+
+def deleted(name: str) -> BackendError:
+    """The error for an object that was there and is gone."""
+    return BackendError(
+        f"{name}: the metadata object was deleted by someone else; nothing was written. Restore it, or restart the program to "
+        "begin with an empty database"
+    )
+
+
+def _unknown(name: str) -> OutcomeUnknownError:
+    return OutcomeUnknownError(f"{name}: the answer to a push was lost, and the object could not be read to find out")

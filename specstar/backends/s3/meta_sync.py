@@ -1,0 +1,407 @@
+"""Metadata of one model between this process and the bucket: group commit, replay, and reads that notice foreign writes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from specstar.backends.s3.connection import S3Connection
+from specstar.backends.s3.errors import NotModified
+from specstar.backends.s3.meta_database import Change, Copy, changed
+from specstar.backends.s3.meta_object import Fetched, StoredObject
+from specstar.backends.s3.meta_push import Landed, Pusher, deleted, pause
+from specstar.backends.s3.options import S3Options
+from specstar.backends.sqlite.database import Operation
+from specstar.errors import (
+    BackendUnavailable,
+    LimitExceededError,
+    OutcomeUnknownError,
+    RevisionConflictError,
+    SpecstarError,
+)
+from specstar.runtime import Batcher, Home
+
+__all__ = ["MetaSync"]
+
+logger = logging.getLogger("specstar")
+
+_MAX_CHANGES = 4096
+_MAX_BYTES = 8 << 20
+_DRAIN_SECONDS = 60.0
+_LARGE = 32 << 20
+
+
+class _Group(NamedTuple):
+    """Changes that one caller awaits together."""
+
+    changes: tuple[Change, ...]
+    size: int
+
+
+class MetaSync:
+    """The database of one model, shared by all stores of a connection that use it. All methods belong to the home loop.
+
+    `copy` is what reads see: the version with the ETag `etag`, and, without `auto_sync`, the local writes on top of it
+    (`pending`). A group of writes is made on a copy of it, which takes its place once it is pushed: what was not
+    acknowledged is never seen, and a refused push leaves everything as it was. `_state` guards these three.
+    """
+
+    def __init__(
+        self, home: Home, connection: S3Connection, stored: StoredObject, setup: Operation, options: S3Options, model: str
+    ) -> None:
+        self.name = stored.name
+        self._home = home
+        self._connection = connection
+        self._stored = stored
+        self._setup = setup
+        self._options = options
+        self._model = model
+        self._pusher = Pusher(
+            connection,
+            stored,
+            setup,
+            locked=options.enable_locking,
+            attempts=options.max_attempts,
+            seconds=options.operation_timeout_seconds,
+        )
+        self._state = asyncio.Lock()
+        self._copy: Copy | None = None
+        self._etag: str | None = None
+        self._stale = False
+        self._pending: list[Change] = []
+        self._dropped: list[str] = []
+        # Pushes whose outcome is not known: commit id, and how many of the pending writes were in it.
+        self._sent: list[tuple[str, int]] = []
+        self._diverged: str | None = None
+        self._warned = False
+        self._periodic: Any = None
+        self._writes: Batcher[_Group, list[Any]] = Batcher(
+            home,
+            self._flush_writes,
+            name=f"{self.name}: writes",
+            max_items=_MAX_CHANGES,
+            max_bytes=_MAX_BYTES,
+            max_in_flight=1,
+            size_of=lambda group: group.size,
+        )
+        self._reads: Batcher[Operation, Any] = Batcher(home, self._flush_reads, name=f"{self.name}: reads", max_in_flight=2)
+        self._searches: Batcher[Operation, Any] = Batcher(
+            home, self._flush_reads, name=f"{self.name}: searches", max_items=16, max_in_flight=1
+        )
+        self.read = self._reads.submit
+        self.search = self._searches.submit
+
+    @property
+    def pending(self) -> int:
+        """Local writes that are not in the bucket yet (only without `auto_sync`)."""
+        return len(self._pending)
+
+    async def write(self, changes: Sequence[Change], size: int) -> list[Any]:
+        """Apply changes; one result or error each. With `auto_sync`, returns once they are in the bucket."""
+        return await self._writes.submit(_Group(tuple(changes), size))
+
+    async def sync(self) -> None:
+        """Push local writes, or pull foreign ones if there are none.
+
+        Raises `RevisionConflictError` if a foreign write is in the way of local ones: without `auto_reload_on_conflict`
+        nothing was pushed and the local state is as it was; with it, all was pushed but the writes that conflict.
+        """
+        async with self._state:
+            loaded = await self._ready()
+            if self._pending:
+                await self._push_pending()
+            elif not loaded:
+                await self._pull()
+            self._raise_dropped()
+
+    async def discard(self) -> None:
+        """Give up local writes that are not pushed, and load what is in the bucket."""
+        async with self._state:
+            self._pending.clear()
+            self._dropped.clear()
+            self._sent.clear()
+            self._diverged = None
+            # Loaded even if the object did not change: the local copy has other writes in it.
+            old, self._copy = self._copy, None
+            if old is not None:
+                self._retire(old)
+            await self._ready()
+
+    # Writes.
+
+    async def _flush_writes(self, groups: list[_Group]) -> list[list[Any]]:
+        changes = [change for group in groups for change in group.changes]
+        async with self._state:
+            await self._ready()
+            results = await (self._publish(changes) if self._options.auto_sync else self._apply(changes))
+        ordered = iter(results)
+        return [[next(ordered) for _ in group.changes] for group in groups]
+
+    async def _apply(self, changes: list[Change]) -> list[Any]:
+        """Change the local copy only; `sync` pushes later."""
+        results = await self._in_copy(lambda copy: copy.apply(changes))
+        self._pending += [change for change, result in zip(changes, results, strict=True) if changed(result)]
+        return results
+
+    async def _publish(self, changes: list[Change]) -> list[Any]:
+        """Make changes on a copy and push it; one result or error each."""
+        deadline = self._home.time() + self._options.operation_timeout_seconds
+        commits: list[str] = []
+        attempt = 0
+        while True:
+            attempt += 1
+            commits.append(secrets.token_hex(16))
+            limit = self._options.max_meta_bytes
+            try:
+                prepared = await self._in_copy(lambda copy: copy.prepare(changes, commits[-1], limit=limit))
+            except LimitExceededError as error:
+                return await self._publish_halves(changes, error)
+            if prepared.snapshot is None:
+                self._retire(prepared.copy)
+                # All were refused, but by what we know: is it still so?
+                if attempt > 3 or not await self._pull():
+                    return prepared.results
+                continue
+            try:
+                outcome = await self._pusher.push(prepared.snapshot, commits, replaces=self._etag)
+            except BaseException as error:
+                self._retire(prepared.copy)
+                # What is there now is to be found out before the next call.
+                self._stale = self._stale or isinstance(error, OutcomeUnknownError) or not isinstance(error, Exception)
+                raise
+            if isinstance(outcome, Landed):
+                self._swap(outcome.copy or prepared.copy, outcome.etag, len(prepared.snapshot.data))
+                if outcome.copy is not None:
+                    self._retire(prepared.copy)
+                return prepared.results
+            self._retire(prepared.copy)
+            # Where nothing was before, there is nothing local to protect.
+            if not self._options.auto_reload_on_conflict and self._etag is not None:
+                self._retire(outcome.copy)
+                self._stale = True
+                logger.info("%s: %d writes refused, another process wrote first", self.name, len(changes))
+                return [RevisionConflictError(change.resource_id, model=self._model) for change in changes]
+            self._swap(outcome.copy, outcome.etag, 0)
+            if self._home.time() >= deadline:
+                raise BackendUnavailable(
+                    f"{self.name}: other processes were faster {attempt} times in "
+                    f"{self._options.operation_timeout_seconds:g} s; nothing was stored, retry later"
+                )
+            logger.info("%s: another process wrote first; replaying %d writes", self.name, len(changes))
+            await pause(attempt)
+
+    async def _publish_halves(self, changes: list[Change], error: LimitExceededError) -> list[Any]:
+        """Too large together: find those that fit."""
+        if len(changes) == 1:
+            return [error]
+        middle = len(changes) // 2
+        return await self._publish(changes[:middle]) + await self._publish(changes[middle:])
+
+    async def _push_pending(self) -> None:
+        """Push the local copy; with `auto_reload_on_conflict`, replay the local writes on what others pushed."""
+        deadline = self._home.time() + self._options.operation_timeout_seconds
+        if self._sent:
+            await self._settle()
+        commits: list[str] = []
+        attempt = 0
+        while self._pending:
+            attempt += 1
+            commits.append(secrets.token_hex(16))
+            limit = self._options.max_meta_bytes
+            twin = await self._in_copy(lambda copy: copy.twin())
+            try:
+                snapshot = await self._connection.in_thread(lambda: twin.seal(commits[-1], limit=limit))
+                outcome = await self._pusher.push(snapshot, commits, replaces=self._etag)
+            except BaseException as error:
+                self._retire(twin)
+                if isinstance(error, OutcomeUnknownError) or not isinstance(error, Exception):
+                    self._sent += [(commit, len(self._pending)) for commit in commits]
+                raise
+            if isinstance(outcome, Landed):
+                self._pending.clear()
+                self._swap(outcome.copy or twin, outcome.etag, len(snapshot.data))
+                if outcome.copy is not None:
+                    self._retire(twin)
+                return
+            self._retire(twin)
+            if not self._options.auto_reload_on_conflict and self._etag is not None:
+                self._retire(outcome.copy)
+                raise RevisionConflictError(self._pending[0].resource_id, model=self._model)
+            await self._replay(outcome.copy, outcome.etag)
+            if self._home.time() >= deadline:
+                raise BackendUnavailable(f"{self.name}: other processes were faster {attempt} times; local writes are kept")
+            await pause(attempt)
+
+    async def _settle(self) -> None:
+        """Find out about earlier pushes whose answer was lost: local writes that landed must not be made twice."""
+        try:
+            fetched = await self._stored.fetch(self._etag)
+        except NotModified:
+            return
+        if fetched is None:
+            if self._etag is None:
+                return
+            raise deleted(self.name)
+        copy = await self._pusher.load(fetched)
+        landed = [
+            count for commit, count in self._sent if await self._connection.in_thread(lambda id_=commit: copy.has_commit([id_]))
+        ]
+        self._sent.clear()
+        if not landed:
+            self._retire(copy)
+            return
+        del self._pending[: max(landed)]
+        await self._replay(copy, fetched.etag)
+
+    async def _replay(self, copy: Copy, etag: str) -> None:
+        """Put the local writes on top of a foreign version; those that conflict with it are dropped and reported."""
+        pending = list(self._pending)
+        results = await self._connection.in_thread(lambda: copy.apply(pending))
+        kept = [change for change, result in zip(pending, results, strict=True) if changed(result)]
+        dropped = [change.resource_id for change, result in zip(pending, results, strict=True) if not changed(result)]
+        if dropped:
+            logger.error("%s: %d local writes conflict with foreign ones and were dropped: %r", self.name, len(dropped), dropped[:10])
+        self._dropped += dropped
+        self._pending = kept
+        self._swap(copy, etag, 0)
+
+    def _raise_dropped(self) -> None:
+        if self._dropped:
+            first = self._dropped[0]
+            self._dropped.clear()
+            raise RevisionConflictError(first, model=self._model)
+
+    # Reads.
+
+    async def _flush_reads(self, operations: list[Operation]) -> list[Any]:
+        if self._options.check_etag_on_read or self._copy is None or self._stale:
+            await self._refresh()
+        return await self._in_copy(lambda copy: copy.read(operations))
+
+    async def _refresh(self) -> None:
+        """Notice a foreign write: one HEAD for all reads that wait, the object only if it changed."""
+        if self._copy is not None and not self._stale:
+            etag = await self._stored.head()
+            if etag == self._etag or (etag is not None and etag == self._diverged):
+                return
+        async with self._state:
+            if not await self._ready():
+                await self._pull()
+
+    async def _ready(self) -> bool:
+        """Load the database if that was not done, or if what we have is known to be old; True if it asked the server."""
+        if self._copy is None:
+            await self._load(await self._stored.fetch())
+            self._start_periodic()
+            return True
+        if self._stale and not self._pending:
+            await self._pull()
+            return True
+        return False
+
+    async def _load(self, fetched: Fetched | None) -> None:
+        if fetched is not None:
+            self._swap(await self._pusher.load(fetched), fetched.etag, len(fetched.data))
+        elif self._etag is not None:
+            raise deleted(self.name)
+        else:
+            self._copy = await self._connection.in_thread(Copy.empty, self.name, self._setup)
+            self._stale = False
+
+    async def _pull(self) -> bool:
+        """Take a foreign version if there is one; True if there was. Local writes are replayed on it, or kept apart from it."""
+        try:
+            fetched = await self._stored.fetch(self._etag)
+        except NotModified:
+            self._stale = False
+            return False
+        if fetched is None:
+            if self._etag is not None:
+                raise deleted(self.name)
+            self._stale = False
+            return False
+        if not self._pending:
+            await self._load(fetched)
+            return True
+        if self._options.auto_reload_on_conflict or self._etag is None:
+            await self._replay(await self._pusher.load(fetched), fetched.etag)
+            return True
+        if self._diverged != fetched.etag:
+            self._diverged = fetched.etag
+            logger.warning(
+                "%s: another process wrote; %d local writes are kept apart from it, sync() will refuse them",
+                self.name,
+                len(self._pending),
+            )
+        return False
+
+    # The copy, and who uses it.
+
+    async def _in_copy(self, work: Callable[[Copy], Any]) -> Any:
+        copy = self._copy
+        if copy is None:
+            raise BackendUnavailable(f"{self.name}: closed")
+        copy.users += 1
+        try:
+            return await self._connection.in_thread(work, copy)
+        finally:
+            copy.users -= 1
+            if copy.retired:
+                self._retire(copy)
+
+    def _swap(self, copy: Copy, etag: str, size: int) -> None:
+        old, self._copy, self._etag, self._stale, self._diverged = self._copy, copy, etag, False, None
+        if old is not None:
+            self._retire(old)
+        if size > _LARGE and not self._warned:
+            self._warned = True
+            logger.warning("%s has %d MiB, and each push sends all of it; PostgreSQL suits this better", self.name, size >> 20)
+
+    def _retire(self, copy: Copy) -> None:
+        """Close a copy once nobody reads it."""
+        copy.retired = True
+        if copy.users == 0:
+            self._connection.start(self._connection.in_thread(copy.close))
+
+    # Life.
+
+    def _start_periodic(self) -> None:
+        if self._options.sync_interval > 0 and self._periodic is None:
+            self._periodic = self._home.spawn(self._sync_for_ever)
+
+    async def _sync_for_ever(self) -> None:
+        failed = False
+        while True:
+            await asyncio.sleep(self._options.sync_interval)
+            try:
+                await self.sync()
+                failed = False
+            except SpecstarError as error:
+                # Once, not with every tick of a long outage.
+                log = logger.debug if failed else logger.warning
+                log("%s: periodic sync failed: %s", self.name, error)
+                failed = True
+
+    async def aclose(self) -> None:
+        """Let writes in flight finish, push local ones, close the database. Raises if local writes could not be pushed."""
+        if self._periodic is not None:
+            self._periodic.cancel()
+            self._periodic = None
+        await self._writes.drain(_DRAIN_SECONDS)
+        async with self._state:
+            if self._pending:
+                await self._push_pending()
+            copy, self._copy = self._copy, None
+            if copy is not None:
+                await self._connection.in_thread(copy.close)
+            self._raise_dropped()
+
+    def abandon(self) -> None:
+        """Forget the database; the loop is gone, or belongs to the parent process."""
+        if self._pending:
+            logger.error("%s: %d local writes were never pushed and are lost", self.name, len(self._pending))
+        self._pending.clear()
+        self._copy = None
