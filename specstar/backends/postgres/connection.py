@@ -7,7 +7,7 @@ import logging
 import os
 import weakref
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeAlias
 from urllib.parse import parse_qsl, urlsplit
 
@@ -204,7 +204,7 @@ class PostgresConnection(Connection):
                 return await self._execute(session, sql, args, None)
             except Exception as error:
                 if is_lost(error):
-                    session.terminate()
+                    _drop(session)
                     raise AnswerLost(served_by, timed_out=isinstance(error, TimeoutError)) from error
                 if is_race(error):
                     raise WriteRace from error
@@ -265,7 +265,7 @@ class PostgresConnection(Connection):
     async def _release(self, session: Session) -> None:
         try:
             if self._pool is None:
-                session.terminate()
+                _drop(session)
             else:
                 await self._pool.release(session, timeout=_RELEASE_SECONDS)
         except Exception as error:
@@ -307,6 +307,12 @@ class PostgresConnection(Connection):
                 session.let_go(null)
         finally:
             os.close(null)
+
+
+def _drop(session: Session) -> None:
+    # A session whose socket broke may have left the pool by itself already.
+    with suppress(asyncpg.InterfaceError):
+        session.terminate()
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

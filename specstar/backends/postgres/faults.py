@@ -57,9 +57,12 @@ def translate(error: BaseException, *, doing: str, where: str, timeout: float | 
         return BackendError(
             f"TLS to {where} failed: {error.reason or error}; check sslmode and sslrootcert in the dsn", backend="postgres"
         )
+    if isinstance(error, ConnectionError) and "SSL upgrade" in str(error):
+        return BackendError(f"{where} does not speak TLS, and the dsn's sslmode demands it", backend="postgres")
     if isinstance(error, OSError):
         return BackendUnavailable(
-            f"cannot reach {where} ({doing}): {error.strerror or error}; is the server running?", backend="postgres"
+            f"cannot reach {where} ({doing}): {error.strerror or error or type(error).__name__}; is the server running?",
+            backend="postgres",
         )
     state = _state(error)
     if state in _ADVICE:

@@ -1,0 +1,203 @@
+"""A commit whose answer was lost is found out: acknowledged if it happened, repeated only if it cannot have happened."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from specstar.errors import BackendUnavailable, OutcomeUnknownError, RevisionConflictError
+from specstar.roles import PayloadKey, Storage, StoredRevision
+from tests.integration.postgres.rig import Proxy, Rig, admin, change_of, host_and_port, ids, new, open_rig, touched
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.fixture
+async def proxy(postgres_database: str) -> AsyncIterator[Proxy]:
+    async with Proxy(*host_and_port(postgres_database)) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def far(proxy: Proxy, postgres_database: str) -> AsyncIterator[Rig]:
+    """A process that reaches the database through the proxy."""
+    options = {"acquire_timeout_seconds": 3.0, "command_timeout_seconds": 2.0, "connect_timeout_seconds": 1.0}
+    async with open_rig(proxy.dsn(postgres_database), **options) as rig:
+        yield rig
+
+
+async def warm(storage: Storage, name: str) -> None:
+    """Prepare the statements on the connection of the pool, so that the next answer is that of the write itself."""
+    item = new(name)
+    await storage.write(item)
+    await storage.write(change_of(item))
+
+
+async def lose_the_answer(proxy: Proxy) -> None:
+    """Let the next statement arrive, drop its answer, break the connection, and behave again."""
+    proxy.dropped.clear()
+    proxy.deaf = True
+    await proxy.dropped.wait()
+    proxy.cut()
+    proxy.deaf = False
+
+
+async def test_writes_that_were_committed_are_acknowledged_and_made_once(proxy: Proxy, far: Rig) -> None:
+    storage = far.storage()
+    first = new("old", b"1")
+    await storage.write(first)
+    await warm(storage, "w1")
+    losing = asyncio.create_task(lose_the_answer(proxy))
+    await asyncio.sleep(0)
+    second = change_of(first, b"2")
+    created = [new(name, name.encode()) for name in ids("r", 10)]
+    await asyncio.gather(*(storage.write(item) for item in created))
+    await losing
+    await warm(storage, "w2")
+    losing = asyncio.create_task(lose_the_answer(proxy))
+    await asyncio.sleep(0)
+    await storage.write(second)
+    await losing
+    await warm(storage, "w3")
+    losing = asyncio.create_task(lose_the_answer(proxy))
+    await asyncio.sleep(0)
+    await storage.write(touched(second, is_deleted=True))
+    await losing
+    meta = await storage.read_meta("old")
+    assert meta is not None
+    assert (meta.version, meta.is_deleted) == (3, True)
+    assert len(await storage.list_revisions("old")) == 2
+    for item in created:
+        assert isinstance(await storage.read(item.change.meta.resource_id), StoredRevision)
+        assert len(await storage.list_revisions(item.change.meta.resource_id)) == 1
+
+
+async def test_writes_that_never_arrived_are_repeated(proxy: Proxy, far: Rig) -> None:
+    storage = far.storage()
+    await storage.write(new("warm"))
+    proxy.flowing.clear()
+    writing = asyncio.gather(*(storage.write(new(name)) for name in ids("r", 5)))
+    await asyncio.sleep(0.2)
+    proxy.cut()
+    proxy.flowing.set()
+    await writing
+    assert all(await storage.read_many(list(ids("r", 5))))
+
+
+async def test_a_statement_held_back_in_the_network_cannot_land_after_its_refusal(
+    proxy: Proxy, far: Rig, postgres_database: str
+) -> None:
+    """The old server process is ended before the outcome is read: what arrives there later finds nobody."""
+    storage = far.storage()
+    first = new("r", b"1")
+    await storage.write(first)
+    proxy.flowing.clear()
+    writing = asyncio.create_task(storage.write(change_of(first, b"2")))
+    await asyncio.sleep(0.2)
+    held = list(proxy._tasks)
+    proxy.flowing, old = asyncio.Event(), proxy.flowing
+    proxy.flowing.set()
+    with pytest.raises(BackendUnavailable, match="nothing was written"):
+        await writing
+    old.set()
+    await asyncio.wait(held, timeout=1)
+    await asyncio.sleep(0.2)
+    found = await storage.read("r")
+    assert isinstance(found, StoredRevision)
+    assert found.payload == b"1"
+
+
+async def test_an_outcome_that_nobody_can_read_is_unknown_in_bounded_time(proxy: Proxy, far: Rig) -> None:
+    storage = far.storage()
+    await storage.write(new("warm"))
+    started = time.monotonic()
+    proxy.deaf = True
+    writing = asyncio.gather(*(storage.write(new(name)) for name in ids("r", 3)), return_exceptions=True)
+    await proxy.dropped.wait()
+    proxy.refuses = True
+    proxy.cut()
+    outcomes = await writing
+    assert [type(outcome) for outcome in outcomes] == [OutcomeUnknownError] * 3
+    assert time.monotonic() - started < 8
+    proxy.refuses = proxy.deaf = False
+    assert all(await storage.read_many(list(ids("r", 3))))
+
+
+async def test_a_conflict_after_a_lost_answer_is_still_a_conflict(proxy: Proxy, far: Rig, postgres_database: str) -> None:
+    storage = far.storage()
+    first = new("r", b"1")
+    await storage.write(first)
+    async with open_rig(postgres_database) as near:
+        proxy.flowing.clear()
+        writing = asyncio.create_task(storage.write(change_of(first, b"lost")))
+        await asyncio.sleep(0.1)
+        winner = change_of(first, b"won")
+        await near.storage().write(winner)
+        proxy.cut()
+        proxy.flowing.set()
+        with pytest.raises(RevisionConflictError) as caught:
+            await writing
+        assert caught.value.actual_revision_id == winner.change.meta.current_revision_id
+
+
+async def test_a_write_that_others_built_upon_is_still_acknowledged(proxy: Proxy, far: Rig, postgres_database: str) -> None:
+    storage = far.storage()
+    first = new("r", b"1")
+    await storage.write(first)
+    await warm(storage, "w")
+    second = change_of(first, b"2")
+    async with open_rig(postgres_database) as near:
+        proxy.dropped.clear()
+        proxy.deaf = True
+        writing = asyncio.create_task(storage.write(second))
+        await proxy.dropped.wait()
+        await near.storage().write(change_of(second, b"3"))
+        proxy.cut()
+        proxy.deaf = False
+        await writing
+
+
+async def test_erasing_with_a_lost_answer(proxy: Proxy, far: Rig) -> None:
+    storage = far.storage()
+    await storage.write(new("r"))
+    losing = asyncio.create_task(lose_the_answer(proxy))
+    await asyncio.sleep(0)
+    assert await storage.erase("r") is True
+    await losing
+    assert await storage.read("r") is None
+
+
+async def test_payloads_with_a_lost_answer(proxy: Proxy, far: Rig) -> None:
+    store = far.resource()
+    await store.put(PayloadKey("warm", "p"), b"1")
+    losing = asyncio.create_task(lose_the_answer(proxy))
+    await asyncio.sleep(0)
+    await store.put(PayloadKey("r", "p"), b"2")
+    await losing
+    assert await store.get(PayloadKey("r", "p")) == b"2"
+
+
+async def test_reads_are_repeated(proxy: Proxy, far: Rig) -> None:
+    storage = far.storage()
+    await storage.write(new("r"))
+    losing = asyncio.create_task(lose_the_answer(proxy))
+    await asyncio.sleep(0)
+    assert await storage.read("r") is not None
+    await losing
+
+
+async def test_a_write_that_waits_for_a_lock_too_long_is_ended_and_refused(far: Rig, postgres_database: str) -> None:
+    storage = far.storage()
+    first = new("r", b"1")
+    await storage.write(first)
+    async with admin(postgres_database) as stranger:
+        async with stranger.transaction():
+            await stranger.execute('UPDATE "User_meta" SET version = version')
+            with pytest.raises(BackendUnavailable, match="nothing was written"):
+                await storage.write(change_of(first, b"2"))
+        found = await storage.read("r")
+        assert isinstance(found, StoredRevision)
+        assert found.payload == b"1"
