@@ -1,0 +1,64 @@
+"""What a worker does with a delivery: every status, fresh and redelivered, older and newer than the state."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from msgspec import Raw
+
+from specstar.message_queue.claim import Decision, decide
+from specstar.message_queue.job import JobRecord, JobStatus
+
+RUN, DROP, EXHAUSTED, PARK, RESEND = (
+    Decision.run,
+    Decision.drop,
+    Decision.exhausted,
+    Decision.park,
+    Decision.resend,
+)
+
+
+def record(status: str, *, attempts: int = 0, delivery: int = 0) -> JobRecord:
+    return JobRecord(
+        job_id="1",
+        queue="q",
+        payload=Raw(b"1"),
+        created_time=datetime.now(UTC),
+        revision_id="r",
+        status=JobStatus(status),
+        attempts=attempts,
+        delivery=delivery,
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "attempts", "delivery", "message_attempts", "redelivered", "expected"),
+    [
+        ("pending", 0, 0, 0, False, RUN),
+        ("pending", 0, 0, 0, True, RUN),  # prefetched by a worker that went before it began
+        ("retrying", 1, 0, 1, False, RUN),
+        ("retrying", 1, 0, 1, True, RUN),
+        ("retrying", 1, 0, 0, False, DROP),  # a copy of the first message
+        ("retrying", 1, 0, 0, True, RESEND),  # died between the state and the new message
+        ("retrying", 2, 1, 0, True, RESEND),
+        ("retrying", 3, 2, 3, False, EXHAUSTED),  # its worker died, and an in-process queue was recovered
+        ("running", 1, 0, 0, False, DROP),  # a copy while the job runs
+        ("running", 1, 0, 0, True, RUN),  # its worker died
+        ("running", 2, 1, 0, True, DROP),  # an old message came late: the newer one is at work
+        ("running", 2, 0, 1, False, RUN),
+        ("running", 3, 0, 0, True, EXHAUSTED),
+        ("succeeded", 1, 0, 0, False, DROP),
+        ("succeeded", 1, 0, 0, True, DROP),
+        ("cancelled", 0, 0, 0, False, DROP),
+        ("cancelled", 0, 0, 0, True, DROP),
+        ("failed", 3, 0, 0, False, DROP),
+        ("failed", 3, 0, 0, True, PARK),  # died between the state and the dead letter
+    ],
+)
+def test_decisions(
+    status: str, attempts: int, delivery: int, message_attempts: int, redelivered: bool, expected: Decision
+) -> None:
+    found = record(status, attempts=attempts, delivery=delivery)
+    decision = decide(found, message_attempts=message_attempts, redelivered=redelivered, max_attempts=3)
+    assert decision is expected

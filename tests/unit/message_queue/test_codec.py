@@ -1,0 +1,119 @@
+"""Payloads, results and failures as text: checked, bounded, and never a surprise."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import Raw
+
+from specstar.errors import DecodeError, InvalidInputError
+from specstar.message_queue.codec import JobCodec, ResultError, decode_record, encode_record, envelope, failure_text
+from specstar.message_queue.job import INDEXED_FIELDS, JobRecord, JobStatus
+from specstar.message_queue.retry import RetryPolicy, checked_seconds
+from specstar.message_queue.state import indexed_data
+from specstar.query import Projector
+
+
+def a_record(**more: Any) -> JobRecord:
+    fields: dict[str, Any] = {
+        "job_id": "id",
+        "queue": "q",
+        "payload": Raw(b'{"a":1}'),
+        "created_time": datetime(2026, 1, 2, tzinfo=UTC),
+        "revision_id": "r",
+    }
+    return JobRecord(**(fields | more))
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+
+
+@given(
+    status=st.sampled_from(JobStatus),
+    attempts=st.integers(0, 1000),
+    error=st.none() | texts,
+    partition_key=st.none() | texts,
+    result=st.sampled_from([b"null", b"[1, 2]", b'"x"']),
+)
+def test_a_record_survives_its_encoding(
+    status: JobStatus, attempts: int, error: str | None, partition_key: str | None, result: bytes
+) -> None:
+    before = a_record(status=status, attempts=attempts, error=error, partition_key=partition_key, result=Raw(result))
+    after = decode_record(encode_record(before), job_id="id")
+    plain = msgspec.structs.asdict(before) | {"payload": b'{"a":1}', "result": result}
+    found = msgspec.structs.asdict(after)
+    assert found | {"payload": bytes(after.payload), "result": bytes(after.result)} == plain
+
+
+@given(st.binary(max_size=200))
+def test_damaged_records_give_typed_errors(body: bytes) -> None:
+    with pytest.raises(DecodeError):
+        decode_record(body, job_id="id")
+
+
+def test_the_envelope_is_the_record_as_it_was_sent() -> None:
+    run = a_record(status=JobStatus.running, attempts=3, worker="w", error="E", partition_key="p")
+    assert decode_record(envelope(run), job_id="id") == decode_record(
+        encode_record(a_record(partition_key="p")), job_id="id"
+    )
+
+
+def test_the_indexed_fields_are_what_the_projector_makes() -> None:
+    for record in (a_record(), a_record(status=JobStatus.failed, attempts=2, partition_key="p", idempotency_key="i")):
+        assert indexed_data(record) == Projector(JobRecord, INDEXED_FIELDS)(record)
+
+
+def test_equal_payloads_have_equal_bytes() -> None:
+    codec: JobCodec[Any] = JobCodec("q", dict, Any)
+    assert bytes(codec.encode_payload({"b": 1, "a": 2})) == bytes(codec.encode_payload({"a": 2, "b": 1}))
+
+
+def test_results_are_checked_and_bounded() -> None:
+    codec: JobCodec[Any] = JobCodec("q", dict, int, max_payload_bytes=10)
+    assert bytes(codec.encode_result(5)) == b"5"
+    for wrong in ("text", object(), 10**11):
+        with pytest.raises(ResultError):
+            codec.encode_result(wrong)
+
+
+class _Rude(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no")
+
+
+def test_failures_become_bounded_clean_text() -> None:
+    def deep(left: int) -> None:
+        if left:
+            deep(left - 1)
+        raise ValueError("x" * 100_000 + "\0\ud800")
+
+    with pytest.raises(ValueError, match="x") as raised:
+        deep(200)
+    text, traceback = failure_text(raised.value)
+    assert text.startswith("ValueError: xxx")
+    assert len(text) <= 4096
+    assert len(traceback) <= 16_384
+    assert "\0" not in traceback
+    (text + traceback).encode()
+    assert failure_text(_Rude())[0] == "_Rude: (its message cannot be shown)"
+    assert failure_text(KeyError())[0] == "KeyError"
+
+
+def test_retries_back_off_to_a_limit() -> None:
+    policy = RetryPolicy(max_retries=5, delay=2, backoff=3, max_delay=30)
+    assert [policy.delay_after(attempt) for attempt in (1, 2, 3, 4, 5000)] == [2, 6, 18, 30, 30]
+    assert RetryPolicy(max_retries=5, delay=0, backoff=3).delay_after(9) == 0
+    assert RetryPolicy(max_retries=5, delay=7200).delay_after(1) == 7200
+    assert policy.max_attempts == 6
+
+
+@pytest.mark.parametrize("wrong", [-1, math.nan, math.inf, True, "5", None, 10**9])
+def test_seconds_are_checked(wrong: Any) -> None:
+    with pytest.raises(InvalidInputError):
+        checked_seconds(wrong, field="delay")

@@ -1,0 +1,125 @@
+"""Declaring jobs: what a handler says of itself, and what is refused at once."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import msgspec
+import pytest
+
+from specstar import Job, SpecStar
+from specstar.errors import InvalidInputError
+from specstar.message_queue import JobQueue
+from specstar.message_queue.signature import signature_of
+
+
+class Order(msgspec.Struct):
+    number: int = 1
+
+
+class Needy(msgspec.Struct):
+    number: int
+
+
+class CallableObject:
+    async def __call__(self, job: Job[Order]) -> int:
+        return job.payload.number
+
+
+async def an_async_handler(job: Job[Order]) -> list[int]:
+    return [job.payload.number]
+
+
+def a_plain_handler(job: Job[Order], extra: int = 0) -> None: ...
+
+
+def test_the_signature_tells_payload_result_and_kind() -> None:
+    assert signature_of(an_async_handler) == ("an_async_handler", Order, list[int], True)
+    assert signature_of(a_plain_handler) == ("a_plain_handler", Order, type(None), False)
+    assert signature_of(CallableObject()) == ("CallableObject", Order, int, True)
+    partial = functools.partial(a_plain_handler, extra=5)
+    assert signature_of(partial)[:2] == ("a_plain_handler", Order)
+
+
+def test_local_types_are_found_where_the_handler_is_declared() -> None:
+    class Local(msgspec.Struct):
+        text: str
+
+    spec = SpecStar()
+
+    @spec.job
+    async def handler(job: Job[Local]) -> Local:
+        return job.payload
+
+    assert handler.payload_type is Local
+    assert handler.result_type is Local
+
+
+def test_the_decorator_keeps_name_and_text_and_the_handler_stays_callable() -> None:
+    spec = SpecStar()
+
+    @spec.job(max_retries=7)
+    def handler(job: Job[Order]) -> int:
+        """What it does."""
+        return job.payload.number
+
+    assert isinstance(handler, JobQueue)
+    assert (handler.name, handler.__doc__, handler.max_retries) == ("handler", "What it does.", 7)
+    job: Any = type("FakeJob", (), {"payload": Order(5)})()
+    assert handler(job) == 5
+
+
+async def _generator(job: Job[Order]) -> Any:
+    yield job
+
+
+async def _without_types(job: Any) -> None: ...
+
+
+async def _without_argument() -> None: ...
+
+
+async def _typed(job: Job[Order]) -> None: ...
+
+
+async def _needy(job: Job[Needy]) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("handler", "options", "field"),
+    [
+        (_generator, {}, "handler"),
+        (_without_argument, {}, "handler"),
+        (Order, {}, "handler"),
+        (_without_types, {}, "payload_type"),
+        (lambda job: None, {"payload_type": Order}, "name"),
+        (_typed, {"payload_type": object()}, "payload_type"),
+        (_typed, {"max_retries": -1}, "max_retries"),
+        (_typed, {"max_retries": True}, "max_retries"),
+        (_typed, {"timeout": 0}, "timeout"),
+        (_typed, {"timeout": float("inf")}, "timeout"),
+        (_typed, {"every": 0}, "every"),
+        (_typed, {"retry_delay": -1}, "retry_delay"),
+        (_typed, {"retry_backoff": 0.5}, "retry_backoff"),
+        (_typed, {"priority": 10}, "priority"),
+        (_typed, {"concurrency": 0}, "concurrency"),
+        (_typed, {"name": ""}, "name"),
+        (_typed, {"name": "a\0b"}, "name"),
+        (_needy, {"every": 5}, "every_payload"),
+        (_typed, {"every": 5, "every_payload": "text"}, "payload"),
+    ],
+)
+def test_wrong_declarations_are_refused(handler: Any, options: dict[str, Any], field: str) -> None:
+    spec = SpecStar()
+    with pytest.raises(InvalidInputError) as refused:
+        spec.job(**options)(handler)
+    assert refused.value.field == field
+    assert spec._queues == {}
+
+
+def test_a_name_is_taken_once() -> None:
+    spec = SpecStar()
+    spec.job(_typed)
+    with pytest.raises(InvalidInputError, match="declared already"):
+        spec.job(_typed)

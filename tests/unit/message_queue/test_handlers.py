@@ -1,0 +1,215 @@
+"""How handlers are called: threads that stay stuck, blocking callers, and stores that fail in between."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from typing import Any
+
+import anyio
+import pytest
+
+from specstar import Job, JobStatus, SpecStar
+from specstar.errors import BackendUnavailable, OutcomeUnknownError
+from specstar.message_queue import run_workers_blocking
+from specstar.message_queue.invoke import HandlerThreads
+from specstar.message_queue.state import Snapshot
+from specstar.message_queue.stored_state import StoredJobState
+from tests.conformance.jobs.harness import Mail, eventually, workers
+
+
+async def test_threads_that_are_left_count_until_they_end() -> None:
+    threads = HandlerThreads(2)
+    go_on = threading.Event()
+    job: Any = None
+    for _ in range(2):
+        with anyio.move_on_after(0.05):
+            await threads.call(lambda job: go_on.wait(30), job)
+    assert threads.stuck == 2
+    go_on.set()
+    await eventually(lambda: threads.stuck == 0)
+    assert await threads.call(lambda job: 5, job) == 5
+
+
+async def test_stuck_threads_stop_the_intake_of_plain_jobs_and_of_no_others(spec: SpecStar) -> None:
+    go_on = threading.Event()
+    runs: list[int] = []
+
+    @spec.job(timeout=0.1, max_retries=0)
+    def plain(job: Job[Mail]) -> None:
+        runs.append(job.payload.number)
+        go_on.wait(30)
+
+    @spec.job
+    async def other(job: Job[Mail]) -> None: ...
+
+    try:
+        async with workers(spec, concurrency=2):
+            jobs = await plain.enqueue_many([Mail(number=number) for number in range(6)])
+            await plain.wait(jobs[0].job_id, timeout=20)
+            await plain.wait(jobs[1].job_id, timeout=20)
+            await anyio.sleep(0.3)
+            # Those that were waiting for a job already get one more each, at most.
+            assert len(runs) <= 4
+            assert (await plain.get(jobs[5].job_id)).status is JobStatus.pending
+            fine = await other.enqueue(Mail())
+            assert (await other.wait(fine.job_id, timeout=20)).status is JobStatus.succeeded
+            go_on.set()
+            for job in jobs:
+                await plain.wait(job.job_id, timeout=20)
+    finally:
+        go_on.set()
+    assert sorted(runs) == list(range(6))
+
+
+def test_a_blocking_caller_runs_workers_until_told_to_stop() -> None:
+    program = textwrap.dedent(
+        """
+        import sys, time
+        from specstar.sync import SpecStar
+        from specstar import Job
+        from specstar.message_queue import run_workers_blocking
+        spec = SpecStar()
+        spec.configure(backend={"meta": {"type": "memory"}, "resource": {"type": "memory"}, "mq": {"type": "simple"}})
+
+        def slow(job: Job[int]) -> None:
+            print("began", flush=True)
+            time.sleep(0.5)
+            print("ended", flush=True)
+
+        queue = spec._inner.add_job(int, slow)
+        spec._gate.call(lambda: queue.enqueue(1))
+        run_workers_blocking([queue], drain_timeout=10)
+        print("drained", flush=True)
+        spec.close()
+        """
+    )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "began\n"
+            os.kill(process.pid, number)
+            out, _ = process.communicate(timeout=30)
+        finally:
+            process.kill()
+        assert (out, process.returncode) == ("ended\ndrained\n", 0)
+
+
+def test_workers_of_a_blocking_caller_need_jobs() -> None:
+    from specstar.errors import UsageError
+
+    with pytest.raises(UsageError):
+        run_workers_blocking([])
+
+
+class _Shaky(StoredJobState):
+    """State whose every other write fails, before or after it was made."""
+
+    calls = 0
+
+    def _trouble(self) -> int:
+        _Shaky.calls += 1
+        return _Shaky.calls % 4
+
+    async def mark(self, snapshot: Snapshot, record: Any) -> Snapshot:
+        return await self._write(super().mark, snapshot, record)
+
+    async def settle(self, snapshot: Snapshot, record: Any) -> Snapshot:
+        return await self._write(super().settle, snapshot, record)
+
+    async def _write(self, write: Any, snapshot: Snapshot, record: Any) -> Snapshot:
+        trouble = self._trouble()
+        if trouble == 0:
+            raise BackendUnavailable("no answer", role="meta")
+        after: Snapshot = await write(snapshot, record)
+        if trouble == 2:
+            raise OutcomeUnknownError("the answer was lost", role="meta")
+        return after
+
+
+async def test_each_job_runs_once_over_a_shaky_store(spec: SpecStar, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("specstar.message_queue.backend.StoredJobState", _Shaky)
+    runs: list[int] = []
+
+    @spec.job(max_retries=0)
+    async def note(job: Job[Mail]) -> int:
+        runs.append(job.payload.number)
+        return job.payload.number
+
+    note._backend._state_is_durable = lambda: True
+    jobs = await note.enqueue_many([Mail(number=number) for number in range(12)])
+    async with workers(spec, concurrency=3):
+        done = [await note.wait(job.job_id, timeout=60) for job in jobs]
+    assert [job.result for job in done] == list(range(12))
+    assert sorted(runs) == list(range(12))
+
+
+async def test_a_sender_that_fails_leaves_no_record(spec: SpecStar, monkeypatch: pytest.MonkeyPatch) -> None:
+    @spec.job
+    async def note(job: Job[Mail]) -> None: ...
+
+    await note.depth()
+    queue = note._messages()
+
+    async def broken(*args: Any, **options: Any) -> None:
+        raise BackendUnavailable("the broker is down", role="mq")
+
+    monkeypatch.setattr(queue, "publish", broken)
+    monkeypatch.setattr(queue, "publish_many", broken)
+    with pytest.raises(BackendUnavailable):
+        await note.enqueue(Mail(), idempotency_key="k")
+    with pytest.raises(BackendUnavailable):
+        await note.enqueue_many([Mail(), Mail()])
+    assert await note.count() == 0
+    monkeypatch.undo()
+    sent = await note.enqueue(Mail(), idempotency_key="k")
+    async with workers(spec):
+        assert (await note.wait(sent.job_id, timeout=20)).status is JobStatus.succeeded
+
+
+async def test_a_cancelled_sender_leaves_no_record_or_a_job(spec: SpecStar) -> None:
+    @spec.job
+    async def note(job: Job[Mail]) -> None: ...
+
+    for number in range(20):
+        with anyio.move_on_after(0.0001 * number):
+            await note.enqueue(Mail(number=number))
+    waiting = await note.count()
+    assert waiting == await note.depth()
+
+
+async def test_a_crash_of_the_sender_between_state_and_message_is_mended_by_the_next_with_its_key(
+    spec: SpecStar,
+) -> None:
+    @spec.job
+    async def note(job: Job[Mail]) -> int:
+        return job.payload.number
+
+    state = note._state()
+    assert state is not None
+    record = note._sender.record(Mail(number=4), None, "k", None, None)
+    await state.create(record)
+    again = await note.enqueue(Mail(number=4), idempotency_key="k")
+    assert again.job_id == record.job_id
+    async with workers(spec):
+        assert (await note.wait(again.job_id, timeout=20)).result == 4
+
+
+async def test_a_full_queue_refuses_more(anyio_backend: Any) -> None:
+    spec = SpecStar()
+    memory = {"type": "memory"}
+    spec.configure(backend={"meta": memory, "resource": memory, "mq": {"type": "simple", "options": {"max_depth": 2}}})
+
+    @spec.job
+    async def note(job: Job[Mail]) -> None: ...
+
+    async with spec:
+        await note.enqueue_many([Mail(), Mail()])
+        with pytest.raises(BackendUnavailable, match="max_depth"):
+            await note.enqueue(Mail())
+        assert await note.count() == 2

@@ -1,0 +1,209 @@
+"""Jobs of `simple` over a change of event loop, a close and a new process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import anyio
+import msgspec
+import pytest
+
+from specstar import Job, JobStatus, SpecStar
+from specstar.message_queue import WorkerStop
+from specstar.message_queue.owner import is_gone, process_token
+from tests.conformance.jobs.harness import Mail, eventually_gives, workers
+
+
+def on_disk(folder: Path) -> dict[str, Any]:
+    disk = {"type": "disk", "options": {"rootdir": str(folder)}}
+    return {"meta": disk, "resource": disk, "mq": {"type": "simple", "options": {"retry_delay_seconds": 0}}}
+
+
+async def test_unfinished_jobs_of_a_closed_spec_are_picked_up_and_finished_ones_are_not(tmp_path: Path) -> None:
+    runs: list[int] = []
+
+    async def note(job: Job[Mail]) -> int:
+        runs.append(job.payload.number)
+        if job.payload.number == 2 and job.attempts == 1:
+            raise ValueError("not yet")
+        return job.payload.number
+
+    def fresh() -> SpecStar:
+        spec = SpecStar()
+        spec.configure(backend=on_disk(tmp_path))
+        return spec
+
+    async with fresh() as before:
+        queue = before.add_job(Mail, note, retry_delay=30)
+        done = await queue.enqueue(Mail(number=1))
+        retried = await queue.enqueue(Mail(number=2))
+        async with workers(before):
+            await queue.wait(done.job_id, timeout=20)
+
+            async def is_retried() -> bool:
+                return (await queue.get(retried.job_id)).status is JobStatus.retrying
+
+            await eventually_gives(is_retried)
+        waiting = await queue.enqueue(Mail(number=3), partition_key="p")
+        delayed = await queue.enqueue(Mail(number=4), delay=0.5)
+        cancelled = await queue.enqueue(Mail(number=5))
+        await queue.cancel(cancelled.job_id)
+        state = queue._state()
+        assert state is not None
+        # It runs in a process that is gone.
+        lost = await queue.enqueue(Mail(number=6))
+        snapshot = await queue._read(lost.job_id)
+        token = process_token().replace(f":{os.getpid()}:", ":999999999:")
+        await state.mark(
+            snapshot,
+            msgspec.structs.replace(snapshot.record, status=JobStatus.running, attempts=1, worker=f"{token}/1"),
+        )
+    assert runs == [1, 2]
+    async with fresh() as after:
+        queue = after.add_job(Mail, note, retry_delay=30)
+        async with workers(after):
+            for job in (waiting, delayed, lost):
+                assert (await queue.wait(job.job_id, timeout=20)).status is JobStatus.succeeded
+        assert (await queue.get(lost.job_id)).attempts == 2
+        assert (await queue.get(retried.job_id)).status is JobStatus.retrying
+        assert (await queue.get(cancelled.job_id)).status is JobStatus.cancelled
+    assert sorted(runs) == [1, 2, 3, 4, 6]
+
+
+async def test_a_job_that_kills_its_process_is_not_run_for_ever(tmp_path: Path) -> None:
+    program = textwrap.dedent(
+        """
+        import os, sys
+        import anyio
+        from specstar import Job, SpecStar
+        spec = SpecStar()
+        disk = {"type": "disk", "options": {"rootdir": sys.argv[1]}}
+        spec.configure(backend={"meta": disk, "resource": disk, "mq": {"type": "simple"}})
+
+        async def poison(job: Job[int]) -> None:
+            with open(os.path.join(sys.argv[1], "runs"), "a") as runs:
+                runs.write(f"{job.attempts}\\n")
+            os._exit(9)
+
+        queue = spec.add_job(int, poison, max_retries=2)
+
+        async def main():
+            async with spec:
+                if sys.argv[2] == "send":
+                    await queue.enqueue(5, idempotency_key="the one")
+                    return
+                async with anyio.create_task_group() as group:
+                    group.start_soon(spec.run_workers)
+                    (job,) = await queue.search()
+                    job = await queue.wait(job.job_id, timeout=20)
+                    print(job.status, job.attempts, job.error)
+                    group.cancel_scope.cancel()
+
+        anyio.run(main)
+        """
+    )
+
+    def run(what: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", program, str(tmp_path), what]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    def all_runs() -> list[subprocess.CompletedProcess[str]]:
+        return [run("send"), run("work"), run("work"), run("work"), run("work")]
+
+    sent, *killed, last = await anyio.to_thread.run_sync(all_runs)
+    assert sent.returncode == 0, sent.stderr
+    assert [process.returncode for process in killed] == [9, 9, 9], [process.stderr for process in killed]
+    assert last.returncode == 0, last.stderr
+    assert last.stdout.startswith("failed 3 WorkerLost")
+    assert (tmp_path / "runs").read_text().split() == ["1", "2", "3"]
+
+
+def test_messages_outlive_their_event_loop() -> None:
+    spec = SpecStar()
+    spec.configure(backend={"meta": {"type": "memory"}, "resource": {"type": "memory"}, "mq": {"type": "simple"}})
+    runs: list[int] = []
+
+    @spec.job
+    async def note(job: Job[Mail]) -> None:
+        runs.append(job.payload.number)
+
+    async def send() -> list[str]:
+        jobs = await note.enqueue_many([Mail(number=1), Mail(number=2)])
+        late = await note.enqueue(Mail(number=3), delay=0.2)
+        # In the hands of a consumer when the loop ends.
+        context = note._messages().consume(prefetch=1)
+        consumer = await context.__aenter__()
+        await consumer.receive()
+        kept.append(context)
+        return [job.job_id for job in (*jobs, late)]
+
+    async def work(ids: list[str]) -> list[JobStatus]:
+        async with workers(spec):
+            found = [(await note.wait(job_id, timeout=20)).status for job_id in ids]
+        await spec.aclose()
+        return found
+
+    kept: list[Any] = []
+    ids = asyncio.run(send())
+    assert asyncio.run(work(ids)) == [JobStatus.succeeded] * 3
+    assert sorted(runs) == [1, 2, 3]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_leaves_its_parents_messages_alone() -> None:
+    spec = SpecStar()
+    spec.configure(backend={"meta": {"type": "memory"}, "resource": {"type": "memory"}, "mq": {"type": "simple"}})
+
+    @spec.job
+    async def note(job: Job[Mail]) -> None: ...
+
+    async def send() -> None:
+        await note.enqueue(Mail())
+
+    async def depth() -> int:
+        found = await note.depth()
+        await spec.aclose()
+        return found
+
+    asyncio.run(send())
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            code = 0 if asyncio.run(depth()) == 0 else 2
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert asyncio.run(depth()) == 1
+
+
+def test_a_process_is_told_from_others_with_its_id() -> None:
+    token = process_token()
+    assert is_gone(token) is False
+    host, pid, started = token.rsplit(":", 2)
+    assert is_gone(f"{host}:999999999:{started}") is True
+    assert is_gone(f"another-host:{pid}:{started}") is None
+    assert is_gone(f"{host}:{pid}:1-another0") is True
+
+
+async def test_a_stop_from_another_thread_ends_the_workers(tmp_path: Path) -> None:
+    spec = SpecStar()
+    spec.configure(backend=on_disk(tmp_path))
+    stop = WorkerStop()
+
+    @spec.job
+    async def note(job: Job[Mail]) -> None: ...
+
+    async with spec:
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as group:
+                group.start_soon(lambda: spec.run_workers(stop=stop))
+                sent = await note.enqueue(Mail())
+                await note.wait(sent.job_id, timeout=10)
+                await anyio.to_thread.run_sync(stop.set)
