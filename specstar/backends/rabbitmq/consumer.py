@@ -25,8 +25,6 @@ logger = logging.getLogger("specstar")
 # How soon the first use ever of a partition key is noticed.
 _POLL_SECONDS = 2.0
 _LONGEST_PAUSE = 5.0
-# Of each partition queue; it has one consumer at a time, so what lies here is kept from nobody.
-_SHARD_PREFETCH = 16
 
 
 class RabbitMQConsumer(Consumer):
@@ -177,7 +175,7 @@ class RabbitMQConsumer(Consumer):
                 subscription = self._partitions.get(number)
                 if subscription is None or subscription.lost:
                     self._partitions[number] = await Subscription.open(
-                        self, link, shard, prefetch=min(self._prefetch, _SHARD_PREFETCH), partition=True
+                        self, link, shard, prefetch=self.queue.options.partition_prefetch, partition=True
                     )
 
     def _subscriptions(self) -> list[Subscription]:

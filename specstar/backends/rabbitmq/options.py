@@ -87,6 +87,15 @@ class RabbitMQOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             "The same for all programs that share a queue.",
         ),
     ] = 16
+    partition_prefetch: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1000,
+            description="Messages of each partition queue that a worker holds. More than 1 lets other keys of the queue pass "
+            "a slow one; without shared job state each held one counts a lost attempt when its worker ends.",
+        ),
+    ] = 1
     max_priority: Annotated[
         int,
         Meta(

@@ -30,6 +30,7 @@ _OF_QUEUES = frozenset(
         "max_message_bytes",
         "max_priority",
         "max_retries",
+        "partition_prefetch",
         "partition_shards",
         "queue_prefix",
         "queue_type",

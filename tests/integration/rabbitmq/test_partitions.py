@@ -25,16 +25,26 @@ async def test_one_key_is_handled_one_at_a_time_in_order(rig: Rig) -> None:
     assert await queue.depth() == 0
 
 
-async def test_a_key_does_not_hold_up_another_one_of_its_queue(rig: Rig) -> None:
-    queue = rig.queue()
-    first, second = _neighbours(rig.options.partition_shards)
-    await queue.publish_many([message(f"{key}{n}", partition_key=key) for key in (first, second) for n in range(2)])
-    async with queue.consume(prefetch=4) as consumer:
-        slow = await take(consumer)
-        assert slow.message.id == f"{first}0"
-        assert [item.id for item in await take_and_ack(consumer, 2)] == [f"{second}0", f"{second}1"]
-        await slow.ack()
-        assert (await take_and_ack(consumer, 1))[0].id == f"{first}1"
+@pytest.mark.parametrize("partition_prefetch", [1, 8])
+async def test_with_prefetch_a_key_does_not_hold_up_another_one_of_its_queue(
+    amqp_url: str, queue_prefix: str, partition_prefetch: int
+) -> None:
+    async with open_rig(amqp_url, queue_prefix, partition_prefetch=partition_prefetch) as rig:
+        queue = rig.queue()
+        first, second = _neighbours(rig.options.partition_shards)
+        await queue.publish_many([message(f"{key}{n}", partition_key=key) for key in (first, second) for n in range(2)])
+        async with queue.consume(prefetch=4) as consumer:
+            slow = await take(consumer)
+            assert slow.message.id == f"{first}0"
+            if partition_prefetch == 1:
+                assert await nothing_more(consumer)
+                await slow.ack()
+                order = [f"{first}1", f"{second}0", f"{second}1"]
+                assert [item.id for item in await take_and_ack(consumer, 3)] == order
+            else:
+                assert [item.id for item in await take_and_ack(consumer, 2)] == [f"{second}0", f"{second}1"]
+                await slow.ack()
+                assert (await take_and_ack(consumer, 1))[0].id == f"{first}1"
 
 
 def _neighbours(shards: int) -> tuple[str, str]:
@@ -75,12 +85,18 @@ async def test_a_delayed_or_retried_message_comes_back_to_its_partition(rig: Rig
         assert {(item.id, item.attempts, item.partition_key) for item in taken} == {("later", 0, "k"), ("now", 1, "k")}
 
 
-async def test_two_workers_never_run_one_key_at_once_also_while_they_stop(amqp_url: str, queue_prefix: str) -> None:
+@pytest.mark.parametrize("partition_prefetch", [1, 8])
+async def test_two_workers_never_run_one_key_at_once_also_while_they_stop(
+    amqp_url: str, queue_prefix: str, partition_prefetch: int
+) -> None:
     running: dict[str, int] = {}
     seen: dict[str, list[int]] = {}
     total, done = 300, asyncio.Event()
 
-    async with open_rig(amqp_url, queue_prefix) as one, open_rig(amqp_url, queue_prefix, keep=True) as two:
+    async with (
+        open_rig(amqp_url, queue_prefix, partition_prefetch=partition_prefetch) as one,
+        open_rig(amqp_url, queue_prefix, keep=True, partition_prefetch=partition_prefetch) as two,
+    ):
         sent: dict[str, int] = {}
         messages = []
         for number in range(total):
