@@ -37,7 +37,7 @@ async def _sessions(connection: S3Connection, layout: BlobLayout, limit: float) 
 
 async def _multiparts(connection: S3Connection, layout: BlobLayout, limit: float) -> int:
     removed = 0
-    marker: dict[str, str] = {}
+    marker: dict[str, Any] = {}
     while True:
         answer = await connection.call("list_multipart_uploads", Bucket=layout.bucket, Prefix=layout.root, **marker)
         for entry in answer.get("Uploads", []):
@@ -56,7 +56,7 @@ async def _multiparts(connection: S3Connection, layout: BlobLayout, limit: float
 async def _last_part(connection: S3Connection, layout: BlobLayout, entry: dict[str, Any]) -> float:
     """When the newest part of an upload arrived: a large one may be in progress for long."""
     newest = entry["Initiated"].timestamp()
-    marker: dict[str, int] = {}
+    marker: dict[str, Any] = {}
     while True:
         try:
             answer = await connection.call(

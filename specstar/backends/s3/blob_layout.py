@@ -30,7 +30,7 @@ class BlobLayout:
 
     def key(self, file_id: str) -> str:
         """The key of a blob. Raises `BlobNotFoundError` for what is no SHA-256."""
-        if not isinstance(file_id, str) or _FILE_ID.fullmatch(file_id) is None:
+        if _FILE_ID.fullmatch(file_id) is None:
             raise BlobNotFoundError(str(file_id))
         return self.root + file_id
 
@@ -40,7 +40,7 @@ class BlobLayout:
 
     def session(self, upload_id: str) -> str | None:
         """What the keys of an upload session begin with; None for an id that none can have."""
-        if not isinstance(upload_id, str) or _UPLOAD_ID.fullmatch(upload_id) is None:
+        if _UPLOAD_ID.fullmatch(upload_id) is None:
             return None
         return f"{self.uploads}{upload_id}/"
 

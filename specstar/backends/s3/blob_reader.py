@@ -149,7 +149,9 @@ class S3BlobReader(BlobReader):
         if self._left == size and self._hash.hexdigest() != self.info.file_id:
             self._over = True
             self._unchecked = []
-            raise BlobIntegrityError("the stored bytes do not match the checksum of the blob", file_id=self.info.file_id)
+            raise BlobIntegrityError(
+                "the stored bytes do not match the checksum of the blob", file_id=self.info.file_id
+            )
 
     def _update(self, pieces: list[bytes]) -> None:
         for piece in pieces:

@@ -92,7 +92,9 @@ class Uploads:
         except ObjectMissing:
             raise _unknown(upload_id) from None
         except msgspec.MsgspecError as error:
-            raise BlobIntegrityError(f"the record of upload {upload_id} is damaged: {error}", file_id=upload_id) from error
+            raise BlobIntegrityError(
+                f"the record of upload {upload_id} is damaged: {error}", file_id=upload_id
+            ) from error
 
     async def append(self, connection: S3Connection, upload_id: str, data: bytes) -> None:
         """Add the next chunk. Several processes may add to one session, each chunk whole, in the order of their requests."""
@@ -178,7 +180,9 @@ class Uploads:
                 at_once=self._options.part_concurrency,
             )
         except PreconditionFailed:
-            raise BlobIntegrityError("the client uploaded again meanwhile; finalize once more", file_id=upload_id) from None
+            raise BlobIntegrityError(
+                "the client uploaded again meanwhile; finalize once more", file_id=upload_id
+            ) from None
         return info
 
     async def _hash(self, connection: S3Connection, key: str, size: int, etag: str) -> str:
@@ -187,7 +191,9 @@ class Uploads:
 
         async def fetch(start: int) -> bytes:
             span = f"bytes={start}-{min(start + _RANGE, size) - 1}"
-            answer = await connection.call("get_object", Bucket=self._bucket, Key=key, Range=span, IfMatch=bare_etag(etag))
+            answer = await connection.call(
+                "get_object", Bucket=self._bucket, Key=key, Range=span, IfMatch=bare_etag(etag)
+            )
             body: bytes = answer["Body"]
             return body
 
@@ -240,7 +246,9 @@ class Uploads:
     async def _drop(self, connection: S3Connection, upload_id: str, *, but: str) -> None:
         folder = self._folder(upload_id)
         async for page in object_pages(connection, self._bucket, folder):
-            await delete_page(connection, self._bucket, [entry["Key"] for entry in page if entry["Key"] != folder + but])
+            await delete_page(
+                connection, self._bucket, [entry["Key"] for entry in page if entry["Key"] != folder + but]
+            )
 
     def _forget(self, upload_id: str) -> None:
         self._next.pop(upload_id, None)

@@ -7,6 +7,7 @@ import os
 import secrets
 import threading
 from pathlib import Path
+from typing import Any
 
 from specstar.backends.s3.blob_layout import BlobLayout, metadata_of, new_info
 from specstar.backends.s3.connection import S3Connection
@@ -25,14 +26,16 @@ _HASH_ON_LOOP = 64 << 10
 _PARTS_PER_SIZE = 1000
 
 
-async def put_small(connection: S3Connection, layout: BlobLayout, data: bytes, *, file_id: str, content_type: str) -> BlobInfo:
+async def put_small(
+    connection: S3Connection, layout: BlobLayout, data: bytes, *, file_id: str, content_type: str
+) -> BlobInfo:
     """Store bytes whose hash is known, by one request."""
     if len(data) >= _ASK_FIRST or not connection.conditional_put:
         found = await layout.find(connection, file_id)
         if found is not None:
             return found
     info = new_info(file_id, len(data), content_type)
-    condition = {"IfNoneMatch": "*"} if connection.conditional_put else {}
+    condition: dict[str, Any] = {"IfNoneMatch": "*"} if connection.conditional_put else {}
     try:
         await connection.call(
             "put_object",

@@ -24,10 +24,10 @@ class Body:
 
     def read(self, size: int = -1) -> bytes:
         """The next bytes, as the driver reads them to sign the request."""
-        end = len(self._view) if size is None or size < 0 else self._position + size
+        end = len(self._view) if size < 0 else self._position + size
         piece = self._view[self._position : end]
         self._position += len(piece)
-        return piece if piece else b""  # type: ignore[return-value]  # a view is all that hashing needs
+        return piece or b""  # type: ignore[return-value]  # a view is all that hashing needs
 
     def seek(self, offset: int, whence: int = 0) -> int:
         """Move, as the driver does to measure and to begin again."""

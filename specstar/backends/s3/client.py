@@ -83,7 +83,9 @@ def client_config(options: S3Options, given: Any) -> Any:
     elif given is None or isinstance(given, dict):
         user = dict(given or {})
     else:
-        raise ConfigError("client_kwargs.config: a mapping of botocore Config options, or a botocore Config, is expected")
+        raise ConfigError(
+            "client_kwargs.config: a mapping of botocore Config options, or a botocore Config, is expected"
+        )
     user_s3 = user.pop("s3", None)
     settings.update(user)
     if user_s3:

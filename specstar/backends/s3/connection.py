@@ -86,7 +86,9 @@ class S3Connection(Connection):
             if isinstance(error, SpecstarError) or not isinstance(error, Exception):
                 raise
             failure = classify(error)
-            raise translate(error, failure, self.options, what="creating the client", bucket=self.options.bucket) from error
+            raise translate(
+                error, failure, self.options, what="creating the client", bucket=self.options.bucket
+            ) from error
         try:
             for bucket in dict.fromkeys((self.options.bucket, self.options.bucket_of_blobs)):
                 await self._check_bucket(bucket)

@@ -28,37 +28,52 @@ __all__ = [
 
 # https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
 _THROTTLED = frozenset(
-    {"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "BandwidthLimitExceeded", "TooManyRequests"}
+    {
+        "SlowDown",
+        "Throttling",
+        "ThrottlingException",
+        "RequestLimitExceeded",
+        "BandwidthLimitExceeded",
+        "TooManyRequests",
+    }
 )
-_TRANSIENT = frozenset({"InternalError", "ServiceUnavailable", "RequestTimeout", "503 SlowDown", "500", "502", "503", "504"})
+_TRANSIENT = frozenset(
+    {"InternalError", "ServiceUnavailable", "RequestTimeout", "503 SlowDown", "500", "502", "503", "504"}
+)
 _CONFLICTS = frozenset({"ConditionalRequestConflict", "OperationAborted", "ConcurrentModification"})
 _MISSING = frozenset({"NoSuchKey", "NoSuchUpload", "404", "NotFound"})
 _WRONG_REGION = frozenset(
-    {"PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301"}
+    {
+        "PermanentRedirect",
+        "TemporaryRedirect",
+        "AuthorizationHeaderMalformed",
+        "IllegalLocationConstraintException",
+        "301",
+    }
 )
 
 
-class ObjectMissing(BackendError):  # noqa: N818
+class ObjectMissing(BackendError):
     """404: there is no such object."""
 
 
-class NotModified(BackendError):  # noqa: N818
+class NotModified(BackendError):
     """304: the object is still the one that is known."""
 
 
-class PreconditionFailed(BackendError):  # noqa: N818
+class PreconditionFailed(BackendError):
     """412: the object is not in the state that the request asked for."""
 
 
-class ConditionalConflict(BackendError):  # noqa: N818
+class ConditionalConflict(BackendError):
     """409: another request on the object was in flight; look again and repeat."""
 
 
-class NotImplementedThere(BackendError):  # noqa: N818
+class NotImplementedThere(BackendError):
     """501: the server does not know the request, or a condition in it."""
 
 
-class RangeRefused(BackendError):  # noqa: N818
+class RangeRefused(BackendError):
     """416: the range begins behind the end of the object."""
 
 
@@ -219,7 +234,9 @@ def _advice_on_answer(error: Any, options: S3Options, bucket: str) -> str:
     if code in ("InvalidAccessKeyId", "InvalidClientTokenId"):
         return "the server does not know this access key; check access_key_id and that it belongs to this endpoint"
     if code == "SignatureDoesNotMatch":
-        return "the signature is wrong: secret_access_key does not belong to access_key_id, or a proxy changed the request"
+        return (
+            "the signature is wrong: secret_access_key does not belong to access_key_id, or a proxy changed the request"
+        )
     if code in ("ExpiredToken", "InvalidToken", "TokenRefreshRequired"):
         return "the session token has expired or is not valid; renew the temporary credentials"
     if code in ("RequestTimeTooSkewed", "RequestExpired") or "Skew" in code:

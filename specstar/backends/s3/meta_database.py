@@ -35,7 +35,8 @@ class _NoteCommit:
         database.execute("CREATE TABLE IF NOT EXISTS specstar_commits (number INTEGER PRIMARY KEY, id TEXT NOT NULL)")
         database.execute("INSERT INTO specstar_commits (id) VALUES (?)", (self.commit_id,))
         database.execute(
-            "DELETE FROM specstar_commits WHERE number <= (SELECT max(number) FROM specstar_commits) - ?", (_COMMITS_KEPT,)
+            "DELETE FROM specstar_commits WHERE number <= (SELECT max(number) FROM specstar_commits) - ?",
+            (_COMMITS_KEPT,),
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from specstar.backends.s3.connection import S3Connection, bare_etag
 from specstar.backends.s3.errors import (
@@ -74,7 +74,7 @@ class MetaObject(StoredObject):
         return bare_etag(answer["ETag"])
 
     async def fetch(self, known: str | None = None) -> Fetched | None:
-        condition = {} if known is None else {"IfNoneMatch": f'"{known}"'}
+        condition: dict[str, Any] = {} if known is None else {"IfNoneMatch": f'"{known}"'}
         try:
             answer = await self._connection.call("get_object", Bucket=self._bucket, Key=self._key, **condition)
         except ObjectMissing:
@@ -87,11 +87,13 @@ class MetaObject(StoredObject):
             return Fetched(data, etag, verified=False)
         found = (await self._connection.in_thread(hashlib.sha256, data)).hexdigest()
         if found != expected:
-            raise BackendError(f"{self.name}: the {len(data)} bytes received do not match their checksum; nothing was changed")
+            raise BackendError(
+                f"{self.name}: the {len(data)} bytes received do not match their checksum; nothing was changed"
+            )
         return Fetched(data, etag, verified=True)
 
     async def push(self, data: bytes, sha256: str, *, replaces: str | None, locked: bool) -> str:
-        condition: dict[str, str] = {}
+        condition: dict[str, Any] = {}
         if locked:
             # Unquoted: some servers compare the value literally.
             condition = {"IfNoneMatch": "*"} if replaces is None else {"IfMatch": replaces}
@@ -113,14 +115,16 @@ class MetaObject(StoredObject):
             return
         async with connection.probing:
             if place not in connection.probed:
-                await refuse_unless_conditional(connection, self._bucket, probe_key(self._prefix, secrets.token_hex(16)))
+                await refuse_unless_conditional(
+                    connection, self._bucket, probe_key(self._prefix, secrets.token_hex(16))
+                )
                 connection.probed.add(place)
 
 
 async def refuse_unless_conditional(connection: S3Connection, bucket: str, key: str) -> None:
     """Create, refuse to create, replace, refuse to replace: what servers that ignore conditions on writes fail at."""
 
-    async def put(body: bytes, **condition: str) -> str | None:
+    async def put(body: bytes, **condition: Any) -> str | None:
         try:
             answer = await connection.call("put_object", Bucket=bucket, Key=key, Body=body, **condition)
         except (PreconditionFailed, ConditionalConflict, ObjectMissing):

@@ -9,7 +9,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from specstar.backends.s3.connection import S3Connection
-from specstar.backends.s3.errors import ConditionalConflict, NotModified, ObjectMissing, PreconditionFailed, RequestFailed
+from specstar.backends.s3.errors import (
+    ConditionalConflict,
+    NotModified,
+    ObjectMissing,
+    PreconditionFailed,
+    RequestFailed,
+)
 from specstar.backends.s3.meta_database import Copy, Snapshot
 from specstar.backends.s3.meta_object import Fetched, StoredObject
 from specstar.backends.sqlite.database import Operation
@@ -127,7 +133,9 @@ class Pusher:
             # 412, too, leaves a doubt: something between us and the server may have sent the request twice.
             raise _unknown(self._stored.name) from error
         if await self._connection.in_thread(copy.has_commit, commits):
-            logger.info("%s: the push had landed although it was answered with %s", self._stored.name, type(reason).__name__)
+            logger.info(
+                "%s: the push had landed although it was answered with %s", self._stored.name, type(reason).__name__
+            )
             return Landed(fetched.etag, copy)
         if not self._locked:
             await self._connection.in_thread(copy.close)

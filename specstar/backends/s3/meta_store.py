@@ -39,7 +39,12 @@ class S3MetaStore(MetaStore):
         options = self._context.options
         key = meta_key(options.prefix, self._model.name)
         # Stores that treat the object differently must not share a local copy; the protocol keeps them apart safely.
-        share = (options.bucket, key, options.auto_sync, options.sync_interval, options.enable_locking) + (
+        share = (
+            options.bucket,
+            key,
+            options.auto_sync,
+            options.sync_interval,
+            options.enable_locking,
             options.auto_reload_on_conflict,
             options.check_etag_on_read,
             options.max_meta_bytes,
@@ -99,7 +104,9 @@ class S3MetaStore(MetaStore):
         found: tuple[ResourceMeta, RevisionInfo | None] | None = row
         return found
 
-    async def get_many_with_revision(self, resource_ids: Sequence[str]) -> list[tuple[ResourceMeta, RevisionInfo] | None]:
+    async def get_many_with_revision(
+        self, resource_ids: Sequence[str]
+    ) -> list[tuple[ResourceMeta, RevisionInfo] | None]:
         found: list[tuple[ResourceMeta, RevisionInfo] | None] = await (await self._opened()).read(
             GetRows(self._tables, resource_ids)
         )

@@ -6,7 +6,8 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 from specstar.backends.s3.connection import S3Connection
 from specstar.backends.s3.errors import NotModified
@@ -26,6 +27,7 @@ from specstar.runtime import Batcher, Home
 
 __all__ = ["MetaSync"]
 
+T = TypeVar("T")
 logger = logging.getLogger("specstar")
 
 _MAX_CHANGES = 4096
@@ -50,7 +52,13 @@ class MetaSync:
     """
 
     def __init__(
-        self, home: Home, connection: S3Connection, stored: StoredObject, setup: Operation, options: S3Options, model: str
+        self,
+        home: Home,
+        connection: S3Connection,
+        stored: StoredObject,
+        setup: Operation,
+        options: S3Options,
+        model: str,
     ) -> None:
         self.name = stored.name
         self._home = home
@@ -87,7 +95,9 @@ class MetaSync:
             max_in_flight=1,
             size_of=lambda group: group.size,
         )
-        self._reads: Batcher[Operation, Any] = Batcher(home, self._flush_reads, name=f"{self.name}: reads", max_in_flight=2)
+        self._reads: Batcher[Operation, Any] = Batcher(
+            home, self._flush_reads, name=f"{self.name}: reads", max_in_flight=2
+        )
         self._searches: Batcher[Operation, Any] = Batcher(
             home, self._flush_reads, name=f"{self.name}: searches", max_items=16, max_in_flight=1
         )
@@ -156,7 +166,9 @@ class MetaSync:
             commits.append(secrets.token_hex(16))
             limit = self._options.max_meta_bytes
             try:
-                prepared = await self._in_copy(lambda copy: copy.prepare(changes, commits[-1], limit=limit))
+                prepared = await self._in_copy(
+                    partial(Copy.prepare, changes=changes, commit_id=commits[-1], limit=limit)
+                )
             except LimitExceededError as error:
                 return await self._publish_halves(changes, error)
             if prepared.snapshot is None:
@@ -211,9 +223,9 @@ class MetaSync:
             attempt += 1
             commits.append(secrets.token_hex(16))
             limit = self._options.max_meta_bytes
-            twin = await self._in_copy(lambda copy: copy.twin())
+            twin = await self._in_copy(Copy.twin)
             try:
-                snapshot = await self._connection.in_thread(lambda: twin.seal(commits[-1], limit=limit))
+                snapshot = await self._connection.in_thread(partial(twin.seal, commits[-1], limit=limit))
                 outcome = await self._pusher.push(snapshot, commits, replaces=self._etag)
             except BaseException as error:
                 self._retire(twin)
@@ -232,7 +244,9 @@ class MetaSync:
                 raise RevisionConflictError(self._pending[0].resource_id, model=self._model)
             await self._replay(outcome.copy, outcome.etag)
             if self._home.time() >= deadline:
-                raise BackendUnavailable(f"{self.name}: other processes were faster {attempt} times; local writes are kept")
+                raise BackendUnavailable(
+                    f"{self.name}: other processes were faster {attempt} times; local writes are kept"
+                )
             await pause(attempt)
 
     async def _settle(self) -> None:
@@ -246,9 +260,7 @@ class MetaSync:
                 return
             raise deleted(self.name)
         copy = await self._pusher.load(fetched)
-        landed = [
-            count for commit, count in self._sent if await self._connection.in_thread(lambda id_=commit: copy.has_commit([id_]))
-        ]
+        landed = [count for commit, count in self._sent if await self._connection.in_thread(copy.has_commit, [commit])]
         self._sent.clear()
         if not landed:
             self._retire(copy)
@@ -263,7 +275,12 @@ class MetaSync:
         kept = [change for change, result in zip(pending, results, strict=True) if changed(result)]
         dropped = [change.resource_id for change, result in zip(pending, results, strict=True) if not changed(result)]
         if dropped:
-            logger.error("%s: %d local writes conflict with foreign ones and were dropped: %r", self.name, len(dropped), dropped[:10])
+            logger.error(
+                "%s: %d local writes conflict with foreign ones and were dropped: %r",
+                self.name,
+                len(dropped),
+                dropped[:10],
+            )
         self._dropped += dropped
         self._pending = kept
         self._swap(copy, etag, 0)
@@ -340,7 +357,7 @@ class MetaSync:
 
     # The copy, and who uses it.
 
-    async def _in_copy(self, work: Callable[[Copy], Any]) -> Any:
+    async def _in_copy(self, work: Callable[[Copy], T]) -> T:
         copy = self._copy
         if copy is None:
             raise BackendUnavailable(f"{self.name}: closed")
@@ -358,7 +375,9 @@ class MetaSync:
             self._retire(old)
         if size > _LARGE and not self._warned:
             self._warned = True
-            logger.warning("%s has %d MiB, and each push sends all of it; PostgreSQL suits this better", self.name, size >> 20)
+            logger.warning(
+                "%s has %d MiB, and each push sends all of it; PostgreSQL suits this better", self.name, size >> 20
+            )
 
     def _retire(self, copy: Copy) -> None:
         """Close a copy once nobody reads it."""

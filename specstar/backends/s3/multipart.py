@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 from specstar.backends.s3.connection import S3Connection, bare_etag
 from specstar.backends.s3.errors import ObjectMissing
@@ -57,7 +56,9 @@ class MultipartUpload:
         """Send a part in the background."""
         if len(self._tasks) >= _MAX_PARTS:
             raise LimitExceededError(
-                f"a blob has at most {_MAX_PARTS} parts; raise part_size_bytes", limit=_MAX_PARTS, actual=len(self._tasks) + 1
+                f"a blob has at most {_MAX_PARTS} parts; raise part_size_bytes",
+                limit=_MAX_PARTS,
+                actual=len(self._tasks) + 1,
             )
         await self._slots.acquire()
         self._raise_failed()
@@ -122,7 +123,9 @@ class MultipartUpload:
             # A repeated request whose first answer was lost: the upload is over, its object is there.
             answer = await self._connection.call("head_object", Bucket=self._bucket, Key=self._key)
             if answer["ContentLength"] != self._size:
-                raise BlobIntegrityError(f"the object has {answer['ContentLength']} bytes, {self._size} were sent") from None
+                raise BlobIntegrityError(
+                    f"the object has {answer['ContentLength']} bytes, {self._size} were sent"
+                ) from None
         self._ended()
 
     def _ended(self) -> None:

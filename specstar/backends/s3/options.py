@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
+from urllib.parse import urlsplit
 
 from msgspec import Meta, Struct, structs
 
@@ -21,7 +21,9 @@ class S3Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     bucket: Annotated[
         str,
-        Meta(min_length=3, max_length=255, description="Main bucket, for metadata and resource payloads. It must exist."),
+        Meta(
+            min_length=3, max_length=255, description="Main bucket, for metadata and resource payloads. It must exist."
+        ),
     ]
     blob_bucket: (
         Annotated[
@@ -38,10 +40,12 @@ class S3Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(max_length=400, description="What blob keys begin with; a missing last slash is added."),
     ] = "blobs/"
     access_key_id: (
-        Annotated[str, Meta(min_length=1, description="Access key; without keys, the ordinary AWS credential chain.")] | None
+        Annotated[str, Meta(min_length=1, description="Access key; without keys, the ordinary AWS credential chain.")]
+        | None
     ) = None
     secret_access_key: (
-        Annotated[str, Meta(min_length=1, description="Secret key; without keys, the ordinary AWS credential chain.")] | None
+        Annotated[str, Meta(min_length=1, description="Secret key; without keys, the ordinary AWS credential chain.")]
+        | None
     ) = None
     region_name: Annotated[str, Meta(min_length=1, description="Region of the buckets.")] = "us-east-1"
     endpoint_url: (
@@ -72,7 +76,9 @@ class S3Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = 0
     enable_locking: Annotated[
         bool,
-        Meta(description="Push metadata only if the object is the one that was read (ETag), so no foreign write is lost."),
+        Meta(
+            description="Push metadata only if the object is the one that was read (ETag), so no foreign write is lost."
+        ),
     ] = True
     auto_reload_on_conflict: Annotated[
         bool,
@@ -90,7 +96,9 @@ class S3Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         int, Meta(ge=1, le=604_800, description="Seconds that presigned URLs and upload sessions are valid.")
     ] = 3600
     connect_timeout_seconds: Annotated[float, Meta(gt=0, description="Longest time to connect to the server.")] = 5.0
-    read_timeout_seconds: Annotated[float, Meta(gt=0, description="Longest silence of the server within one request.")] = 20.0
+    read_timeout_seconds: Annotated[
+        float, Meta(gt=0, description="Longest silence of the server within one request.")
+    ] = 20.0
     operation_timeout_seconds: Annotated[
         float,
         Meta(gt=0, description="Longest time of one operation with its retries; transfers have it for each part."),
@@ -98,19 +106,26 @@ class S3Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_attempts: Annotated[
         int, Meta(ge=1, le=20, description="Requests at most for one operation, the first included; 1: no retries.")
     ] = 4
-    max_pool_connections: Annotated[int, Meta(ge=1, le=4096, description="Connections kept to the server at most.")] = 64
+    max_pool_connections: Annotated[int, Meta(ge=1, le=4096, description="Connections kept to the server at most.")] = (
+        64
+    )
     multipart_threshold_bytes: Annotated[
         int, Meta(ge=5 * MIB, le=5 << 30, description="Blobs from this size on are sent in parts.")
     ] = 16 * MIB
     part_size_bytes: Annotated[
-        int, Meta(ge=5 * MIB, le=1 << 30, description="Size of a part; grows by itself for blobs of more than 10,000 parts.")
+        int,
+        Meta(
+            ge=5 * MIB, le=1 << 30, description="Size of a part; grows by itself for blobs of more than 10,000 parts."
+        ),
     ] = 8 * MIB
     part_concurrency: Annotated[
         int, Meta(ge=1, le=64, description="Parts of one blob in flight; memory is part size times this plus one.")
     ] = 4
     addressing_style: Annotated[
         Literal["auto", "path", "virtual"],
-        Meta(description="Bucket in the path or in the host name; auto: path with `endpoint_url`, else what AWS prefers."),
+        Meta(
+            description="Bucket in the path or in the host name; auto: path with `endpoint_url`, else what AWS prefers."
+        ),
     ] = "auto"
     max_meta_bytes: Annotated[
         int,
@@ -121,9 +136,9 @@ class S3Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         ),
     ] = 256 * MIB
 
-    def __rich_repr__(self) -> Iterator[tuple[str, Any]]:
-        for name, value in structs.asdict(self).items():
-            yield name, "***" if name in self.secrets and value else value
+    def __rich_repr__(self) -> list[tuple[str, Any]]:  # type: ignore[override, unused-ignore]
+        shown = {**structs.asdict(self), "endpoint_url": _without_user(self.endpoint_url)}
+        return [(name, "***" if name in self.secrets and value else value) for name, value in shown.items()]
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={value!r}" for name, value in self.__rich_repr__())
@@ -133,3 +148,11 @@ class S3Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def bucket_of_blobs(self) -> str:
         """The bucket for blobs."""
         return self.blob_bucket or self.bucket
+
+
+def _without_user(url: str | None) -> str | None:
+    """A URL without the user and password that it may hold."""
+    if url is None:
+        return None
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

@@ -71,7 +71,9 @@ class S3ResourceStore(ResourceStore):
             told = dict(zip(hashed, await for_each(hashed, self._metadata, at_once=self._at_once), strict=True))
             found = [(self._keys.parse(entry["Key"], told.get(entry["Key"])), entry) for entry in page]
             yield [
-                StoredPayload(key, entry["Size"], entry["LastModified"].astimezone(UTC)) for key, entry in found if key is not None
+                StoredPayload(key, entry["Size"], entry["LastModified"].astimezone(UTC))
+                for key, entry in found
+                if key is not None
             ]
 
     async def _metadata(self, name: str) -> dict[str, str] | None:
@@ -94,12 +96,16 @@ async def delete_page(connection: S3Connection, bucket: str, names: Sequence[str
     errors = [error for error in answer.get("Errors", []) if error.get("Code") != "NoSuchKey"]
     if errors:
         first = errors[0]
-        raise BackendError(f"{len(errors)} of {len(names)} objects could not be deleted, {first['Key']}: {first.get('Code')}")
+        raise BackendError(
+            f"{len(errors)} of {len(names)} objects could not be deleted, {first['Key']}: {first.get('Code')}"
+        )
 
 
-async def object_pages(connection: S3Connection, bucket: str, prefix: str, **more: Any) -> AsyncIterator[list[dict[str, Any]]]:
+async def object_pages(
+    connection: S3Connection, bucket: str, prefix: str, **more: Any
+) -> AsyncIterator[list[dict[str, Any]]]:
     """The entries of a listing, page by page."""
-    token: dict[str, str] = {}
+    token: dict[str, Any] = {}
     while True:
         answer = await connection.call("list_objects_v2", Bucket=bucket, Prefix=prefix, **more, **token)
         yield answer.get("Contents", [])
