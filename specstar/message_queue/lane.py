@@ -1,34 +1,18 @@
-"""One queue in one worker: its consumer, the slots that take from it, and the way of a delivery from claim to end."""
+"""One queue in one worker: its consumer, and the slots that take from it."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import anyio
-import msgspec
+from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
-from specstar.errors import (
-    BackendError,
-    BackendUnavailable,
-    DecodeError,
-    DuplicateResourceError,
-    OutcomeUnknownError,
-    ResourceNotFoundError,
-    RevisionConflictError,
-    SpecstarError,
-)
-from specstar.message_queue.attempt import Attempt, Failed, Interrupted, Stopped, Succeeded
-from specstar.message_queue.claim import Decision, decide
-from specstar.message_queue.codec import decode_record, failure_text
-from specstar.message_queue.invoke import invoker
-from specstar.message_queue.job import JobRecord, JobStatus
-from specstar.message_queue.sender import seconds_until
-from specstar.message_queue.state import Snapshot
-from specstar.roles import Consumer, Delivery
+from specstar.errors import BackendError, BackendUnavailable, SpecstarError
+from specstar.message_queue.attempt import Attempt, Stopped
+from specstar.message_queue.runner import JobRunner
+from specstar.roles import Consumer
 
 if TYPE_CHECKING:
     from specstar.message_queue.queue import JobQueue
@@ -36,11 +20,21 @@ if TYPE_CHECKING:
 
 __all__ = ["Lane"]
 
-R = TypeVar("R")
 logger = logging.getLogger("specstar")
-_CONFLICTS = 16
 _TURN = 32
-_replace = msgspec.structs.replace
+_FIRST_PAUSE_SECONDS = 0.1
+_LONGEST_PAUSE_SECONDS = 5.0
+
+
+class _Session:
+    """One consumer and its slots. `over` is set when it gives no more and nothing of it may be waited for."""
+
+    def __init__(self, consumer: Consumer) -> None:
+        self.consumer = consumer
+        self.ended = False
+        self.slots = 0
+        self.idle = 0
+        self.over = anyio.Event()
 
 
 class Lane:
@@ -49,46 +43,49 @@ class Lane:
     def __init__(self, worker: Worker, queue: JobQueue[Any], *, limit: int) -> None:
         self.queue = queue
         self.limit = limit
-        self.attempts: dict[str, Attempt] = {}
         self._worker = worker
+        self._runner = JobRunner(worker, queue)
         self._messages = queue._messages()
-        self._state = queue._state()
-        self._policy = queue._policy()
-        self._invoke = invoker(queue.handler, is_async=queue.is_async, caller=worker.caller, threads=worker.threads)
-        self._consumer: Consumer | None = None
-        self._broken = False
-        self._slots = 0
-        self._idle = 0
+        self._session: _Session | None = None
         self._turns = 0
+
+    @property
+    def attempts(self) -> dict[str, Attempt]:
+        """The jobs that run now, by id."""
+        return self._runner.attempts
 
     async def run(self) -> None:
         """Consume until the worker stops; while the broker is down, wait for it. Raises `BackendError` if it refuses."""
-        pause = 0.1
-        while not self._worker.stopping:
-            self._broken = False
-            try:
-                async with self._messages.consume(prefetch=self.limit) as consumer:
-                    pause = 0.1
-                    self._consumer = consumer
-                    if self._worker.stopping:
-                        return
-                    async with anyio.create_task_group() as group:
-                        self._start_slot(group)
-            except BackendUnavailable as error:
-                if not self._worker.stopping:
-                    logger.warning(
-                        "jobs %r: the broker does not answer, again in %g s: %s", self.queue.name, pause, error
-                    )
-            finally:
-                self._consumer = None
-            await self._worker.sleep(pause)
-            pause = min(pause * 2, 5.0)
+        pause = _FIRST_PAUSE_SECONDS
+        errors: list[BackendError] = []
+        # Around the consumers: a handler whose consumer has broken goes on, and does not keep the next one from opening.
+        async with anyio.create_task_group() as slots:
+            while not self._worker.stopping and not errors:
+                try:
+                    async with self._messages.consume(prefetch=self.limit) as consumer:
+                        pause = _FIRST_PAUSE_SECONDS
+                        self._session = session = _Session(consumer)
+                        if self._worker.stopping:
+                            break
+                        self._start_slot(slots, session)
+                        await session.over.wait()
+                except BackendUnavailable as error:
+                    if not self._worker.stopping:
+                        logger.warning("jobs %r: no broker, again in %g s: %s", self.queue.name, pause, error)
+                except BackendError as error:
+                    errors.append(error)
+                finally:
+                    self._session = None
+                await self._worker.sleep(pause)
+                pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+        if errors:
+            raise errors[0]
 
     async def stop(self) -> None:
         """Take no more deliveries; slots end when the job in their hands is done."""
-        if self._consumer is not None:
+        if self._session is not None:
             try:
-                await self._consumer.stop()
+                await self._session.consumer.stop()
             except SpecstarError as error:
                 logger.warning("jobs %r: stopping the consumer failed: %s", self.queue.name, error)
 
@@ -97,297 +94,50 @@ class Lane:
         for attempt in list(self.attempts.values()):
             attempt.stop(Stopped.shutdown)
 
-    # Slots
+    def _start_slot(self, slots: TaskGroup, session: _Session) -> None:
+        session.slots += 1
+        session.idle += 1
+        slots.start_soon(self._slot, slots, session)
 
-    def _start_slot(self, group: anyio.abc.TaskGroup) -> None:
-        self._slots += 1
-        self._idle += 1
-        group.start_soon(self._slot, group)
-
-    async def _slot(self, group: anyio.abc.TaskGroup) -> None:
-        consumer, worker = self._consumer, self._worker
-        if consumer is None:
-            raise AssertionError("slots run inside the consumer's context")
+    async def _slot(self, slots: TaskGroup, session: _Session) -> None:
+        worker = self._worker
         try:
-            while not worker.stopping and not self._broken:
+            while not worker.stopping and not session.ended:
                 if not self.queue.is_async:
                     await worker.room_for_threads(self.queue.name)
                 try:
-                    delivery = await consumer.receive()
+                    delivery = await session.consumer.receive()
                 except BackendError as error:
-                    self._ended(error)
+                    self._end(session, error)
                     return
-                self._idle -= 1
-                if not self._idle and self._slots < self.limit:
-                    self._start_slot(group)
+                session.idle -= 1
+                if not session.idle and session.slots < self.limit:
+                    self._start_slot(slots, session)
                 try:
                     if worker.permit is None:
-                        await self._handle(delivery)
+                        await self._runner.handle(delivery)
                     else:
                         async with worker.permit:
-                            await self._handle(delivery)
+                            await self._runner.handle(delivery)
                 finally:
-                    self._idle += 1
+                    session.idle += 1
                 self._turns += 1
                 if self._turns % _TURN == 0:
                     # Neither the broker nor the handler need ever have waited: let others run.
                     await checkpoint()
-        except BaseException:
+        except BaseException as error:
             # A cancelled slot may leave a delivery without an end: it goes back when the consumer is left.
-            self._broken = True
+            self._end(session, error)
             raise
         finally:
-            self._slots -= 1
-            self._idle -= 1
+            session.slots -= 1
+            session.idle -= 1
+            if not session.slots:
+                session.over.set()
 
-    def _ended(self, error: BackendError) -> None:
-        """The consumer gives no more; the other slots end too, and the lane opens another one unless it is to stop."""
-        if not self._worker.stopping and not self._broken:
+    def _end(self, session: _Session, error: BaseException) -> None:
+        """The consumer gives no more. While the worker drains, it stays open for the ends of what runs."""
+        if not self._worker.stopping and not session.ended:
             logger.warning("jobs %r: the consumer has ended: %s", self.queue.name, error)
-        self._broken = True
-
-    async def _handle(self, delivery: Delivery) -> None:
-        try:
-            attempt = await self._claimed(delivery)
-            if attempt is not None:
-                await self._attempt(attempt)
-        except _GaveUp as error:
-            # Left without an end: the delivery goes back with the consumer.
-            logger.warning("job %s in %r is left to another worker: %s", delivery.message.id, self.queue.name, error)
-        except Exception as error:
-            logger.exception("job %s in %r could not be handled", delivery.message.id, self.queue.name)
-            await self._put_off(delivery, error)
-
-    async def _put_off(self, delivery: Delivery, error: Exception) -> None:
-        """A fault of ours, not of the handler: try again later, as often as the job may fail."""
-        message = delivery.message
-        attempts = message.attempts + 1
-        if attempts >= self._policy.max_attempts:
-            await self._end(delivery.dead(message, reason=failure_text(error)[0]), delivery)
-        else:
-            later = max(self._policy.delay_after(attempts), 1.0)
-            await self._end(delivery.retry(_replace(message, attempts=attempts), delay=later), delivery)
-
-    # Claiming
-
-    async def _claimed(self, delivery: Delivery) -> Attempt | None:
-        """Begin the next attempt, or end the delivery otherwise."""
-        message = delivery.message
-        try:
-            record = decode_record(message.body, job_id=message.id)
-            if record.queue != self.queue.name or record.job_id != message.id:
-                text = f"message {message.id!r} carries job {record.job_id!r} of queue {record.queue!r}"
-                raise DecodeError(text, job_id=message.id)
-        except DecodeError as error:
-            logger.warning("jobs %r: a message goes to the dead letters: %s", self.queue.name, error)
-            await self._end(delivery.dead(message, reason=f"DecodeError: {error}"), delivery)
-            return None
-        if self._state is None:
-            return await self._claim_without_state(record, delivery)
-        try:
-            return await self._patiently(lambda: self._claim(record, delivery))
-        except DecodeError as error:
-            # The stored state is damaged: nobody can tell whether to run it.
-            await self._end(delivery.dead(message, reason=f"DecodeError: {error}"), delivery)
-            return None
-
-    async def _claim(self, record: JobRecord, delivery: Delivery) -> Attempt | None:
-        state, message = self._state, delivery.message
-        if state is None:
-            raise AssertionError("called with state only")
-        token = self._worker.next_token()
-        first = not delivery.redelivered and not message.attempts
-        snapshot = (state.assume(record) if first else None) or await state.read(record.job_id)
-        for _ in range(_CONFLICTS):
-            try:
-                if snapshot is None:
-                    snapshot = await state.create(_replace(record, attempts=message.attempts))
-                found = snapshot.record
-                if found.worker == token:
-                    return Attempt(found, snapshot, delivery)  # our mark had landed after all
-                decision = decide(
-                    found,
-                    message_attempts=message.attempts,
-                    redelivered=delivery.redelivered,
-                    max_attempts=self._policy.max_attempts,
-                )
-                if decision is not Decision.run:
-                    await self._turned_down(decision, snapshot, delivery)
-                    return None
-                begun = _replace(
-                    found,
-                    status=JobStatus.running,
-                    attempts=found.attempts + 1,
-                    delivery=message.attempts,
-                    worker=token,
-                    started_time=datetime.now(UTC),
-                    scheduled_time=None,
-                )
-                return Attempt(begun, await state.mark(snapshot, begun), delivery)
-            except (RevisionConflictError, ResourceNotFoundError, DuplicateResourceError, OutcomeUnknownError):
-                snapshot = await state.read(record.job_id)
-        raise BackendUnavailable(f"job {record.job_id} is changed by others all the time", role="meta")
-
-    async def _turned_down(self, decision: Decision, snapshot: Snapshot, delivery: Delivery) -> None:
-        record, message = snapshot.record, delivery.message
-        if decision is Decision.drop:
-            await self._end(delivery.ack(), delivery)
-        elif decision is Decision.park:
-            await self._end(delivery.dead(message, reason=record.error or "it failed"), delivery)
-        elif decision is Decision.resend:
-            again = _replace(message, attempts=record.attempts)
-            await self._end(delivery.retry(again, delay=seconds_until(record.scheduled_time)), delivery)
-        elif self._state is not None:
-            reason = f"WorkerLost: the worker died during attempt {record.attempts} of {self._policy.max_attempts}"
-            failed = _replace(record, status=JobStatus.failed, error=reason, finished_time=datetime.now(UTC))
-            await self._state.settle(snapshot, failed)
-            self._log_dead(record.job_id, reason)
-            self.queue._notify(record.job_id)
-            await self._end(delivery.dead(_replace(message, attempts=record.attempts), reason=reason), delivery)
-
-    async def _claim_without_state(self, record: JobRecord, delivery: Delivery) -> Attempt | None:
-        message = delivery.message
-        if delivery.redelivered:
-            # The loss is counted in a new message before the job may run again: else it could kill workers for ever.
-            lost = Failed("WorkerLost: the worker died during the attempt", None, delay=0.0)
-            await self._fail_message(delivery, lost, attempts=message.attempts + 1)
-            return None
-        begun = _replace(
-            record, status=JobStatus.running, attempts=message.attempts + 1, started_time=datetime.now(UTC)
-        )
-        return Attempt(begun, None, delivery)
-
-    # Running and settling
-
-    async def _attempt(self, attempt: Attempt) -> None:
-        job_id = attempt.record.job_id
-        self.attempts[job_id] = attempt
-        try:
-            outcome = await attempt.run(self._invoke, self.queue._codec, self.queue.timeout)
-            await self._settle(attempt, outcome)
-        finally:
-            if self.attempts.get(job_id) is attempt:
-                del self.attempts[job_id]
-
-    async def _settle(self, attempt: Attempt, outcome: Succeeded | Failed | Interrupted) -> None:
-        """Record the outcome first, then end the delivery."""
-        record, delivery = attempt.record, attempt.delivery
-        now = datetime.now(UTC)
-        if isinstance(outcome, Succeeded):
-            done = _replace(
-                record,
-                status=JobStatus.succeeded,
-                result=outcome.result,
-                error=None,
-                traceback=None,
-                finished_time=now,
-            )
-            await self._record(attempt, done)
-            await self._end(delivery.ack(), delivery)
-        elif isinstance(outcome, Failed):
-            await self._fail(attempt, outcome, now)
-        elif outcome.reason is Stopped.cancelled:
-            await self._record(attempt, _replace(record, status=JobStatus.cancelled, finished_time=now))
-            await self._end(delivery.ack(), delivery)
-        else:
-            # Not the job's fault: the attempt does not count.
-            attempts = record.attempts - 1
-            back = _replace(record, status=JobStatus.retrying, attempts=attempts, worker=None, scheduled_time=now)
-            await self._record(attempt, back)
-            if outcome.reason is Stopped.shutdown:
-                await self._end(delivery.retry(_replace(delivery.message, attempts=attempts), delay=0), delivery)
-
-    async def _fail(self, attempt: Attempt, outcome: Failed, now: datetime) -> None:
-        record, delivery = attempt.record, attempt.delivery
-        if outcome.final or record.attempts >= self._policy.max_attempts:
-            failed = _replace(
-                record,
-                status=JobStatus.failed,
-                error=outcome.text,
-                traceback=outcome.traceback,
-                finished_time=now,
-            )
-            await self._record(attempt, failed)
-            self._log_dead(record.job_id, outcome.text)
-        else:
-            delay = self._policy.delay_after(record.attempts) if outcome.delay is None else outcome.delay
-            failed = _replace(
-                record,
-                status=JobStatus.retrying,
-                error=outcome.text,
-                traceback=outcome.traceback,
-                scheduled_time=now + timedelta(seconds=delay),
-            )
-            await self._record(attempt, failed)
-            logger.info("job %s in %r is tried again in %g s: %s", record.job_id, self.queue.name, delay, outcome.text)
-        await self._fail_message(delivery, outcome, attempts=record.attempts)
-
-    async def _fail_message(self, delivery: Delivery, outcome: Failed, *, attempts: int) -> None:
-        """Park the message, or send it round again."""
-        failed = _replace(delivery.message, attempts=attempts)
-        if outcome.final or attempts >= self._policy.max_attempts:
-            await self._end(delivery.dead(failed, reason=outcome.text), delivery)
-        else:
-            delay = self._policy.delay_after(attempts) if outcome.delay is None else outcome.delay
-            await self._end(delivery.retry(failed, delay=delay), delivery)
-
-    async def _record(self, attempt: Attempt, record: JobRecord) -> None:
-        """Write an outcome, if the job is still this worker's; tell those who wait."""
-        if attempt.snapshot is not None:
-            await self._patiently(lambda: self._write(attempt, record))
-        self.queue._notify(record.job_id)
-
-    async def _write(self, attempt: Attempt, record: JobRecord) -> None:
-        state, snapshot = self._state, attempt.snapshot
-        if state is None or snapshot is None:
-            return
-        for _ in range(_CONFLICTS):
-            try:
-                await state.settle(snapshot, record)
-                return
-            except (RevisionConflictError, OutcomeUnknownError, ResourceNotFoundError):
-                found = await state.read(record.job_id)
-            if found is None:
-                return  # erased while it ran
-            if found.record.worker != attempt.record.worker or found.record.status is not JobStatus.running:
-                if found.record.status is not record.status:
-                    logger.warning(
-                        "job %s in %r: another worker has it; this outcome is dropped", record.job_id, record.queue
-                    )
-                return
-            attempt.snapshot = snapshot = found
-        raise BackendUnavailable(f"job {record.job_id} is changed by others all the time", role="meta")
-
-    async def _patiently(self, operation: Callable[[], Awaitable[R]]) -> R:
-        """Repeat while the state's backend fails. Raises `_GaveUp` when the worker ends before it is back."""
-        pause = 0.1
-        while True:
-            try:
-                return await operation()
-            except BackendError as error:
-                if self._worker.interrupted:
-                    raise _GaveUp(str(error)) from error
-                logger.warning(
-                    "jobs %r: the state of a job cannot be kept, again in %g s: %s", self.queue.name, pause, error
-                )
-            await self._worker.sleep(pause, even_when_stopping=True)
-            pause = min(pause * 2, 5.0)
-
-    async def _end(self, ending: Awaitable[None], delivery: Delivery) -> None:
-        """Confirm the end of a delivery. If that fails the broker delivers again, and the state tells what was done."""
-        try:
-            await ending
-        except BackendError as error:
-            logger.warning(
-                "job %s in %r: the broker did not confirm its end, it comes again: %s",
-                delivery.message.id,
-                self.queue.name,
-                error,
-            )
-
-    def _log_dead(self, job_id: str, reason: str) -> None:
-        logger.warning("job %s in %r failed for good: %s", job_id, self.queue.name, reason)
-
-
-class _GaveUp(Exception):
-    """The worker ends before an outcome could be written."""
+            session.over.set()
+        session.ended = True

@@ -19,7 +19,7 @@ from specstar.errors import (
     RevisionConflictError,
     WaitTimeoutError,
 )
-from specstar.message_queue.attempt import Stopped
+from specstar.message_queue.attempt import Attempt, Stopped
 from specstar.message_queue.backend import JobBackend
 from specstar.message_queue.codec import DEFAULT_MAX_PAYLOAD_BYTES, JobCodec, decode_record
 from specstar.message_queue.job import DeadJob, Job, JobStatus
@@ -250,11 +250,10 @@ class JobQueue(Generic[P]):
             if record.status.finished:
                 return False
             if record.status is JobStatus.running:
-                for lane in self._lanes:
-                    attempt = lane.attempts.get(job_id)
-                    if attempt is not None and attempt.record.worker == record.worker:
-                        attempt.stop(Stopped.cancelled)
-                        return True
+                attempt = self._running(job_id)
+                if attempt is not None and attempt.record.worker == record.worker:
+                    attempt.stop(Stopped.cancelled)
+                    return True
                 if record.cancel_requested:
                     return True
                 changed = msgspec.structs.replace(record, cancel_requested=True)
@@ -394,6 +393,14 @@ class JobQueue(Generic[P]):
                 f"job {self.name!r} keeps no state: declare it with keep_state=True to look at its jobs"
             )
         return state
+
+    def _running(self, job_id: str) -> Attempt | None:
+        """The attempt at this job in this process, if there is one."""
+        for lane in self._lanes:
+            attempt = lane.attempts.get(job_id)
+            if attempt is not None:
+                return attempt
+        return None
 
     def _sharing(self) -> tuple[bool, bool]:
         """Whether other processes may see the state, and whether the messages end with this process."""

@@ -185,11 +185,11 @@ class Worker:
             for attempt in lane.attempts.values()
             if now - attempt.began >= _WATCH_AFTER_SECONDS and attempt.reason is None
         ]
-        for attempt in lane.attempts.values():
-            # Another worker may have the partition by now: two must not work on it.
-            if attempt.record.partition_key is not None and attempt.delivery.lost:
-                attempt.stop(Stopped.lost)
         state = lane.queue._state()
+        for attempt in lane.attempts.values():
+            # With state it goes on until another worker has begun; two must never work on one partition.
+            if attempt.delivery.lost and (state is None or attempt.record.partition_key is not None):
+                attempt.stop(Stopped.lost)
         if state is None or not old or not (watch or renew):
             return
         shared, leased = lane.queue._sharing()
@@ -197,9 +197,11 @@ class Worker:
         async def look(attempt: Attempt) -> None:
             try:
                 found = await state.read(attempt.record.job_id)
-                if found is None or found.record.worker != attempt.record.worker:
+                if found is None:
                     return
-                if found.record.cancel_requested:
+                if found.record.worker != attempt.record.worker:
+                    attempt.stop(Stopped.lost)
+                elif found.record.cancel_requested:
                     attempt.stop(Stopped.cancelled)
                 elif renew and leased:
                     await state.mark(found, found.record)

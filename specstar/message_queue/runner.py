@@ -1,0 +1,323 @@
+"""The way of a delivery: claimed, run, settled in the state, ended at the broker. The state always comes first."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from specstar.errors import (
+    BackendError,
+    BackendUnavailable,
+    DecodeError,
+    DuplicateResourceError,
+    OutcomeUnknownError,
+    ResourceNotFoundError,
+    RevisionConflictError,
+)
+from specstar.message_queue.attempt import Attempt, Failed, Interrupted, Stopped, Succeeded
+from specstar.message_queue.claim import Decision, decide
+from specstar.message_queue.codec import decode_record, failure_text
+from specstar.message_queue.invoke import invoker
+from specstar.message_queue.job import JobRecord, JobStatus
+from specstar.message_queue.sender import seconds_until
+from specstar.message_queue.state import Snapshot
+from specstar.roles import Delivery
+
+if TYPE_CHECKING:
+    from specstar.message_queue.queue import JobQueue
+    from specstar.message_queue.worker import Worker
+
+__all__ = ["JobRunner"]
+
+R = TypeVar("R")
+logger = logging.getLogger("specstar")
+_CONFLICTS = 16
+_replace = msgspec.structs.replace
+
+
+class JobRunner:
+    """Handles the deliveries of one queue in one worker. `attempts` are the jobs that run now, by id."""
+
+    def __init__(self, worker: Worker, queue: JobQueue[Any]) -> None:
+        self.attempts: dict[str, Attempt] = {}
+        self._queue = queue
+        self._name = queue.name
+        self._worker = worker
+        self._state = queue._state()
+        self._policy = queue._policy()
+        self._invoke = invoker(queue.handler, is_async=queue.is_async, caller=worker.caller, threads=worker.threads)
+
+    async def handle(self, delivery: Delivery) -> None:
+        """Do all there is to do about a delivery. Raises nothing but a cancellation of the worker."""
+        try:
+            attempt = await self._claimed(delivery)
+            if attempt is not None:
+                await self._attempt(attempt)
+        except _GaveUp as error:
+            # Left without an end: the delivery goes back with the consumer.
+            logger.warning("job %s in %r is left to another worker: %s", delivery.message.id, self._name, error)
+        except Exception as error:
+            logger.exception("job %s in %r could not be handled", delivery.message.id, self._name)
+            await self._put_off(delivery, error)
+
+    async def _put_off(self, delivery: Delivery, error: Exception) -> None:
+        """A fault of ours, not of the handler: try again later, as often as the job may fail."""
+        message = delivery.message
+        attempts = message.attempts + 1
+        if attempts >= self._policy.max_attempts:
+            await self._end(delivery.dead(message, reason=failure_text(error)[0]), delivery)
+        else:
+            later = max(self._policy.delay_after(attempts), 1.0)
+            await self._end(delivery.retry(_replace(message, attempts=attempts), delay=later), delivery)
+
+    # Claiming
+
+    async def _claimed(self, delivery: Delivery) -> Attempt | None:
+        """Begin the next attempt, or end the delivery otherwise."""
+        message = delivery.message
+        try:
+            record = decode_record(message.body, job_id=message.id)
+            if record.queue != self._name or record.job_id != message.id:
+                text = f"message {message.id!r} carries job {record.job_id!r} of queue {record.queue!r}"
+                raise DecodeError(text, job_id=message.id)
+        except DecodeError as error:
+            logger.warning("jobs %r: a message goes to the dead letters: %s", self._name, error)
+            await self._end(delivery.dead(message, reason=f"DecodeError: {error}"), delivery)
+            return None
+        if delivery.redelivered and self._adopted(delivery):
+            return None
+        if self._state is None:
+            return await self._claim_without_state(record, delivery)
+        try:
+            return await self._patiently(lambda: self._claim(record, delivery))
+        except DecodeError as error:
+            # The stored state is damaged: nobody can tell whether to run it.
+            await self._end(delivery.dead(message, reason=f"DecodeError: {error}"), delivery)
+            return None
+
+    def _adopted(self, delivery: Delivery) -> bool:
+        """Give a message that came again to the attempt of this process that lost it with its connection, and still runs."""
+        attempt = self._queue._running(delivery.message.id)
+        if attempt is None or not attempt.delivery.lost or attempt.record.delivery != delivery.message.attempts:
+            return False
+        logger.info("job %s in %r came again while it runs here: it goes on", delivery.message.id, self._name)
+        attempt.delivery = delivery
+        return True
+
+    async def _claim(self, record: JobRecord, delivery: Delivery) -> Attempt | None:
+        state, message = self._state, delivery.message
+        if state is None:
+            raise AssertionError("called with state only")
+        token = self._worker.next_token()
+        first = not delivery.redelivered and not message.attempts
+        snapshot = (state.assume(record) if first else None) or await state.read(record.job_id)
+        for _ in range(_CONFLICTS):
+            try:
+                if snapshot is None:
+                    snapshot = await state.create(_replace(record, attempts=message.attempts))
+                found = snapshot.record
+                if found.worker == token:
+                    return Attempt(found, snapshot, delivery)  # our mark had landed after all
+                decision = decide(
+                    found,
+                    message_attempts=message.attempts,
+                    redelivered=delivery.redelivered,
+                    max_attempts=self._policy.max_attempts,
+                )
+                if decision is not Decision.run:
+                    await self._turned_down(decision, snapshot, delivery)
+                    return None
+                begun = _replace(
+                    found,
+                    status=JobStatus.running,
+                    attempts=found.attempts + 1,
+                    delivery=message.attempts,
+                    worker=token,
+                    started_time=datetime.now(UTC),
+                    scheduled_time=None,
+                )
+                return Attempt(begun, await state.mark(snapshot, begun), delivery)
+            except (RevisionConflictError, ResourceNotFoundError, DuplicateResourceError, OutcomeUnknownError):
+                snapshot = await state.read(record.job_id)
+        raise BackendUnavailable(f"job {record.job_id} is changed by others all the time", role="meta")
+
+    async def _turned_down(self, decision: Decision, snapshot: Snapshot, delivery: Delivery) -> None:
+        record, message = snapshot.record, delivery.message
+        if decision is Decision.drop:
+            await self._end(delivery.ack(), delivery)
+        elif decision is Decision.park:
+            await self._end(delivery.dead(message, reason=record.error or "it failed"), delivery)
+        elif decision is Decision.resend:
+            again = _replace(message, attempts=record.attempts)
+            await self._end(delivery.retry(again, delay=seconds_until(record.scheduled_time)), delivery)
+        elif self._state is not None:
+            reason = f"WorkerLost: the worker died during attempt {record.attempts} of {self._policy.max_attempts}"
+            failed = _replace(record, status=JobStatus.failed, error=reason, finished_time=datetime.now(UTC))
+            await self._state.settle(snapshot, failed)
+            self._log_dead(record.job_id, reason)
+            self._queue._notify(record.job_id)
+            await self._end(delivery.dead(_replace(message, attempts=record.attempts), reason=reason), delivery)
+
+    async def _claim_without_state(self, record: JobRecord, delivery: Delivery) -> Attempt | None:
+        message = delivery.message
+        if delivery.redelivered:
+            # The loss is counted in a new message before the job may run again: else it could kill workers for ever.
+            lost = Failed("WorkerLost: the worker died during the attempt", None, delay=0.0)
+            await self._end(self._fail_message(delivery, lost, attempts=message.attempts + 1), delivery)
+            return None
+        begun = _replace(
+            record,
+            status=JobStatus.running,
+            attempts=message.attempts + 1,
+            delivery=message.attempts,
+            started_time=datetime.now(UTC),
+        )
+        return Attempt(begun, None, delivery)
+
+    # Running and settling
+
+    async def _attempt(self, attempt: Attempt) -> None:
+        job_id = attempt.record.job_id
+        self.attempts[job_id] = attempt
+        try:
+            outcome = await attempt.run(self._invoke, self._queue._codec, self._queue.timeout)
+            await self._settle(attempt, outcome)
+        finally:
+            if self.attempts.get(job_id) is attempt:
+                del self.attempts[job_id]
+
+    async def _settle(self, attempt: Attempt, outcome: Succeeded | Failed | Interrupted) -> None:
+        """Record the outcome first, then end the delivery."""
+        record, now = attempt.record, datetime.now(UTC)
+        if isinstance(outcome, Succeeded):
+            done = _replace(
+                record,
+                status=JobStatus.succeeded,
+                result=outcome.result,
+                error=None,
+                traceback=None,
+                finished_time=now,
+            )
+            await self._record(attempt, done)
+            await self._end_of(attempt, lambda delivery: delivery.ack())
+        elif isinstance(outcome, Failed):
+            await self._fail(attempt, outcome, now)
+        elif outcome.reason is Stopped.cancelled:
+            await self._record(attempt, _replace(record, status=JobStatus.cancelled, finished_time=now))
+            await self._end_of(attempt, lambda delivery: delivery.ack())
+        else:
+            # Not the job's fault: the attempt does not count.
+            attempts = record.attempts - 1
+            back = _replace(record, status=JobStatus.retrying, attempts=attempts, worker=None, scheduled_time=now)
+            await self._record(attempt, back)
+            if outcome.reason is Stopped.shutdown:
+                again = _replace(attempt.delivery.message, attempts=attempts)
+                await self._end_of(attempt, lambda delivery: delivery.retry(again, delay=0))
+
+    async def _fail(self, attempt: Attempt, outcome: Failed, now: datetime) -> None:
+        """Park the job, or send it round again."""
+        record = attempt.record
+        if outcome.final or record.attempts >= self._policy.max_attempts:
+            failed = _replace(
+                record,
+                status=JobStatus.failed,
+                error=outcome.text,
+                traceback=outcome.traceback,
+                finished_time=now,
+            )
+            await self._record(attempt, failed)
+            self._log_dead(record.job_id, outcome.text)
+        else:
+            delay = self._delay(outcome, record.attempts)
+            failed = _replace(
+                record,
+                status=JobStatus.retrying,
+                error=outcome.text,
+                traceback=outcome.traceback,
+                scheduled_time=now + timedelta(seconds=delay),
+            )
+            await self._record(attempt, failed)
+            logger.info("job %s in %r is tried again in %g s: %s", record.job_id, self._name, delay, outcome.text)
+        await self._end_of(attempt, lambda delivery: self._fail_message(delivery, outcome, attempts=record.attempts))
+
+    async def _fail_message(self, delivery: Delivery, outcome: Failed, *, attempts: int) -> None:
+        failed = _replace(delivery.message, attempts=attempts)
+        if outcome.final or attempts >= self._policy.max_attempts:
+            await delivery.dead(failed, reason=outcome.text)
+        else:
+            await delivery.retry(failed, delay=self._delay(outcome, attempts))
+
+    def _delay(self, outcome: Failed, attempts: int) -> float:
+        return self._policy.delay_after(attempts) if outcome.delay is None else outcome.delay
+
+    async def _record(self, attempt: Attempt, record: JobRecord) -> None:
+        """Write an outcome, if the job is still this worker's; tell those who wait."""
+        if attempt.snapshot is not None:
+            await self._patiently(lambda: self._write(attempt, record))
+        self._queue._notify(record.job_id)
+
+    async def _write(self, attempt: Attempt, record: JobRecord) -> None:
+        state, snapshot = self._state, attempt.snapshot
+        if state is None or snapshot is None:
+            return
+        for _ in range(_CONFLICTS):
+            try:
+                await state.settle(snapshot, record)
+                return
+            except (RevisionConflictError, OutcomeUnknownError, ResourceNotFoundError):
+                found = await state.read(record.job_id)
+            if found is None:
+                return  # erased while it ran
+            if found.record.worker != attempt.record.worker or found.record.status is not JobStatus.running:
+                if found.record.status is not record.status:
+                    logger.warning(
+                        "job %s in %r: another worker has it; this outcome is dropped", record.job_id, record.queue
+                    )
+                return
+            attempt.snapshot = snapshot = found
+        raise BackendUnavailable(f"job {record.job_id} is changed by others all the time", role="meta")
+
+    async def _patiently(self, operation: Callable[[], Awaitable[R]]) -> R:
+        """Repeat while the state's backend fails. Raises `_GaveUp` when the worker ends before it is back."""
+        pause = 0.1
+        while True:
+            try:
+                return await operation()
+            except BackendError as error:
+                if self._worker.interrupted:
+                    raise _GaveUp(str(error)) from error
+                logger.warning(
+                    "jobs %r: the state of a job cannot be kept, again in %g s: %s", self._name, pause, error
+                )
+            await self._worker.sleep(pause, even_when_stopping=True)
+            pause = min(pause * 2, 5.0)
+
+    async def _end_of(self, attempt: Attempt, ending: Callable[[Delivery], Awaitable[None]]) -> None:
+        """End the delivery of an attempt; one that took its place meanwhile too."""
+        ended: Delivery | None = None
+        while attempt.delivery is not ended:
+            ended = attempt.delivery
+            await self._end(ending(ended), ended)
+
+    async def _end(self, ending: Awaitable[None], delivery: Delivery) -> None:
+        """Confirm the end of a delivery. If that fails the broker delivers again, and the state tells what was done."""
+        try:
+            await ending
+        except BackendError as error:
+            logger.warning(
+                "job %s in %r: the broker did not confirm its end, it comes again: %s",
+                delivery.message.id,
+                self._name,
+                error,
+            )
+
+    def _log_dead(self, job_id: str, reason: str) -> None:
+        logger.warning("job %s in %r failed for good: %s", job_id, self._name, reason)
+
+
+class _GaveUp(Exception):
+    """The worker ends before an outcome could be written."""
