@@ -165,6 +165,17 @@ class Connections:
         for lazy in self._by_key.values():
             await lazy.aclose(timeout)
 
+    async def leave(self, timeout: float) -> Connections:
+        """Like `abandon`, before the loop is gone: what is not portable is closed in order, within `timeout` seconds each."""
+        try:
+            for lazy in reversed(self._order):
+                if not lazy.portable:
+                    await lazy.aclose(timeout)
+        finally:
+            self._closed = True
+            heirs = self.abandon()
+        return heirs
+
     def abandon(self) -> Connections:
         """Drop all without their loop; returns the connections of the next runtime, with the portable ones in it."""
         heirs = Connections()

@@ -226,7 +226,7 @@ def _blocked_error(waited: float) -> BackendUnavailable:
 def _result(home: Home, outcome: Outcome[R]) -> R:
     if not outcome.cancelled and not outcome.lost:
         return outcome.unwrap()
-    if outcome.cancelled and home.closing:
+    if outcome.cancelled and home.closing and not home.ending:
         raise BackendUnavailable("the call was cancelled: specstar is closing")
     if not outcome.started:
         raise NotStarted("the event loop of the connections ended before the call began; call again")

@@ -73,6 +73,7 @@ class Gate:
         self._lock = threading.RLock()
         self._refusal: str | None = None
         self._held_home: Home | None = None
+        self._left_open: list[str] = []
         _gates.add(self)
 
     def settle(self, *, blocking: bool = False) -> Home:
@@ -92,8 +93,10 @@ class Gate:
                     return home
                 logger.info("the event loop of the connections is gone: connecting anew")
                 self._drop()
-            self.home = self._choose(blocking)
-            return self.home
+            home = self._choose(blocking)
+            home.at_end(_Ending(self, home))
+            self.home = home
+            return home
 
     def renew(self, *, native: bool) -> None:
         """Begin a new generation for a new configuration; nothing may be open."""
@@ -142,8 +145,10 @@ class Gate:
         if isinstance(home, ThreadHome):
             home.stop()  # first: nothing may use the connections any more
         self.connections = self.connections.abandon()
-        if home is not None and not home.alive():
-            home.lose_calls()
+        if home is not None:
+            home.not_at_end()
+            if not home.alive():
+                home.lose_calls()
 
     async def run(self, function: Callable[[], Awaitable[R]]) -> R:
         """Run `function` on the home loop: here, if this is it."""
@@ -255,8 +260,34 @@ class Gate:
             finally:
                 self._forget(home)
 
-    def _forget(self, home: Home) -> None:
+    async def loop_ends(self, home: Home) -> None:
+        """The loop of the home is about to end, and nobody has closed: do it now. The next call may come on another loop."""
         with self._lock:
+            if self.home is not home or home.closing:
+                return
+            home.closing = home.ending = True
+            self._left_open = self._unclosed()
+        connections = self.connections
+        heirs = Connections()
+        try:
+            heirs = await connections.leave(_HURRIED_SECONDS / max(1, len(self._left_open)))
+        finally:
+            try:
+                await home.cancel_tasks(_HURRIED_SECONDS)
+            finally:
+                with self._lock:
+                    if self.home is home:
+                        self.home = None
+                        self.connections = heirs
+                        self.generation += 1
+
+    def _unclosed(self) -> list[str]:
+        return [lazy.name for lazy in self.connections.opened() if not lazy.portable]
+
+    def _forget(self, home: Home) -> None:
+        home.not_at_end()
+        with self._lock:
+            self._left_open = []
             if self.home is home or self._held_home is home:
                 self.home = self._held_home = None
                 self.connections.abandon()
@@ -271,12 +302,14 @@ class Gate:
         # Kept for good: freeing the parent's loop would unregister its sockets from the poller that both share.
         _inherited.extend(home for home in (self.home, self._held_home) if home is not None)
         self.home = self._held_home = None
+        self._left_open = []
         self.generation += 1
         self.connections = self.connections.abandon()
 
     def end(self) -> None:
         """The program ends, or the owner is gone: drop what is open, and say so if it holds anything of the system's."""
-        unclosed = [lazy.name for lazy in self.connections.opened() if not lazy.portable]
+        unclosed = self._unclosed() or self._left_open
+        self._left_open = []
         try:
             if unclosed:
                 names = ", ".join(unclosed)
@@ -287,8 +320,21 @@ class Gate:
                 self._drop()
 
     def __del__(self) -> None:
-        if getattr(self, "home", None) is not None or getattr(self, "_held_home", None) is not None:
+        if any(getattr(self, name, None) for name in ("home", "_held_home", "_left_open")):
             self.end()
+
+
+class _Ending:
+    """What a home calls at the end of its loop; it does not keep the gate alive."""
+
+    def __init__(self, gate: Gate, home: Home) -> None:
+        self._gate = weakref.ref(gate)
+        self._home = weakref.ref(home)
+
+    async def __call__(self) -> None:
+        gate, home = self._gate(), self._home()
+        if gate is not None and home is not None:
+            await gate.loop_ends(home)
 
 
 def interrupted(exc_type: type[BaseException] | None) -> bool:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import logging
 import sys
 from abc import ABC, abstractmethod
 from asyncio import events
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from typing import Any, Generic, Protocol, TypeVar
 
 from specstar.runtime.mailbox import Mailbox
@@ -131,12 +132,15 @@ class Call(ABC, Generic[T]):
 class Home(ABC):
     """An event loop and the tasks that a runtime owns on it. All methods but `submit`, `alive` and `lose_calls` are called
     on the loop.
+
+    `closing`: nothing new begins here; `ending`: because the loop itself ends.
     """
 
     library: str
 
     def __init__(self, mailbox: Mailbox) -> None:
         self.closing = False
+        self.ending = False
         self.mailbox = mailbox
         self.calls: set[Call[Any]] = set()
 
@@ -171,6 +175,14 @@ class Home(ABC):
         `done` is called with its outcome, on this loop. Raises `RuntimeError` if the loop is gone.
         """
 
+    @abstractmethod
+    def at_end(self, function: Callable[[], Awaitable[None]]) -> None:
+        """Have `function` run on the loop when it is about to end in good order (`asyncio.run`, `trio.run`)."""
+
+    @abstractmethod
+    def not_at_end(self) -> None:
+        """Take `at_end` back. On the loop, or once it is gone."""
+
     def lose_calls(self) -> None:
         """The loop is gone: end all calls that wait for it. From any thread."""
         for call in list(self.calls):
@@ -187,6 +199,7 @@ class AsyncioHome(Home):
         self.loop = loop
         self._tasks: set[asyncio.Task[Any]] = set()
         self._context = contextvars.Context()
+        self._at_end: AsyncGenerator[None] | None = None
         # Bound once: these are on the hot path of every batched call.
         self.waiter = loop.create_future  # type: ignore[method-assign]
         self.time = loop.time  # type: ignore[method-assign]
@@ -230,6 +243,26 @@ class AsyncioHome(Home):
         call = _AsyncioCall(self, function, done)
         call.post()
         return call
+
+    def at_end(self, function: Callable[[], Awaitable[None]]) -> None:
+        # The one thing that asyncio winds up in good order at the end of a loop is a generator that was begun on it.
+        async def last() -> AsyncGenerator[None]:
+            try:
+                yield
+            finally:
+                if self._at_end is not None:
+                    self._at_end = None
+                    await function()
+
+        self._at_end = last()
+        with contextlib.suppress(StopIteration):
+            self._at_end.__anext__().__await__().send(None)
+
+    def not_at_end(self) -> None:
+        generator, self._at_end = self._at_end, None
+        if generator is not None:
+            with contextlib.suppress(StopIteration, RuntimeError):  # it may be running already
+                generator.aclose().__await__().send(None)
 
 
 class _AsyncioCall(Call[T]):

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import threading
+from collections.abc import Awaitable, Callable
 
 from specstar.runtime.home import AsyncioHome
 
@@ -75,6 +76,9 @@ class ThreadHome(AsyncioHome):
 
     def alive(self) -> bool:
         return self.thread.is_alive() and not self.loop.is_closed()
+
+    def at_end(self, function: Callable[[], Awaitable[None]]) -> None:
+        """Nothing to do: this loop ends when its gate says so."""
 
     def stop(self, timeout: float = _STOP_SECONDS) -> None:
         """Stop the loop and wait for the thread, at most `timeout` seconds; in the thread itself, do not wait."""

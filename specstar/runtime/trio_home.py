@@ -86,6 +86,7 @@ class TrioHome(Home):
         super().__init__(Mailbox(self.token.run_sync_soon))
         self._tasks: set[_TrioTask] = set()
         self._over = False
+        self._taken_back: trio.Event | None = None
 
     def is_current(self) -> bool:
         import trio
@@ -154,6 +155,29 @@ class TrioHome(Home):
         call = _TrioCall(self, function, done)
         call.post()
         return call
+
+    def at_end(self, function: Callable[[], Awaitable[None]]) -> None:
+        import trio
+
+        taken_back = self._taken_back = trio.Event()
+
+        async def wait() -> None:
+            # System tasks are cancelled when the main task has ended.
+            try:
+                await taken_back.wait()
+            finally:
+                if not taken_back.is_set():
+                    with trio.CancelScope(shield=True):
+                        try:
+                            await function()
+                        except Exception as error:
+                            log_task_error("closing with the trio run", error)
+
+        trio.lowlevel.spawn_system_task(wait, context=contextvars.Context())
+
+    def not_at_end(self) -> None:
+        if self._taken_back is not None and self.is_current():
+            self._taken_back.set()
 
 
 class _TrioCall(Call[T]):

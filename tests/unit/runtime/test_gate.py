@@ -11,7 +11,7 @@ import anyio
 import pytest
 import trio
 
-from specstar.errors import BackendUnavailable, UsageError
+from specstar.errors import BackendUnavailable, OutcomeUnknownError, UsageError
 from specstar.runtime import Connection, Gate, LazyConnection, ServerInfo, gated
 from specstar.runtime.home import AsyncioHome
 from specstar.runtime.thread_home import ThreadHome
@@ -110,7 +110,8 @@ def test_a_second_run_of_asyncio_gets_a_new_home() -> None:
     service = Service(native=False)
     for _ in range(3):
         assert asyncio.run(service.double(5)) == 10
-    assert service._gate.generation == 2
+    assert service._gate.generation == 3
+    assert service._gate.home is None
 
 
 def test_calls_from_another_live_loop_cross_to_the_home() -> None:
@@ -313,3 +314,173 @@ def test_an_unclosed_gate_warns_when_it_is_dropped() -> None:
     gate.call(gate.connections.share("pool", lambda: Pool([]), "pool").get)
     with pytest.warns(ResourceWarning, match="not closed .open: pool."):
         gate.end()
+
+
+@pytest.mark.parametrize("library", ["asyncio", "trio"])
+def test_connections_left_open_are_closed_with_the_loop_and_the_program_is_told_once(library: str) -> None:
+    log: list[str] = []
+    service = Service(native=True)
+
+    class Memory(Pool):
+        portable = True
+
+    async def main() -> None:
+        await service.double(1)
+        await service._gate.connections.share("pool", lambda: Pool(log), "pool").get()
+        await service._gate.connections.share("memory", lambda: Memory([]), "memory").get()
+
+    for _ in range(2):
+        anyio.run(main, backend=library)
+    assert log == ["open", "close", "open", "close"]
+    with pytest.warns(ResourceWarning, match="not closed .open: pool."):
+        service._gate.end()
+
+
+def test_a_call_that_never_began_goes_to_the_next_home() -> None:
+    service = Service(native=False)
+    first = service._gate.home = ThreadHome.start()
+    started, release = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        started.set()
+        release.wait()
+
+    first.loop.call_soon_threadsafe(hold)
+    started.wait()
+    results: list[int] = []
+    caller = threading.Thread(target=lambda: results.append(service._gate.call(lambda: service.double(21))))
+    caller.start()
+    while not first.calls:
+        time.sleep(0.001)
+    stopper = threading.Thread(target=service._gate._gone, args=(first,))
+    stopper.start()
+    first.lose_calls()
+    release.set()
+    caller.join(10)
+    stopper.join(10)
+    assert results == [42]
+    assert service._gate.home is not first
+    service._gate.close()
+
+
+def test_a_call_that_is_cut_off_with_its_loop_says_that_its_outcome_is_unknown() -> None:
+    service = Service(native=False)
+    ready = threading.Event()
+
+    async def short() -> None:
+        await service.double(1)
+        ready.set()
+        await asyncio.sleep(0.1)
+
+    loop = threading.Thread(target=asyncio.run, args=(short(),))
+    loop.start()
+    ready.wait()
+    with pytest.raises(OutcomeUnknownError, match="ended while the call was under way"):
+        service._gate.call(service.wait)
+    loop.join()
+    assert service._gate.call(lambda: service.double(2)) == 4
+    service._gate.close()
+
+
+def test_a_blocked_home_is_named_instead_of_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("specstar.runtime.crossing._START_SECONDS", 0.5)
+    monkeypatch.setattr("specstar.runtime.crossing._LOOK_SECONDS", 0.1)
+    service = Service(native=False)
+    ran: list[int] = []
+
+    async def note() -> None:
+        ran.append(1)
+
+    async def main() -> None:
+        await service.double(1)
+        errors: list[BaseException] = []
+
+        def call() -> None:
+            try:
+                service._gate.call(note)
+            except BackendUnavailable as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=call)
+        thread.start()
+        thread.join(10)  # what no program should do: the thread waits for this very loop
+        assert "something blocks that loop" in str(errors[0])
+        await asyncio.sleep(0.05)
+        assert not ran
+        await service._gate.aclose()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("library", ["asyncio", "trio"])
+def test_closers_that_race_close_once_and_calls_afterwards_open_again(library: str) -> None:
+    log: list[str] = []
+    service = Service(native=True)
+
+    class Slow(Pool):
+        async def aclose(self) -> None:
+            await anyio.sleep(0.05)
+            self.log.append("close")
+
+    async def main() -> None:
+        await service.double(1)
+        await service._gate.connections.share("pool", lambda: Slow(log), "pool").get()
+        async with anyio.create_task_group() as group:
+            for _ in range(3):
+                group.start_soon(service._gate.aclose)
+            await anyio.to_thread.run_sync(service._gate.close)
+        assert log == ["open", "close"]
+        assert await service.double(2) == 4
+        await service._gate.aclose()
+
+    anyio.run(main, backend=library)
+
+
+def test_closing_that_is_cancelled_drops_the_rest_and_leaves_the_gate_usable() -> None:
+    log: list[str] = []
+    service = Service(native=False)
+
+    class Stuck(Pool):
+        async def aclose(self) -> None:
+            await asyncio.sleep(60)
+
+    async def main() -> None:
+        await service.double(1)
+        for name in "ab":
+            await service._gate.connections.share(name, lambda: Stuck(log), name).get()
+        closing = asyncio.create_task(service._gate.aclose())
+        await asyncio.sleep(0.05)
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        assert len([line for line in log if line.startswith("abandon")]) == 2
+        assert await service.double(2) == 4
+
+    asyncio.run(main())
+
+
+def test_a_call_that_exits_the_program_raises_in_its_caller_and_not_in_the_loop() -> None:
+    gate = Gate()
+
+    async def leave() -> None:
+        raise SystemExit(3)
+
+    with pytest.raises(SystemExit):
+        gate.call(leave)
+    assert gate.home is not None
+    assert gate.home.alive()
+    gate.close()
+
+
+def test_a_thread_that_cannot_start_leaves_the_gate_usable(monkeypatch: pytest.MonkeyPatch) -> None:
+    service = Service(native=False)
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="start new thread"):
+            service._gate.call(lambda: service.double(1))
+    assert service._gate.call(lambda: service.double(1)) == 2
+    service._gate.close()
