@@ -96,12 +96,12 @@ def configuration(backend: str | None, data: Path) -> Any:
 
 async def archive(path: Path, root: Path, tally: dict[str, int]) -> None:
     """Archive one file, unless it is there already."""
-    stat = path.stat()
+    stat = await asyncio.to_thread(path.stat)
     name = path.relative_to(root).as_posix()
     media_type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+    content: bytes | None = None
     if stat.st_size >= LARGE:
-        blob = await spec.blobs.put(path, content_type=media_type)
-        digest = blob.sha256
+        digest = (await spec.blobs.put(path, content_type=media_type)).sha256
     else:
         content = await asyncio.to_thread(path.read_bytes)
         digest = hashlib.sha256(content).hexdigest()
@@ -115,7 +115,7 @@ async def archive(path: Path, root: Path, tally: dict[str, int]) -> None:
         if known.data.lines is not None:
             return
     else:
-        if stat.st_size < LARGE:
+        if content is not None:
             await spec.blobs.put(content, content_type=media_type)
         document = Document(
             path=name,

@@ -48,7 +48,7 @@ def test_the_code_of_the_page_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("specstar.core.spec", _fresh_spec())
-    monkeypatch.setattr("specstar.spec", sys.modules["specstar.core"].spec, raising=False)  # type: ignore[attr-defined]
+    monkeypatch.setattr("specstar.spec", sys.modules["specstar.core"].spec, raising=False)
     module = ModuleType("page")
     monkeypatch.setitem(sys.modules, "page", module)
     with asyncio.Runner() as runner:
