@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from benchmarks import machine, table
-from benchmarks.case import Suite
+from benchmarks.case import Scale, Suite
 from benchmarks.environments import EnvironmentFailed
 from benchmarks.figures import CaseResult, as_json
 from benchmarks.pool import ContestantFailed
@@ -40,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rivals=not options.no_rivals,
         quick=options.quick,
     )
-    suites = select(SUITES, selection)
+    scale = Scale(search_rows=10_000, jobs=2_000) if options.quick else Scale()
+    suites = select([make(scale) for make in SUITES.values()], selection)
     if not suites:
         print("nothing is selected; --list shows what there is", file=sys.stderr)
         return 2
@@ -125,7 +126,7 @@ def _write(document: dict[str, Any], options: Any) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--backend", action="append", choices=[suite.name for suite in SUITES], help="may be repeated")
+    parser.add_argument("--backend", action="append", choices=list(SUITES), help="may be repeated")
     parser.add_argument("--operation", action="append", help="only this one; may be repeated")
     parser.add_argument("--callers", action="append", type=int, help="only cases with so many callers; may be repeated")
     parser.add_argument("--payload", type=int, default=200, metavar="BYTES", help="size of a resource's JSON (200)")

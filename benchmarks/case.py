@@ -6,10 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-__all__ = ["Case", "Entry", "Suite", "Target"]
+__all__ = ["Case", "Entry", "Scale", "Suite", "Target"]
 
 Environment = Literal["own", "old", "rivals"]
 Server = Literal["postgres", "rabbitmq", "s3"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """How much data the suites work on."""
+
+    search_rows: int = 100_000
+    """Resources that are searched on PostgreSQL."""
+    jobs: int = 10_000
+    """Jobs that are drained, by the faster contestants."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -76,7 +76,7 @@ class Blobs(Contestant):
         from specstar import SpecStar
 
         self.spec = SpecStar()
-        self.spec.configure(backend=filled_in(self.setting["backend"], self.setting["folder"] + "/root"))
+        self.spec.configure(backend=filled_in(self.setting["backend"], self.setting))
         self.folder = Path(self.setting["folder"])
 
     async def close(self) -> None:

@@ -36,7 +36,7 @@ class IdleSpec(Contestant):
         before = resident()
         spec = SpecStar()
         models = [spec.add_model(Thing, name=f"thing{number}", indexed_fields=["name"]) for number in range(3)]
-        spec.configure(backend=filled_in(self.setting["backend"], self.setting["folder"]))
+        spec.configure(backend=filled_in(self.setting["backend"], self.setting))
         async with spec:
             await spec.check()
             for model in models:

@@ -35,7 +35,7 @@ class OldSpecstar(Contestant):
         specstar: Any = importlib.import_module("specstar")
         self.field = specstar.QB
         spec = specstar.SpecStar()
-        spec.configure(backend=filled_in(self.setting["backend"], self.setting["folder"]), default_user="bench")
+        spec.configure(backend=filled_in(self.setting["backend"], self.setting), default_user="bench")
         self.managers: dict[str, Any] = {}
         for name in ("written", "read", "changed", "found"):
             spec.add_model(Person, name=name, indexed_fields=[("age", int), ("name", str)])

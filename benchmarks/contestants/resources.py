@@ -36,7 +36,7 @@ class Resources(Contestant):
         self.read = self.spec.add_model(Person, name="read", indexed_fields=["age", "name"])
         self.changed = self.spec.add_model(Person, name="changed", indexed_fields=["age", "name"])
         self.found = self.spec.add_model(Person, name="found", indexed_fields=["age", "name"])
-        self.spec.configure(backend=filled_in(self.setting["backend"], self.setting["folder"]))
+        self.spec.configure(backend=filled_in(self.setting["backend"], self.setting))
         self.rows: int = self.setting.get("rows", 10_000)
         self.search_rows: int = self.setting.get("search_rows", 10_000)
         self._held: dict[str, list[RevisionInfo]] = {}

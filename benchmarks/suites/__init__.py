@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from benchmarks.case import Suite
-from benchmarks.suites.disk import DISK
-from benchmarks.suites.memory import MEMORY
-from benchmarks.suites.start import START
+from collections.abc import Callable, Mapping
+
+from benchmarks.case import Scale, Suite
+from benchmarks.suites.disk import disk
+from benchmarks.suites.memory import memory
+from benchmarks.suites.postgres import postgres
+from benchmarks.suites.start import start
 
 __all__ = ["SUITES"]
 
-SUITES: tuple[Suite, ...] = (START, MEMORY, DISK)
+SUITES: Mapping[str, Callable[[Scale], Suite]] = {
+    "start": start,
+    "memory": memory,
+    "disk": disk,
+    "postgres": postgres,
+}
