@@ -22,8 +22,8 @@ def _token(pid: int) -> str:
 
 def is_gone(token: str) -> bool | None:
     """True if the process of the token is surely over, False if it lives, None if it is on another host."""
-    host, _, rest = token.rpartition(":")[0].rpartition(":")
-    pid_text, started = rest, token.rpartition(":")[2]
+    place, _, started = token.rpartition(":")
+    host, _, pid_text = place.rpartition(":")
     if host != platform.node() or not pid_text.isdecimal():
         return None
     pid = int(pid_text)

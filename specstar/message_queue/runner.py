@@ -23,6 +23,7 @@ from specstar.message_queue.claim import Decision, decide
 from specstar.message_queue.codec import decode_record, failure_text
 from specstar.message_queue.invoke import invoker
 from specstar.message_queue.job import JobRecord, JobStatus
+from specstar.message_queue.owner import is_gone
 from specstar.message_queue.sender import seconds_until
 from specstar.message_queue.state import Snapshot
 from specstar.roles import Delivery
@@ -36,6 +37,7 @@ __all__ = ["JobRunner"]
 R = TypeVar("R")
 logger = logging.getLogger("specstar")
 _CONFLICTS = 16
+_PARTITION_GRACE_SECONDS = 2.0
 _replace = msgspec.structs.replace
 
 
@@ -115,6 +117,7 @@ class JobRunner:
         token = self._worker.next_token()
         first = not delivery.redelivered and not message.attempts
         snapshot = (state.assume(record) if first else None) or await state.read(record.job_id)
+        waited = False
         for _ in range(_CONFLICTS):
             try:
                 if snapshot is None:
@@ -131,6 +134,11 @@ class JobRunner:
                 if decision is not Decision.run:
                     await self._turned_down(decision, snapshot, delivery)
                     return None
+                if found.status is JobStatus.running and found.partition_key is not None and not waited:
+                    waited = True
+                    if not is_gone((found.worker or "").partition("/")[0]):
+                        snapshot = await self._let_go_of(record.job_id)
+                        continue
                 begun = _replace(
                     found,
                     status=JobStatus.running,
@@ -144,6 +152,15 @@ class JobRunner:
             except (RevisionConflictError, ResourceNotFoundError, DuplicateResourceError, OutcomeUnknownError):
                 snapshot = await state.read(record.job_id)
         raise BackendUnavailable(f"job {record.job_id} is changed by others all the time", role="meta")
+
+    async def _let_go_of(self, job_id: str) -> Snapshot | None:
+        """A worker lost this job of a partition with its connection and may live: give it time to stop its handler."""
+        if self._state is None:
+            raise AssertionError("called with state only")
+        await self._worker.sleep(_PARTITION_GRACE_SECONDS)
+        if self._worker.stopping:
+            raise _GaveUp("the worker stops")
+        return await self._state.read(job_id)
 
     async def _turned_down(self, decision: Decision, snapshot: Snapshot, delivery: Delivery) -> None:
         record, message = snapshot.record, delivery.message

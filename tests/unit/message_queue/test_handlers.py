@@ -15,8 +15,9 @@ import pytest
 
 from specstar import Job, JobStatus, SpecStar
 from specstar.errors import BackendUnavailable, OutcomeUnknownError
-from specstar.message_queue import run_workers_blocking
+from specstar.message_queue import JobQueue, run_workers_blocking
 from specstar.message_queue.invoke import HandlerThreads
+from specstar.message_queue.runner import JobRunner
 from specstar.message_queue.state import Snapshot
 from specstar.message_queue.stored_state import StoredJobState
 from tests.conformance.jobs.harness import Mail, eventually, workers
@@ -72,7 +73,7 @@ def test_a_blocking_caller_runs_workers_until_told_to_stop() -> None:
         import sys, time
         from specstar.sync import SpecStar
         from specstar import Job
-        from specstar.message_queue import run_workers_blocking
+        from specstar.message_queue import JobQueue, run_workers_blocking
         spec = SpecStar()
         spec.configure(backend={"meta": {"type": "memory"}, "resource": {"type": "memory"}, "mq": {"type": "simple"}})
 
@@ -213,3 +214,62 @@ async def test_a_full_queue_refuses_more(anyio_backend: Any) -> None:
         with pytest.raises(BackendUnavailable, match="max_depth"):
             await note.enqueue(Mail())
         assert await note.count() == 2
+
+
+def lose_the_connection(queue: JobQueue[Any]) -> None:
+    """What a broken connection does to a consumer: it ends, and what was in its hands goes back."""
+    state: Any = queue._messages()
+    for hand in list(state._state.hands):
+        hand.leave()
+
+
+@pytest.mark.parametrize("keep_state", [True, False])
+async def test_a_job_whose_delivery_is_lost_goes_on_and_is_not_begun_again(spec: SpecStar, keep_state: bool) -> None:
+    runs: list[int] = []
+    go_on = anyio.Event()
+
+    @spec.job(keep_state=keep_state, max_retries=1)
+    async def note(job: Job[Mail]) -> None:
+        runs.append(job.attempts)
+        if len(runs) == 1:
+            await go_on.wait()
+
+    async with workers(spec, concurrency=2):
+        await note.enqueue(Mail())
+        await eventually(lambda: runs)
+        first = next(iter(note._lanes[0].attempts.values()))
+        lost = first.delivery
+        lose_the_connection(note)
+        await eventually(lambda: first.delivery is not lost)
+        go_on.set()
+        await eventually(lambda: not note._lanes[0].attempts)
+        assert await note.depth() == 0
+        if keep_state:
+            assert runs == [1]
+            assert await note.count(status=JobStatus.succeeded) == 1
+    assert len(runs) <= 2
+    assert await note.list_dead() == []
+
+
+async def test_a_partition_job_whose_delivery_is_lost_ends_before_it_begins_again(
+    spec: SpecStar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As if another process got the message.
+    monkeypatch.setattr(JobRunner, "_adopted", lambda runner, delivery: False)
+    events: list[str] = []
+
+    @spec.job
+    async def note(job: Job[Mail]) -> None:
+        events.append("begin")
+        try:
+            await anyio.sleep(30 if len(events) == 1 else 0)
+        finally:
+            events.append("end")
+
+    async with workers(spec):
+        sent = await note.enqueue(Mail(), partition_key="p")
+        await eventually(lambda: events)
+        lose_the_connection(note)
+        done = await note.wait(sent.job_id, timeout=20)
+    assert (done.status, done.attempts) == (JobStatus.succeeded, 1)
+    assert events == ["begin", "end", "begin", "end"]
