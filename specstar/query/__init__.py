@@ -14,7 +14,10 @@ For the author of a store:
    `SELECT ... WHERE {compiled.where} ORDER BY {compiled.order_by} {compiled.page}` with `compiled.params`: `?` in order
    on SQLite, `$1` and up on PostgreSQL (`first_param=` leaves room for your own, `alias=` qualifies columns in a join).
    `compile_count` gives the WHERE of a count. Both raise `QueryError` only. Keep one `Fields(indexed_fields)` a model.
-6. `cursor_of(query, row)` is the `after` of the next page; `run_query` does it all in memory.
+6. Plans depend on the operands. On PostgreSQL set `plan_cache_mode = force_custom_plan`, since the plan that a prepared
+   statement settles on after five runs guesses ranges at a third of the table; let autovacuum analyze. On SQLite run
+   `PRAGMA optimize` now and then.
+7. `cursor_of(query, row)` is the `after` of the next page; `run_query` does it all in memory.
 
 What each operator means, and what a value becomes, stands in `builder`, `values`, `ordering` and `regex`.
 """
@@ -31,7 +34,7 @@ from specstar.query.indexes import IndexDefinition, index_definitions
 from specstar.query.modelling import fields_of
 from specstar.query.ordering import SortKey
 from specstar.query.projection import Projector, project
-from specstar.query.query import Query, build_query, resolve_query
+from specstar.query.query import Query, build_query, decode_query, resolve_condition, resolve_query
 from specstar.query.regex import regex_function
 from specstar.query.sql import Compiled, compile_count, compile_query
 from specstar.query.values import micros_of, time_of
@@ -59,6 +62,7 @@ __all__ = [
     "compile_query",
     "cursor_of",
     "decode_condition",
+    "decode_query",
     "fields_of",
     "index_definitions",
     "make_cursor",
@@ -67,6 +71,7 @@ __all__ = [
     "project",
     "quote_identifier",
     "regex_function",
+    "resolve_condition",
     "resolve_query",
     "run_query",
     "sort_key",

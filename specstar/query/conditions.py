@@ -182,7 +182,7 @@ def check_limits(condition: Condition) -> None:
     """Raise `QueryError` for a tree that is too deep or too large."""
     operands = 0
     for nodes, (node, depth) in enumerate(walk(condition), 1):
-        operands += len(node.values) if isinstance(node, In) else 1
+        operands += len(node.values) if isinstance(node, In) else isinstance(node, Leaf)
         if depth > MAX_DEPTH:
             raise QueryError(f"the condition is nested deeper than {MAX_DEPTH} levels")
         if nodes > MAX_NODES:

@@ -50,7 +50,7 @@ class EvaluatedRow(NamedTuple):
 
 
 def matches(condition: Condition, indexed: Mapping[str, Any], meta: Mapping[str, Any]) -> bool:
-    """Whether a row meets a condition. A name that is neither in the projection nor a meta field counts as missing."""
+    """Whether a row meets a resolved condition: names are settled by `resolve_condition` or `build_query(fields=...)`."""
     if isinstance(condition, And):
         return all(matches(child, indexed, meta) for child in condition.conditions)
     if isinstance(condition, Or):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
+import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -14,7 +16,7 @@ from specstar.query.fields import Fields, IndexedField, MetaField
 from specstar.query.ordering import SortKey, parse_sort, resolve_sort
 from specstar.query.values import INT_MAX
 
-__all__ = ["Query", "build_query", "resolve_condition", "resolve_query"]
+__all__ = ["Query", "build_query", "decode_query", "resolve_condition", "resolve_query"]
 
 
 class Query(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -64,6 +66,22 @@ def build_query(
         return resolve_query(query, fields)
     if condition is not None:
         check_limits(condition)
+    return query
+
+
+def decode_query(data: bytes | str | dict[str, Any]) -> Query:
+    """A query from its JSON text or plain mapping; `sort` may hold texts such as "-age". Raises `QueryError`."""
+    try:
+        raw: Any = data if isinstance(data, dict) else msgspec.json.decode(data)
+        if isinstance(raw, dict) and "sort" in raw:
+            keys = raw["sort"] if isinstance(raw["sort"], list | tuple) else [raw["sort"]]
+            texts = [key if isinstance(key, str) else msgspec.convert(key, SortKey) for key in keys]
+            raw = {**raw, "sort": parse_sort(texts)}
+        query = msgspec.convert(raw, Query)
+    except (msgspec.MsgspecError, RecursionError, UnicodeError) as exc:
+        raise QueryError(f"not a query: {exc}") from exc
+    if query.condition is not None:
+        check_limits(query.condition)
     return query
 
 

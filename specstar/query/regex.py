@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from specstar.errors import QueryError
 
@@ -50,8 +50,9 @@ def search(translated: str, text: str) -> bool:
     return _compiled(translated)(text)
 
 
-def regex_function(pattern: str, text: object) -> int | None:
+def regex_function(*arguments: Any) -> int | None:
     """The SQL function `specstar_regex(pattern, text)`, to be registered as deterministic with two arguments."""
+    pattern, text = arguments
     return int(_compiled(pattern)(text)) if isinstance(text, str) else None
 
 
@@ -158,7 +159,7 @@ class _Parser:
         if char == "(":
             return self.group()
         if char == "[":
-            return _class(self.bracket(), self.fail), 1, True
+            return self.class_of(self.bracket())
         self.at += 1
         if char == "^":
             return "^", 1, False
@@ -172,9 +173,14 @@ class _Parser:
             return self.escape()
         return self.literal(ord(char)), 1, True
 
+    def class_of(self, ranges: Ranges) -> tuple[str, int, bool]:
+        if not _merged(ranges):
+            self.fail("a class that no character is in")
+        return _class(ranges), 1 + len(ranges) // 4, True
+
     def literal(self, code: int) -> str:
         if self.ignore_case and _is_letter(code):
-            return _class(_folded([(code, code)]), self.fail)
+            return _class(_folded([(code, code)]))
         return _escaped(code)
 
     def group(self) -> tuple[str, int, bool]:
@@ -202,7 +208,7 @@ class _Parser:
         if self.taken("z"):
             return "$", 1, False
         ranges, code = self.escaped()
-        return (_class(ranges, self.fail) if ranges else self.literal(code)), 1, True
+        return self.class_of(ranges) if ranges else (self.literal(code), 1, True)
 
     def escaped(self) -> tuple[Ranges, int]:
         """What stands after a backslash: a class, or one character."""
@@ -309,10 +315,8 @@ def _complement(ranges: Ranges) -> Ranges:
     return rest
 
 
-def _class(ranges: Ranges, fail: Callable[[str], NoReturn]) -> str:
+def _class(ranges: Ranges) -> str:
     merged = _merged(ranges)
-    if not merged:
-        fail("a class that no character is in")
     negated = _complement(merged)
     if not negated:
         return f"[{_escaped(1)}-{_escaped(_TOP)}]"

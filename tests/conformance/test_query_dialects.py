@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,11 +13,24 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services import PostgresEndpoint
-from specstar.query import META_FIELDS, POSTGRES, EvaluatedRow, Query, compile_count, compile_query, regex, run_query
+from specstar.query import (
+    META_FIELDS,
+    POSTGRES,
+    QB,
+    EvaluatedRow,
+    Query,
+    build_query,
+    compile_count,
+    compile_query,
+    project,
+    regex,
+    run_query,
+)
 from specstar.query.cursor import make_cursor
 from tests.services_plugin import fresh_database
 from tests.unit.query.generated import FIELDS, LETTERS, cases, expected_ids, patterns, record, schema
 from tests.unit.query.grid import grid_queries, grid_rows
+from tests.unit.query.test_sql import largest_conditions
 
 TIMEOUT_SECONDS = 30.0
 
@@ -136,3 +150,27 @@ def test_a_pattern_matches_the_same_texts_in_both_engines(
             [translated, texts],
         )
         assert [row["found"] for row in found] == [regex.search(translated, text) for text in texts], translated
+
+
+def test_trees_at_the_limits_run(session: Session) -> None:
+    session.fill([])
+    for condition in largest_conditions():
+        for tried in (condition, ~condition):
+            where, params = compile_count(tried, FIELDS, POSTGRES)
+            assert session.fetch(f"SELECT count(*) FROM resources WHERE {where}", params)[0][0] == 0
+
+
+def test_the_longest_texts_fit_the_indexes(session: Session) -> None:
+    rows = grid_rows()[:2]
+    noise = random.Random(5)
+    for number, row in enumerate(rows):
+        text = "".join(chr(noise.randrange(0x10000, 0x10FFFF)) for _ in range(100_000))
+        projection = project({"text": text, FIELDS[5].path: text, "items": [text]}, FIELDS)
+        rows[number] = EvaluatedRow(projection, {**row.meta, "resource_id": text[:250], "is_deleted": False})
+    session.fill(rows)
+    for row in rows:
+        query = build_query(QB["text"] == row.indexed["text"][:60_000], fields=FIELDS)
+        assert session.search(query) == expected_ids(query, rows)
+    query = build_query(QB["items"].contains(rows[0].indexed["text"][:5]), fields=FIELDS, sort=["-text"])
+    assert session.search(query) == []
+    assert len(session.search(build_query(fields=FIELDS, sort=["-text"]))) == 2

@@ -17,6 +17,7 @@ from specstar.query import (
     Dialect,
     EvaluatedRow,
     IndexedField,
+    MetaField,
     Query,
     build_query,
     index_definitions,
@@ -62,7 +63,7 @@ names = st.sampled_from(["ann", "bob", "", "Ann", "é", "a%"])
 
 def _value(path: str) -> st.SearchStrategy[Any]:
     kinds = sorted(KINDS[path])
-    odd = [st.just({})] if "list" in kinds else []
+    odd: list[st.SearchStrategy[Any]] = [st.just({})] if "list" in kinds else []
     return st.one_of(st.none(), *(BY_KIND[kind] for kind in kinds), *odd)
 
 
@@ -130,7 +131,7 @@ OPERATIONS = ["==", "!=", "<", "<=", ">", ">="]
 
 
 def compared(ref: Any, sign: str, value: Any) -> Condition:
-    return {
+    condition: Condition = {
         "==": lambda: ref == value,
         "!=": lambda: ref != value,
         "<": lambda: ref < value,
@@ -138,6 +139,7 @@ def compared(ref: Any, sign: str, value: Any) -> Condition:
         ">": lambda: ref > value,
         ">=": lambda: ref >= value,
     }[sign]()
+    return condition
 
 
 some = st.one_of(st.booleans(), numbers, texts)
@@ -181,7 +183,8 @@ def queries(draw: st.DrawFn, found: list[EvaluatedRow]) -> Query:
     sort = draw(sorts)
     include_deleted = draw(st.booleans())
     after = None
-    if found and draw(st.booleans()):
+    positioned = draw(st.booleans())
+    if found and positioned:
         # Any row is a position, also one that the query itself leaves out.
         row = draw(st.sampled_from(found))
         after = make_cursor(build_query(fields=FIELDS, sort=sort).sort, row.indexed, row.meta)
@@ -202,20 +205,25 @@ def cases(draw: st.DrawFn) -> tuple[list[EvaluatedRow], list[Query]]:
     return found, draw(st.lists(queries(found), min_size=1, max_size=6))
 
 
-def schema(dialect: Dialect, table: str = "resources") -> list[str]:
-    """The table with every index there is."""
+def columns(dialect: Dialect) -> str:
+    """The columns that the compiler expects of a table, in the order of `record`."""
     if dialect is SQLITE:
         types = {"string": "TEXT", "number": "INTEGER", "bool": "INTEGER", "time": "INTEGER"}
         json = "TEXT"
     else:
         types = {"string": 'text COLLATE "C"', "number": "bigint", "bool": "boolean", "time": "timestamptz"}
         json = "jsonb"
-    columns = [
+    typed = [
         f"{field.name} {types[field.kind]}" + ("" if field.nullable else " NOT NULL") for field in META_FIELDS.values()
     ]
-    create = f"CREATE TABLE {table} ({', '.join(columns)}, indexed {json} NOT NULL, PRIMARY KEY (resource_id))"
-    fields = [*FIELDS, *META_FIELDS.values()]
-    return [create, *(index.sql for field in fields for index in index_definitions(table, field, dialect))]
+    return f"{', '.join(typed)}, indexed {json} NOT NULL, PRIMARY KEY (resource_id)"
+
+
+def schema(dialect: Dialect, table: str = "resources") -> list[str]:
+    """The table with every index there is."""
+    fields: list[IndexedField | MetaField] = [*FIELDS, *META_FIELDS.values()]
+    indexes = [index.sql for field in fields for index in index_definitions(table, field, dialect)]
+    return [f"CREATE TABLE {table} ({columns(dialect)})", *indexes]
 
 
 def record(row: EvaluatedRow, dialect: Dialect) -> tuple[Any, ...]:
