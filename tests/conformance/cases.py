@@ -106,8 +106,15 @@ def _s3_local(request: pytest.FixtureRequest) -> Case:
 
 
 CASES: dict[Suite, dict[str, CaseFactory]] = {
-    "meta": {"memory": _memory, "disk": _disk, "postgres": _postgres, "pgbouncer": _pgbouncer}
-    | {"s3": _s3, "s3-reload": _s3_reload, "s3-local": _s3_local},
+    "meta": {
+        "memory": _memory,
+        "disk": _disk,
+        "postgres": _postgres,
+        "pgbouncer": _pgbouncer,
+        "s3": _s3,
+        "s3-reload": _s3_reload,
+        "s3-local": _s3_local,
+    },
     "resource": {"memory": _memory, "disk": _disk, "disk-files": _disk_files, "postgres": _postgres, "s3": _s3},
     "blob": {"memory": _memory, "disk": _disk, "s3": _s3, "s3-parts": _s3_parts},
     "storage": {

@@ -103,10 +103,12 @@ class _Crossing:
         result = await self._gate.run(functools.partial(method, *args, **kwargs))
         return _Crossing(self._gate, result) if isinstance(result, BlobReader | BlobWriter) else result
 
-    async def _iterate(self, method: Callable[..., AsyncIterator[Any]], *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+    async def _iterate(
+        self, method: Callable[..., AsyncIterator[Any]], *args: Any, **kwargs: Any
+    ) -> AsyncIterator[Any]:
         pages = method(*args, **kwargs)
         while True:
             try:
-                yield await self._gate.run(cast("Callable[[], Awaitable[Any]]", pages.__anext__))
+                yield await self._gate.run(pages.__anext__)
             except StopAsyncIteration:
                 return

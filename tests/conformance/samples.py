@@ -105,13 +105,15 @@ class Sample(msgspec.Struct, kw_only=True):
     any: Any = None
 
 
-def model(name: str = "Sample", fields: tuple[str, ...] = ("name", "age", "active", "tags", "address.city", "any")) -> ModelSpec:
+def model(
+    name: str = "Sample", fields: tuple[str, ...] = ("name", "age", "active", "tags", "address.city", "any")
+) -> ModelSpec:
     """The model with its indexed fields."""
     indexed: tuple[IndexedField, ...] = fields_of(Sample, list(fields))
     return ModelSpec(name=name, indexed_fields=indexed)
 
 
-def created(resource_id: str | None = None, /, *, deleted: bool = False, **indexed: Any) -> MetaWrite:
+def created(resource_id: str | None = None, /, *, deleted: Any = False, **indexed: Any) -> MetaWrite:
     """The write of a new resource. Times grow by a second with each call."""
     number = next(_numbers)
     resource_id = f"r-{number:08d}" if resource_id is None else resource_id

@@ -30,7 +30,14 @@ ROWS: dict[str, dict[str, Any]] = {
     "eve": {"name": "*?[a]", "age": 0, "active": True, "tags": [1, 2], "address__city": "Bern\n", "any": "true"},
     "fay": {"name": "", "age": 2**62, "active": True, "tags": ["", "red blue"], "address__city": "BERN", "any": "1"},
     "gus": {"name": "日本語", "age": 1e300, "tags": ["日本"], "address__city": "東京", "any": 0},
-    "hal": {"name": "a'b\"c\\d", "age": 41, "active": None, "tags": ["a'b", "\\"], "address__city": "x.y", "any": False},
+    "hal": {
+        "name": "a'b\"c\\d",
+        "age": 41,
+        "active": None,
+        "tags": ["a'b", "\\"],
+        "address__city": "x.y",
+        "any": False,
+    },
     "ida": {"name": "e\u0301", "age": 1e-300, "tags": ["e\u0301"], "address__city": "é", "any": ["x"]},
     "jo": {"name": "👩‍👧", "age": -(2**63), "tags": ["👩"], "address__city": "Bern Süd", "any": 0.5},
 }
@@ -86,11 +93,17 @@ CONDITIONS: dict[str, tuple[Condition, Callable[[dict[str, Any]], bool]]] = {
     "kinds: order": (QB["any"] > 0, compare("any", lambda v: v > 0, "number")),
     "in": (QB["name"].in_(["Ann", "bob", "nobody", "日本語"]), has("name", lambda v: v in ("Ann", "bob", "日本語"))),
     "in numbers": (QB["age"].in_([18, -3, 7]), compare("age", lambda v: v in (18, -3), "number")),
-    "in mixed": (QB["any"].in_(["1", 0]), lambda row: row.get("any") == "1" or (row.get("any") == 0 and row["any"] is not False)),
+    "in mixed": (
+        QB["any"].in_(["1", 0]),
+        lambda row: row.get("any") == "1" or (row.get("any") == 0 and row["any"] is not False),
+    ),
     "in nothing": (QB["name"].in_([]), lambda row: False),
     "in with null": (QB["name"].in_(["Ann", None]), has("name", lambda v: v in ("Ann", None) or v is MISSING)),
     "not in": (QB["name"].not_in(["Ann", "bob"]), has("name", lambda v: v not in ("Ann", "bob"))),
-    "not in with null": (QB["name"].not_in(["Ann", None]), has("name", lambda v: v not in ("Ann", None) and v is not MISSING)),
+    "not in with null": (
+        QB["name"].not_in(["Ann", None]),
+        has("name", lambda v: v not in ("Ann", None) and v is not MISSING),
+    ),
     "contains text": (QB["name"].contains("o"), text("name", lambda v: "o" in v)),
     "contains percent": (QB["name"].contains("%_"), text("name", lambda v: "%_" in v)),
     "contains star": (QB["name"].contains("*?["), text("name", lambda v: "*?[" in v)),
@@ -113,7 +126,10 @@ CONDITIONS: dict[str, tuple[Condition, Callable[[dict[str, Any]], bool]]] = {
     "ends with empty": (QB["name"].ends_with(""), text("name", lambda v: True)),
     "regex": (QB["name"].regex("^[A-C]"), text("name", lambda v: re.search("^[A-C]", v) is not None)),
     "regex unanchored": (QB["name"].regex("o[bf]"), text("name", lambda v: re.search("o[bf]", v) is not None)),
-    "regex ignoring case": (QB["name"].regex("ANN|BOB", ignore_case=True), text("name", lambda v: v.lower() in ("ann", "bob"))),
+    "regex ignoring case": (
+        QB["name"].regex("ANN|BOB", ignore_case=True),
+        text("name", lambda v: v.lower() in ("ann", "bob")),
+    ),
     "regex end is the end": (QB["address.city"].regex("^Bern$"), text("address__city", lambda v: v == "Bern")),
     "nested": (QB["address"]["city"] == "Bern", text("address__city", lambda v: v == "Bern")),
     "nested by path": (QB["address.city"].starts_with("B"), text("address__city", lambda v: v.startswith("B"))),
@@ -123,7 +139,10 @@ CONDITIONS: dict[str, tuple[Condition, Callable[[dict[str, Any]], bool]]] = {
     "ne null": (QB["active"] != None, has("active", lambda v: v is not None and v is not MISSING)),  # noqa: E711
     "exists": (QB["active"].exists(), has("active", lambda v: v is not MISSING)),
     "does not exist": (QB["active"].exists(False), has("active", lambda v: v is MISSING)),
-    "and": ((QB["age"] >= 18) & (QB["active"] == True), lambda row: row.get("active") is True and (row.get("age") or 0) >= 18),  # noqa: E712
+    "and": (
+        (QB["age"] >= 18) & (QB["active"] == True),  # noqa: E712
+        lambda row: row.get("active") is True and (row.get("age") or 0) >= 18,
+    ),
     "or": ((QB["age"] == 18) | (QB["name"] == "Ann"), lambda row: row.get("age") == 18 or row.get("name") == "Ann"),
     "not": (~(QB["age"] > 18), lambda row: not (row.get("age") is not None and row["age"] > 18)),
     "not of and": (
@@ -155,7 +174,7 @@ async def fill(meta: MetaStore) -> dict[str, ResourceMeta]:
 
 async def test_every_operator_agrees_with_the_model(meta: MetaStore) -> None:
     await fill(meta)
-    wrong = {}
+    wrong: dict[str, Any] = {}
     for name, (condition, expected) in CONDITIONS.items():
         wanted = sorted(key for key, row in ROWS.items() if expected(row))
         answer = sorted(await found(meta, condition))

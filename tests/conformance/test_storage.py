@@ -139,7 +139,11 @@ async def test_write_many_answers_for_each(storage: Storage) -> None:
     assert isinstance(results[1], DuplicateResourceError)
     assert isinstance(results[2], ResourceNotFoundError)
     assert results[3] is None
-    assert await storage.read_many(["new", "missing", "old"]) == [stored(changes[0], big), None, stored(changes[3], big)]
+    assert await storage.read_many(["new", "missing", "old"]) == [
+        stored(changes[0], big),
+        None,
+        stored(changes[3], big),
+    ]
 
 
 @pytest.mark.parametrize("size", [10, 100_000])

@@ -22,16 +22,15 @@ from typing import Any
 import msgspec
 
 from specstar.backends.disk.durable import (
+    FolderTree,
     TempFolder,
     disk_errors,
-    ensure_folder,
     fsync_folder,
-    fsync_folders,
     link_new,
     read_fully,
     write_fully,
 )
-from specstar.errors import BlobIntegrityError, BlobNotFoundError, InvalidInputError
+from specstar.errors import BackendUnavailable, BlobIntegrityError, BlobNotFoundError, InvalidInputError
 from specstar.roles import BlobInfo
 
 __all__ = ["BlobFile", "BlobFiles", "NewBlob"]
@@ -73,11 +72,7 @@ class NewBlob:
 
     def __init__(self, temps: TempFolder) -> None:
         with disk_errors(temps.path):
-            try:
-                self.descriptor, self.path = temps.create()
-            except FileNotFoundError:
-                temps.prepare()
-                self.descriptor, self.path = temps.create()
+            self.descriptor, self.path = temps.create()
         self.size = 0
         self.digest = hashlib.sha256()
         self._open = True
@@ -112,10 +107,14 @@ class NewBlob:
 
     def _copy_some(self, source: int) -> int:
         try:
-            return os.copy_file_range(source, self.descriptor, _COPY)
+            count = os.copy_file_range(source, self.descriptor, _COPY)
         except OSError as error:
             if error.errno not in _NO_COPY:
                 raise
+        else:
+            if count:
+                return count
+        # Also where the kernel claims that there is nothing: it does so for files that are made up on reading.
         piece = os.read(source, _PIECE)
         write_fully(self.descriptor, piece)
         return len(piece)
@@ -156,6 +155,7 @@ class BlobFiles:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.temps = TempFolder(folder / "_tmp")
+        self._tree = FolderTree(folder)
 
     def path_of(self, file_id: str) -> Path:
         """Where a blob lies. Raises `BlobNotFoundError` for what is no SHA-256: no text of a user gets into a path."""
@@ -207,14 +207,18 @@ class BlobFiles:
         path = self.path_of(info.file_id)
         for _ in range(3):
             with disk_errors(path):
-                touched = ensure_folder(path.parent)
-                fresh = link_new(new.path, path)
-                fsync_folders([*touched, path.parent])
+                self._tree.make(path.parent)
+                try:
+                    fresh = link_new(new.path, path)
+                except FileNotFoundError:
+                    self._tree.forget(path.parent)
+                    continue
+                self._tree.settle([path.parent])
             if fresh:
                 return info
             with suppress(BlobNotFoundError):  # deleted at this moment: try again
                 return self.stat(info.file_id)
-        raise BlobNotFoundError(info.file_id)
+        raise BackendUnavailable(f"{path}: removed by others again and again; repeat the call", backend="disk")
 
     def _known(self, file_id: str) -> BlobInfo | None:
         try:
@@ -222,11 +226,8 @@ class BlobFiles:
         except (BlobNotFoundError, BlobIntegrityError):
             return None
         with disk_errors(self.folder):
-            try:
-                # Whoever wrote it may not have come to this yet.
-                fsync_folder(self.path_of(file_id).parent)
-            except FileNotFoundError:
-                return None
+            # Whoever wrote it may not have come to this yet.
+            self._tree.settle([self.path_of(file_id).parent])
         return info
 
     def open(self, file_id: str) -> BlobFile:

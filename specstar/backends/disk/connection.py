@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
 import anyio
 import anyio.to_thread
 
-from specstar.backends.disk.durable import TempFolder, disk_errors, ensure_folder, fsync_folder, fsync_folders
+from specstar.backends.disk.durable import TempFolder, disk_errors, fsync_folder, make_folder
+from specstar.backends.disk.mounts import network_file_system
 from specstar.backends.sqlite.forks import fork_was_clean
 from specstar.backends.sqlite.lanes import DatabaseFile, Lanes
 from specstar.backends.sqlite.tables import ModelTables
@@ -17,6 +19,7 @@ from specstar.runtime import Connection, Home, ServerInfo
 
 __all__ = ["SWEEP_SECONDS", "DiskConnection"]
 
+logger = logging.getLogger("specstar")
 _DATABASE = "specstar.sqlite3"
 _FILE_THREADS = 4
 _BLOB_THREADS = 8
@@ -43,7 +46,14 @@ class DiskConnection(Connection):
 
     def _open(self) -> None:
         with disk_errors(self.root):
-            fsync_folders(ensure_folder(self.root))
+            make_folder(self.root)
+        kind = network_file_system(self.root)
+        if kind is not None:
+            logger.warning(
+                "%s lies on %s: SQLite's locks do not work there between machines; use a local disk, or PostgreSQL",
+                self.root,
+                kind,
+            )
 
     def _open_database(self) -> None:
         with disk_errors(self.root):

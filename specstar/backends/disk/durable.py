@@ -12,19 +12,20 @@ import errno
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from specstar.errors import BackendError, BackendUnavailable
 
 __all__ = [
+    "FolderTree",
     "TempFolder",
     "disk_errors",
-    "ensure_folder",
     "fsync_folder",
     "fsync_folders",
     "link_new",
+    "make_folder",
     "read_fully",
     "write_fully",
 ]
@@ -93,26 +94,47 @@ def fsync_folder(path: str | Path) -> None:
         os.close(descriptor)
 
 
-def ensure_folder(path: Path) -> list[Path]:
-    """Make a folder and its parents; returns the folders that got a new entry and are to be fsynced."""
-    try:
-        path.mkdir()
-    except FileExistsError:
-        if not path.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path)) from None
-        return []
-    except FileNotFoundError:
-        changed = ensure_folder(path.parent)
-        with suppress(FileExistsError):  # another process
-            path.mkdir()
-        return [*changed, path.parent]
-    return [path.parent]
-
-
-def fsync_folders(folders: list[Path]) -> None:
+def fsync_folders(folders: Iterable[Path]) -> None:
     """Make the entries of these folders durable, outermost first."""
     for folder in sorted(set(folders), key=lambda path: len(path.parts)):
         fsync_folder(folder)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder with its parents, durably."""
+    made: list[Path] = []
+    missing = path
+    while not missing.is_dir():
+        made.append(missing.parent)
+        missing = missing.parent
+    path.mkdir(parents=True, exist_ok=True)
+    fsync_folders(made)
+
+
+class FolderTree:
+    """The folders under a base that files are put into, made when first needed."""
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        # Those whose names are known to be durable. One that is there may be another process's, not yet fsynced.
+        self._durable: set[Path] = set()
+
+    def make(self, folder: Path) -> None:
+        """See that a folder is there."""
+        if folder not in self._durable:
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def settle(self, folders: Iterable[Path]) -> None:
+        """Make the entries of these folders durable, and the names of the folders themselves."""
+        touched = set(folders)
+        fresh = touched - self._durable
+        above = {parent for folder in fresh for parent in folder.parents if parent.is_relative_to(self.base.parent)}
+        fsync_folders(touched | above)
+        self._durable |= fresh
+
+    def forget(self, folder: Path) -> None:
+        """A folder that was durable has been removed by somebody."""
+        self._durable.discard(folder)
 
 
 def link_new(source: Path, target: Path) -> bool:
@@ -136,17 +158,19 @@ class TempFolder:
 
     def prepare(self) -> None:
         """Make the folder, durably."""
-        fsync_folders(ensure_folder(self.path))
+        make_folder(self.path)
 
     def create(self) -> tuple[int, Path]:
         """A new file, open for reading and writing, and its path."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
         while True:
             path = self.path / f"{os.getpid()}-{secrets.token_hex(12)}"
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
             try:
                 return os.open(path, flags, 0o666), path
             except FileExistsError:
                 continue
+            except FileNotFoundError:
+                self.prepare()
 
     def sweep(self, older_than: float) -> int:
         """Remove files not written to for `older_than` seconds; returns how many."""

@@ -66,7 +66,9 @@ class DiskMetaStore(MetaStore):
         (found,) = await lanes.read(GetRows(self._tables, (resource_id,), revision_id))
         return cast("tuple[ResourceMeta, RevisionInfo | None] | None", found)
 
-    async def get_many_with_revision(self, resource_ids: Sequence[str]) -> list[tuple[ResourceMeta, RevisionInfo] | None]:
+    async def get_many_with_revision(
+        self, resource_ids: Sequence[str]
+    ) -> list[tuple[ResourceMeta, RevisionInfo] | None]:
         lanes = await self._way()
         rows = await lanes.read(GetRows(self._tables, resource_ids))
         return [None if row is None or row[1] is None else row for row in rows]

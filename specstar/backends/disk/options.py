@@ -36,7 +36,8 @@ class DiskOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         ),
     ] = 64 << 10
     reader_threads: Annotated[
-        int, Meta(ge=1, le=64, description="Threads, each with its own connection, that read beside the writer. Default 2.")
+        int,
+        Meta(ge=1, le=64, description="Threads, each with its own connection, that read beside the writer. Default 2."),
     ] = 2
     busy_timeout_seconds: Annotated[
         float,

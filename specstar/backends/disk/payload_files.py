@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from specstar.backends.disk.durable import TempFolder, disk_errors, ensure_folder, fsync_folders, read_fully, write_fully
+from specstar.backends.disk.durable import FolderTree, TempFolder, disk_errors, read_fully, write_fully
 from specstar.errors import DecodeError
 from specstar.roles import PayloadKey, StoredPayload
 
@@ -45,6 +45,7 @@ class PayloadFiles:
     def __init__(self, root: Path, suffix: str, temps: TempFolder) -> None:
         self._folder = root / "_payloads" / suffix
         self._temps = temps
+        self._tree = FolderTree(root / "_payloads")
 
     def path_of(self, key: PayloadKey) -> Path:
         """Where a payload lies. No text of a user gets into a path."""
@@ -54,12 +55,12 @@ class PayloadFiles:
     def write(self, items: Sequence[tuple[PayloadKey, bytes]]) -> None:
         """Store payloads; returns once all are durable. Raises `BackendError`."""
         with disk_errors(self._folder):
-            touched: list[Path] = []
-            for key, payload in items:
-                touched += self._write_one(self.path_of(key), key, payload)
-            fsync_folders(touched)
+            paths = [self.path_of(key) for key, _ in items]
+            for path, (key, payload) in zip(paths, items, strict=True):
+                self._write_one(path, key, payload)
+            self._tree.settle(path.parent for path in paths)
 
-    def _write_one(self, path: Path, key: PayloadKey, payload: bytes) -> list[Path]:
+    def _write_one(self, path: Path, key: PayloadKey, payload: bytes) -> None:
         header = msgspec.msgpack.encode(_Header(key.resource_id, key.payload_id, len(payload), zlib.crc32(payload)))
         descriptor, temporary = self._temps.create()
         try:
@@ -69,20 +70,24 @@ class PayloadFiles:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-            touched = ensure_folder(path.parent)
-            temporary.replace(path)
+            self._tree.make(path.parent)
+            try:
+                temporary.replace(path)
+            except FileNotFoundError:
+                self._tree.forget(path.parent)
+                self._tree.make(path.parent)
+                temporary.replace(path)
         except BaseException:
             with suppress(OSError):
                 temporary.unlink()
             raise
-        return [*touched, path.parent]
 
-    def read(self, keys: Sequence[PayloadKey]) -> list[bytes | None | DecodeError]:
+    def read(self, keys: Sequence[PayloadKey]) -> list[bytes | DecodeError | None]:
         """One entry a key: the payload, None if there is none, an error if it is damaged. Raises `BackendError`."""
         with disk_errors(self._folder):
             return [self._read_one(key) for key in keys]
 
-    def _read_one(self, key: PayloadKey) -> bytes | None | DecodeError:
+    def _read_one(self, key: PayloadKey) -> bytes | DecodeError | None:
         path = self.path_of(key)
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -99,9 +104,9 @@ class PayloadFiles:
         if parsed is not None:
             header, start = parsed
             payload = data[start:]
-            if (header.resource_id, header.payload_id) == key and len(payload) == header.size:
-                if zlib.crc32(payload) == header.crc:
-                    return payload
+            named = (header.resource_id, header.payload_id) == key
+            if named and len(payload) == header.size and zlib.crc32(payload) == header.crc:
+                return payload
         message = f"the payload file {path} is damaged; restore it from a backup"
         return DecodeError(message, resource_id=key.resource_id)
 

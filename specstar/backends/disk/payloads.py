@@ -66,11 +66,17 @@ class PayloadFileLane:
     async def read_many(self, keys: Sequence[PayloadKey]) -> list[bytes | None]:
         """Several payloads. Raises `DecodeError` for a damaged file."""
         found: list[bytes | None] = []
+        for payload in await self.try_many(keys):
+            if isinstance(payload, DecodeError):
+                raise payload
+            found.append(payload)
+        return found
+
+    async def try_many(self, keys: Sequence[PayloadKey]) -> list[bytes | DecodeError | None]:
+        """Several payloads, each by itself: an error in the place of a damaged one."""
+        found: list[bytes | DecodeError | None] = []
         for start in range(0, len(keys), _MAX_FILES):
-            for payload in await self._run_reads(keys[start : start + _MAX_FILES]):
-                if isinstance(payload, DecodeError):
-                    raise payload
-                found.append(payload)
+            found += await self._run_reads(keys[start : start + _MAX_FILES])
         return found
 
     async def delete(self, keys: Sequence[PayloadKey]) -> None:
@@ -88,12 +94,12 @@ class PayloadFileLane:
     async def _run_writes(self, items: list[_Write]) -> None:
         await anyio.to_thread.run_sync(self._files.write, items, limiter=self._limit)
 
-    async def _run_reads(self, keys: Sequence[PayloadKey]) -> list[bytes | None | DecodeError]:
+    async def _run_reads(self, keys: Sequence[PayloadKey]) -> list[bytes | DecodeError | None]:
         return await anyio.to_thread.run_sync(self._files.read, keys, limiter=self._limit)
 
     async def _flush_writes(self, items: list[_Write]) -> list[None]:
         await self._run_writes(items)
         return [None] * len(items)
 
-    async def _flush_reads(self, keys: list[PayloadKey]) -> list[bytes | None | Exception]:
-        return cast("list[bytes | None | Exception]", await self._run_reads(keys))
+    async def _flush_reads(self, keys: list[PayloadKey]) -> list[bytes | Exception | None]:
+        return cast("list[bytes | Exception | None]", await self._run_reads(keys))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import os
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -22,7 +23,7 @@ class DiskProvider(BackendProvider[DiskOptions, "DiskConnection"]):
 
     type: ClassVar[str] = "disk"
     roles: ClassVar[frozenset[Role]] = frozenset({"meta", "resource", "blob"})
-    options_type: ClassVar[type[DiskOptions]] = DiskOptions
+    options_type: ClassVar[builtins.type[DiskOptions]] = DiskOptions
     native: ClassVar[bool] = True
 
     def apply_defaults(self, options: dict[str, Any], defaults: BackendDefaults) -> dict[str, Any]:
@@ -80,4 +81,5 @@ class DiskProvider(BackendProvider[DiskOptions, "DiskConnection"]):
 
 def root_path(rootdir: str) -> str:
     """The absolute path of the root folder; `~` is expanded."""
-    return os.path.abspath(os.path.expanduser(rootdir))
+    # Not resolve(): this runs while a configuration is resolved, which touches no disk.
+    return os.path.abspath(os.path.expanduser(rootdir))  # noqa: PTH100, PTH111

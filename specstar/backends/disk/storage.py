@@ -81,10 +81,11 @@ class DiskStorage(Storage):
         operations: list[WriteRow] = []
         large: dict[int, tuple[PayloadKey, bytes]] = {}
         for place, (change, payload) in enumerate(items):
-            if payload is not None and len(payload) > self._inline and change.revision is not None:
+            if payload is None or len(payload) <= self._inline or change.revision is None:
+                operations.append(WriteRow(self._tables, change, payload))
+            else:
                 large[place] = PayloadKey(change.meta.resource_id, change.revision.payload_id), payload
-                payload = None
-            operations.append(WriteRow(self._tables, change, payload))
+                operations.append(WriteRow(self._tables, change))
         if large:
             await self._files.write_many(list(large.values()))
         results = await lanes.write_all(operations)
@@ -101,6 +102,7 @@ class DiskStorage(Storage):
 
     async def read(self, resource_id: str, revision_id: str | None = None) -> StoredRevision | ResourceMeta | None:
         lanes = await self._way()
+        revision: RevisionInfo | None = None
         for _ in range(_READ_ATTEMPTS):
             (row,) = await lanes.read(GetFull(self._tables, (resource_id,), revision_id))
             if row is None:
@@ -113,7 +115,7 @@ class DiskStorage(Storage):
             if payload is not None:
                 return StoredRevision(meta, revision, payload)
             # A draft rewritten, or the resource erased, between the two reads: look again.
-        raise self._lost(revision)
+        raise self._lost(cast("RevisionInfo", revision))
 
     async def _outside(self, key: PayloadKey) -> bytes | None:
         """A payload that is not in the revision's row: in a file, or written while the roles were bound apart."""
@@ -136,17 +138,27 @@ class DiskStorage(Storage):
             elif row.payload is None:
                 apart.append((place, PayloadKey(row.meta.resource_id, row.revision.payload_id)))
             else:
-                result[place] = StoredRevision(*row)
+                result[place] = StoredRevision(row.meta, row.revision, row.payload)
         if apart:
-            payloads = await self._files.read_many([key for _, key in apart])
+            payloads = await self._files.try_many([key for _, key in apart])
             for (place, key), payload in zip(apart, payloads, strict=True):
-                row = result[place]
-                if payload is not None:
-                    result[place] = StoredRevision(row.meta, row.revision, payload)
-                else:
-                    again = await self.read(key.resource_id)
-                    result[place] = again if isinstance(again, StoredRevision) else None
+                result[place] = await self._with_file(result[place], key, payload)
         return result
+
+    async def _with_file(
+        self, row: FoundRow, key: PayloadKey, payload: bytes | DecodeError | None
+    ) -> StoredRevision | None:
+        try:
+            if isinstance(payload, DecodeError):
+                raise payload
+            if payload is None:
+                again = await self.read(key.resource_id)
+                return again if isinstance(again, StoredRevision) else None
+        except DecodeError as error:
+            # It must not hide the others: empty bytes are no payload, so whoever reads its data gets the error.
+            logger.error("%s", error)  # noqa: TRY400  the message says it all
+            payload = b""
+        return StoredRevision(row.meta, cast("RevisionInfo", row.revision), payload)
 
     async def read_meta(self, resource_id: str) -> ResourceMeta | None:
         lanes = await self._way()

@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from specstar.backends.disk.blob_files import BlobFiles
-from specstar.backends.disk.durable import disk_errors, ensure_folder, fsync_folder, fsync_folders, link_new, write_fully
+from specstar.backends.disk.durable import disk_errors, fsync_folder, link_new, make_folder, write_fully
 from specstar.errors import BlobIntegrityError, BlobNotFoundError, UsageError
 from specstar.roles import BlobInfo
 
@@ -49,9 +49,9 @@ class Uploads:
         folder = self._folder / upload_id
         session = _Session(content_type=content_type, size=size, created_time=datetime.now(UTC))
         with disk_errors(folder):
-            touched = ensure_folder(folder)
+            make_folder(folder)
             self._store(folder / _SESSION, msgspec.json.encode(session))
-            fsync_folders([*touched, folder])
+            fsync_folder(folder)
         return upload_id
 
     def append(self, upload_id: str, data: bytes) -> None:
@@ -69,21 +69,31 @@ class Uploads:
     def finalize(self, upload_id: str) -> BlobInfo:
         """Join the parts to a blob. Raises `BlobNotFoundError`, `BlobIntegrityError`."""
         folder = self._known(upload_id)
-        done = folder / _DONE
         with disk_errors(folder):
-            with suppress(FileNotFoundError):
-                return msgspec.json.decode(done.read_bytes(), type=BlobInfo)
             try:
-                session = msgspec.json.decode((folder / _SESSION).read_bytes(), type=_Session)
-                info = self._join(folder, session, upload_id)
-                self._store(done, msgspec.json.encode(info))
-                fsync_folder(folder)
+                return self._finished(folder) or self._finish(folder, upload_id)
             except FileNotFoundError:
-                raise _unknown(upload_id) from None
+                # Aborted at this moment, or finalized by another process.
+                info = self._finished(folder)
+                if info is None:
+                    raise _unknown(upload_id) from None
+                return info
             except msgspec.MsgspecError as error:
                 raise BlobIntegrityError(f"the session of upload {upload_id} is damaged: abort it") from error
-            for part in self._parts(folder):
-                part.unlink(missing_ok=True)
+
+    def _finished(self, folder: Path) -> BlobInfo | None:
+        try:
+            return msgspec.json.decode((folder / _DONE).read_bytes(), type=BlobInfo)
+        except FileNotFoundError:
+            return None
+
+    def _finish(self, folder: Path, upload_id: str) -> BlobInfo:
+        session = msgspec.json.decode((folder / _SESSION).read_bytes(), type=_Session)
+        info = self._join(folder, session, upload_id)
+        self._store(folder / _DONE, msgspec.json.encode(info))
+        fsync_folder(folder)
+        for part in self._parts(folder):
+            part.unlink(missing_ok=True)
         return info
 
     def _join(self, folder: Path, session: _Session, upload_id: str) -> BlobInfo:
@@ -141,11 +151,7 @@ class Uploads:
 
     def _store(self, path: Path, data: bytes, *, number: bool = False) -> None:
         """Write a file, whole or not at all. `number`: under the next number that is free."""
-        try:
-            descriptor, temporary = self._files.temps.create()
-        except FileNotFoundError:
-            self._files.temps.prepare()
-            descriptor, temporary = self._files.temps.create()
+        descriptor, temporary = self._files.temps.create()
         try:
             try:
                 write_fully(descriptor, data)

@@ -104,7 +104,9 @@ class MemoryMetaStore(MetaStore):
         found = self._opened.model.revision(row, revision_id)
         return row.meta, None if found is None else found[0]
 
-    async def get_many_with_revision(self, resource_ids: Sequence[str]) -> list[tuple[ResourceMeta, RevisionInfo] | None]:
+    async def get_many_with_revision(
+        self, resource_ids: Sequence[str]
+    ) -> list[tuple[ResourceMeta, RevisionInfo] | None]:
         await self._opened.turn()
         rows = [self._opened.rows.get(resource_id) for resource_id in resource_ids]
         return [None if row is None or row.revision is None else (row.meta, row.revision) for row in rows]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -21,7 +22,7 @@ class MemoryProvider(BackendProvider[MemoryOptions, "MemoryConnection"]):
 
     type: ClassVar[str] = "memory"
     roles: ClassVar[frozenset[Role]] = frozenset({"meta", "resource", "blob"})
-    options_type: ClassVar[type[MemoryOptions]] = MemoryOptions
+    options_type: ClassVar[builtins.type[MemoryOptions]] = MemoryOptions
     native: ClassVar[bool] = True
     durable: ClassVar[bool] = False
 
@@ -41,7 +42,9 @@ class MemoryProvider(BackendProvider[MemoryOptions, "MemoryConnection"]):
 
         return MemoryMetaStore(context, model)
 
-    def resource_store(self, context: BackendContext[MemoryOptions, MemoryConnection], model: ModelSpec) -> ResourceStore:
+    def resource_store(
+        self, context: BackendContext[MemoryOptions, MemoryConnection], model: ModelSpec
+    ) -> ResourceStore:
         from specstar.backends.memory.resource import MemoryResourceStore
 
         return MemoryResourceStore(context, model)

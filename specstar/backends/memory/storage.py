@@ -50,7 +50,7 @@ class MemoryStorage(Storage):
             return None
         if revision_id is not None and revision_id != row.meta.current_revision_id:
             found = self._opened.model.revision(row, revision_id)
-            row = StoredRevision(row.meta, *(found or (None, None)))  # type: ignore[arg-type]
+            row = StoredRevision(row.meta, *(found or (None, None)))
         if row.revision is None:
             return cast("ResourceMeta", row.meta)
         if row.payload is None:
@@ -107,7 +107,8 @@ class MemoryStorage(Storage):
 
     async def list_payloads(self) -> AsyncIterator[list[StoredPayload]]:
         # Payloads are part of their rows here: none can be left over.
-        for page in ():
+        nothing: list[list[StoredPayload]] = []
+        for page in nothing:
             yield page
 
     async def unreferenced(self, keys: Sequence[PayloadKey]) -> list[PayloadKey]:

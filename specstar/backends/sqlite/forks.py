@@ -15,7 +15,8 @@ __all__ = ["fork_was_clean", "working"]
 
 _WAIT_SECONDS = 30.0
 
-_changed = threading.Condition(threading.Lock())
+# Reentrant: in a child, the hooks of others may close databases before ours has run.
+_changed = threading.Condition(threading.RLock())
 _jobs = 0
 _clean = True
 
@@ -52,7 +53,7 @@ def _in_parent() -> None:
 
 def _in_child() -> None:
     global _changed, _jobs
-    _changed = threading.Condition(threading.Lock())
+    _changed = threading.Condition(threading.RLock())
     _jobs = 0
 
 

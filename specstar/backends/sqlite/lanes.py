@@ -10,6 +10,7 @@ import anyio
 import anyio.to_thread
 
 from specstar.backends.sqlite.database import Database, Operation
+from specstar.backends.sqlite.reads import prefetches
 from specstar.errors import BackendError, SpecstarError
 from specstar.runtime import Batcher, Home
 
@@ -184,7 +185,11 @@ class Lanes:
         ]
 
     async def _flush_reads(self, operations: list[Operation]) -> list[Any]:
-        return await anyio.to_thread.run_sync(self._file.reader.read, operations, limiter=self._reader_limit)
+        return await anyio.to_thread.run_sync(self._read, operations, limiter=self._reader_limit)
+
+    def _read(self, operations: list[Operation]) -> list[Any]:
+        first: list[Operation] = list(prefetches(operations))
+        return self._file.reader.read([*first, *operations])[len(first) :]
 
     async def _flush_searches(self, operations: list[Operation]) -> list[Any]:
         return await anyio.to_thread.run_sync(self._file.search, operations, limiter=self._search_limit)

@@ -11,7 +11,15 @@ import msgspec
 from specstar.errors import DecodeError, InvalidInputError
 from specstar.roles import ResourceMeta, RevisionInfo
 
-__all__ = ["META_COLUMNS", "decode_meta", "decode_revision", "encode_meta", "encode_revision", "to_microseconds", "to_time"]
+__all__ = [
+    "META_COLUMNS",
+    "decode_meta",
+    "decode_revision",
+    "encode_meta",
+    "encode_revision",
+    "to_microseconds",
+    "to_time",
+]
 
 META_COLUMNS = (
     "resource_id",
@@ -99,4 +107,6 @@ def decode_revision(data: bytes, resource_id: str) -> RevisionInfo:
     try:
         return _decode_revision(data)
     except (msgspec.MsgspecError, TypeError) as error:
-        raise DecodeError(f"a revision record of {resource_id!r} is damaged: {error}", resource_id=resource_id) from error
+        raise DecodeError(
+            f"a revision record of {resource_id!r} is damaged: {error}", resource_id=resource_id
+        ) from error

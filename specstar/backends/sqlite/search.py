@@ -7,7 +7,17 @@ from typing import Any
 from specstar.backends.sqlite.database import Database
 from specstar.backends.sqlite.rows import META_COLUMNS, decode_meta, decode_revision
 from specstar.backends.sqlite.tables import ModelTables
-from specstar.query import META_FIELDS, SQLITE, Condition, Query, compile_count, compile_query, index_definitions
+from specstar.query import (
+    META_FIELDS,
+    SQLITE,
+    Condition,
+    IndexedField,
+    MetaField,
+    Query,
+    compile_count,
+    compile_query,
+    index_definitions,
+)
 from specstar.query.sql import Compiled
 from specstar.roles import ResourceMeta, RevisionInfo
 
@@ -20,7 +30,8 @@ _INDEXED_META = ("created_time",)
 
 def index_statements(tables: ModelTables) -> list[str]:
     """The `CREATE INDEX IF NOT EXISTS` statements of a model's declared fields."""
-    fields = [*tables.model.indexed_fields, *(META_FIELDS[name] for name in _INDEXED_META)]
+    fields: list[IndexedField | MetaField] = [*tables.model.indexed_fields]
+    fields += [META_FIELDS[name] for name in _INDEXED_META]
     return [definition.sql for field in fields for definition in index_definitions(tables.meta_name, field, SQLITE)]
 
 

@@ -46,11 +46,15 @@ class ModelTables:
                 info BLOB NOT NULL,
                 payload BLOB
             )""",
-            f"CREATE UNIQUE INDEX IF NOT EXISTS {quoted(f'revisions_{suffix}_by_id')} ON {revisions} "
-            "(resource_id, revision_id)",
+            (
+                f"CREATE UNIQUE INDEX IF NOT EXISTS {quoted(f'revisions_{suffix}_by_id')} ON {revisions} "
+                "(resource_id, revision_id)"
+            ),
             # For garbage collection: which payloads outside this table are pointed to.
-            f"CREATE INDEX IF NOT EXISTS {quoted(f'revisions_{suffix}_by_payload')} ON {revisions} (payload_id) "
-            "WHERE payload IS NULL",
+            (
+                f"CREATE INDEX IF NOT EXISTS {quoted(f'revisions_{suffix}_by_payload')} ON {revisions} (payload_id) "
+                "WHERE payload IS NULL"
+            ),
             f"""CREATE TABLE IF NOT EXISTS {payloads} (
                 resource_id TEXT NOT NULL,
                 payload_id TEXT NOT NULL,
@@ -69,7 +73,9 @@ class ModelTables:
             f"FROM {meta} AS m LEFT JOIN {revisions} AS v "
             "ON v.resource_id = m.resource_id AND v.revision_id = m.current_revision_id"
         )
-        from_given = f"FROM {meta} AS m LEFT JOIN {revisions} AS v ON v.resource_id = m.resource_id AND v.revision_id = ?"
+        from_given = (
+            f"FROM {meta} AS m LEFT JOIN {revisions} AS v ON v.resource_id = m.resource_id AND v.revision_id = ?"
+        )
 
         self.insert_meta = f"INSERT INTO {meta} ({columns}) VALUES ({places}) ON CONFLICT (resource_id) DO NOTHING"
         self.replace_meta = f"INSERT OR REPLACE INTO {meta} ({columns}) VALUES ({places})"
@@ -93,7 +99,9 @@ class ModelTables:
         self.select_given_payload = (
             f"SELECT {self.meta_columns}, v.info, v.payload_id, v.payload {from_given} WHERE m.resource_id = ?"
         )
-        self.select_revisions = f"SELECT info, payload IS NULL FROM {revisions} WHERE resource_id = ? ORDER BY revision_id"
+        self.select_revisions = (
+            f"SELECT info, payload IS NULL FROM {revisions} WHERE resource_id = ? ORDER BY revision_id"
+        )
         self.select_referenced = (
             f"SELECT DISTINCT payload_id FROM {revisions} WHERE payload IS NULL "
             "AND payload_id IN (SELECT value FROM json_each(?))"

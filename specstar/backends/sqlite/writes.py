@@ -49,7 +49,9 @@ class EnsureModel:
         for statement in _statements(self.tables):
             database.execute(statement)
         shown = self.tables.model.name.encode("utf-8", "backslashreplace").decode()
-        database.execute("INSERT OR IGNORE INTO specstar_models (suffix, name) VALUES (?, ?)", (self.tables.suffix, shown))
+        database.execute(
+            "INSERT OR IGNORE INTO specstar_models (suffix, name) VALUES (?, ?)", (self.tables.suffix, shown)
+        )
 
 
 class WriteRow:
