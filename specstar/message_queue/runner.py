@@ -38,6 +38,7 @@ R = TypeVar("R")
 logger = logging.getLogger("specstar")
 _CONFLICTS = 16
 _PARTITION_GRACE_SECONDS = 2.0
+_LOST_DELAY_SECONDS = 1.0
 _replace = msgspec.structs.replace
 
 
@@ -182,8 +183,10 @@ class JobRunner:
     async def _claim_without_state(self, record: JobRecord, delivery: Delivery) -> Attempt | None:
         message = delivery.message
         if delivery.redelivered:
-            # The loss is counted in a new message before the job may run again: else it could kill workers for ever.
-            lost = Failed("WorkerLost: the worker died during the attempt", None, delay=0.0)
+            # The loss is counted in a new message before the job may run again: else it could kill workers for ever. Not at
+            # once, so that the acknowledgement of the old message gets through before the next worker may die of it.
+            delay = max(self._policy.delay_after(message.attempts + 1), _LOST_DELAY_SECONDS)
+            lost = Failed("WorkerLost: the worker died during the attempt", None, delay=delay)
             await self._end(self._fail_message(delivery, lost, attempts=message.attempts + 1), delivery)
             return None
         begun = _replace(
