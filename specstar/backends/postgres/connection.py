@@ -26,7 +26,7 @@ logger = logging.getLogger("specstar")
 
 Row: TypeAlias = Any
 
-_RELEASE_SECONDS = 5.0
+_RELEASE_SECONDS = 1.0
 _IDLE_SECONDS = 300.0
 _OWN_SESSION = "SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
 # What a forked child inherited: kept for good, because the destructors would reach into the parent's event loop.
@@ -64,7 +64,8 @@ class PostgresConnection(Connection):
     async def open(self) -> None:
         self._loop = asyncio.get_running_loop()
         options = self.options
-        pool = asyncpg.create_pool(
+        create_pool: Any = asyncpg.create_pool
+        pool = create_pool(
             min_size=options.pool_min_size,
             max_size=options.pool_max_size,
             max_queries=1_000_000,
@@ -112,7 +113,7 @@ class PostgresConnection(Connection):
 
     def _connect_error(self, error: Exception) -> SpecstarError:
         """To be raised outside of the `except` block: the driver quotes the part of a DSN that it stumbled over."""
-        if isinstance(error, ValueError):
+        if isinstance(error, ValueError) and not isinstance(error, OSError):
             return ConfigError(
                 "the dsn of the postgres connection cannot be parsed: check host, port and parameters, and percent-encode "
                 "reserved characters in user and password"
@@ -226,8 +227,7 @@ class PostgresConnection(Connection):
             rows: list[Row] = await session.fetch(sql, *args, timeout=timeout)
             return rows
         async with session.transaction(isolation="read_committed"):
-            rows = await session.fetch(sql, *args, timeout=timeout)
-        return rows
+            return list(await session.fetch(sql, *args, timeout=timeout))
 
     async def _acquire(self) -> Session:
         """A connection, after at most the time for a turn plus the time to connect."""
