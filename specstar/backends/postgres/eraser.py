@@ -49,7 +49,9 @@ async def erase(tables: ModelTables, resource_id: str, expected_version: int | N
             if lost.timed_out:
                 break
     if rows is None:
-        raise BackendUnavailable(f"{connection.where} did not answer; nothing was erased; retry later", backend="postgres")
+        raise BackendUnavailable(
+            f"{connection.where} did not answer; nothing was erased; retry later", backend="postgres"
+        )
     if rows:
         return [revision_of(resource_id, row, 2) for row in rows if row[1] is not None]
     state = await connection.fetch(sql.state, [resource_id])

@@ -55,16 +55,25 @@ def translate(error: BaseException, *, doing: str, where: str, timeout: float | 
         return BackendUnavailable(f"{where} did not answer{limit} ({doing}); retry later", backend="postgres")
     if isinstance(error, ssl.SSLError):
         return BackendError(
-            f"TLS to {where} failed: {error.reason or error}; check sslmode and sslrootcert in the dsn", backend="postgres"
+            f"TLS to {where} failed: {error.reason or error}; check sslmode and sslrootcert in the dsn",
+            backend="postgres",
         )
     if isinstance(error, ConnectionError) and "SSL upgrade" in str(error):
         return BackendError(f"{where} does not speak TLS, and the dsn's sslmode demands it", backend="postgres")
+    if isinstance(error, FileNotFoundError):
+        return BackendUnavailable(
+            f"cannot reach {where} ({doing}): {error.strerror}; is the server running, and do the files exist that the dsn "
+            "names (socket folder, sslrootcert, sslcert, sslkey)?",
+            backend="postgres",
+        )
     if isinstance(error, OSError):
         return BackendUnavailable(
-            f"cannot reach {where} ({doing}): {error.strerror or error or type(error).__name__}; is the server running?",
+            f"cannot reach {where} ({doing}): {error.strerror or error}; is the server running?",
             backend="postgres",
         )
     state = _state(error)
+    if state == "08P01" and "startup parameter" in str(error):
+        return BackendError(f"{where}: {_text(error)}; if it is PgBouncer, set pgbouncer to true", backend="postgres")
     if state in _ADVICE:
         advised: Callable[[str], SpecstarError] = _ADVICE[state]
         return advised(f"{where}: {_text(error)}")

@@ -81,11 +81,7 @@ async def _build_as_only_one(
     """Build what is missing; False if another process is at it."""
     guard = await connection.connect_alone()
     try:
-        # The lock lives in an open transaction: without a snapshot, so that the build does not wait for it.
-        # It is never waited for: a waiting statement would hold a snapshot, and the build would wait for that in turn.
-        await guard.execute("BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout = 0")
-        key = zlib.crc32(f"{names.schema}.{names.base}".encode()) - (1 << 31)
-        if not await guard.fetchval("SELECT pg_try_advisory_xact_lock($1, $2)", _LOCK_CLASS, key):
+        if not await guard.try_lock(_LOCK_CLASS, zlib.crc32(f"{names.schema}.{names.base}".encode()) - (1 << 31)):
             return not await missing(connection, names, wanted)
         present = {row[0]: row[1] for row in await connection.fetch(_PRESENT, names.meta, names.revision)}
         worker = await connection.connect_alone()

@@ -58,7 +58,9 @@ async def fence(connection: PostgresConnection, session: ServerSession) -> None:
     """
     if session.started is None:
         return
-    while await connection.fetch(_END_PROCESS, session.pid, session.started, doing="ending a lost session"):
+    while True:
+        if not await connection.fetch(_END_PROCESS, session.pid, session.started, doing="ending a lost session"):
+            return
         await asyncio.sleep(0.02)
 
 

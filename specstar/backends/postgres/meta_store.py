@@ -57,7 +57,9 @@ class PostgresMetaStore(MetaStore):
             return await self._reader.info.one(resource_id)
         return await self._reader.info_at.one((resource_id, revision_id))
 
-    async def get_many_with_revision(self, resource_ids: Sequence[str]) -> list[tuple[ResourceMeta, RevisionInfo] | None]:
+    async def get_many_with_revision(
+        self, resource_ids: Sequence[str]
+    ) -> list[tuple[ResourceMeta, RevisionInfo] | None]:
         found = await self._reader.info.many(resource_ids)
         return [(entry[0], entry[1]) if entry is not None and entry[1] is not None else None for entry in found]
 

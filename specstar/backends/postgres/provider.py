@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -10,6 +11,7 @@ from msgspec import Struct
 from specstar.backends.postgres.dsn import dsn_problem
 from specstar.backends.postgres.options import PostgresOptions
 from specstar.backends.provider import BackendContext, BackendProvider, Role
+from specstar.errors import MissingDependencyError
 
 if TYPE_CHECKING:
     from specstar.backends.postgres.connection import PostgresConnection
@@ -24,7 +26,7 @@ class PostgresProvider(BackendProvider[PostgresOptions, "PostgresConnection"]):
 
     type: ClassVar[str] = "postgres"
     roles: ClassVar[frozenset[Role]] = frozenset({"meta", "resource"})
-    options_type: ClassVar[type[Struct]] = PostgresOptions
+    options_type: ClassVar[builtins.type[Struct]] = PostgresOptions
     aliases: ClassVar[dict[str, str]] = {"connection_string": "dsn"}
     native: ClassVar[bool] = False
     extra: ClassVar[str | None] = "postgres"
@@ -53,8 +55,12 @@ class PostgresProvider(BackendProvider[PostgresOptions, "PostgresConnection"]):
         )
 
     def connect(self, options: PostgresOptions) -> PostgresConnection:
-        from specstar.backends.postgres.connection import PostgresConnection
-
+        try:
+            from specstar.backends.postgres.connection import PostgresConnection
+        except ModuleNotFoundError as error:
+            if error.name != "asyncpg":
+                raise
+            raise MissingDependencyError("asyncpg", extra="postgres") from error
         return PostgresConnection(options)
 
     def meta_store(self, context: BackendContext[PostgresOptions, PostgresConnection], model: ModelSpec) -> MetaStore:

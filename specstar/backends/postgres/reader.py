@@ -161,19 +161,23 @@ class MetaReader:
                 found = await self.full_at.one((resource_id, revision_id))
             if not isinstance(found, Partial):
                 return found
-            if (whole := await self.whole(found)) is not None:
+            if (whole := await self._whole(found)) is not None:
                 return whole
         raise BackendUnavailable(f"{resource_id!r} changes faster than it can be read; retry", backend="postgres")
 
     async def read_many(self, resource_ids: Sequence[str]) -> list[StoredRevision | None]:
         """The current revisions with their payloads."""
         results: list[StoredRevision | None] = []
-        for resource_id, found in zip(resource_ids, await self.full.many(resource_ids), strict=True):
-            whole = await self.read(resource_id, None) if isinstance(found, Partial) else found
+        for found in await self.full.many(resource_ids):
+            whole = await self.complete(found) if isinstance(found, Partial) else found
             results.append(whole if isinstance(whole, StoredRevision) else None)
         return results
 
-    async def whole(self, partial: Partial) -> StoredRevision | None:
+    async def complete(self, partial: Partial) -> StoredRevision | ResourceMeta | None:
+        """The resource with its large payload, as it is now if it was changed meanwhile."""
+        return await self._whole(partial) or await self.read(partial.meta.resource_id, None)
+
+    async def _whole(self, partial: Partial) -> StoredRevision | None:
         """Fetch a large payload; None if the revision was rewritten or erased meanwhile."""
         connection = await self._tables.ready()
         meta, revision = partial

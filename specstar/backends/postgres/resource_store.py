@@ -162,5 +162,3 @@ def _batches(items: Sequence[Item]) -> Iterator[list[Item]]:
         size += more
     if batch:
         yield batch
-
-

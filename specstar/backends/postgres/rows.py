@@ -33,9 +33,13 @@ def encode_indexed(indexed: dict[str, Any], resource_id: str) -> str:
     try:
         encoded = _encode(indexed)
     except (TypeError, ValueError, OverflowError) as error:
-        raise InvalidInputError(f"indexed fields of {resource_id!r} cannot be stored: {error}", field="indexed_data") from error
+        raise InvalidInputError(
+            f"indexed fields of {resource_id!r} cannot be stored: {error}", field="indexed_data"
+        ) from error
     if b"\\u0000" in encoded and _holds_nul(indexed):
-        raise InvalidInputError(f"an indexed field of {resource_id!r} holds a NUL, which JSONB cannot", field="indexed_data")
+        raise InvalidInputError(
+            f"an indexed field of {resource_id!r} holds a NUL, which JSONB cannot", field="indexed_data"
+        )
     return encoded.decode()
 
 
@@ -119,7 +123,9 @@ def _meta(
         if _has_long_number(indexed):
             indexed_data = _doubles_back(indexed_data)
     except msgspec.DecodeError as error:
-        raise DecodeError(f"the indexed fields of {resource_id!r} are damaged: {error}", resource_id=resource_id) from error
+        raise DecodeError(
+            f"the indexed fields of {resource_id!r} are damaged: {error}", resource_id=resource_id
+        ) from error
     return ResourceMeta(
         resource_id=resource_id,
         current_revision_id=current_revision_id,

@@ -22,7 +22,9 @@ logger = logging.getLogger("specstar")
 
 # One lock for all creation and migration in a database: "spec", "star" in ASCII.
 _LOCK = "SELECT pg_advisory_xact_lock(1936745827, 1937006962)"
-_EXISTS = "SELECT to_regclass($1) IS NOT NULL"
+# By way of the catalog: to_regclass alone takes no lock, so it may answer from before another process created the table.
+_EXISTS = "SELECT EXISTS (SELECT FROM pg_catalog.pg_class WHERE oid = to_regclass($1))"
+_SCHEMA_EXISTS = "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE oid = to_regnamespace($1))"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,9 @@ async def ensure(
     Two short reads if they are. Raises `SchemaVersionError` for tables of a newer version or another program.
     """
     if (await connection.fetch(_EXISTS, names.versions, doing="looking for tables"))[0][0]:
-        rows = await connection.fetch(_version_of(names), names.base, component.name, doing="reading the schema version")
+        rows = await connection.fetch(
+            _version_of(names), names.base, component.name, doing="reading the schema version"
+        )
         if rows and _checked(rows[0][0], names, component) == component.version:
             return False
     async with connection.transaction() as session:
@@ -86,7 +90,7 @@ async def _create_or_migrate(
     session: Session, names: TableNames, component: Component, indexes: Sequence[IndexDefinition]
 ) -> bool:
     await session.fetch(_LOCK)
-    if names.schema and not await session.fetchval("SELECT to_regnamespace($1) IS NOT NULL", quote(names.schema)):
+    if names.schema and not await session.fetchval(_SCHEMA_EXISTS, quote(names.schema)):
         await session.execute(f"CREATE SCHEMA {quote(names.schema)}")
     if not await session.fetchval(_EXISTS, names.versions):
         await session.execute(
@@ -137,7 +141,9 @@ def _checked(version: int, names: TableNames, component: Component) -> int:
             "Nothing was changed",
             backend="postgres",
         )
-    if version < component.version and any(step not in component.migrations for step in range(version, component.version)):
+    if version < component.version and any(
+        step not in component.migrations for step in range(version, component.version)
+    ):
         raise SchemaVersionError(
             f"{tables} have version {version}, which this specstar cannot migrate to {component.version}. "
             "Nothing was changed",

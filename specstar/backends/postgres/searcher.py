@@ -33,9 +33,8 @@ class Searcher:
         rows = await connection.fetch(sql, most, *args, doing="searching")
         results: list[StoredRevision] = []
         for row in rows:
-            found = full_of(row)
-            if isinstance(found, Partial):
-                found = await reader.whole(found) or await reader.read(found.meta.resource_id, None)
+            first = full_of(row)
+            found = await reader.complete(first) if isinstance(first, Partial) else first
             if isinstance(found, ResourceMeta):
                 raise _no_revision(found)
             if found is not None:

@@ -13,7 +13,7 @@ from specstar.backends.postgres.outcomes import ServerSession
 __all__ = ["Session"]
 
 
-class Session(asyncpg.Connection):  # type: ignore[misc]  # asyncpg is untyped
+class Session(asyncpg.Connection):
     """A pooled connection. Nothing may leave state on it: transactions only, no SET, LISTEN or session lock."""
 
     started: datetime | None = None
@@ -27,14 +27,30 @@ class Session(asyncpg.Connection):  # type: ignore[misc]  # asyncpg is untyped
         """Which server process serves this connection."""
         return ServerSession(self.get_server_pid(), self.started)
 
+    async def try_lock(self, lock_class: int, key: int) -> bool:
+        """Take an advisory lock for as long as this connection lives, which it spends in one idle transaction.
+
+        That transaction must hold no snapshot, or an index build would wait for it. So it never waits for the lock, and
+        takes it by a simple statement: the portal of a prepared one would keep its snapshot.
+        """
+        take = f"IF NOT pg_try_advisory_xact_lock({lock_class}, {key}) THEN RAISE lock_not_available; END IF"
+        await self.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+        await self.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+        try:
+            await self.execute(f"DO $$ BEGIN {take}; END $$")
+        except asyncpg.LockNotAvailableError:
+            return False
+        return True
+
     def let_go(self, null: int) -> None:
         """Close the socket without a goodbye and without the event loop, which may be a parent's or closed.
 
         The descriptor is pointed at `null` (open /dev/null) rather than closed: a late destructor then closes that, and not
         a stranger's file that got the same number.
         """
-        transport: Any = self._transport
+        private: Any = self
+        transport = private._transport
         socket = transport.get_extra_info("socket") if transport is not None else None
-        self._aborted = True
+        private._aborted = True
         if socket is not None and socket.fileno() >= 0:
             os.dup2(null, socket.fileno(), inheritable=False)

@@ -160,9 +160,7 @@ class SearchSql:
 
     def _page(self, compiled: Compiled) -> str:
         """The page of rows first: revisions and payloads are joined to these few, not sorted with all that match."""
-        return (
-            f"(SELECT m.* FROM {self.names.meta} m WHERE {compiled.where} ORDER BY {compiled.order_by} {compiled.page}) m"
-        )
+        return f"(SELECT m.* FROM {self.names.meta} m WHERE {compiled.where} ORDER BY {compiled.order_by} {compiled.page}) m"
 
     def _joined(self, columns: str, compiled: Compiled) -> str:
         return (

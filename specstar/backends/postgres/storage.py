@@ -77,7 +77,8 @@ class PostgresStorage(Storage):
 
     async def list_payloads(self) -> AsyncIterator[list[StoredPayload]]:
         """Nothing: payloads are columns of their revisions, so none can be left behind."""
-        for page in ():
+        no_pages: list[list[StoredPayload]] = []
+        for page in no_pages:
             yield page
 
     async def unreferenced(self, keys: Sequence[PayloadKey]) -> list[PayloadKey]:

@@ -34,9 +34,7 @@ class ModelTables:
         self.home = context.home
         self.model = model.name
         self.spec = model
-        self.names = TableNames.of(
-            prefix=context.options.table_prefix, schema=context.options.schema, model=model.name
-        )
+        self.names = TableNames.of(prefix=context.options.table_prefix, schema=context.options.schema, model=model.name)
         self.meta_sql = meta_sql(self.names)
         self.payload_sql = payload_sql(self.names)
         self.search_sql = SearchSql(self.names)

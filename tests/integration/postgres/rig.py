@@ -34,11 +34,15 @@ class Rig:
         self.options = options
         self.provider = PostgresProvider()
         self.home = AsyncioHome(asyncio.get_running_loop())
-        self.lazy: LazyConnection[PostgresConnection] = LazyConnection(lambda: self.provider.connect(options), "postgres")
+        self.lazy: LazyConnection[PostgresConnection] = LazyConnection(
+            lambda: self.provider.connect(options), "postgres"
+        )
         self.context = BackendContext(home=self.home, options=options, connection=self.lazy)
 
     def storage(self, model: str = "User", fields: tuple[IndexedField, ...] = ()) -> Storage:
-        storage = self.provider.combined_storage(self.context, self.context, ModelSpec(name=model, indexed_fields=fields))
+        storage = self.provider.combined_storage(
+            self.context, self.context, ModelSpec(name=model, indexed_fields=fields)
+        )
         assert storage is not None
         return storage
 

@@ -81,7 +81,9 @@ async def test_a_full_pool_says_so(postgres_database: str) -> None:
     async with open_rig(postgres_database, pool_max_size=1, acquire_timeout_seconds=0.3) as rig:
         connection = await rig.connection()
         async with connection.session():
-            with pytest.raises(BackendUnavailable, match=r"within 0\.3 s \(pool of 1: 1 open, 1 in use, 1 calls waiting\)"):
+            with pytest.raises(
+                BackendUnavailable, match=r"within 0\.3 s \(pool of 1: 1 open, 1 in use, 1 calls waiting\)"
+            ):
                 await rig.storage().read("r")
         assert await rig.storage().read("r") is None
 
@@ -109,7 +111,10 @@ async def test_a_statement_that_takes_too_long_is_ended_on_the_server_too(postgr
 
 
 async def _busy(look: Any) -> int:
-    sql = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60)%' AND state = 'active' AND pid <> pg_backend_pid()"
+    sql = (
+        "SELECT count(*) FROM pg_stat_activity "
+        "WHERE query LIKE '%pg_sleep(60)%' AND state = 'active' AND pid <> pg_backend_pid()"
+    )
     return int(await look.fetchval(sql))
 
 
@@ -230,7 +235,9 @@ async def test_connections_ended_by_the_server_are_replaced(rig: Rig, postgres_d
     assert all(await storage.read_many(acknowledged))
 
 
-async def test_a_server_without_free_connections_is_unavailable_not_broken(private_postgres: services.PostgresServer) -> None:
+async def test_a_server_without_free_connections_is_unavailable_not_broken(
+    private_postgres: services.PostgresServer,
+) -> None:
     async with open_rig(private_postgres.dsn) as rig:
         storage = rig.storage("Crowded")
         await storage.write(new("r"))
@@ -425,7 +432,8 @@ def test_a_connection_whose_loop_is_gone_lets_go_of_its_sockets(postgres_databas
 
     with asyncio.Runner() as runner:
         rig = runner.run(opened())
-    transports = [session._transport for session in rig.lazy.opened._sessions] if rig.lazy.opened else []
+    sessions: list[Any] = list(rig.lazy.opened._sessions) if rig.lazy.opened else []
+    transports = [session._transport for session in sessions]
     rig.lazy.abandon()
     with asyncio.Runner() as runner:
         assert runner.run(count()) == 0

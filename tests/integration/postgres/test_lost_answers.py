@@ -126,7 +126,9 @@ async def test_an_outcome_that_nobody_can_read_is_unknown_in_bounded_time(proxy:
     assert all(await storage.read_many(list(ids("r", 3))))
 
 
-async def test_a_conflict_after_a_lost_answer_is_still_a_conflict(proxy: Proxy, far: Rig, postgres_database: str) -> None:
+async def test_a_conflict_after_a_lost_answer_is_still_a_conflict(
+    proxy: Proxy, far: Rig, postgres_database: str
+) -> None:
     storage = far.storage()
     first = new("r", b"1")
     await storage.write(first)
@@ -143,7 +145,9 @@ async def test_a_conflict_after_a_lost_answer_is_still_a_conflict(proxy: Proxy, 
         assert caught.value.actual_revision_id == winner.change.meta.current_revision_id
 
 
-async def test_a_write_that_others_built_upon_is_still_acknowledged(proxy: Proxy, far: Rig, postgres_database: str) -> None:
+async def test_a_write_that_others_built_upon_is_still_acknowledged(
+    proxy: Proxy, far: Rig, postgres_database: str
+) -> None:
     storage = far.storage()
     first = new("r", b"1")
     await storage.write(first)

@@ -54,7 +54,20 @@ async def test_many_processes_starting_at_once_on_an_empty_database(postgres_dat
 
 
 async def test_models_and_prefixes_have_tables_of_their_own(postgres_database: str) -> None:
-    models = ["User", "user", "us.er", "us er", 'quo"te', "'; DROP TABLE x; --", "é" * 40, "é" * 41, "x" * 200, "", "\0", "\ud800"]
+    models = [
+        "User",
+        "user",
+        "us.er",
+        "us er",
+        'quo"te',
+        "'; DROP TABLE x; --",
+        "é" * 40,
+        "é" * 41,
+        "x" * 200,
+        "",
+        "\0",
+        "\ud800",
+    ]
     async with open_rig(postgres_database) as plain, open_rig(postgres_database, table_prefix="app_") as prefixed:
         stores = [rig.storage(model) for rig in (plain, prefixed) for model in models]
         for number, store in enumerate(stores):
@@ -87,13 +100,17 @@ async def test_tables_of_an_unknown_older_version_are_refused(rig: Rig, postgres
     [
         'CREATE TABLE "User_revision" (id int)',
         "CREATE TABLE specstar_schema (name text)",
-        "CREATE VIEW \"User_meta\" AS SELECT 1",
+        'CREATE VIEW "User_meta" AS SELECT 1',
     ],
 )
-async def test_tables_of_another_program_are_refused_and_left_alone(rig: Rig, postgres_database: str, theirs: str) -> None:
+async def test_tables_of_another_program_are_refused_and_left_alone(
+    rig: Rig, postgres_database: str, theirs: str
+) -> None:
     async with admin(postgres_database) as connection:
         await connection.execute(theirs)
-        before = await connection.fetch("SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'")
+        before = await connection.fetch(
+            "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'"
+        )
         with pytest.raises(SchemaVersionError, match="table_prefix"):
             await rig.storage().write(new("r"))
         after = await connection.fetch("SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'")
@@ -173,5 +190,3 @@ async def test_the_check_runs_once_a_model_and_process(rig: Rig, postgres_databa
     await storage.read("r1")
     await storage.read("r2")
     assert len(seen) == 2
-
-
