@@ -23,8 +23,8 @@ def dsn_problem(dsn: str) -> str | None:
         return "holds a space, line end or NUL: percent-encode it (%20), or remove it"
     if "#" in dsn:
         return "holds a '#': percent-encode reserved characters in user and password (# is %23, @ is %40, / is %2F)"
-    authority = dsn.partition("://")[2]
-    if "@" not in re.split(r"[/?]", authority, maxsplit=1)[0] and "@" in authority.partition("?")[0]:
+    before_at = dsn.partition("://")[2].rpartition("@")[0]
+    if ("/" in before_at and "?" not in before_at) or ("?" in before_at and "=" not in before_at.partition("?")[2]):
         return "holds a '/' or '?' before its '@': percent-encode them in user and password (/ is %2F, ? is %3F)"
     return None
 

@@ -55,7 +55,7 @@ def translate(error: BaseException, *, doing: str, where: str, timeout: float | 
         return BackendUnavailable(f"{where} did not answer{limit} ({doing}); retry later", backend="postgres")
     if isinstance(error, ssl.SSLError):
         return BackendError(
-            f"TLS to {where} failed: {error.reason or error}; check sslmode and sslrootcert in the dsn",
+            f"TLS to {where} failed: {getattr(error, 'reason', None) or error}; check sslmode and sslrootcert in the dsn",
             backend="postgres",
         )
     if isinstance(error, ConnectionError) and "SSL upgrade" in str(error):

@@ -92,10 +92,11 @@ async def test_write_many_gives_one_entry_a_change(rig: Rig) -> None:
     await storage.write(new("r00003"))
     writes = [new(name) for name in ids("r", 700)] + [new("x", a=float("nan")), new("bad", a="\0"), new("r00005")]
     outcomes = await storage.write_many(writes)
-    failed: list[tuple[int, type]] = [
-        (position, type(outcome)) for position, outcome in enumerate(outcomes) if outcome is not None
-    ]
-    assert failed == [(3, DuplicateResourceError), (701, InvalidInputError), (702, DuplicateResourceError)]
+    failed = {position: outcome for position, outcome in enumerate(outcomes) if outcome is not None}
+    assert list(failed) == [3, 701, 702]
+    assert isinstance(failed[3], DuplicateResourceError)
+    assert isinstance(failed[701], InvalidInputError)
+    assert isinstance(failed[702], DuplicateResourceError)
     assert await storage.write_many([]) == []
 
 

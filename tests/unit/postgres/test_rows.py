@@ -1,0 +1,71 @@
+"""What a row holds, and what it must not."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import msgspec
+import pytest
+
+from specstar.backends.postgres.rows import columns_of, encode_indexed, meta_of, meta_with_revision
+from specstar.backends.postgres.statements import META_COLUMNS, REVISION_COLUMNS
+from specstar.errors import DecodeError, InvalidInputError
+from specstar.roles import MetaWrite, ResourceMeta, RevisionInfo
+from specstar.roles.storage import StorageWrite
+
+NOW = datetime(2024, 5, 1, tzinfo=UTC)
+META = ResourceMeta(resource_id="r", current_revision_id="v", created_time=NOW, updated_time=NOW, indexed_data={"a": 1})
+REVISION = RevisionInfo(resource_id="r", revision_id="v", payload_id="p", created_time=NOW, updated_time=NOW)
+ROW = ("r", "v", 1, 1, NOW, NOW, "", "", False, None, '{"a": 1}')
+REVISION_ROW = ("v", None, "p", "stable", "json", 0, NOW, NOW, "", "", None)
+
+
+def test_columns_follow_the_statement() -> None:
+    write = StorageWrite(MetaWrite(META, REVISION, None), b"x")
+    alone = StorageWrite(MetaWrite(META, None, 3), None)
+    create = columns_of([(write, "{}")], update=False)
+    assert len(create) == len(META_COLUMNS) + len(REVISION_COLUMNS) + 1
+    update = columns_of([(write, "{}"), (alone, "{}")], update=True)
+    assert len(update) == len(create) + 1
+    assert update[11] == ["v", None]
+    assert update[-2:] == [[b"x", None], [None, 3]]
+    assert [column[0] for column in create] == [column[0] for column in update[:-1]]
+
+
+def test_a_row_comes_back() -> None:
+    assert meta_of(ROW) == META
+    assert meta_with_revision(ROW + REVISION_ROW) == (META, REVISION)
+    assert meta_with_revision(ROW + (None,) * 11) == (META, None)
+
+
+@pytest.mark.parametrize("indexed", ["[1]", "{", "7"])
+def test_damaged_indexed_fields_are_named(indexed: str) -> None:
+    with pytest.raises(DecodeError, match="'r'") as caught:
+        meta_of((*ROW[:10], indexed))
+    assert caught.value.resource_id == "r"
+
+
+@pytest.mark.parametrize("position", [3, 4])
+def test_an_unknown_status_or_encoding_is_named(position: int) -> None:
+    revision = [*REVISION_ROW]
+    revision[position] = "strange"
+    with pytest.raises(DecodeError, match="strange"):
+        meta_with_revision(ROW + tuple(revision))
+
+
+@pytest.mark.parametrize("value", ["a\0b", ["x", "\0"], {"k\0": 1}, "\ud800", object()])
+def test_what_jsonb_cannot_hold_is_refused(value: object) -> None:
+    with pytest.raises(InvalidInputError, match="indexed field"):
+        encode_indexed({"field": value}, "r")
+
+
+def test_an_escaped_backslash_is_no_nul() -> None:
+    assert msgspec.json.decode(encode_indexed({"field": "\\u0000"}, "r")) == {"field": "\\u0000"}
+
+
+def test_large_doubles_come_back_as_doubles() -> None:
+    digits = "1" + "0" * 300
+    meta = meta_of((*ROW[:10], f'{{"a": {digits}, "b": [{digits}, 9223372036854775807], "c": {{"d": -{digits}}}}}'))
+    assert meta.indexed_data == {"a": 1e300, "b": [1e300, 2**63 - 1], "c": {"d": -1e300}}
+    assert type(meta.indexed_data["a"]) is float
+    assert type(meta.indexed_data["b"][1]) is int
