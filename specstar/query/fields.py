@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, cast
 
@@ -89,6 +88,8 @@ class Fields:
         found: IndexedField | MetaField | None = None if meta else self.by_path.get(name)
         found = found or META_FIELDS.get(name)
         if found is None:
+            import difflib
+
             known = list(META_FIELDS) if meta else [*self.by_path, *META_FIELDS]
             what = "a meta field" if meta else "an indexed field of this model, nor a meta field"
             near = difflib.get_close_matches(name[:MAX_PATH], known, n=1)

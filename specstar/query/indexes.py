@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from typing import NamedTuple
 
@@ -52,6 +51,8 @@ def index_definitions(
 
 def index_name(table: str, path: str, kind: str, body: str) -> str:
     """A readable, safe name within 63 bytes, unique by a hash of what is indexed and how."""
+    import hashlib
+
     digest = hashlib.sha256("\x00".join((table, path, kind, body)).encode()).hexdigest()[:16]
     readable = re.sub(r"[^a-z0-9]+", "_", f"{table}_{path}_{kind}".lower(), flags=re.ASCII).strip("_")
     return f"ix_{readable[: NAME_BYTES - len(digest) - 4]}_{digest}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -75,6 +74,8 @@ def _field(root: Any, path: str) -> IndexedField:
     for part in path.split("."):
         inner = [found for described, keys in targets for found in _step(described, part, keys)]
         if not inner:
+            import difflib
+
             names = sorted({name for described, _ in targets for name in _names(described)})
             near = difflib.get_close_matches(part, names, n=1)
             where = f"{walked!r} has" if walked else "the model has"

@@ -8,14 +8,14 @@ point, by its first `KEY_LENGTH` characters. `resource_id` breaks all ties, in t
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal, cast
 
 from msgspec import Struct
 
 from specstar.errors import QueryError
 from specstar.query.fields import META_FIELDS, Fields, Kind, MetaField, ordered_kinds
-from specstar.query.values import Scalar, micros_of
+from specstar.query.values import INT_MAX, INT_MIN, Scalar, micros_of
 
 __all__ = ["KEY_LENGTH", "RANKS", "Part", "SortKey", "effective_sort", "kind_of", "parse_sort", "parts_of"]
 
@@ -24,6 +24,9 @@ KEY_LENGTH = 256
 
 RANKS: Mapping[str, int] = {"null": 0, "bool": 1, "number": 2, "string": 3, "list": 4}
 MAX_SORT = 8
+
+_FIRST = micros_of(datetime.min.replace(tzinfo=UTC))
+_LAST = micros_of(datetime.max.replace(tzinfo=UTC))
 
 
 class SortKey(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -57,7 +60,10 @@ class Part(Struct, frozen=True):
             return RANKS[kind] if kind in self.kinds else 0
         if kind != self.kind:
             return None
-        return cast("Scalar", found[:KEY_LENGTH] if kind == "string" else found)
+        if kind == "string":
+            return cast("Scalar", found[:KEY_LENGTH])
+        # PostgreSQL writes large floats out in digits: they are read back as integers.
+        return float(found) if kind == "number" and not INT_MIN <= found <= INT_MAX else cast("Scalar", found)
 
     def accepts(self, value: object) -> bool:
         """Whether this is a value that `value` could have returned."""
@@ -68,7 +74,7 @@ class Part(Struct, frozen=True):
         if isinstance(value, str):
             return self.kind == "string"
         if isinstance(value, int):
-            return self.kind in ("number", "time", "rank")
+            return self.kind in ("number", "rank") or (self.kind == "time" and _FIRST <= value <= _LAST)
         return isinstance(value, float) and self.kind == "number"
 
 

@@ -109,6 +109,22 @@ def test_garbage_is_no_cursor(cursor: str) -> None:
     assert caught.value.path == "after"
 
 
+def test_a_cursor_with_a_time_that_is_none_is_refused() -> None:
+    keys = [{"field": "created_time", "meta": True}, {"field": "resource_id", "meta": True}]
+
+    assert build_query(sort=["created_time"], after=packed([1, keys, [0, "id"]]), fields=[]).after is not None
+    for micros in (2**62, -(2**62), "soon", None, 1.5):
+        with pytest.raises(QueryError):
+            build_query(sort=["created_time"], after=packed([1, keys, [micros, "id"]]), fields=[])
+
+
+def test_a_large_float_read_back_as_digits_is_the_same_position() -> None:
+    sort = build_query(sort=["number"], fields=FIELDS).sort
+    meta = {"resource_id": "a"}
+
+    assert make_cursor(sort, {"number": 10**300}, meta) == make_cursor(sort, {"number": 1e300}, meta)
+
+
 @given(
     cursor=st.one_of(
         st.text(max_size=40), st.binary(max_size=40).map(lambda data: base64.urlsafe_b64encode(data).decode())
