@@ -16,7 +16,8 @@ __all__ = ["collect_uploads"]
 async def collect_uploads(connection: S3Connection, layout: BlobLayout, *, older_than_seconds: float) -> int:
     """Remove upload sessions, temporary objects and multipart uploads whose last sign of life is older than this."""
     now = server_time(await connection.call("list_objects_v2", Bucket=layout.bucket, Prefix=layout.uploads, MaxKeys=1))
-    limit = now - older_than_seconds
+    # The server's clock comes in whole seconds, cut off.
+    limit = now + 1.0 - older_than_seconds
     return await _sessions(connection, layout, limit) + await _multiparts(connection, layout, limit)
 
 

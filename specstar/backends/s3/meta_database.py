@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
 from specstar.backends.sqlite.database import Database, Operation
 from specstar.errors import BackendError, LimitExceededError
 
-__all__ = ["Change", "Copy", "Prepared", "Snapshot"]
+__all__ = ["Change", "Copy", "Prepared", "Setup", "Snapshot"]
 
 _COMMITS_KEPT = 1000
 _VACUUM_PAGES = 256
@@ -70,6 +70,17 @@ class Prepared(NamedTuple):
     snapshot: Snapshot | None
 
 
+class Setup:
+    """What every copy must have: the tables of those who use it."""
+
+    def __init__(self) -> None:
+        self.operations: dict[Hashable, Operation] = {}
+
+    def run(self, database: Database) -> None:
+        for operation in list(self.operations.values()):
+            operation.run(database)
+
+
 class Copy:
     """A database in memory. Its methods block: call them in a thread."""
 
@@ -121,6 +132,11 @@ class Copy:
         except BaseException:
             database.close()
             raise
+
+    def settle(self) -> None:
+        """Make the tables that are missing."""
+        with self._lock:
+            _raised(self._database.write([self._setup]))
 
     def apply(self, changes: Sequence[Change]) -> list[Any]:
         """Change this very copy; one result or error each."""

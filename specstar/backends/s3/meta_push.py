@@ -144,8 +144,8 @@ class Pusher:
 
 
 async def pause(attempt: int) -> None:
-    """Wait a little, at random, longer each time: of many writers that collide, one comes first."""
-    await asyncio.sleep(random.uniform(0, min(1.0, 0.01 * 2 ** min(attempt, 8))))
+    """Wait a little, at random. Never long: of the writers that collide one gets on, and who waits longer starves."""
+    await asyncio.sleep(random.uniform(0, min(0.1, 0.005 * 2 ** min(attempt, 8))))
 
 
 def deleted(name: str) -> BackendError:

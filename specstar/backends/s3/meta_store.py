@@ -33,6 +33,7 @@ class S3MetaStore(MetaStore):
         self._lazy = context.connection
         self._model = model
         self._tables = ModelTables(model)
+        self._sync: MetaSync | None = None
 
     async def _opened(self) -> MetaSync:
         connection = self._lazy.opened or await self._lazy.get()
@@ -48,14 +49,15 @@ class S3MetaStore(MetaStore):
             options.auto_reload_on_conflict,
             options.check_etag_on_read,
             options.max_meta_bytes,
-            self._model.indexed_fields,
         )
         found: MetaSync | None = connection.meta_objects.get(share)
         if found is None:
             stored = MetaObject(connection, options.bucket, key, options.prefix)
-            setup = EnsureModel(self._tables)
-            found = MetaSync(self._context.home, connection, stored, setup, options, self._model.name)
+            found = MetaSync(self._context.home, connection, stored, options, self._model.name)
             connection.meta_objects[share] = found
+        if self._sync is not found:
+            found.require(self._model.indexed_fields, EnsureModel(self._tables))
+            self._sync = found
         return found
 
     async def sync(self) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from specstar.backends.s3.connection import S3Connection
 from specstar.backends.s3.errors import NotModified
-from specstar.backends.s3.meta_database import Change, Copy, changed
+from specstar.backends.s3.meta_database import Change, Copy, Setup, changed
 from specstar.backends.s3.meta_object import Fetched, StoredObject
 from specstar.backends.s3.meta_push import Landed, Pusher, deleted, pause
 from specstar.backends.s3.options import S3Options
@@ -34,6 +35,7 @@ _MAX_CHANGES = 4096
 _MAX_BYTES = 8 << 20
 _DRAIN_SECONDS = 60.0
 _LARGE = 32 << 20
+_RIVALRY_SECONDS = 5.0
 
 
 class _Group(NamedTuple):
@@ -56,7 +58,6 @@ class MetaSync:
         home: Home,
         connection: S3Connection,
         stored: StoredObject,
-        setup: Operation,
         options: S3Options,
         model: str,
     ) -> None:
@@ -64,13 +65,14 @@ class MetaSync:
         self._home = home
         self._connection = connection
         self._stored = stored
-        self._setup = setup
+        self._setup = Setup()
+        self._settled = True
         self._options = options
         self._model = model
         self._pusher = Pusher(
             connection,
             stored,
-            setup,
+            self._setup,
             locked=options.enable_locking,
             attempts=options.max_attempts,
             seconds=options.operation_timeout_seconds,
@@ -85,6 +87,9 @@ class MetaSync:
         self._sent: list[tuple[str, int]] = []
         self._diverged: str | None = None
         self._warned = False
+        # While other processes are known to write: when that ends, and how long one push takes.
+        self._rivals_until = 0.0
+        self._round = 0.0
         self._periodic: Any = None
         self._writes: Batcher[_Group, list[Any]] = Batcher(
             home,
@@ -108,6 +113,12 @@ class MetaSync:
     def pending(self) -> int:
         """Local writes that are not in the bucket yet (only without `auto_sync`)."""
         return len(self._pending)
+
+    def require(self, key: Hashable, setup: Operation) -> None:
+        """Have the tables and indexes of a store made, before anything else is done; once for each `key`."""
+        if key not in self._setup.operations:
+            self._setup.operations[key] = setup
+            self._settled = False
 
     async def write(self, changes: Sequence[Change], size: int) -> list[Any]:
         """Apply changes; one result or error each. With `auto_sync`, returns once they are in the bucket."""
@@ -144,6 +155,9 @@ class MetaSync:
 
     async def _flush_writes(self, groups: list[_Group]) -> list[list[Any]]:
         changes = [change for group in groups for change in group.changes]
+        if self._options.auto_sync and self._home.time() < self._rivals_until:
+            # Who just won would win again, being a read ahead of the losers: let one of them come first.
+            await asyncio.sleep(random.uniform(1, 3) * self._round)
         async with self._state:
             await self._ready()
             results = await (self._publish(changes) if self._options.auto_sync else self._apply(changes))
@@ -163,6 +177,7 @@ class MetaSync:
         attempt = 0
         while True:
             attempt += 1
+            begun = self._home.time()
             commits.append(secrets.token_hex(16))
             limit = self._options.max_meta_bytes
             try:
@@ -188,8 +203,10 @@ class MetaSync:
                 self._swap(outcome.copy or prepared.copy, outcome.etag, len(prepared.snapshot.data))
                 if outcome.copy is not None:
                     self._retire(prepared.copy)
+                self._round = min(1.0, self._home.time() - begun)
                 return prepared.results
             self._retire(prepared.copy)
+            self._rivals_until = self._home.time() + _RIVALRY_SECONDS
             # Where nothing was before, there is nothing local to protect.
             if not self._options.auto_reload_on_conflict and self._etag is not None:
                 self._retire(outcome.copy)
@@ -296,6 +313,9 @@ class MetaSync:
     async def _flush_reads(self, operations: list[Operation]) -> list[Any]:
         if self._options.check_etag_on_read or self._copy is None or self._stale:
             await self._refresh()
+        if not self._settled:
+            async with self._state:
+                await self._ready()
         return await self._in_copy(lambda copy: copy.read(operations))
 
     async def _refresh(self) -> None:
@@ -311,9 +331,13 @@ class MetaSync:
     async def _ready(self) -> bool:
         """Load the database if that was not done, or if what we have is known to be old; True if it asked the server."""
         if self._copy is None:
+            self._settled = True
             await self._load(await self._stored.fetch())
             self._start_periodic()
             return True
+        if not self._settled:
+            await self._in_copy(Copy.settle)
+            self._settled = True
         if self._stale and not self._pending:
             await self._pull()
             return True

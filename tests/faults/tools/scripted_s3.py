@@ -166,6 +166,8 @@ class ScriptedS3:
             if wanted is not None and held is not None and held.etag != wanted:
                 return _error(412, "PreconditionFailed")
         source = request.headers.get("x-amz-copy-source")
+        if source and unquote(source).lstrip("/") not in self.objects:
+            return _error(404, "NoSuchKey")
         body = self.objects[unquote(source).lstrip("/")].data if source else request.body
         etag = self.put(request.key, body, _kept(request.headers))
         if source:
@@ -250,4 +252,8 @@ async def _read_request(reader: asyncio.StreamReader, writer: asyncio.StreamWrit
     body = await reader.readexactly(int(headers.get("content-length", "0")))
     parts = urlsplit(target)
     query = parse_qs(parts.query, keep_blank_values=True)
-    return _Request(method, unquote(parts.path).lstrip("/"), query, headers, body)
+    path = unquote(parts.path).lstrip("/")
+    if parts.netloc:
+        # Asked as a proxy: the bucket is the first part of the host.
+        path = f"{parts.netloc.partition('.')[0]}/{path}".removesuffix("/")
+    return _Request(method, path, query, headers, body)

@@ -1,0 +1,275 @@
+"""Blobs against a server that fails on purpose: whole or not at all, and no part left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from specstar.errors import (
+    BackendError,
+    BackendUnavailable,
+    BlobIntegrityError,
+    BlobNotFoundError,
+    InvalidInputError,
+    LimitExceededError,
+    UsageError,
+)
+from tests.faults.tools.scripted_s3 import Fault, ScriptedS3
+from tests.unit.s3.rig import Rig, opened, options_for
+
+pytestmark = pytest.mark.anyio
+
+MIB = 1 << 20
+SMALL_PARTS = {"multipart_threshold_bytes": 5 * MIB, "part_size_bytes": 5 * MIB, "part_concurrency": 3}
+
+
+def key_of(data: bytes) -> str:
+    return f"bucket/blobs/{hashlib.sha256(data).hexdigest()}"
+
+
+async def put(rig: Rig, way: str, data: bytes, folder: Path) -> str:
+    if way == "bytes":
+        return (await rig.blob().put_bytes(data, content_type="a/b")).file_id
+    if way == "file":
+        path = folder / "source"
+        path.write_bytes(data)
+        return (await rig.blob().put_file(path, content_type="a/b")).file_id
+    writer = await rig.blob().create(content_type="a/b")
+    try:
+        for start in range(0, len(data), 700_001):
+            await writer.write(memoryview(data)[start : start + 700_001])
+        return (await writer.commit()).file_id
+    finally:
+        await writer.abort()
+
+
+async def read(rig: Rig, file_id: str) -> bytes:
+    reader = await rig.blob().open(file_id)
+    try:
+        chunks = []
+        while chunk := await reader.read():
+            assert len(chunk) <= MIB
+            chunks.append(chunk)
+        return b"".join(chunks)
+    finally:
+        await reader.aclose()
+
+
+@pytest.mark.parametrize("way", ["bytes", "file", "stream"])
+@pytest.mark.parametrize("size", [0, 1, MIB, 5 * MIB - 1, 5 * MIB, 5 * MIB + 1, 17 * MIB + 3])
+async def test_blobs_of_any_size_go_in_and_out(server: ScriptedS3, way: str, size: int, tmp_path: Path) -> None:
+    data = os.urandom(size)
+    async with opened(options_for(server.endpoint_url, **SMALL_PARTS)) as rig:
+        file_id = await put(rig, way, data, tmp_path)
+        assert set(server.objects) == {key_of(data)}
+        assert server.uploads == {}
+        assert await read(rig, file_id) == data
+        server.requests.clear()
+        await put(rig, way, data, tmp_path)
+        assert set(server.objects) == {key_of(data)}
+        if size > 6 * MIB and way == "file":
+            assert "PUT" not in {method for method, _ in server.requests}, "a file is hashed first, and not sent again"
+
+
+@pytest.mark.parametrize("way", ["bytes", "file", "stream"])
+async def test_transient_faults_of_parts_are_retried(server: ScriptedS3, way: str, tmp_path: Path) -> None:
+    data = os.urandom(16 * MIB)
+    faults = [Fault(), Fault(503, "SlowDown"), Fault(when="after"), Fault(500, "InternalError")]
+    server.script = lambda method, key, number: faults.pop() if faults and method == "PUT" else None
+    async with opened(options_for(server.endpoint_url, **SMALL_PARTS, operation_timeout_seconds=20)) as rig:
+        file_id = await put(rig, way, data, tmp_path)
+        assert await read(rig, file_id) == data
+        assert server.uploads == {}
+
+
+@pytest.mark.parametrize("way", ["bytes", "file", "stream"])
+async def test_a_completion_whose_answer_was_lost_is_found_out(server: ScriptedS3, way: str, tmp_path: Path) -> None:
+    data = os.urandom(12 * MIB)
+    faults = [Fault(when="after")]
+    server.script = lambda method, key, number: faults.pop() if faults and method == "POST" and server.uploads else None
+    async with opened(options_for(server.endpoint_url, **SMALL_PARTS)) as rig:
+        file_id = await put(rig, way, data, tmp_path)
+        assert await read(rig, file_id) == data
+        assert set(server.objects) == {key_of(data)}
+
+
+@pytest.mark.parametrize("way", ["bytes", "file", "stream"])
+async def test_a_failed_upload_leaves_nothing(server: ScriptedS3, way: str, tmp_path: Path) -> None:
+    data = os.urandom(16 * MIB)
+    seen = iter(range(100))
+    server.script = lambda method, key, number: (
+        Fault(403, "AccessDenied") if method == "PUT" and server.uploads and next(seen) == 1 else None
+    )
+    async with opened(options_for(server.endpoint_url, **SMALL_PARTS)) as rig:
+        with pytest.raises(BackendError):
+            await put(rig, way, data, tmp_path)
+        assert server.uploads == {}
+        assert server.objects == {}
+        assert not (await rig.lazy.get()).uploads
+
+
+@pytest.mark.parametrize("way", ["bytes", "file", "stream"])
+@pytest.mark.parametrize("requests", range(1, 9))
+async def test_a_cancelled_upload_leaves_no_part(server: ScriptedS3, way: str, requests: int, tmp_path: Path) -> None:
+    """Cancelled as its n-th request arrives."""
+    data = os.urandom(14 * MIB)
+    async with opened(options_for(server.endpoint_url, **SMALL_PARTS)) as rig:
+        await rig.lazy.get()
+        server.requests.clear()
+        task: asyncio.Task[str] | None = None
+
+        def script(method: str, key: str, number: int) -> Fault | None:
+            if len(server.requests) == requests and task is not None:
+                task.cancel()
+                return Fault(delay=0.02)
+            return None
+
+        server.script = script
+        task = asyncio.create_task(put(rig, way, data, tmp_path))
+        await asyncio.gather(task, return_exceptions=True)
+        async with asyncio.timeout(5):
+            while server.uploads:
+                await asyncio.sleep(0.01)
+        assert set(server.objects) <= {key_of(data)}, "whole or not at all, and nothing temporary"
+        assert not (await rig.lazy.get()).uploads
+
+
+async def test_a_file_that_changes_while_it_is_sent_is_not_stored(server: ScriptedS3, tmp_path: Path) -> None:
+    path = tmp_path / "source"
+    path.write_bytes(os.urandom(12 * MIB))
+
+    def script(method: str, key: str, number: int) -> Fault | None:
+        if method == "POST":
+            with path.open("r+b") as file:
+                file.write(b"changed")
+        return None
+
+    server.script = script
+    async with opened(options_for(server.endpoint_url, **SMALL_PARTS)) as rig:
+        with pytest.raises(BlobIntegrityError, match="changed"):
+            await rig.blob().put_file(path, content_type="a/b")
+        assert server.objects == {}
+        assert server.uploads == {}
+        with pytest.raises(InvalidInputError, match="cannot be read"):
+            await rig.blob().put_file(tmp_path / "missing", content_type="a/b")
+
+
+@pytest.mark.parametrize("size", [1000, 3 * MIB, 20 * MIB])
+async def test_stored_bytes_that_are_damaged_are_not_handed_out_whole(server: ScriptedS3, size: int) -> None:
+    data = os.urandom(size)
+    async with opened(options_for(server.endpoint_url)) as rig:
+        info = await rig.blob().put_bytes(data, content_type="a/b")
+        broken = bytearray(data)
+        broken[size // 2] ^= 1
+        server.put(key_of(data), bytes(broken))
+        with pytest.raises(BlobIntegrityError, match="checksum"):
+            await read(rig, info.file_id)
+
+
+async def test_a_blob_replaced_while_it_is_read_is_noticed(server: ScriptedS3) -> None:
+    data = os.urandom(20 * MIB)
+    async with opened(options_for(server.endpoint_url, part_concurrency=1)) as rig:
+        info = await rig.blob().put_bytes(data, content_type="a/b")
+        reader = await rig.blob().open(info.file_id)
+        await reader.read()
+        server.put(key_of(data), os.urandom(20 * MIB))
+        with pytest.raises(BlobIntegrityError, match="replaced"):
+            while await reader.read():
+                pass
+        await reader.aclose()
+        await reader.aclose()
+
+
+async def test_cut_ranges_are_read_again(server: ScriptedS3) -> None:
+    data = os.urandom(20 * MIB)
+    async with opened(options_for(server.endpoint_url)) as rig:
+        info = await rig.blob().put_bytes(data, content_type="a/b")
+        cuts = [Fault(cut=True), Fault(), Fault(503, "SlowDown")]
+        server.script = lambda method, key, number: cuts.pop() if cuts and method == "GET" else None
+        assert await read(rig, info.file_id) == data
+
+
+async def test_a_cancelled_read_loses_nothing(server: ScriptedS3) -> None:
+    data = os.urandom(18 * MIB)
+    async with opened(options_for(server.endpoint_url)) as rig:
+        info = await rig.blob().put_bytes(data, content_type="a/b")
+        server.script = lambda method, key, number: Fault(delay=0.05)
+        reader = await rig.blob().open(info.file_id)
+        found = b""
+        while len(found) < len(data):
+            try:
+                async with asyncio.timeout(0.01):
+                    found += await reader.read()
+            except TimeoutError:
+                continue
+        assert await reader.read() == b""
+        assert found == data
+        await reader.aclose()
+
+
+async def test_a_server_without_conditional_puts_still_takes_blobs(server: ScriptedS3) -> None:
+    seen: list[str] = []
+
+    def script(method: str, key: str, number: int) -> Fault | None:
+        if method == "PUT" and not seen:
+            seen.append(key)
+            return Fault(501, "NotImplemented")
+        return None
+
+    server.script = script
+    async with opened(options_for(server.endpoint_url)) as rig:
+        info = await rig.blob().put_bytes(b"x", content_type="a/b")
+        assert await read(rig, info.file_id) == b"x"
+        assert (await rig.blob().put_bytes(b"x", content_type="c/d")).content_type == "a/b"
+
+
+async def test_an_appended_chunk_is_there_once_though_its_answer_was_lost(server: ScriptedS3) -> None:
+    async with opened(options_for(server.endpoint_url)) as rig:
+        session = await rig.blob().create_upload(content_type="a/b")
+        for number in range(5):
+            faults = [Fault(when="after")]
+            server.script = lambda method, key, number, faults=faults: faults.pop() if faults and method == "PUT" else None
+            await rig.blob().upload(session.upload_id, f"{number}".encode())
+        server.script = lambda method, key, number: None
+        async with opened(rig.options) as other:
+            await other.blob().upload(session.upload_id, b"5")
+        await rig.blob().upload(session.upload_id, b"6")
+        info = await rig.blob().finalize(session.upload_id)
+        assert await read(rig, info.file_id) == b"0123456"
+        assert await rig.blob().finalize(session.upload_id) == info
+        with pytest.raises(InvalidInputError, match="finalized"):
+            await rig.blob().upload(session.upload_id, b"7")
+
+
+async def test_an_ended_writer_takes_no_more(server: ScriptedS3) -> None:
+    async with opened(options_for(server.endpoint_url)) as rig:
+        writer = await rig.blob().create(content_type="a/b")
+        await writer.write(b"x")
+        await writer.commit()
+        await writer.abort()
+        with pytest.raises(UsageError):
+            await writer.write(b"y")
+        with pytest.raises(UsageError):
+            await writer.commit()
+
+
+async def test_parts_have_a_limit(server: ScriptedS3, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("specstar.backends.s3.multipart._MAX_PARTS", 2)
+    async with opened(options_for(server.endpoint_url, **SMALL_PARTS)) as rig:
+        with pytest.raises(LimitExceededError, match="part_size_bytes"):
+            await rig.blob().put_bytes(os.urandom(16 * MIB), content_type="a/b")
+        assert server.uploads == {}
+
+
+async def test_a_server_that_is_gone_in_the_middle_is_unavailable(server: ScriptedS3, tmp_path: Path) -> None:
+    async with opened(options_for(server.endpoint_url, **SMALL_PARTS, max_attempts=2)) as rig:
+        server.script = lambda method, key, number: Fault() if server.uploads else None
+        with pytest.raises(BackendUnavailable):
+            await put(rig, "stream", os.urandom(12 * MIB), tmp_path)
+        with pytest.raises(BlobNotFoundError):
+            server.script = lambda method, key, number: None
+            await rig.blob().stat("0" * 64)
