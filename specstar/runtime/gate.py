@@ -184,6 +184,7 @@ class Gate:
         _refuse_on_a_loop()
         sendings = 0
         while True:
+            _stay_if_exiting()
             home = self.settle(blocking=True)
             try:
                 return block_on(home, function)
@@ -192,6 +193,9 @@ class Gate:
                 if sendings == _SENDINGS:
                     raise
                 self._gone(home)
+            except Exception:
+                _stay_if_exiting()
+                raise
 
     def _gone(self, home: Home) -> None:
         """A home took a call no more: the next call chooses another."""
@@ -354,14 +358,25 @@ def _refuse_on_a_loop() -> None:
 
 _gates: weakref.WeakSet[Gate] = weakref.WeakSet()
 _inherited: list[Home] = []
+_exiting = False
 
 
 def _after_fork_in_child() -> None:
+    global _exiting
+    _exiting = False
     for gate in list(_gates):
         gate.after_fork()
 
 
+def _stay_if_exiting() -> None:
+    """At the end of the program a daemon thread stops where it is, as all daemon threads do, instead of failing aloud."""
+    if _exiting and threading.current_thread().daemon:
+        threading.Event().wait()
+
+
 def _at_exit() -> None:
+    global _exiting
+    _exiting = True
     for gate in list(_gates):
         gate.end()
 
