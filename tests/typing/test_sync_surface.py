@@ -1,0 +1,110 @@
+"""The types that editors and checkers see on the blocking surface. Checked by mypy and pyright; it runs too."""
+
+# pyright: reportUnnecessaryTypeIgnoreComment=true
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import assert_type
+
+import msgspec
+
+from specstar import Job, JobStatus, Resource, RevisionInfo
+from specstar.query import QB
+from specstar.roles import BlobInfo, ResourceMeta, UploadSession
+from specstar.sync import JobQueue, ResourceManager, SpecStar
+
+
+class User(msgspec.Struct):
+    name: str
+    age: int = 0
+
+
+@dataclasses.dataclass
+class Note:
+    text: str
+
+
+class Email(msgspec.Struct):
+    to: str
+
+
+def memory_spec() -> SpecStar:
+    spec = SpecStar()
+    spec.configure(
+        backend={
+            "meta": {"type": "memory"},
+            "resource": {"type": "memory"},
+            "blob": {"type": "memory"},
+            "mq": {"type": "simple"},
+        }
+    )
+    return spec
+
+
+def test_resources() -> None:
+    with memory_spec() as spec:
+        assert_type(spec, SpecStar)
+        users = assert_type(spec.add_model(User, indexed_fields=["age"]), ResourceManager[User])
+        assert_type(spec.add_model(Note), ResourceManager[Note])
+        assert_type(spec.get_resource_manager(User), ResourceManager[User])
+        info = assert_type(users.create(User("Ada", 36)), RevisionInfo)
+        assert_type(users.create_many([User("Alan"), User("Grace")]), list[RevisionInfo])
+        found = assert_type(users.get(info.resource_id), Resource[User])
+        assert_type(found.data, User)
+        assert_type(found.meta, ResourceMeta)
+        assert_type(found.info, RevisionInfo)
+        assert_type(users.get_many([info.resource_id]), list[Resource[User] | None])
+        assert_type(users.exists(info.resource_id), bool)
+        assert_type(users.update(info.resource_id, User("Ada", 37)), RevisionInfo)
+        assert_type(users.patch(info.resource_id, {"age": 38}), RevisionInfo)
+        assert_type(users.delete(info.resource_id), ResourceMeta)
+        assert_type(users.restore(info.resource_id), ResourceMeta)
+        page = users.search((QB["age"] >= 18) & (QB["age"] < 99), sort=["-age"], limit=5)
+        assert_type([item.data for item in page], list[User])
+        assert_type(page.cursor, str | None)
+        assert_type(users.iter(), Iterator[Resource[User]])
+        assert_type([item.data.age for item in users.iter(QB["age"] >= 0)], list[int])
+        assert_type(users.count(), int)
+        assert_type(users.permanently_delete(info.resource_id), None)
+
+
+def test_blobs() -> None:
+    with memory_spec() as spec:
+        blob = assert_type(spec.blobs.put(b"text"), BlobInfo)
+        assert_type(spec.blobs.get(blob.file_id), bytes)
+        with spec.blobs.open(blob.file_id) as chunks:
+            assert_type(chunks.info, BlobInfo)
+            assert_type(list(chunks), list[bytes])
+        assert_type(spec.blobs.url(blob.file_id), str | None)
+        assert_type(spec.blobs.create_upload(), UploadSession)
+
+
+def test_jobs() -> None:
+    with memory_spec() as spec:
+
+        @spec.job
+        def send(job: Job[Email]) -> int:
+            return len(job.payload.to)
+
+        @spec.job(max_retries=5, timeout=1.0)
+        def send_plainly(job: Job[Email]) -> None:
+            assert_type(job.payload, Email)
+
+        assert_type(send, JobQueue[Email])
+        assert_type(send_plainly, JobQueue[Email])
+        assert_type(spec.add_job(User, lambda job: job.payload.name, name="greet"), JobQueue[User])
+        job = assert_type(send.enqueue(Email("ada@example.com"), delay=60), Job[Email])
+        assert_type(job.status, JobStatus)
+        assert_type(send.get(job.job_id), Job[Email])
+        assert_type(send.cancel(job.job_id), bool)
+
+
+def mistakes_are_found(spec: SpecStar) -> None:
+    """Never run: each line must be an error, or the checkers complain of a needless `ignore`."""
+    users = spec.add_model(User)
+    users.create(Note("no user"))  # type: ignore[arg-type]
+    users.create(User("Ada"), resource_id=3)  # type: ignore[arg-type]
+    print(users.get("id").data.nothing)  # type: ignore[attr-defined]
+    spec.add_job(Email, lambda job: None, max_retrys=3)  # type: ignore[call-arg]
