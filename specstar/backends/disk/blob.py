@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TypeVar
@@ -14,6 +14,7 @@ import anyio.to_thread
 from specstar.backends.disk.blob_files import BlobFile, BlobFiles, NewBlob
 from specstar.backends.disk.connection import SWEEP_SECONDS, DiskConnection
 from specstar.backends.disk.durable import disk_errors, read_fully
+from specstar.backends.disk.hasher import Hasher
 from specstar.backends.disk.options import DiskOptions
 from specstar.backends.disk.uploads import Uploads
 from specstar.backends.provider import BackendContext
@@ -24,6 +25,7 @@ __all__ = ["DiskBlobStore"]
 
 T = TypeVar("T")
 _CHUNK = 1 << 20
+_AHEAD = 4 << 20
 # Smaller writes are gathered up to this before they go to a thread.
 _GATHER = 256 << 10
 
@@ -179,7 +181,7 @@ class _Writer(BlobWriter):
 
 
 class _Reader(BlobReader):
-    """Reads in chunks; a blob that is read from its first to its last byte is checked against its hash."""
+    """Reads a few chunks a thread job; a blob that is read from its first to its last byte is checked against its hash."""
 
     def __init__(self, limit: anyio.CapacityLimiter, file: BlobFile, start: int, end: int | None) -> None:
         self.info = file.info
@@ -187,40 +189,52 @@ class _Reader(BlobReader):
         self._descriptor: int | None = file.descriptor
         self._place = max(start, 0)
         self._end = self.info.size if end is None else min(end, self.info.size)
+        self._ready: deque[bytes] = deque()
         whole = self._place == 0 and self._end == self.info.size
-        self._digest = hashlib.sha256() if whole else None
+        self._check = Hasher(beside=self.info.size > _CHUNK) if whole else None
+        self._fault: BlobIntegrityError | None = None
 
     async def read(self) -> bytes:
-        if self._descriptor is None or self._place >= self._end:
-            if self._digest is not None:
-                self._verify()
-            return b""
-        return await anyio.to_thread.run_sync(self._read, self._descriptor, limiter=self._limit)
+        if not self._ready and self._fault is None:
+            if self._descriptor is None or (self._place >= self._end and self._check is None):
+                return b""
+            await anyio.to_thread.run_sync(self._read, self._descriptor, limiter=self._limit)
+        if self._ready:
+            return self._ready.popleft()
+        if self._fault is not None:
+            raise self._fault
+        return b""
 
-    def _read(self, descriptor: int) -> bytes:
-        size = min(_CHUNK, self._end - self._place)
-        with disk_errors(self.info.file_id):
-            chunk = read_fully(descriptor, size, self._place)
-        if len(chunk) < size:
-            raise self._damaged()
-        self._place += size
-        if self._digest is not None:
-            self._digest.update(chunk)
-            if self._place == self._end:
-                self._verify()
-        return chunk
+    def _read(self, descriptor: int) -> None:
+        last = min(self._place + _AHEAD, self._end)
+        while self._place < last:
+            size = min(_CHUNK, last - self._place)
+            with disk_errors(self.info.file_id):
+                chunk = read_fully(descriptor, size, self._place)
+            if len(chunk) < size:
+                self._damaged()
+                return
+            self._place += size
+            self._ready.append(chunk)
+            if self._check is not None:
+                self._check.feed(chunk)
+        if self._check is not None and self._place == self._end:
+            check, self._check = self._check, None
+            if check.hexdigest() != self.info.file_id:
+                # The last bytes are kept back, so that nobody takes the blob for complete.
+                self._ready.clear()
+                self._damaged()
 
-    def _verify(self) -> None:
-        digest, self._digest = self._digest, None
-        if digest is not None and self._place == self.info.size and digest.hexdigest() != self.info.file_id:
-            raise self._damaged()
-
-    def _damaged(self) -> BlobIntegrityError:
+    def _damaged(self) -> None:
         file_id = self.info.file_id
-        return BlobIntegrityError(f"blob {file_id} is damaged; delete it, and put its content again", file_id=file_id)
+        message = f"blob {file_id} is damaged; delete it, and put its content again"
+        self._fault = BlobIntegrityError(message, file_id=file_id)
 
     async def aclose(self) -> None:
         descriptor, self._descriptor = self._descriptor, None
+        self._ready.clear()
+        if self._check is not None:
+            self._check.stop()
         if descriptor is not None:
             # A file opened for reading closes without waiting for the disk.
             os.close(descriptor)

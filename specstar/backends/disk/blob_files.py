@@ -91,6 +91,8 @@ class NewBlob:
             return
         with disk_errors(self.path), _beside(self.digest.update, data):
             write_fully(self.descriptor, data)
+            # While the hash goes on; the fsync of the trailer then has little left to do.
+            os.fsync(self.descriptor)
         self.size += len(data)
 
     def copy(self, sources: Sequence[int]) -> None:
@@ -104,6 +106,9 @@ class NewBlob:
                         copied.put(self.size)
             finally:
                 copied.put(None)
+            if self.size >= _PARALLEL:
+                # While the hash goes on; the fsync of the trailer then has little left to do.
+                os.fsync(self.descriptor)
 
     def _copy_some(self, source: int) -> int:
         try:

@@ -287,7 +287,7 @@ def _while_busy(call: Callable[[], R], timeout: float) -> R:
 def _translated(name: str) -> Iterator[None]:
     try:
         yield
-    except apsw.ConnectionClosedError as error:
+    except (apsw.ConnectionClosedError, apsw.CursorClosedError) as error:
         raise BackendUnavailable(f"{name}: the database is closed") from error
     except (apsw.Error, MemoryError) as error:
         raise translate(error, name) from error
