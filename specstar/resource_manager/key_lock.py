@@ -19,6 +19,8 @@ class KeyLock:
         self._home = home
         # A key in use maps to those who wait for it, None while nobody does.
         self._queues: dict[str, deque[Waiter[None]] | None] = {}
+        # Handed the lock, and not running yet.
+        self._given: set[Waiter[None]] = set()
 
     async def acquire(self, key: str) -> None:
         """Take the lock of `key`; waits for those who came first. Cancelled while waiting, it leaves the queue."""
@@ -33,12 +35,15 @@ class KeyLock:
         try:
             await waiter
         except BaseException:
-            # If the lock was handed over in the same turn of the loop, pass it on; else leave the queue.
-            if waiter in queue:
-                queue.remove(waiter)
-            else:
+            # If the lock was handed over in the same turn of the loop, pass it on; else leave the queue, which a release
+            # may have done for us: a waiter that was cancelled is passed over.
+            if waiter in self._given:
+                self._given.remove(waiter)
                 self.release(key)
+            elif waiter in queue:
+                queue.remove(waiter)
             raise
+        self._given.remove(waiter)
 
     def release(self, key: str) -> None:
         """Give the lock to the next in the queue."""
@@ -46,6 +51,7 @@ class KeyLock:
         while queue:
             waiter = queue.popleft()
             if not waiter.done():
+                self._given.add(waiter)
                 waiter.set_result(None)
                 return
         del self._queues[key]
