@@ -28,7 +28,7 @@ class Codec(Generic[T]):
         try:
             self._json: msgspec.json.Decoder[T] = msgspec.json.Decoder(model)
             self._msgpack: msgspec.msgpack.Decoder[T] = msgspec.msgpack.Decoder(model)
-        except TypeError as error:
+        except (TypeError, NameError) as error:
             raise InvalidInputError(f"{name} cannot be a model: {error}", field="model") from error
         self._decode = {Encoding.json: self._json.decode, Encoding.msgpack: self._msgpack.decode}
         self._encode = msgspec.json.encode if encoding is Encoding.json else msgspec.msgpack.encode

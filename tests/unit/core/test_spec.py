@@ -1,0 +1,308 @@
+"""SpecStar itself: declaring, configuring in every order, checking and closing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec import Struct
+
+from specstar import BackendBinding, BackendConfig, ConnectionProfile, Job, SpecStar
+from specstar import sync as blocking
+from specstar.errors import ConfigError, InvalidInputError, NotConfiguredError, QueryError, UsageError
+from specstar.message_queue import RabbitMQMessageQueueFactory, SimpleMessageQueueFactory
+from specstar.resource_manager import (
+    DiskStorageFactory,
+    MemoryStorageFactory,
+    PostgresDiskS3StorageFactory,
+    PostgresDiskStorageFactory,
+    PostgresS3StorageFactory,
+    PostgresStorageFactory,
+    S3StorageFactory,
+)
+
+MEMORY: dict[str, Any] = {"meta": {"type": "memory"}, "mq": {"type": "simple"}}
+
+
+class User(Struct):
+    name: str
+    age: int = 0
+
+
+async def test_models_and_jobs_may_be_declared_before_or_after_configuring() -> None:
+    spec = SpecStar()
+    before = spec.add_model(User, name="before")
+
+    @spec.job
+    async def first(job: Job[User]) -> None:
+        return None
+
+    spec.configure(backend=MEMORY)
+    after = spec.add_model(User, name="after")
+
+    @spec.job(name="second")
+    def second(job: Job[User]) -> None:
+        return None
+
+    async with spec:
+        for manager in (before, after):
+            info = await manager.create(User("a"))
+            assert (await manager.get(info.resource_id)).data == User("a")
+        for queue in (first, second):
+            assert (await queue.enqueue(User("a"))).job_id
+
+
+async def test_before_configuring_every_use_says_so() -> None:
+    spec = SpecStar()
+    users = spec.add_model(User)
+    with pytest.raises(NotConfiguredError, match=r"spec\.configure"):
+        await users.create(User("a"))
+    with pytest.raises(NotConfiguredError, match=r"spec\.configure"):
+        await spec.blobs.put(b"a")
+    with pytest.raises(NotConfiguredError, match=r"spec\.configure"):
+        await spec.check()
+
+
+async def test_without_mq_enqueue_says_how_to_add_one() -> None:
+    spec = SpecStar()
+    spec.configure(backend={"meta": {"type": "memory"}})
+
+    @spec.job
+    async def work(job: Job[User]) -> None:
+        return None
+
+    async with spec:
+        with pytest.raises(NotConfiguredError, match=r'"mq": \{"type": "simple"}'):
+            await work.enqueue(User("a"))
+        with pytest.raises(NotConfiguredError, match="mq"):
+            await spec.run_workers()
+
+
+async def test_configuring_again_awaited_closes_what_was_open(tmp_path: Path) -> None:
+    spec = SpecStar()
+    users = spec.add_model(User)
+    await spec.configure(storage_factory=DiskStorageFactory(tmp_path / "one"))
+    first = await users.create(User("one"))
+    connection = spec._gate.connections.opened()[0]
+    await spec.configure(storage_factory=DiskStorageFactory(tmp_path / "two"))
+    assert connection.opened is None
+    assert not await users.exists(first.resource_id)
+    await spec.configure(storage_factory=DiskStorageFactory(tmp_path / "one"))
+    assert await users.exists(first.resource_id)
+    await spec.aclose()
+
+
+async def test_a_forgotten_await_over_open_connections_is_refused_until_it_is_made_good(tmp_path: Path) -> None:
+    spec = SpecStar()
+    users = spec.add_model(User)
+    spec.configure(storage_factory=DiskStorageFactory(tmp_path / "one"))
+    info = await users.create(User("one"))
+    configured = spec.configure(storage_factory=DiskStorageFactory(tmp_path / "two"))
+    with pytest.raises(UsageError, match=r"await spec\.configure"):
+        await users.get(info.resource_id)
+    await configured
+    assert not await users.exists(info.resource_id)
+    await spec.aclose()
+
+
+def test_over_open_connections_and_without_a_loop_a_plain_statement_is_refused(tmp_path: Path) -> None:
+    spec = blocking.SpecStar()
+    users = spec.add_model(User)
+    spec.configure(storage_factory=DiskStorageFactory(tmp_path / "one"))
+    users.create(User("a"))
+    with pytest.raises(UsageError, match=r"await spec\.configure"):
+        spec._inner.configure(storage_factory=DiskStorageFactory(tmp_path / "two"))
+    spec.configure(storage_factory=DiskStorageFactory(tmp_path / "two"))
+    assert users.count() == 0
+    spec.close()
+
+
+def test_what_cannot_be_configured_together_is_refused() -> None:
+    spec = SpecStar()
+    with pytest.raises(ConfigError, match=r"backend= .* or storage_factory="):
+        spec.configure()
+    with pytest.raises(ConfigError, match="not both"):
+        spec.configure(backend=MEMORY, storage_factory=MemoryStorageFactory())
+    with pytest.raises(ConfigError, match="binds mq already"):
+        spec.configure(backend=MEMORY, message_queue_factory=SimpleMessageQueueFactory())
+    with pytest.raises(ConfigError, match="memori"):
+        spec.configure(backend={"meta": {"type": "memori"}})
+
+
+async def test_check_reports_every_role(tmp_path: Path) -> None:
+    spec = SpecStar()
+    disk = {"type": "disk", "options": {"rootdir": str(tmp_path / "data")}}
+    broken = {"type": "disk", "options": {"rootdir": "/dev/null/nothing"}}
+    spec.configure(backend={"meta": disk, "resource": {"type": "memory"}, "blob": broken, "mq": {"type": "simple"}})
+    async with spec:
+        reports = {report.role: report for report in await spec.check()}
+        assert list(reports) == ["meta", "resource", "blob", "mq"]
+        assert [reports[role].ok for role in ("meta", "resource", "blob", "mq")] == [True, True, False, True]
+        assert "SQLite" in f"{reports['meta'].server_version} {reports['meta'].detail}"
+        assert reports["meta"].latency_seconds is not None
+        assert reports["blob"].problem is not None
+        assert "/dev/null/nothing" in reports["blob"].problem
+
+
+async def test_an_idle_role_opens_nothing(tmp_path: Path) -> None:
+    spec = SpecStar()
+    disk = {"type": "disk", "options": {"rootdir": str(tmp_path / "data")}}
+    blob = {"type": "disk", "options": {"rootdir": str(tmp_path / "blobs")}}
+    spec.configure(backend={"meta": disk, "resource": disk, "blob": blob})
+    users = spec.add_model(User)
+    assert not (tmp_path / "data").exists()
+    async with spec:
+        await users.create(User("a"))
+        assert (tmp_path / "data").exists()
+        assert not (tmp_path / "blobs").exists()
+        assert len(spec._gate.connections.opened()) == 1
+
+
+async def test_equal_connections_are_shared_across_roles_and_models(tmp_path: Path) -> None:
+    spec = SpecStar()
+    spec.configure(
+        backend=BackendConfig(
+            connections={"local": ConnectionProfile(type="disk", options={"rootdir": str(tmp_path)})},
+            meta=BackendBinding(use="local"),
+            resource=BackendBinding(use="local"),
+            blob=BackendBinding(use="local"),
+        )
+    )
+    async with spec:
+        for name in ("a", "b", "c"):
+            await spec.add_model(User, name=name).create(User(name))
+        await spec.blobs.put(b"x")
+        assert len(spec._gate.connections.opened()) == 1
+
+
+async def test_one_model_may_have_a_storage_of_its_own(tmp_path: Path) -> None:
+    spec = SpecStar()
+    shared = spec.add_model(User, name="users")
+    tenant = spec.add_model(User, name="tenant", storage_factory=DiskStorageFactory(tmp_path / "tenant"))
+    spec.configure(backend=MEMORY)
+    async with spec:
+        await tenant.create(User("t"), resource_id="t")
+        await shared.create(User("s"), resource_id="s")
+        assert not await shared.exists("t")
+    other = SpecStar()
+    again = other.add_model(User, name="tenant")
+    other.configure(storage_factory=DiskStorageFactory(tmp_path / "tenant"))
+    async with other:
+        assert await again.exists("t")
+
+
+def test_names_are_taken_once_and_found_again() -> None:
+    spec = SpecStar()
+    users = spec.add_model(User, indexed_fields=["age"])
+    assert spec.add_model(User, indexed_fields=["age"]) is users
+    assert spec.get_resource_manager(User) is users
+    assert spec.get_resource_manager("User") is users
+    with pytest.raises(InvalidInputError, match="declared already"):
+        spec.add_model(User)
+    with pytest.raises(NotConfiguredError, match="did you mean 'User'"):
+        spec.get_resource_manager("Users")
+    with pytest.raises(QueryError, match="did you mean 'age'"):
+        spec.add_model(User, name="x", indexed_fields=["agee"])
+    for name in ("", "a\0b", "x" * 513, "\ud800"):
+        with pytest.raises(InvalidInputError):
+            spec.add_model(User, name=name)
+    spec.add_model(User, name="twin")
+    with pytest.raises(InvalidInputError, match="several names"):
+        spec.get_resource_manager(User)
+
+    @spec.job
+    async def work(job: Job[User]) -> None:
+        return None
+
+    with pytest.raises(InvalidInputError, match="declared already"):
+        spec.add_job(User, work.handler, name="work")
+    with pytest.raises(NotConfiguredError, match="did you mean 'work'"):
+        spec.get_job_queue("wrok")
+
+
+def test_a_type_that_cannot_be_a_model_is_refused_at_once() -> None:
+    class Ambiguous(Struct):
+        values: set[int] | list[int]
+
+    class Unresolved(Struct):
+        value: Nowhere  # type: ignore[name-defined]  # noqa: F821
+
+    for model in (Ambiguous, Unresolved):
+        with pytest.raises(InvalidInputError, match="cannot be a model"):
+            SpecStar().add_model(model)
+
+
+SECRET = "pass-7f3a"
+
+
+FACTORIES: list[Callable[[], Any]] = [
+        MemoryStorageFactory,
+        lambda: DiskStorageFactory("./data"),
+        lambda: PostgresStorageFactory(connection_string=f"postgresql://user:{SECRET}@host:5432/appdb"),
+        lambda: PostgresDiskStorageFactory(connection_string=f"postgresql://u:{SECRET}@host/db", rootdir="./data"),
+        lambda: PostgresS3StorageFactory(
+            connection_string=f"postgresql://u:{SECRET}@host/db", s3_bucket="bucket", s3_secret_access_key=SECRET,
+            s3_access_key_id="key", s3_region="eu-west-1", s3_endpoint_url="http://127.0.0.1:1", s3_client_kwargs={},
+        ),
+        lambda: PostgresDiskS3StorageFactory(
+            connection_string=f"postgresql://u:{SECRET}@host/db", rootdir="./data", s3_bucket="my-blob-bucket"
+        ),
+        lambda: S3StorageFactory("bucket", access_key_id="key", secret_access_key=SECRET, auto_sync=False, sync_interval=5),
+        lambda: RabbitMQMessageQueueFactory(f"amqp://u:{SECRET}@host/", queue_prefix="x:", max_retries=1),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("factory", FACTORIES, ids=range(len(FACTORIES)))
+def test_the_lower_level_factories_check_their_arguments_like_options_and_show_no_secret(factory: Any) -> None:
+    made = factory()
+    assert SECRET not in repr(made)
+    bindings = made.bindings.values() if hasattr(made, "bindings") else [made.binding]
+    assert all(SECRET not in repr(bound) for bound in bindings)
+
+
+def test_wrong_arguments_of_a_lower_level_factory_are_config_errors() -> None:
+    with pytest.raises(ConfigError, match="rootdir"):
+        DiskStorageFactory("")
+    with pytest.raises(ConfigError, match="dsn"):
+        PostgresStorageFactory(connection_string="")
+    with pytest.raises(ConfigError, match=r"max_retrys.*max_retries"):
+        RabbitMQMessageQueueFactory(max_retrys=3)  # type: ignore[call-arg]
+    with pytest.raises(ConfigError, match="max_retries"):
+        SimpleMessageQueueFactory(max_retries=-1)
+
+
+REFERENCE_LOWER_LEVEL = """
+from specstar import spec
+from specstar.message_queue import RabbitMQMessageQueueFactory
+from specstar.resource_manager import PostgresDiskS3StorageFactory
+
+spec.configure(
+    storage_factory=PostgresDiskS3StorageFactory(
+        connection_string="postgresql://user:pass@host:5432/appdb",
+        rootdir="./data",
+        s3_bucket="my-blob-bucket",
+    ),
+    message_queue_factory=RabbitMQMessageQueueFactory(),
+)
+import sys
+drivers = {"asyncpg", "aioboto3", "aiobotocore", "botocore", "aiormq", "apsw", "trio"}
+print(sorted(drivers & {name.partition(".")[0] for name in sys.modules}))
+"""
+
+
+def test_the_lower_level_example_of_the_reference_runs_and_loads_no_driver(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", REFERENCE_LOWER_LEVEL], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    code = "import sys, specstar; print(len([n for n in sys.modules if n.startswith(('anyio', 'asyncio', 'rich', 'apsw'))]))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "0"
