@@ -270,7 +270,7 @@ def test_wrong_arguments_of_a_lower_level_factory_are_config_errors() -> None:
     with pytest.raises(ConfigError, match="dsn"):
         PostgresStorageFactory(connection_string="")
     with pytest.raises(ConfigError, match=r"max_retrys.*max_retries"):
-        RabbitMQMessageQueueFactory(max_retrys=3)  # type: ignore[call-arg]
+        RabbitMQMessageQueueFactory(max_retrys=3)
     with pytest.raises(ConfigError, match="max_retries"):
         SimpleMessageQueueFactory(max_retries=-1)
 
