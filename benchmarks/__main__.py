@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from benchmarks import machine, table
+from benchmarks import machine, page, pictures, table
 from benchmarks.case import Scale, Suite
 from benchmarks.environments import EnvironmentFailed
 from benchmarks.figures import CaseResult, as_json
@@ -25,6 +25,7 @@ from benchmarks.run import Plan, Selection, run_suite, select
 from benchmarks.suites import SUITES
 
 RESULTS = Path(__file__).parent / "results"
+PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
 _QUICK = {"seconds": 0.3, "rounds": 2}
 _FULL = {"seconds": 2.0, "rounds": 5}
 
@@ -37,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         backends=frozenset(options.backend) if options.backend else None,
         operations=frozenset(options.operation) if options.operation else None,
         callers=frozenset(options.callers) if options.callers else None,
+        contestants=frozenset(options.contestant) if options.contestant else None,
         rivals=not options.no_rivals,
         quick=options.quick,
     )
@@ -52,15 +54,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     preset = _QUICK if options.quick else _FULL
     try:
-        document = asyncio.run(_run(suites, options, preset, console))
+        document, results = asyncio.run(_run(suites, options, preset, console))
     except (ContestantFailed, EnvironmentFailed) as error:
         print(error, file=sys.stderr)
         return 1
-    _write(document, options)
+    ours = frozenset(entry.name for suite in suites for entry in suite.entries if entry.ours)
+    _write(document, results, ours, options)
     return 0
 
 
-async def _run(suites: list[Suite], options: Any, preset: dict[str, float], console: Console) -> dict[str, Any]:
+async def _run(
+    suites: list[Suite], options: Any, preset: dict[str, float], console: Console
+) -> tuple[dict[str, Any], list[CaseResult]]:
     plan_seconds = options.seconds or preset["seconds"]
     rounds = options.rounds or int(preset["rounds"])
     about = machine.describe()
@@ -100,34 +105,40 @@ async def _run(suites: list[Suite], options: Any, preset: dict[str, float], cons
             contestants[suite.name] = said
             results += found
             table.show(progress.console, suite, found)
-    return {
+    document = {
         "machine": about,
         "seconds": plan_seconds,
         "rounds": rounds,
         "payload": options.payload,
         "quick": options.quick,
+        "loop": options.loop,
         "contestants": contestants,
         "notes": {suite.name: suite.notes for suite in suites},
         "results": as_json(results),
     }
+    return document, results
 
 
-def _write(document: dict[str, Any], options: Any) -> None:
+def _write(document: dict[str, Any], results: list[CaseResult], ours: frozenset[str], options: Any) -> None:
     text = json.dumps(document, indent=1) + "\n"
     if options.json == "-":
         sys.stdout.write(text)
         return
-    stamp = document["machine"]["time"].replace(":", "").replace("+0000", "Z")
-    path = Path(options.json) if options.json else RESULTS / f"{stamp}.json"
+    path = Path(options.json) if options.json else RESULTS / "newest.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
-    print(path)
+    written = pictures.draw(results, ours, path.with_suffix(""))
+    print(path, *written, sep="\n")
+    if options.page:
+        page.refresh(PAGE, document, results, written)
+        print(PAGE)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--backend", action="append", choices=list(SUITES), help="may be repeated")
     parser.add_argument("--operation", action="append", help="only this one; may be repeated")
+    parser.add_argument("--contestant", action="append", help="only this one; may be repeated")
     parser.add_argument("--callers", action="append", type=int, help="only cases with so many callers; may be repeated")
     parser.add_argument("--payload", type=int, default=200, metavar="BYTES", help="size of a resource's JSON (200)")
     parser.add_argument(
@@ -135,7 +146,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--rounds", type=int, help=f"({_FULL['rounds']}; quick {_QUICK['rounds']})")
     parser.add_argument("--quick", action="store_true", help="under three minutes")
-    parser.add_argument("--json", metavar="FILE", help="where to write the results; - for standard output")
+    parser.add_argument(
+        "--json",
+        metavar="FILE",
+        help="where to write the results, and a folder of pictures beside it; - for standard output",
+    )
+    parser.add_argument("--page", action="store_true", help="put the results into docs/performance.md")
     parser.add_argument("--no-rivals", action="store_true", help="only what runs in this environment")
     parser.add_argument(
         "--loop", choices=["uvloop", "asyncio"], default=_default_loop(), help="for all asyncio contestants"

@@ -72,6 +72,11 @@ class Case:
     """Its own measuring time, where that of the command line does not fit."""
     quick: bool = True
     """Part of the quick run."""
+    curve: str | None = None
+    """The title of the picture of curves that it is a point of."""
+    x: int | None = None
+    """Where that point is; without it, at its callers."""
+    x_label: str = "callers"
 
 
 @dataclass(frozen=True, kw_only=True)

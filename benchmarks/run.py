@@ -23,6 +23,7 @@ class Selection:
     backends: frozenset[str] | None = None
     operations: frozenset[str] | None = None
     callers: frozenset[int] | None = None
+    contestants: frozenset[str] | None = None
     rivals: bool = True
     quick: bool = False
 
@@ -42,7 +43,7 @@ def select(suites: Iterable[Suite], selection: Selection) -> list[Suite]:
     for suite in suites:
         if selection.backends is not None and suite.name not in selection.backends:
             continue
-        entries = tuple(entry for entry in suite.entries if selection.rivals or entry.environment == "own")
+        entries = tuple(entry for entry in suite.entries if _takes_part(entry, selection))
         names = {entry.name for entry in entries}
         cases = tuple(_narrowed(case, names) for case in suite.cases if _wanted(case, selection))
         cases = tuple(case for case in cases if case.entries)
@@ -50,6 +51,11 @@ def select(suites: Iterable[Suite], selection: Selection) -> list[Suite]:
         if cases:
             found.append(replace(suite, cases=cases, entries=tuple(e for e in entries if e.name in used)))
     return found
+
+
+def _takes_part(entry: Entry, selection: Selection) -> bool:
+    named = selection.contestants is None or entry.name in selection.contestants
+    return named and (selection.rivals or entry.environment == "own")
 
 
 def _wanted(case: Case, selection: Selection) -> bool:

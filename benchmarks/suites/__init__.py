@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from benchmarks.case import Scale, Suite
 from benchmarks.suites.disk import disk
+from benchmarks.suites.jobs import rabbitmq, simple
 from benchmarks.suites.memory import memory
 from benchmarks.suites.postgres import postgres
 from benchmarks.suites.start import start
@@ -17,4 +18,6 @@ SUITES: Mapping[str, Callable[[Scale], Suite]] = {
     "memory": memory,
     "disk": disk,
     "postgres": postgres,
+    "rabbitmq": rabbitmq,
+    "simple": simple,
 }
