@@ -1,0 +1,298 @@
+"""The disk backend as a whole: roots, damage, two processes, memory."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import multiprocessing
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from specstar.backends.disk import DiskOptions, DiskProvider
+from specstar.backends.disk.mounts import network_file_system
+from specstar.backends.disk.provider import root_path
+from specstar.errors import BackendError, BlobIntegrityError, DecodeError, InvalidInputError, SchemaVersionError
+from specstar.query import build_query
+from specstar.roles import BlobStore, PayloadKey, Storage
+from specstar.roles.storage import StorageWrite
+from tests.conformance.cases import Case
+from tests.conformance.harness import Bench
+from tests.conformance.samples import created, model, revised
+
+
+@pytest.fixture
+async def bench(tmp_path: Path, anyio_backend: object) -> AsyncIterator[Bench]:
+    bench = bench_at(tmp_path / "new" / "root")
+    yield bench
+    await bench.aclose()
+
+
+def bench_at(root: Path, **options: Any) -> Bench:
+    return Bench(Case(DiskProvider(), DiskOptions(rootdir=str(root), **options)))
+
+
+def root_of(bench: Bench) -> Path:
+    options = bench.case.options
+    assert isinstance(options, DiskOptions)
+    return Path(options.rootdir)
+
+
+@pytest.fixture
+async def storage(bench: Bench) -> Storage:
+    return await bench.storage(model())
+
+
+@pytest.fixture
+async def blobs(bench: Bench) -> BlobStore:
+    return await bench.blob()
+
+
+def test_options_have_stated_defaults() -> None:
+    options = DiskOptions(rootdir="x")
+    assert (options.inline_payload_bytes, options.reader_threads, options.busy_timeout_seconds) == (65536, 2, 10.0)
+    for wrong in ({"rootdir": ""}, {"rootdir": "x", "reader_threads": 0}, {"rootdir": "x", "rootdri": "y"}, {}):
+        with pytest.raises(msgspec.ValidationError):
+            msgspec.convert(wrong, DiskOptions)
+    provider = DiskProvider()
+    assert provider.validate(options, "meta") == []
+    assert [name for name, _ in provider.validate(DiskOptions(rootdir=" "), "meta")] == ["rootdir"]
+    assert [name for name, _ in provider.validate(DiskOptions(rootdir="a\0b"), "meta")] == ["rootdir"]
+
+
+def test_roots_are_expanded_and_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert root_path("~/data") == root_path("data") == root_path("./x/../data") == str(tmp_path / "data")
+    provider = DiskProvider()
+    one, other = DiskOptions(rootdir="~/data"), DiskOptions(rootdir="data", inline_payload_bytes=0)
+    assert provider.connection_key(one) == provider.connection_key(other)
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_blobs_alone_need_no_database(bench: Bench, blobs: BlobStore) -> None:
+    await blobs.put_bytes(b"x", content_type="a/b")
+    assert [path.name for path in root_of(bench).iterdir()] == ["_blobs"]
+
+
+async def test_small_payloads_lie_in_the_database_and_large_ones_in_files(bench: Bench, storage: Storage) -> None:
+    await storage.write(StorageWrite(created("small"), bytes(65_536)))
+    folder = root_of(bench) / "_payloads"
+    assert not folder.exists()
+    await storage.write(StorageWrite(created("large"), bytes(65_537)))
+    assert len([path for path in folder.rglob("*") if path.is_file()]) == 1
+
+
+async def test_a_root_of_another_program_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "specstar.sqlite3").write_bytes(b"my own file\n" * 100)
+    bench = bench_at(tmp_path)
+    storage = await bench.storage(model())
+    for _ in range(2):
+        with pytest.raises(SchemaVersionError):
+            await storage.read("r")
+    await bench.aclose()
+    assert (tmp_path / "specstar.sqlite3").read_bytes() == b"my own file\n" * 100
+
+
+async def test_a_root_that_cannot_be_made_says_why(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    bench = bench_at(tmp_path / "file" / "root")
+    storage = await bench.storage(model())
+    with pytest.raises(BackendError, match="choose another rootdir"):
+        await storage.read("r")
+    (tmp_path / "file").unlink()
+    assert await storage.read("r") is None
+    await bench.aclose()
+
+
+async def test_a_damaged_payload_names_its_resource_and_hides_no_other(bench: Bench, storage: Storage) -> None:
+    changes = [created(f"r{number}") for number in range(3)]
+    await storage.write_many([StorageWrite(change, bytes(100_000)) for change in changes])
+    first, *_ = [path for path in (root_of(bench) / "_payloads").rglob("*") if path.is_file()]
+    first.write_bytes(first.read_bytes()[:-1])
+    damaged = []
+    for change in changes:
+        try:
+            await storage.read(change.meta.resource_id)
+        except DecodeError as error:
+            damaged.append(error.resource_id)
+    assert len(damaged) == 1
+    found = await storage.search(build_query(fields=model().indexed_fields))
+    assert {row.meta.resource_id: len(row.payload) for row in found} == {
+        f"r{number}": 0 if f"r{number}" in damaged else 100_000 for number in range(3)
+    }
+
+
+async def test_a_lost_payload_names_its_resource(bench: Bench, storage: Storage) -> None:
+    await storage.write(StorageWrite(created("r"), bytes(100_000)))
+    for path in (root_of(bench) / "_payloads").rglob("*"):
+        if path.is_file():
+            path.unlink()
+    with pytest.raises(DecodeError, match="backup") as caught:
+        await storage.read("r")
+    assert caught.value.resource_id == "r"
+
+
+async def test_payloads_stay_readable_when_roles_are_bound_together_or_apart(bench: Bench, storage: Storage) -> None:
+    first, second = created("together"), created("apart")
+    await storage.write(StorageWrite(first, b"small"))
+    meta, resource = await bench.meta(model()), await bench.resource(model())
+    assert second.revision is not None
+    assert first.revision is not None
+    key = PayloadKey("apart", second.revision.payload_id)
+    await resource.put(key, b"also small")
+    await meta.write(second)
+    assert await resource.get(PayloadKey("together", first.revision.payload_id)) == b"small"
+    found = await storage.read("apart")
+    assert found is not None
+    assert found.payload == b"also small"  # type: ignore[union-attr]
+    assert [row.payload for row in await storage.read_many(["together", "apart"]) if row] == [b"small", b"also small"]
+    await storage.erase("apart")
+    assert await resource.get(key) is None
+
+
+async def test_garbage_of_killed_writers_is_found(bench: Bench, storage: Storage) -> None:
+    change = created("r")
+    await storage.write(StorageWrite(change, bytes(100_000)))
+    resource = await bench.resource(model())
+    garbage = [PayloadKey("r", "p-large"), PayloadKey("gone", "p-small")]
+    await resource.put_many([(garbage[0], bytes(100_000)), (garbage[1], b"x")])
+    listed = [entry.key async for page in storage.list_payloads() for entry in page]
+    assert sorted(await storage.unreferenced(listed)) == sorted(garbage)
+    await storage.drop_payloads(garbage)
+    assert [entry.key.payload_id async for page in storage.list_payloads() for entry in page] == [
+        change.revision.payload_id if change.revision else ""
+    ]
+    assert await storage.read("r") is not None
+
+
+async def test_a_blob_with_flipped_bits_is_not_handed_out_whole(bench: Bench, blobs: BlobStore) -> None:
+    for size in (1000, 3 << 20, 9 << 20):
+        data = os.urandom(size)
+        info = await blobs.put_bytes(data, content_type="a/b")
+        path = root_of(bench) / "_blobs" / info.file_id[:2] / info.file_id[2:4] / info.file_id
+        with path.open("r+b") as file:
+            file.write(bytes([data[0] ^ 1]))
+        reader = await blobs.open(info.file_id)
+        received = 0
+        with pytest.raises(BlobIntegrityError):  # noqa: PT012  the loop is the call
+            while chunk := await reader.read():
+                received += len(chunk)
+        assert received < size
+        await reader.aclose()
+
+
+async def test_a_file_that_cannot_be_read_is_the_callers_error(blobs: BlobStore, tmp_path: Path) -> None:
+    for path in (tmp_path / "missing", tmp_path, Path("a\0b")):
+        with pytest.raises(InvalidInputError, match="cannot read"):
+            await blobs.put_file(path, content_type="a/b")
+
+
+async def test_a_network_file_system_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(
+        "21 1 8:1 / / rw - ext4 /dev/sda1 rw\n"
+        f"22 21 0:40 / {str(tmp_path / 'shared disk').replace(' ', chr(92) + '040')} rw,x shared:1 - nfs4 host:/x rw\n"
+        "broken line\n"
+    )
+    monkeypatch.setattr("specstar.backends.disk.mounts._MOUNTS", mounts)
+    assert network_file_system(tmp_path) is None
+    assert network_file_system(tmp_path / "shared disk" / "below") == "nfs4"
+    bench = bench_at(tmp_path / "shared disk" / "root")
+    with caplog.at_level(logging.WARNING, "specstar"):
+        await (await bench.blob()).put_bytes(b"x", content_type="a/b")
+    await bench.aclose()
+    assert "nfs4" in caplog.text
+    monkeypatch.setattr("specstar.backends.disk.mounts._MOUNTS", tmp_path / "none")
+    assert network_file_system(tmp_path) is None
+
+
+def _work(root: str, number: int, barrier: Any) -> None:
+    async def work() -> None:
+        bench = bench_at(Path(root), inline_payload_bytes=100)
+        storage = await bench.storage(model())
+        blobs = await bench.blob()
+        barrier.wait()
+        for step in range(30):
+            change = created(f"p{number}-{step}", age=number)
+            await storage.write(StorageWrite(change, bytes(10 if step % 2 else 5000)))
+            await storage.write(StorageWrite(revised(change, age=step), b"second"))
+            await blobs.put_bytes(f"shared {step}".encode(), content_type="a/b")
+        await bench.aclose()
+
+    asyncio.run(work())
+
+
+async def test_processes_share_a_root(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(3)
+    processes = [context.Process(target=_work, args=(str(root), number, barrier)) for number in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0] * 3
+    bench = bench_at(root, inline_payload_bytes=100)
+    storage, blobs = await bench.storage(model()), await bench.blob()
+    assert await storage.count() == 90
+    found = await storage.read_many([f"p{number}-{step}" for number in range(3) for step in range(30)])
+    assert {row.payload for row in found if row} == {b"second"}
+    assert None not in found
+    assert len([info async for page in blobs.list() for info in page]) == 30
+    await bench.aclose()
+
+
+_STREAM = """
+import asyncio, os, resource, sys
+from pathlib import Path
+from specstar.backends.disk import DiskOptions, DiskProvider
+from tests.conformance.cases import Case
+from tests.conformance.harness import Bench
+
+async def main(root, size):
+    bench = Bench(Case(DiskProvider(), DiskOptions(rootdir=root)))
+    blobs = await bench.blob()
+    await blobs.put_bytes(bytes(3 << 20), content_type="a/b")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    chunk = os.urandom(1 << 20)
+    writer = await blobs.create(content_type="a/b")
+    for number in range(size >> 20):
+        await writer.write(number.to_bytes(8, "big") + chunk[8:])
+    info = await writer.commit()
+    reader = await blobs.open(info.file_id)
+    with open(root + "/out", "wb") as out:
+        while data := await reader.read():
+            out.write(data)
+    await reader.aclose()
+    os.truncate(root + "/out", size - 1)
+    again = await blobs.put_file(Path(root + "/out"), content_type="a/b")
+    assert (info.size, again.size) == (size, size - 1)
+    session = await blobs.create_upload(content_type="a/b")
+    for _ in range(8):
+        await blobs.upload(session.upload_id, chunk)
+    await blobs.finalize(session.upload_id)
+    await bench.aclose()
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+
+asyncio.run(main(sys.argv[1], int(sys.argv[2])))
+"""
+
+
+@pytest.mark.timeout(600)
+def test_large_blobs_take_little_memory(tmp_path: Path) -> None:
+    """`SPECSTAR_TEST_BLOB_MIB=1024` for a whole GiB."""
+    size = int(os.environ.get("SPECSTAR_TEST_BLOB_MIB", "160")) << 20
+    command = [sys.executable, "-c", _STREAM, str(tmp_path), str(size)]
+    environment = os.environ | {"PYTHONPATH": str(Path.cwd())}
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert ran.returncode == 0, ran.stderr
+    assert int(ran.stdout) < 64

@@ -1,0 +1,299 @@
+"""The file protocol: order of the calls, and what happens when one fails."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from specstar.backends.disk import durable
+from specstar.backends.disk.blob_files import BlobFiles
+from specstar.backends.disk.durable import FolderTree, TempFolder, disk_errors, link_new, make_folder, write_fully
+from specstar.backends.disk.payload_files import PayloadFiles
+from specstar.errors import BackendError, BackendUnavailable, BlobIntegrityError, BlobNotFoundError, DecodeError
+from specstar.roles import PayloadKey
+
+KEY = PayloadKey("resource", "payload")
+
+
+class Calls:
+    """Records the calls that matter for durability, and fails the ones it is told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.log: list[str] = []
+        self.fail: dict[str, int] = {}
+        self._real: dict[str, Callable[..., Any]] = {}
+        for name in ("write", "fsync", "link"):
+            self._real[name] = getattr(os, name)
+            monkeypatch.setattr(os, name, self._wrapped(name))
+        real_replace = Path.replace
+
+        def replace(path: Path, target: Path) -> Path:
+            self._note("replace")
+            return real_replace(path, target)
+
+        monkeypatch.setattr(Path, "replace", replace)
+
+    def _wrapped(self, name: str) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            what = name
+            if name == "fsync":
+                what = "fsync folder" if os.path.isdir(f"/proc/self/fd/{args[0]}") else "fsync file"  # noqa: PTH112
+            self._note(what)
+            return self._real[name](*args)
+
+        return call
+
+    def _note(self, what: str) -> None:
+        self.log.append(what)
+        if what in self.fail:
+            number = self.fail[what]
+            raise OSError(number, os.strerror(number), "/some/path")
+
+
+@pytest.fixture
+def payloads(tmp_path: Path) -> PayloadFiles:
+    temps = TempFolder(tmp_path / "_tmp")
+    return PayloadFiles(tmp_path, "model", temps)
+
+
+@pytest.fixture
+def blobs(tmp_path: Path) -> BlobFiles:
+    return BlobFiles(tmp_path / "_blobs")
+
+
+def files_under(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def test_a_payload_is_synced_before_it_gets_its_name_and_its_folder_after(
+    payloads: PayloadFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    payloads.write([(KEY, b"first")])
+    calls = Calls(monkeypatch)
+    payloads.write([(KEY, b"first")])
+    assert calls.log == ["write", "write", "fsync file", "replace", "fsync folder"]
+
+
+def test_new_folders_are_synced_too(payloads: PayloadFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = Calls(monkeypatch)
+    payloads.write([(KEY, b"first")])
+    after = calls.log[calls.log.index("replace") + 1 :]
+    # The folder of the file, the one above it, the model's, the one for all models, and the root.
+    assert after == ["fsync folder"] * 5
+
+
+def test_a_blob_is_synced_before_it_gets_its_name(blobs: BlobFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    blobs.put_bytes(b"warm up", "a/b")
+    calls = Calls(monkeypatch)
+    blobs.put_bytes(b"data", "a/b")
+    order = [call for call in calls.log if call != "write"]
+    assert order[:2] == ["fsync file", "link"]
+    assert set(order[2:]) == {"fsync folder"}
+
+
+@pytest.mark.parametrize("failing", ["write", "fsync file", "replace", "fsync folder"])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EACCES, errno.EDQUOT])
+def test_a_failed_payload_is_an_error_and_leaves_no_file(
+    payloads: PayloadFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str, number: int
+) -> None:
+    payloads.write([(PayloadKey("other", "p"), b"warm up")])
+    with monkeypatch.context() as patch:
+        calls = Calls(patch)
+        calls.fail[failing] = number
+        with pytest.raises(BackendError) as caught:
+            payloads.write([(KEY, b"data")])
+        assert calls.log.count(failing) == 1  # never repeated
+    assert os.strerror(number) in str(caught.value)
+    assert ";" in str(caught.value)  # says what to do
+    assert files_under(tmp_path / "_tmp") == []
+    if failing != "fsync folder":
+        assert payloads.read([KEY]) == [None]
+    payloads.write([(KEY, b"data")])
+    assert payloads.read([KEY]) == [b"data"]
+
+
+@pytest.mark.parametrize("failing", ["write", "fsync file", "link", "fsync folder"])
+@pytest.mark.parametrize("size", [10, 3 << 20])
+def test_a_failed_blob_is_an_error_and_leaves_no_file(
+    blobs: BlobFiles, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, failing: str, size: int
+) -> None:
+    blobs.put_bytes(b"warm up", "a/b")
+    source = tmp_path / "source"
+    source.write_bytes(bytes(size))
+    puts: list[Callable[[], Any]] = [
+        lambda: blobs.put_bytes(bytes(size), "a/b"),
+        lambda: blobs.put_file(source, "a/b"),
+    ]
+    for put in puts:
+        with monkeypatch.context() as patch:
+            Calls(patch).fail[failing] = errno.EIO
+            with pytest.raises(BackendError, match="check it"):
+                put()
+        assert files_under(blobs.temps.path) == []
+        info = put()
+        assert info.size == size
+        blobs.delete(info.file_id)
+
+
+def test_short_writes_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: real(descriptor, bytes(data[:7])))
+    path = tmp_path / "file"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
+    write_fully(descriptor, b"0123456789" * 10)
+    os.close(descriptor)
+    assert path.read_bytes() == b"0123456789" * 10
+
+
+def test_short_reads_are_completed(payloads: PayloadFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    payload = os.urandom(5000)
+    payloads.write([(KEY, payload)])
+    real = os.pread
+    monkeypatch.setattr(os, "pread", lambda descriptor, size, offset: real(descriptor, min(size, 100), offset))
+    assert payloads.read([KEY]) == [payload]
+
+
+def test_errors_that_pass_are_unavailable() -> None:
+    with pytest.raises(BackendUnavailable), disk_errors("x"):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+def test_a_file_in_the_place_of_a_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(BackendError, match="file"), disk_errors(tmp_path):
+        make_folder(tmp_path / "file" / "below")
+
+
+def test_sweeping_removes_only_what_is_old(tmp_path: Path) -> None:
+    temps = TempFolder(tmp_path / "_tmp")
+    assert temps.sweep(0) == 0
+    made = []
+    for _ in range(3):
+        descriptor, path = temps.create()
+        os.close(descriptor)
+        made.append(path)
+    hour_ago = time.time() - 3600
+    os.utime(made[0], (hour_ago, hour_ago))
+    (temps.path / "folder").mkdir()
+    assert temps.sweep(1800) == 1
+    assert not made[0].exists()
+    assert made[1].exists()
+
+
+def test_temporary_files_come_back_after_their_folder_was_removed(tmp_path: Path) -> None:
+    temps = TempFolder(tmp_path / "a" / "_tmp")
+    descriptor, path = temps.create()
+    os.close(descriptor)
+    assert path.exists()
+
+
+def test_links_where_there_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refuse)
+    source.write_bytes(b"x")
+    assert link_new(source, target)
+    assert target.read_bytes() == b"x"
+
+
+def test_file_systems_without_folder_sync_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: int) -> None:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    durable.fsync_folder(tmp_path)
+
+
+def test_a_removed_folder_is_made_again(tmp_path: Path) -> None:
+    tree = FolderTree(tmp_path / "base")
+    folder = tmp_path / "base" / "a" / "b"
+    tree.make(folder)
+    tree.settle([folder])
+    folder.rmdir()
+    tree.make(folder)
+    assert not folder.exists()
+    tree.forget(folder)
+    tree.make(folder)
+    assert folder.exists()
+
+
+@pytest.mark.parametrize("damage", ["cut", "longer", "flipped", "empty", "header", "foreign"])
+def test_a_damaged_payload_file_is_told(payloads: PayloadFiles, damage: str) -> None:
+    payloads.write([(KEY, os.urandom(1000)), (PayloadKey("other", "p"), b"fine")])
+    path = payloads.path_of(KEY)
+    data = bytearray(path.read_bytes())
+    if damage == "cut":
+        del data[-1:]
+    elif damage == "longer":
+        data += b"x"
+    elif damage == "flipped":
+        data[-500] ^= 1
+    elif damage == "empty":
+        data.clear()
+    elif damage == "header":
+        data[12:20] = b"\xff" * 8
+    else:
+        data[:] = payloads.path_of(PayloadKey("other", "p")).read_bytes()
+    path.write_bytes(data)
+    broken, fine = payloads.read([KEY, PayloadKey("other", "p")])
+    assert isinstance(broken, DecodeError)
+    assert broken.resource_id == "resource"
+    assert fine == b"fine"
+
+
+def test_no_text_of_a_user_gets_into_a_path(payloads: PayloadFiles, blobs: BlobFiles) -> None:
+    folder = payloads.path_of(KEY).parents[2]
+    for text in ("..", "../../etc/passwd", "/", "\0", "a" * 1024, "日本"):
+        path = payloads.path_of(PayloadKey(text, text))
+        assert path.parents[2] == folder
+        assert path.name.isalnum()
+        with pytest.raises(BlobNotFoundError):
+            blobs.path_of(text)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "trailer"])
+def test_a_damaged_blob_file_is_told(blobs: BlobFiles, damage: str) -> None:
+    info = blobs.put_bytes(os.urandom(1000), "a/b")
+    path = blobs.path_of(info.file_id)
+    data = bytearray(path.read_bytes())
+    if damage == "cut":
+        del data[500:600]
+    elif damage == "flipped":
+        data[-20] ^= 255
+    elif damage == "empty":
+        data.clear()
+    else:
+        data[-9] = 255
+    path.write_bytes(data)
+    with pytest.raises(BlobIntegrityError):
+        blobs.stat(info.file_id)
+    assert [found for folder in blobs.outer_folders() for found in blobs.scan(folder)] == []
+
+
+def test_what_the_kernel_makes_up_on_reading_can_be_stored(blobs: BlobFiles) -> None:
+    path = Path("/proc/self/status")
+    info = blobs.put_file(path, "text/plain")
+    assert info.size > 100
+
+
+def test_a_kernel_that_cannot_copy_is_done_without(
+    blobs: BlobFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> int:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    source = tmp_path / "source"
+    source.write_bytes(os.urandom(3 << 20))
+    expected = blobs.put_file(source, "a/b")
+    blobs.delete(expected.file_id)
+    monkeypatch.setattr(os, "copy_file_range", refuse)
+    assert blobs.put_file(source, "a/b").file_id == expected.file_id
