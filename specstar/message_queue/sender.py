@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,7 @@ from specstar.errors import (
     IdempotencyConflictError,
     InvalidInputError,
     LimitExceededError,
+    OutcomeUnknownError,
     ResourceNotFoundError,
     RevisionConflictError,
     SpecstarError,
@@ -23,7 +25,7 @@ from specstar.message_queue.backend import JobBackend
 from specstar.message_queue.codec import JobCodec, envelope
 from specstar.message_queue.job import JobRecord, JobStatus
 from specstar.message_queue.retry import checked_seconds
-from specstar.message_queue.state import JobState, Snapshot
+from specstar.message_queue.state import JobState
 from specstar.resource_manager.ids import checked_id, new_id
 from specstar.roles import Message, MessageQueue
 
@@ -33,6 +35,8 @@ MAX_PRIORITY = 9
 _MAX_KEY_BYTES = 255
 _CONFLICTS = 16
 _CLEANUP_SECONDS = 5.0
+_CLEANUP_TASKS = 64
+_FIRST_VERSION = 1
 
 
 class JobSender:
@@ -71,17 +75,22 @@ class JobSender:
             return record
         for _ in range(_CONFLICTS):
             try:
-                snapshot = await state.create(record)
+                await state.create(record)
             except DuplicateResourceError:
                 known = await self._sent_before(state, messages, record, tick=tick)
                 if known is not None:
                     return known
                 continue  # it was erased, or moved on, while we looked
+            except BaseException as error:
+                # A record that may be there all the same; one with a key is mended by whoever sends the key again.
+                if record.idempotency_key is None and _may_have_landed(error):
+                    await _forget(state, [record])
+                raise
             try:
                 await messages.publish(message_of(record), delay=delay)
             except BaseException:
                 # Nobody was told of this job. If the message went out after all, its worker makes the record again.
-                await _forget(state, [snapshot])
+                await _forget(state, [record])
                 raise
             return record
         raise RevisionConflictError(record.job_id, model=self._name)
@@ -91,17 +100,15 @@ class JobSender:
         if not records:
             return
         messages, state = self.messages(), self.state()
-        snapshots: list[Snapshot] = []
         try:
             if state is not None:
                 for result in await state.create_many(records):
                     if isinstance(result, Exception):
                         raise result
-                    snapshots.append(result)
             await messages.publish_many([message_of(record) for record in records], delay=delay)
         except BaseException:
             if state is not None:
-                await _forget(state, snapshots)
+                await _forget(state, records)
             raise
 
     async def _sent_before(
@@ -175,14 +182,24 @@ def message_of(record: JobRecord) -> Message:
     )
 
 
-async def _forget(state: JobState, snapshots: Sequence[Snapshot]) -> None:
-    """Take back the records of jobs that were not sent, as far as no worker has them yet."""
+async def _forget(state: JobState, records: Sequence[JobRecord]) -> None:
+    """Take back the records of jobs that were not sent, as far as nobody has touched them yet."""
+    waiting = iter(records)
+
+    async def erase() -> None:
+        for record in waiting:
+            with contextlib.suppress(SpecstarError):
+                await state.erase(record.job_id, expected_version=_FIRST_VERSION)
+
     with anyio.move_on_after(_CLEANUP_SECONDS, shield=True):
-        for snapshot in snapshots:
-            try:
-                await state.erase(snapshot.record.job_id, expected_version=snapshot.version)
-            except SpecstarError:
-                continue
+        async with anyio.create_task_group() as group:
+            for _ in range(min(len(records), _CLEANUP_TASKS)):
+                group.start_soon(erase)
+
+
+def _may_have_landed(error: BaseException) -> bool:
+    """True if a write that ended in this way may have been made: cancelled in flight, or its answer was lost."""
+    return isinstance(error, OutcomeUnknownError) or not isinstance(error, Exception)
 
 
 def seconds_until(moment: datetime | None) -> float:
