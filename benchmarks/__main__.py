@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         quick=options.quick,
     )
     scale = Scale(search_rows=10_000, jobs=2_000) if options.quick else Scale()
+    if options.sizes:
+        scale = replace(scale, sizes=tuple(sorted(options.sizes)))
     suites = select([make(scale) for make in SUITES.values()], selection)
     if not suites:
         print("nothing is selected; --list shows what there is", file=sys.stderr)
@@ -141,6 +144,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--contestant", action="append", help="only this one; may be repeated")
     parser.add_argument("--callers", action="append", type=int, help="only cases with so many callers; may be repeated")
     parser.add_argument("--payload", type=int, default=200, metavar="BYTES", help="size of a resource's JSON (200)")
+    parser.add_argument("--sizes", type=int, nargs="+", metavar="N", help="resources in the stores of the suite growth")
     parser.add_argument(
         "--seconds", type=float, help=f"each measurement ({_FULL['seconds']:g}; quick {_QUICK['seconds']:g})"
     )

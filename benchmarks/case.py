@@ -20,6 +20,8 @@ class Scale:
     """Resources that are searched on PostgreSQL."""
     jobs: int = 10_000
     """Jobs that are drained, by the faster contestants."""
+    sizes: tuple[int, ...] = (1_000, 10_000, 100_000, 1_000_000)
+    """Resources in the stores whose growth is measured."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -125,6 +125,11 @@ async def drive_trio(call: Callable[[int], Awaitable[Any]], callers: int, second
 
 async def drive_threads(call: Callable[[int], Any], callers: int, seconds: float) -> Sample:
     """Callers as threads; a single one is the thread that asks."""
+    return run_threads(call, callers, seconds)
+
+
+def run_threads(call: Callable[[int], Any], callers: int, seconds: float) -> Sample:
+    """The same, for those outside an event loop."""
     latencies = [array("d") for _ in range(callers)]
     errors: list[BaseException] = []
     clock = time.perf_counter

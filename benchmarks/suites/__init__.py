@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from benchmarks.case import Scale, Suite
+from benchmarks.suites.callers import callers
+from benchmarks.suites.curves import growth, load
 from benchmarks.suites.disk import disk
 from benchmarks.suites.jobs import rabbitmq, simple
 from benchmarks.suites.memory import memory
 from benchmarks.suites.postgres import postgres
+from benchmarks.suites.s3 import s3
 from benchmarks.suites.start import start
 
 __all__ = ["SUITES"]
@@ -20,4 +23,8 @@ SUITES: Mapping[str, Callable[[Scale], Suite]] = {
     "postgres": postgres,
     "rabbitmq": rabbitmq,
     "simple": simple,
+    "s3": s3,
+    "callers": callers,
+    "load": load,
+    "growth": growth,
 }
