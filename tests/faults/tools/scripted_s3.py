@@ -35,6 +35,11 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)
     message: str = ""
 
+    @property
+    def only_late(self) -> bool:
+        """True if nothing is wrong with the answer but its time."""
+        return self.delay > 0 and not self.status and self.when == "instead"
+
 
 @dataclass(frozen=True)
 class _Object:
@@ -111,16 +116,12 @@ class ScriptedS3:
         fault = self.script(request.method, request.key, next(self._numbers))
         if fault is not None and fault.delay:
             await asyncio.sleep(fault.delay)
-        if fault is None or fault.cut or fault.when == "after":
-            answer = self._handle(request)
-        else:
-            answer = _Answer(500)
-        if fault is not None and not fault.cut and (fault.status or fault.when == "after" or not fault.delay):
+        fails = fault is not None and not fault.cut and not fault.only_late
+        answer = _Answer(500) if fault is not None and fails and fault.when == "instead" else self._handle(request)
+        if fault is not None and fails:
             if fault.status == 0:
                 return False
             answer = _error(fault.status, fault.code, fault.message, fault.headers)
-        elif fault is not None and not fault.cut:
-            answer = self._handle(request)
         body = b"" if request.method == "HEAD" else answer.body
         length = answer.headers.get("Content-Length", str(len(body)))
         head = "".join(f"{name}: {value}\r\n" for name, value in {**answer.headers, "Content-Length": length}.items())
@@ -171,7 +172,9 @@ class ScriptedS3:
         body = self.objects[unquote(source).lstrip("/")].data if source else request.body
         etag = self.put(request.key, body, _kept(request.headers))
         if source:
-            return _Answer(200, f"<CopyObjectResult><ETag>{etag}</ETag></CopyObjectResult>".encode(), {"ETag": f'"{etag}"'})
+            return _Answer(
+                200, f"<CopyObjectResult><ETag>{etag}</ETag></CopyObjectResult>".encode(), {"ETag": f'"{etag}"'}
+            )
         return _Answer(200, b"", {"ETag": f'"{etag}"'})
 
     def _get(self, request: _Request) -> _Answer:
@@ -202,7 +205,9 @@ class ScriptedS3:
             f"<Contents><Key>{key}</Key><Size>1</Size><LastModified>2035-01-01T00:00:00.000Z</LastModified></Contents>"
             for key in sorted(keys)
         )
-        return _Answer(200, f"<ListBucketResult>{rows}</ListBucketResult>".encode(), {"Content-Type": "application/xml"})
+        return _Answer(
+            200, f"<ListBucketResult>{rows}</ListBucketResult>".encode(), {"Content-Type": "application/xml"}
+        )
 
     def _multipart(self, request: _Request) -> _Answer:
         if "uploads" in request.query:

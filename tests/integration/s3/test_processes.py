@@ -13,7 +13,7 @@ import pytest
 
 from specstar.backends.s3 import S3Options
 from tests.integration.s3.conftest import Options
-from tests.unit.s3.rig import opened
+from tests.unit.s3.rig import opened, until
 
 pytestmark = pytest.mark.anyio
 
@@ -69,9 +69,11 @@ async def test_a_killed_writer_leaves_what_it_acknowledged(options: Options) -> 
             victim = await start(shared, f"victim{number}", 100_000)
             reader = asyncio.create_task(acknowledged(victim, told))
             begun = len(told)
-            async with asyncio.timeout(60):
-                while not any(name.startswith(f"victim{number}-") for name in told) or len(told) < begun + 20:
-                    await asyncio.sleep(0.01)
+            mine = f"victim{number}-"
+            await until(
+                lambda mine=mine, begun=begun: any(name.startswith(mine) for name in told) and len(told) >= begun + 20,  # type: ignore[misc]
+                seconds=60,
+            )
             await asyncio.sleep(random.uniform(0, 0.2))
             victim.kill()
             await victim.wait()

@@ -53,7 +53,9 @@ async def test_the_server_takes_writes_on_conditions(options: Options) -> None:
 
 def _endpoint(rig: Rig) -> S3Endpoint:
     options = rig.options
-    assert options.endpoint_url and options.access_key_id and options.secret_access_key
+    assert options.endpoint_url is not None
+    assert options.access_key_id is not None
+    assert options.secret_access_key is not None
     return S3Endpoint(
         endpoint_url=options.endpoint_url,
         access_key_id=options.access_key_id,
@@ -98,7 +100,9 @@ async def test_a_client_puts_its_bytes_straight_into_the_bucket(options: Options
             await rig.blob().finalize(session.upload_id)
         await asyncio.to_thread(fetch, session.url, data, session.headers)
         # Any process can finish it, and again, and at once.
-        info, again = await asyncio.gather(rig.blob().finalize(session.upload_id), other.blob().finalize(session.upload_id))
+        info, again = await asyncio.gather(
+            rig.blob().finalize(session.upload_id), other.blob().finalize(session.upload_id)
+        )
         assert info.file_id == again.file_id == hashlib.sha256(data).hexdigest()
         assert (info.size, info.content_type) == (size, "text/csv")
         assert (await rig.blob().finalize(session.upload_id)).file_id == info.file_id

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -20,7 +20,7 @@ from specstar.runtime import LazyConnection
 from specstar.runtime.home import AsyncioHome
 from tests.conformance.samples import model
 
-__all__ = ["Rig", "opened", "options_for"]
+__all__ = ["Rig", "opened", "options_for", "until"]
 
 PROVIDER = S3Provider()
 
@@ -67,6 +67,16 @@ def options_for(endpoint_url: str, **more: Any) -> S3Options:
         **more,
     }
     return msgspec.convert({"endpoint_url": endpoint_url, **given}, S3Options)
+
+
+async def until(condition: Callable[[], bool | Awaitable[bool]], *, seconds: float = 5.0) -> None:
+    """Wait for what another process or task brings about. Raises `TimeoutError`."""
+    async with asyncio.timeout(seconds):
+        while True:
+            found = condition()
+            if found if isinstance(found, bool) else await found:
+                return
+            await asyncio.sleep(0.01)
 
 
 @asynccontextmanager

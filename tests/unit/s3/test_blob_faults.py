@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,9 @@ from specstar.errors import (
     LimitExceededError,
     UsageError,
 )
+from specstar.roles import BlobReader
 from tests.faults.tools.scripted_s3 import Fault, ScriptedS3
-from tests.unit.s3.rig import Rig, opened, options_for
+from tests.unit.s3.rig import Rig, opened, options_for, until
 
 pytestmark = pytest.mark.anyio
 
@@ -50,13 +52,23 @@ async def put(rig: Rig, way: str, data: bytes, folder: Path) -> str:
 async def read(rig: Rig, file_id: str) -> bytes:
     reader = await rig.blob().open(file_id)
     try:
-        chunks = []
-        while chunk := await reader.read():
-            assert len(chunk) <= MIB
-            chunks.append(chunk)
-        return b"".join(chunks)
+        return await rest(reader)
     finally:
         await reader.aclose()
+
+
+async def rest(reader: BlobReader) -> bytes:
+    chunks = []
+    while chunk := await reader.read():
+        assert len(chunk) <= MIB
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def once(fault: Fault) -> Callable[[str, str, int], Fault | None]:
+    """The fault for the first PUT."""
+    faults = [fault]
+    return lambda method, key, number: faults.pop() if faults and method == "PUT" else None
 
 
 @pytest.mark.parametrize("way", ["bytes", "file", "stream"])
@@ -131,9 +143,7 @@ async def test_a_cancelled_upload_leaves_no_part(server: ScriptedS3, way: str, r
         server.script = script
         task = asyncio.create_task(put(rig, way, data, tmp_path))
         await asyncio.gather(task, return_exceptions=True)
-        async with asyncio.timeout(5):
-            while server.uploads:
-                await asyncio.sleep(0.01)
+        await until(lambda: not server.uploads)
         assert set(server.objects) <= {key_of(data)}, "whole or not at all, and nothing temporary"
         assert not (await rig.lazy.get()).uploads
 
@@ -178,8 +188,7 @@ async def test_a_blob_replaced_while_it_is_read_is_noticed(server: ScriptedS3) -
         await reader.read()
         server.put(key_of(data), os.urandom(20 * MIB))
         with pytest.raises(BlobIntegrityError, match="replaced"):
-            while await reader.read():
-                pass
+            await rest(reader)
         await reader.aclose()
         await reader.aclose()
 
@@ -231,8 +240,7 @@ async def test_an_appended_chunk_is_there_once_though_its_answer_was_lost(server
     async with opened(options_for(server.endpoint_url)) as rig:
         session = await rig.blob().create_upload(content_type="a/b")
         for number in range(5):
-            faults = [Fault(when="after")]
-            server.script = lambda method, key, number, faults=faults: faults.pop() if faults and method == "PUT" else None
+            server.script = once(Fault(when="after"))
             await rig.blob().upload(session.upload_id, f"{number}".encode())
         server.script = lambda method, key, number: None
         async with opened(rig.options) as other:
@@ -270,6 +278,6 @@ async def test_a_server_that_is_gone_in_the_middle_is_unavailable(server: Script
         server.script = lambda method, key, number: Fault() if server.uploads else None
         with pytest.raises(BackendUnavailable):
             await put(rig, "stream", os.urandom(12 * MIB), tmp_path)
+        server.script = lambda method, key, number: None
         with pytest.raises(BlobNotFoundError):
-            server.script = lambda method, key, number: None
             await rig.blob().stat("0" * 64)

@@ -21,7 +21,7 @@ from specstar.errors import (
 from specstar.roles import MetaWrite
 from tests.conformance.samples import created, model, revised
 from tests.faults.tools.scripted_s3 import Fault, ScriptedS3
-from tests.unit.s3.rig import Rig, opened, options_for
+from tests.unit.s3.rig import Rig, opened, options_for, until
 
 pytestmark = pytest.mark.anyio
 
@@ -45,7 +45,9 @@ def pushes(server: ScriptedS3) -> int:
 async def ids(rig: Rig) -> set[str]:
     """What another process finds in the bucket."""
     async with opened(rig.options) as other:
-        return {row.resource_id for row in await other.meta().get_many([f"r{n}" for n in range(100)]) if row is not None}
+        return {
+            row.resource_id for row in await other.meta().get_many([f"r{n}" for n in range(100)]) if row is not None
+        }
 
 
 async def test_concurrent_writes_share_pushes(server: ScriptedS3) -> None:
@@ -184,7 +186,10 @@ async def test_a_foreign_write_is_replayed_over(server: ScriptedS3) -> None:
         await two.meta().write(created("r2"))
         await two.meta().write(revised(row))
         taken = await asyncio.gather(
-            one.meta().write(created("r3")), one.meta().write(revised(row)), one.meta().write(created("r2")), return_exceptions=True
+            one.meta().write(created("r3")),
+            one.meta().write(revised(row)),
+            one.meta().write(created("r2")),
+            return_exceptions=True,
         )
         assert taken[0] is None
         assert isinstance(taken[1], RevisionConflictError)
@@ -310,14 +315,17 @@ async def test_without_auto_sync_a_lost_answer_does_not_repeat_the_writes(server
 async def test_sync_interval_pulls_and_pushes(server: ScriptedS3) -> None:
     options = options_for(server.endpoint_url, auto_sync=False, sync_interval=0.1, check_etag_on_read=False)
     async with opened(options) as one, opened(options_for(server.endpoint_url)) as two:
+
+        async def pushed() -> bool:
+            return await ids(one) == {"r1"}
+
+        async def pulled() -> bool:
+            return await one.meta().get("r2") is not None
+
         await one.meta().write(created("r1"))
-        async with asyncio.timeout(5):
-            while await ids(one) != {"r1"}:
-                await asyncio.sleep(0.05)
+        await until(pushed)
         await two.meta().write(created("r2"))
-        async with asyncio.timeout(5):
-            while await one.meta().get("r2") is None:
-                await asyncio.sleep(0.05)
+        await until(pulled)
 
 
 async def test_without_locking_the_last_push_wins(server: ScriptedS3) -> None:

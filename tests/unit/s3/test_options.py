@@ -22,7 +22,9 @@ def make(**given: Any) -> S3Options:
 
 def resolved(options: dict[str, Any], defaults: dict[str, Any] | None = None) -> S3Options:
     binding = {"type": "s3", "options": options}
-    config = msgspec.convert({"defaults": defaults or {}, "meta": binding, "resource": binding, "blob": binding}, BackendConfig)
+    config = msgspec.convert(
+        {"defaults": defaults or {}, "meta": binding, "resource": binding, "blob": binding}, BackendConfig
+    )
     found = resolve_config(config).blob.options
     assert isinstance(found, S3Options)
     return found
@@ -111,7 +113,11 @@ def test_the_client_is_made_of_the_options() -> None:
             read_timeout_seconds=2.5,
             max_pool_connections=7,
             region_name="eu-west-1",
-            client_kwargs={"verify": "/ca.pem", "aws_session_token": "t", "config": {"s3": {"payload_signing_enabled": True}}},
+            client_kwargs={
+                "verify": "/ca.pem",
+                "aws_session_token": "t",
+                "config": {"s3": {"payload_signing_enabled": True}},
+            },
         )
     )
     config = arguments["config"]
