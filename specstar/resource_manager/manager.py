@@ -8,8 +8,6 @@ from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any, Generic, Literal, TypeVar, cast
 
-from msgspec.structs import replace
-
 from specstar.errors import (
     DecodeError,
     InvalidInputError,
@@ -21,7 +19,8 @@ from specstar.errors import (
 from specstar.query import Condition, Fields, Projector, Query, build_query, cursor_of, resolve_query
 from specstar.resource_manager.authorship import Authorship
 from specstar.resource_manager.codec import Codec
-from specstar.resource_manager.ids import checked_id, new_id
+from specstar.resource_manager.drafting import Drafting
+from specstar.resource_manager.ids import checked_id
 from specstar.resource_manager.resource import Page, Resource
 from specstar.resource_manager.slot import StorageSlot
 from specstar.resource_manager.writer import Current
@@ -60,8 +59,8 @@ class ResourceManager(Generic[T]):
         self._fields = Fields(slot.model.indexed_fields)
         self._gate: Gate = slot.gate
         self._project = projector
-        self._schema_version = schema_version
         self._authorship = Authorship(self.name)
+        self._draft: Drafting[T] = Drafting(self._authorship, projector, schema_version)
 
     def __repr__(self) -> str:
         return f"ResourceManager({self.name!r})"
@@ -80,7 +79,7 @@ class ResourceManager(Generic[T]):
 
         Raises `DuplicateResourceError` if `resource_id` is taken, `InvalidInputError` if the data does not fit the model.
         """
-        item = self._first(data, resource_id, RevisionStatus(status))
+        item = self._draft.first(self._codec, data, resource_id, RevisionStatus(status))
         writer = self._slot.writer
         await writer.storage.write(item)
         revision = cast("RevisionInfo", item.change.revision)
@@ -100,8 +99,10 @@ class ResourceManager(Generic[T]):
             raise InvalidInputError(f"{len(data)} values but {len(ids)} resource ids", field="resource_ids")
         if resource_ids is not None and len(set(resource_ids)) != len(resource_ids):
             raise InvalidInputError("resource_ids has an id twice", field="resource_ids")
-        kind = RevisionStatus(status)
-        items = [self._first(value, resource_id, kind) for value, resource_id in zip(data, ids, strict=True)]
+        kind, codec = RevisionStatus(status), self._codec
+        items = [
+            self._draft.first(codec, value, resource_id, kind) for value, resource_id in zip(data, ids, strict=True)
+        ]
         if not items:
             return []
         for error in await self._slot.storage.write_many(items):
@@ -122,7 +123,7 @@ class ResourceManager(Generic[T]):
         payload = self._codec.encode(data)
 
         async def plan(current: Current) -> StorageWrite:
-            return self._next(current.meta, data, payload, RevisionStatus(status))
+            return self._draft.next(self._codec, current.meta, data, payload, RevisionStatus(status))
 
         after = await self._slot.writer.change(resource_id, plan, expected_revision_id=expected_revision_id)
         return cast("RevisionInfo", after.revision)
@@ -150,7 +151,7 @@ class ResourceManager(Generic[T]):
                 message = f"revision {revision.revision_id} of {self.name} {resource_id!r} is stable: use update()"
                 raise RevisionStateError(resource_id, revision_id=revision.revision_id, message=message)
             replaced[:] = [PayloadKey(resource_id, revision.payload_id)]
-            return self._rewritten(current.meta, revision, data, payload, RevisionStatus(status))
+            return self._draft.rewritten(self._codec, current, data, payload, RevisionStatus(status))
 
         writer = self._slot.writer
         after = await writer.change(resource_id, plan, expected_revision_id=expected_revision_id, needs_revision=True)
@@ -180,7 +181,7 @@ class ResourceManager(Generic[T]):
                 raise ResourceNotFoundError(resource_id, model=self.name)
             data = self._codec.merge(self._decoded(found), patch)
             # Conditional on the row that the decision was made on, not on the one read with the payload.
-            return self._next(current.meta, data, self._codec.encode(data), RevisionStatus(status))
+            return self._draft.next(self._codec, current.meta, data, self._codec.encode(data), RevisionStatus(status))
 
         after = await self._slot.writer.change(resource_id, plan, expected_revision_id=expected_revision_id)
         return cast("RevisionInfo", after.revision)
@@ -202,7 +203,7 @@ class ResourceManager(Generic[T]):
             if current.meta.is_deleted == deleted:
                 return None
             return StorageWrite(
-                MetaWrite(self._touched(current.meta, is_deleted=deleted), None, current.meta.version), None
+                MetaWrite(self._draft.touched(current.meta, is_deleted=deleted), None, current.meta.version), None
             )
 
         after = await self._slot.writer.change(
@@ -243,7 +244,7 @@ class ResourceManager(Generic[T]):
             if not isinstance(found, StoredRevision):
                 raise ResourceNotFoundError(resource_id, revision_id=revision_id, model=self.name)
             indexed = self._project(self._decoded(found))
-            meta = self._touched(current.meta, current_revision_id=revision_id, indexed_data=indexed)
+            meta = self._draft.touched(current.meta, current_revision_id=revision_id, indexed_data=indexed)
             return StorageWrite(MetaWrite(meta, None, current.meta.version), None)
 
         writer = self._slot.writer
@@ -404,94 +405,6 @@ class ResourceManager(Generic[T]):
     @property
     def _codec(self) -> Codec[T]:
         return self._slot.codec
-
-    def _first(self, data: T, resource_id: str | None, status: RevisionStatus) -> StorageWrite:
-        codec = self._codec
-        payload = codec.encode(data)
-        resource_id = new_id() if resource_id is None else checked_id(resource_id)
-        revision_id = new_id()
-        author = self._authorship.current()
-        now = author.now()
-        meta = ResourceMeta(
-            resource_id=resource_id,
-            current_revision_id=revision_id,
-            created_time=now,
-            updated_time=now,
-            created_by=author.user,
-            updated_by=author.user,
-            schema_version=self._schema_version,
-            indexed_data=self._project(data),
-        )
-        revision = RevisionInfo(
-            resource_id=resource_id,
-            revision_id=revision_id,
-            payload_id=revision_id,
-            status=status,
-            encoding=codec.encoding,
-            size=len(payload),
-            created_time=now,
-            updated_time=now,
-            created_by=author.user,
-            updated_by=author.user,
-            schema_version=self._schema_version,
-        )
-        return StorageWrite(MetaWrite(meta, revision, None), payload)
-
-    def _next(self, meta: ResourceMeta, data: T, payload: bytes, status: RevisionStatus) -> StorageWrite:
-        author = self._authorship.current()
-        now = author.now()
-        revision = RevisionInfo(
-            resource_id=meta.resource_id,
-            revision_id=(revision_id := new_id()),
-            parent_revision_id=meta.current_revision_id,
-            payload_id=revision_id,
-            status=status,
-            encoding=self._codec.encoding,
-            size=len(payload),
-            created_time=now,
-            updated_time=now,
-            created_by=author.user,
-            updated_by=author.user,
-            schema_version=self._schema_version,
-        )
-        after = self._touched(
-            meta,
-            current_revision_id=revision_id,
-            revision_count=meta.revision_count + 1,
-            schema_version=self._schema_version,
-            indexed_data=self._project(data),
-        )
-        return StorageWrite(MetaWrite(after, revision, meta.version), payload)
-
-    def _rewritten(
-        self, meta: ResourceMeta, revision: RevisionInfo, data: T, payload: bytes, status: RevisionStatus
-    ) -> StorageWrite:
-        after = self._touched(meta, schema_version=self._schema_version, indexed_data=self._project(data))
-        changed = RevisionInfo(
-            resource_id=revision.resource_id,
-            revision_id=revision.revision_id,
-            parent_revision_id=revision.parent_revision_id,
-            payload_id=new_id(),
-            status=status,
-            encoding=self._codec.encoding,
-            size=len(payload),
-            created_time=revision.created_time,
-            updated_time=after.updated_time,
-            created_by=revision.created_by,
-            updated_by=after.updated_by,
-            schema_version=self._schema_version,
-        )
-        return StorageWrite(MetaWrite(after, changed, meta.version), payload)
-
-    def _touched(self, meta: ResourceMeta, **changes: Any) -> ResourceMeta:
-        """The row after a change: version, time and user move on with it."""
-        author = self._authorship.current()
-        moved = {
-            "version": meta.version + 1,
-            "updated_time": max(author.now(), meta.updated_time),
-            "updated_by": author.user,
-        }
-        return replace(meta, **moved, **changes)
 
     def _decoded(self, found: StoredRevision) -> T:
         revision = found.revision

@@ -1,0 +1,122 @@
+"""What a change writes: the new row and the new revision, as of the current author and time."""
+
+from __future__ import annotations
+
+from typing import Any, Generic, TypeVar
+
+from msgspec.structs import replace
+
+from specstar.query import Projector
+from specstar.resource_manager.authorship import Authorship
+from specstar.resource_manager.codec import Codec
+from specstar.resource_manager.ids import checked_id, new_id
+from specstar.resource_manager.writer import Current
+from specstar.roles import MetaWrite, ResourceMeta, RevisionInfo, RevisionStatus
+from specstar.roles.storage import StorageWrite
+
+__all__ = ["Drafting"]
+
+T = TypeVar("T")
+
+
+class Drafting(Generic[T]):
+    """Makes the records of changes to one model. Writes nothing."""
+
+    def __init__(self, authorship: Authorship, projector: Projector, schema_version: str | None) -> None:
+        self._authorship = authorship
+        self._project = projector
+        self._schema_version = schema_version
+
+    def first(self, codec: Codec[T], data: T, resource_id: str | None, status: RevisionStatus) -> StorageWrite:
+        """A new resource, under a new id if none is given. Raises `InvalidInputError` for data or an id that cannot be."""
+        payload = codec.encode(data)
+        resource_id = new_id() if resource_id is None else checked_id(resource_id)
+        revision_id = new_id()
+        author = self._authorship.current()
+        now = author.now()
+        meta = ResourceMeta(
+            resource_id=resource_id,
+            current_revision_id=revision_id,
+            created_time=now,
+            updated_time=now,
+            created_by=author.user,
+            updated_by=author.user,
+            schema_version=self._schema_version,
+            indexed_data=self._project(data),
+        )
+        revision = RevisionInfo(
+            resource_id=resource_id,
+            revision_id=revision_id,
+            payload_id=revision_id,
+            status=status,
+            encoding=codec.encoding,
+            size=len(payload),
+            created_time=now,
+            updated_time=now,
+            created_by=author.user,
+            updated_by=author.user,
+            schema_version=self._schema_version,
+        )
+        return StorageWrite(MetaWrite(meta, revision, None), payload)
+
+    def next(
+        self, codec: Codec[T], meta: ResourceMeta, data: T, payload: bytes, status: RevisionStatus
+    ) -> StorageWrite:
+        """The next revision of a resource."""
+        author = self._authorship.current()
+        now = author.now()
+        revision = RevisionInfo(
+            resource_id=meta.resource_id,
+            revision_id=(revision_id := new_id()),
+            parent_revision_id=meta.current_revision_id,
+            payload_id=revision_id,
+            status=status,
+            encoding=codec.encoding,
+            size=len(payload),
+            created_time=now,
+            updated_time=now,
+            created_by=author.user,
+            updated_by=author.user,
+            schema_version=self._schema_version,
+        )
+        after = self.touched(
+            meta,
+            current_revision_id=revision_id,
+            revision_count=meta.revision_count + 1,
+            schema_version=self._schema_version,
+            indexed_data=self._project(data),
+        )
+        return StorageWrite(MetaWrite(after, revision, meta.version), payload)
+
+    def rewritten(
+        self, codec: Codec[T], current: Current, data: T, payload: bytes, status: RevisionStatus
+    ) -> StorageWrite:
+        """The current revision, rewritten in place. It must be known."""
+        meta, revision = current.meta, current.revision
+        assert revision is not None
+        after = self.touched(meta, schema_version=self._schema_version, indexed_data=self._project(data))
+        changed = RevisionInfo(
+            resource_id=revision.resource_id,
+            revision_id=revision.revision_id,
+            parent_revision_id=revision.parent_revision_id,
+            payload_id=new_id(),
+            status=status,
+            encoding=codec.encoding,
+            size=len(payload),
+            created_time=revision.created_time,
+            updated_time=after.updated_time,
+            created_by=revision.created_by,
+            updated_by=after.updated_by,
+            schema_version=self._schema_version,
+        )
+        return StorageWrite(MetaWrite(after, changed, meta.version), payload)
+
+    def touched(self, meta: ResourceMeta, **changes: Any) -> ResourceMeta:
+        """The row after a change: version, time and user move on with it."""
+        author = self._authorship.current()
+        moved = {
+            "version": meta.version + 1,
+            "updated_time": max(author.now(), meta.updated_time),
+            "updated_by": author.user,
+        }
+        return replace(meta, **moved, **changes)
