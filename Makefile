@@ -75,6 +75,8 @@ bench-quick: $(STAMP) services ## The same in under three minutes
 	$(BIN)/python -m benchmarks --quick $(ARGS)
 
 faults: $(STAMP) services ## Break things for a long time and count what is lost
+	SPECSTAR_STRESS_SECONDS=$${SPECSTAR_STRESS_SECONDS:-60} $(BIN)/python -m pytest -q -p no:xdist --timeout 3600 \
+		tests/acceptance/callers/test_stress.py
 	SPECSTAR_FAULTS=$${SPECSTAR_FAULTS:-200} $(BIN)/python -m pytest -q -s -p no:xdist --timeout 3600 tests/faults $(ARGS)
 
 docs: $(STAMP) ## Build the documentation into docs/_build, warnings as errors
