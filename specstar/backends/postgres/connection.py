@@ -17,7 +17,7 @@ from specstar.backends.postgres.faults import is_bad_value, is_lost, is_race, tr
 from specstar.backends.postgres.options import PostgresOptions
 from specstar.backends.postgres.outcomes import AnswerLost, BadValue, ServerSession, Unsent, WriteRace
 from specstar.backends.postgres.session import Session
-from specstar.errors import BackendUnavailable, ConfigError, SpecstarError
+from specstar.errors import BackendError, BackendUnavailable, ConfigError, SpecstarError
 from specstar.runtime import Connection, ServerInfo
 
 __all__ = ["PostgresConnection", "Row"]
@@ -28,6 +28,7 @@ Row: TypeAlias = Any
 
 _RELEASE_SECONDS = 1.0
 _IDLE_SECONDS = 300.0
+_OLDEST = 14
 _OWN_SESSION = "SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
 # What a forked child inherited: kept for good, because the destructors would reach into the parent's event loop.
 _inherited: list[Any] = []
@@ -48,7 +49,7 @@ class PostgresConnection(Connection):
         self._pid = os.getpid()
         self._turns = asyncio.Semaphore(options.pool_max_size)
         self._waiting = 0
-        self._closing = False
+        self.closing = False
         sessions: weakref.WeakSet[Session] = weakref.WeakSet()
         self._sessions = sessions
 
@@ -76,8 +77,8 @@ class PostgresConnection(Connection):
         try:
             await pool
             self._pool = pool
-            async with self.session():
-                pass
+            async with self.session() as session:
+                self._require(session)
         except BaseException as error:
             self._pool = None
             pool.terminate()
@@ -87,6 +88,19 @@ class PostgresConnection(Connection):
         else:
             return
         raise self._connect_error(failure)
+
+    def _require(self, session: Session) -> None:
+        """Numbers need the infinity of `numeric`, new in 14; text needs every character, in the order of code points."""
+        version = session.get_server_version()
+        if version.major < _OLDEST:
+            raise BackendError(
+                f"{self.where} is version {version.major}; {_OLDEST} or later is needed", backend="postgres"
+            )
+        encoding = getattr(session.get_settings(), "server_encoding", "UTF8")
+        if encoding != "UTF8":
+            raise BackendError(
+                f"{self.where} has the encoding {encoding}; create a database with ENCODING 'UTF8'", backend="postgres"
+            )
 
     def _connect_arguments(self) -> dict[str, Any]:
         options = self.options
@@ -237,7 +251,7 @@ class PostgresConnection(Connection):
         else:
             await turns.acquire()
         try:
-            if self._closing or self._pool is None:
+            if self.closing or self._pool is None:
                 raise BackendUnavailable("the connection pool is closed", backend="postgres")
             session: Session = await self._pool.acquire()
             return session
@@ -283,13 +297,13 @@ class PostgresConnection(Connection):
         return ServerInfo(version=f"PostgreSQL {version}", detail=f"database {database}, {self.usage()}")
 
     async def aclose(self) -> None:
-        self._closing = True
+        self.closing = True
         if self._pool is not None:
             await self._pool.close()
             self._pool = None
 
     def abandon(self) -> None:
-        self._closing = True
+        self.closing = True
         pool, self._pool = self._pool, None
         sessions = list(self._sessions)
         forked = os.getpid() != self._pid

@@ -30,7 +30,7 @@ async def find_out(
 ) -> list[Outcome]:
     """One outcome a change: it is there, it is not and never will be, or nobody can say.
 
-    Waits for the server at most `acquire_timeout_seconds`, trying again while it restarts.
+    Waits for the server at most `acquire_timeout_seconds`, trying again while it restarts, and not at all when closing.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + connection.options.acquire_timeout_seconds
@@ -45,7 +45,8 @@ async def find_out(
                 rows = await connection.fetch(sql.outcome, ids, revisions, doing="finding out about a write")
                 return [_judge(changes[row[0] - 1], row) for row in sorted(rows, key=lambda row: row[0])]
         except (SpecstarError, TimeoutError) as error:
-            if not isinstance(error, (BackendUnavailable, TimeoutError)) or loop.time() + pause >= deadline:
+            hopeless = connection.closing or not isinstance(error, (BackendUnavailable, TimeoutError))
+            if hopeless or loop.time() + pause >= deadline:
                 return [_unknown(connection, change) for change in changes]
         await asyncio.sleep(pause)
         pause = min(pause * 2, 1.0)

@@ -35,7 +35,10 @@ class Partial(NamedTuple):
 
 
 class Lookup(Generic[K, R]):
-    """Rows by key, one batched statement. `arguments` makes its parameters from the keys, `key_of` finds a row's key."""
+    """Rows by key, one batched statement. `arguments` makes its parameters from the keys, `key_of` finds a row's key.
+
+    `one_sql` is a quicker form for a lone caller; its parameters are the key and the most bytes of a payload.
+    """
 
     def __init__(
         self,
@@ -44,11 +47,13 @@ class Lookup(Generic[K, R]):
         *,
         what: str,
         arguments: Callable[[list[K]], tuple[Any, ...]],
+        one_sql: str | None = None,
         key_of: Callable[[Row], K],
         decode: Callable[[Row], R],
     ) -> None:
         self._tables = tables
         self._sql = sql
+        self._one_sql = one_sql
         self._arguments = arguments
         self._key_of = key_of
         self._decode = decode
@@ -64,7 +69,10 @@ class Lookup(Generic[K, R]):
     async def find(self, keys: list[K]) -> list[R | Exception | None]:
         """One entry a key: what was found, None, or the error of a row that does not decode."""
         connection = await self._tables.ready()
-        rows = await connection.fetch(self._sql, *self._arguments(list(dict.fromkeys(keys))))
+        if len(keys) == 1 and self._one_sql is not None:
+            rows = await connection.fetch(self._one_sql, keys[0], BATCH_BYTES)
+        else:
+            rows = await connection.fetch(self._sql, *self._arguments(list(dict.fromkeys(keys))))
         found: dict[K, R | Exception] = {}
         for row in rows:
             try:
@@ -144,7 +152,15 @@ class MetaReader:
         self._sql = sql
         self.meta = Lookup(tables, sql.read_meta, what="rows", arguments=_ids, key_of=_id_of, decode=meta_of)
         self.info = Lookup(tables, sql.read, what="reads", arguments=_ids, key_of=_id_of, decode=meta_with_revision)
-        self.full = Lookup(tables, sql.read_full, what="reads", arguments=_ids_and_limit, key_of=_id_of, decode=full_of)
+        self.full = Lookup(
+            tables,
+            sql.read_full,
+            what="reads",
+            arguments=_ids_and_limit,
+            one_sql=sql.read_full_one,
+            key_of=_id_of,
+            decode=full_of,
+        )
         self.info_at = Lookup(
             tables, sql.read_at, what="reads", arguments=_pairs, key_of=_pair_of, decode=meta_with_revision
         )

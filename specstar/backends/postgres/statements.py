@@ -48,6 +48,11 @@ _REVISION = _list(REVISION_COLUMNS, "r")
 _PAYLOAD = "CASE WHEN octet_length(r.payload) <= $2 THEN r.payload END, r.payload IS NOT NULL"
 
 
+def _unseen(array: str) -> str:
+    """An array that the planner does not look into: else it would plan short ones anew at every call, for their length."""
+    return f"(SELECT {array})"
+
+
 @dataclass(frozen=True, slots=True)
 class MetaSql:
     """Statements over the meta and revision tables."""
@@ -58,6 +63,7 @@ class MetaSql:
     outcome: str
     read: str
     read_full: str
+    read_full_one: str
     read_at: str
     read_at_full: str
     read_meta: str
@@ -72,9 +78,10 @@ def meta_sql(names: TableNames) -> MetaSql:
     """The statements for the tables of these names."""
     meta, revision = names.meta, names.revision
     current = f"FROM {meta} m LEFT JOIN {revision} r ON r.resource_id = m.resource_id AND r.revision_id = "
-    one_batch = "WHERE m.resource_id = ANY($1::text[])"
+    one_batch = f"WHERE m.resource_id = ANY({_unseen('$1::text[]')}::text[])"
     pairs = (
-        f"FROM unnest($1::text[], $3::text[]) AS k(resource_id, revision_id) JOIN {meta} m USING (resource_id) "
+        f"FROM unnest({_unseen('$1::text[]')}, {_unseen('$3::text[]')}) AS k(resource_id, revision_id) "
+        f"JOIN {meta} m USING (resource_id) "
         f"LEFT JOIN {revision} r ON r.resource_id = m.resource_id "
         "AND r.revision_id = coalesce(k.revision_id, m.current_revision_id)"
     )
@@ -90,6 +97,9 @@ def meta_sql(names: TableNames) -> MetaSql:
         ),
         read=f"SELECT {_META}, {_REVISION} {current} m.current_revision_id {one_batch}",
         read_full=f"SELECT {_META}, {_REVISION}, {_PAYLOAD} {current} m.current_revision_id {one_batch}",
+        read_full_one=(
+            f"SELECT {_META}, {_REVISION}, {_PAYLOAD} {current} m.current_revision_id WHERE m.resource_id = $1::text"
+        ),
         read_at=f"SELECT {_META}, {_REVISION}, k.revision_id {pairs.replace('$3', '$2')}",
         read_at_full=f"SELECT {_META}, {_REVISION}, {_PAYLOAD}, k.revision_id {pairs}",
         read_meta=f"SELECT {_META} FROM {meta} m {one_batch}",
@@ -124,7 +134,10 @@ def _write(names: TableNames, *, update: bool) -> str:
     incoming.append(("payload", "bytea"))
     if update:
         incoming.append(("expected_version", "bigint"))
-    arrays = ", ".join(f"${position}::{kind}[]" for position, (_, kind) in enumerate(incoming, 1))
+    arrays = ", ".join(
+        _unseen(f"${position}::{kind}[]") if update else f"${position}::{kind}[]"
+        for position, (_, kind) in enumerate(incoming, 1)
+    )
     columns = ", ".join(name for name, _ in incoming)
     meta_names = ", ".join(name for name, _ in META_COLUMNS)
     revision_names = ", ".join(name for name, _ in REVISION_COLUMNS)

@@ -77,6 +77,19 @@ async def test_a_wrong_dsn_is_explained_without_its_password(
         chain = chain.__cause__
 
 
+async def test_a_database_that_cannot_hold_all_text_is_refused(private_postgres: services.PostgresServer) -> None:
+    private_postgres.sql("CREATE DATABASE latin TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'")
+    async with open_rig(private_postgres.endpoint.database("latin")) as rig:
+        with pytest.raises(BackendError, match="has the encoding LATIN1"):
+            await rig.storage().read("r")
+
+
+async def test_an_old_server_is_refused(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("specstar.backends.postgres.connection._OLDEST", 999)
+    with pytest.raises(BackendError, match="999 or later is needed"):
+        await rig.storage().read("r")
+
+
 async def test_a_full_pool_says_so(postgres_database: str) -> None:
     async with open_rig(postgres_database, pool_max_size=1, acquire_timeout_seconds=0.3) as rig:
         connection = await rig.connection()
@@ -334,6 +347,21 @@ async def _quiet(call: Any) -> None:
         await call
     except SpecstarError:
         return
+
+
+async def test_ten_thousand_calls_over_a_pool_of_two(postgres_database: str) -> None:
+    async with open_rig(postgres_database, pool_max_size=2) as rig:
+        storage = rig.storage()
+        await storage.write_many([new(name, b"x") for name in ids("r", 1000)])
+        calls: list[Any] = []
+        for number in range(5000):
+            calls += [storage.read(f"r{number % 1000:05d}"), storage.write(new(f"w{number}"))]
+        slow = asyncio.create_task((await rig.connection()).fetch("SELECT pg_sleep(1)"))
+        outcomes = await asyncio.gather(*calls)
+        await slow
+        assert all(isinstance(outcome, StoredRevision) for outcome in outcomes[::2])
+        assert (await rig.connection()).size <= 2
+        assert await storage.count() == 6000
 
 
 async def test_closing_ends_calls_that_hang(postgres_database: str) -> None:
