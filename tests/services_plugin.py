@@ -102,7 +102,7 @@ def run_apart(call: Callable[[], T]) -> T:
     def run() -> None:
         try:
             answers.append(call())
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:
             errors.append(error)
 
     thread = threading.Thread(target=run, name="tests-admin")

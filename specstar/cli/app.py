@@ -68,7 +68,7 @@ def run(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         fail("interrupted")
-    except Exception as error:  # noqa: BLE001  the last line of defence: a user gets a line, not a traceback
+    except Exception as error:
         from specstar.cli.output import described
 
         fail(f"unexpected {described(error)}")

@@ -234,7 +234,7 @@ class _Resolver:
         merged = {**under.options, **level.options} if under is not None else dict(level.options)
         try:
             filled = backend.provider.apply_defaults(dict(merged), self._config.defaults)
-        except Exception as error:  # noqa: BLE001  a provider may be foreign code
+        except Exception as error:
             self._problems.add((under or level).path, self._failed(backend, error))
             return None
         decoded = backend.table.decode(filled)
@@ -247,7 +247,7 @@ class _Resolver:
     ) -> list[tuple[str, str]]:
         try:
             found = backend.provider.validate(options, role)
-        except Exception as error:  # noqa: BLE001  a provider may be foreign code
+        except Exception as error:
             return [(level.path, self._failed(backend, error))]
         values = {**(under.options if under is not None else {}), **level.options}
         table = backend.table
