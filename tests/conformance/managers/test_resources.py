@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -521,7 +522,12 @@ async def test_wrong_queries_are_refused(users: Users) -> None:
     ):
         with pytest.raises(QueryError):
             await wrong
-    for build in (lambda: QB["name"].regex("("), lambda: QB["name"] == "a\0b", lambda: QB["name"].regex("(?=a)")):
+    builders: list[Callable[[], Any]] = [
+        lambda: QB["name"].regex("("),
+        lambda: QB["name"] == "a\0b",
+        lambda: QB["name"].regex("(?=a)"),
+    ]
+    for build in builders:
         with pytest.raises(QueryError):
             await users.search(build())
     cursor = (await users.search(sort=["age"], limit=1)).cursor
