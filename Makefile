@@ -10,6 +10,7 @@ VENV_313 := .venv-3.13
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 STAMP_313 := $(VENV_313)/.installed
+BENCH_STAMP := $(VENV)/.bench-installed
 PIP_INSTALL := -m pip install -qq --disable-pip-version-check
 
 # make demo: a folder to archive, and a configuration to archive it with.
@@ -32,6 +33,10 @@ $(STAMP): pyproject.toml
 	@echo "Making $(VENV) with $$($(PYTHON) --version)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python $(PIP_INSTALL) -e '.[all,dev]'
+	@touch $@
+
+$(BENCH_STAMP): $(STAMP)
+	@$(BIN)/python $(PIP_INSTALL) -e '.[all,bench]'
 	@touch $@
 
 $(STAMP_313): pyproject.toml
@@ -68,10 +73,10 @@ types: $(STAMP) ## Check types: mypy, strict, and pyright on the public surface
 	$(BIN)/mypy $(CODE)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-bench: $(STAMP) services ## Measure against the raw drivers and other libraries
-	$(BIN)/python -m benchmarks $(ARGS)
+bench: $(BENCH_STAMP) services ## Measure against the raw drivers and other libraries, and renew docs/performance.md
+	$(BIN)/python -m benchmarks --page $(ARGS)
 
-bench-quick: $(STAMP) services ## The same in under three minutes
+bench-quick: $(BENCH_STAMP) services ## The same in under three minutes, without the page
 	$(BIN)/python -m benchmarks --quick $(ARGS)
 
 faults: $(STAMP) services ## Break things for a long time and count what is lost

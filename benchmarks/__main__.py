@@ -27,7 +27,7 @@ from benchmarks.suites import SUITES
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
-_QUICK = {"seconds": 0.3, "rounds": 2}
+_QUICK = {"seconds": 0.2, "rounds": 2}
 _FULL = {"seconds": 2.0, "rounds": 5}
 
 
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rivals=not options.no_rivals,
         quick=options.quick,
     )
-    scale = Scale(search_rows=10_000, jobs=2_000) if options.quick else Scale()
+    scale = Scale(search_rows=10_000, jobs=1_000) if options.quick else Scale()
     if options.sizes:
         scale = replace(scale, sizes=tuple(sorted(options.sizes)))
     suites = select([make(scale) for make in SUITES.values()], selection)

@@ -79,6 +79,8 @@ class Case:
     x: int | None = None
     """Where that point is; without it, at its callers."""
     x_label: str = "callers"
+    points: Mapping[str, tuple[str, int]] | None = None
+    """Entries that are points of one curve of costs: its name, and where they are on it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, TypedDict
 
 __all__ = ["Contestant", "Sample", "rate_of"]
 
-_WARM_UP_SECONDS = 0.25
+_WARM_UP_SECONDS = 0.15
 
 
 class Sample(TypedDict, total=False):
@@ -88,10 +88,12 @@ async def drive_asyncio(call: Callable[[int], Awaitable[Any]], callers: int, sec
 
     async def caller(number: int) -> None:
         before = clock()
-        while before < deadline:
+        while True:
             await call(number)
             after = clock()
             latencies.append(after - before)
+            if after >= deadline:
+                return
             before = after
 
     async with asyncio.TaskGroup() as group:
@@ -111,10 +113,12 @@ async def drive_trio(call: Callable[[int], Awaitable[Any]], callers: int, second
 
     async def caller(number: int) -> None:
         before = clock()
-        while before < deadline:
+        while True:
             await call(number)
             after = clock()
             latencies.append(after - before)
+            if after >= deadline:
+                return
             before = after
 
     async with trio.open_nursery() as nursery:
@@ -140,10 +144,12 @@ def run_threads(call: Callable[[int], Any], callers: int, seconds: float) -> Sam
         mine = latencies[number]
         before = clock()
         try:
-            while before < deadline:
+            while True:
                 call(number)
                 after = clock()
                 mine.append(after - before)
+                if after >= deadline:
+                    return
                 before = after
         except BaseException as error:
             errors.append(error)

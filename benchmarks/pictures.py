@@ -25,13 +25,47 @@ def draw(results: Sequence[CaseResult], ours: frozenset[str], folder: Path) -> l
     paths = []
     for suite in dict.fromkeys(result.suite for result in results):
         mine = [result for result in results if result.suite == suite]
-        bars = [result for result in mine if result.case.curve is None]
+        bars = [result for result in mine if result.case.curve is None and result.case.points is None]
         if bars:
             paths.append(_bars(suite, bars, ours, folder / f"{suite}.svg"))
         for curve in dict.fromkeys(result.case.curve for result in mine if result.case.curve is not None):
             points = [result for result in mine if result.case.curve == curve]
+            assert curve is not None
             paths.append(_curves(curve, points, ours, folder / f"{suite}-{points[0].case.operation}.svg"))
+        paths += [
+            _costs(result, folder / f"{suite}-{result.case.operation}.svg")
+            for result in mine
+            if result.case.points is not None
+        ]
     return paths
+
+
+def _costs(result: CaseResult, path: Path) -> Path:
+    """Microseconds a call, against the size of the store."""
+    from matplotlib import pyplot as plt
+
+    figure, panel = plt.subplots(figsize=(6, 3.4))
+    assert result.case.points is not None
+    for series, colour in zip(
+        dict.fromkeys(name for name, _ in result.case.points.values()), (_OURS, *_THEIRS), strict=False
+    ):
+        found = [
+            (x, rate)
+            for entry, (name, x) in result.case.points.items()
+            if name == series and (rate := result.figure(entry))
+        ]
+        axis = [x for x, _ in found]
+        panel.plot(axis, [1e6 / rate.median for _, rate in found], marker="o", markersize=3, color=colour, label=series)
+        low, high = [1e6 / rate.high for _, rate in found], [1e6 / rate.low for _, rate in found]
+        panel.fill_between(axis, low, high, color=colour, alpha=0.15, lw=0)
+    panel.set_xscale("log")
+    panel.set_ylim(bottom=0)
+    panel.set_xlabel(result.case.x_label)
+    panel.set_ylabel("us a call")
+    panel.grid(alpha=0.25, lw=0.4)
+    panel.legend(fontsize=7)
+    figure.suptitle(f"{result.case.operation}, {result.case.callers} callers", fontsize=10)
+    return _save(figure, path)
 
 
 def _bars(suite: str, results: Sequence[CaseResult], ours: frozenset[str], path: Path) -> Path:

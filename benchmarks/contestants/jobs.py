@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import threading
 import time
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any, ClassVar, Literal
 
@@ -18,8 +19,8 @@ __all__ = ["PREFETCH", "AsyncJobs", "BlockingJobs", "Handler"]
 PREFETCH = 200
 BATCH = 500
 _FRAME = 70
-_WARM_UP_JOBS = 20
-_LATENCY_JOBS = 200
+_WARM_UP_JOBS = 10
+_LEAST_LATENCIES = 40
 _LATENCY_PAUSE_SECONDS = 0.005
 _TIMEOUT_SECONDS = 120.0
 
@@ -110,7 +111,7 @@ class AsyncJobs(_Jobs):
             arrived.set()
 
         async with self.worker(queue, handler):
-            for number in range(_WARM_UP_JOBS + _LATENCY_JOBS):
+            for number in _while_fits(seconds, taken):
                 arrived.clear()
                 sent[number] = time.perf_counter()
                 await self.send(queue, number)
@@ -180,7 +181,7 @@ class BlockingJobs(_Jobs):
             arrived.set()
 
         with self.worker(queue, handler):
-            for number in range(_WARM_UP_JOBS + _LATENCY_JOBS):
+            for number in _while_fits(seconds, taken):
                 arrived.clear()
                 sent[number] = time.perf_counter()
                 self.send(queue, number)
@@ -188,6 +189,15 @@ class BlockingJobs(_Jobs):
                     raise TimeoutError("a job did not arrive")
                 time.sleep(_LATENCY_PAUSE_SECONDS)  # noqa: ASYNC251  blocking throughout
         return _latency(taken)
+
+
+def _while_fits(seconds: float, taken: array[float]) -> Iterator[int]:
+    """Numbers of jobs, for so long and at least so many."""
+    deadline = time.perf_counter() + seconds
+    for number in itertools.count():
+        if time.perf_counter() > deadline and len(taken) >= _WARM_UP_JOBS + _LEAST_LATENCIES:
+            return
+        yield number
 
 
 def _latency(taken: array[float]) -> Sample:

@@ -10,7 +10,7 @@ from benchmarks.contestant import Contestant, Sample, distributions
 from benchmarks.contestants.filling import filled_in
 from benchmarks.process import PeakMemory
 from benchmarks.sample import person, shuffled_forever
-from specstar import QB, Resource, RevisionInfo, SpecStar
+from specstar import QB, Resource, SpecStar
 from specstar.resource_manager import ResourceManager
 
 __all__ = ["Resources", "TrioResources"]
@@ -39,7 +39,7 @@ class Resources(Contestant):
         self.spec.configure(backend=filled_in(self.setting["backend"], self.setting))
         self.rows: int = self.setting.get("rows", 10_000)
         self.search_rows: int = self.setting.get("search_rows", 10_000)
-        self._held: dict[str, list[RevisionInfo]] = {}
+        self._held: dict[str, list[tuple[str, str]]] = {}
 
     async def close(self) -> None:
         await self.spec.aclose()
@@ -51,13 +51,14 @@ class Resources(Contestant):
         """The value of resource `number`."""
         return convert(person(number, self.payload), Person)
 
-    async def fill(self, name: str, rows: int) -> list[RevisionInfo]:
-        """Make sure that a model has its rows."""
+    async def fill(self, name: str, rows: int) -> list[tuple[str, str]]:
+        """Make sure that a model has its rows: their ids and those of their revisions."""
         if name not in self._held:
             model: ResourceManager[Person] = self.spec.get_resource_manager(name)
-            held: list[RevisionInfo] = []
+            held: list[tuple[str, str]] = []
             for start in range(0, rows, _CHUNK):
-                held += await model.create_many([self.person(i) for i in range(start, min(rows, start + _CHUNK))])
+                made = await model.create_many([self.person(i) for i in range(start, min(rows, start + _CHUNK))])
+                held += [(info.resource_id, info.revision_id) for info in made]
             self._held[name] = held
         return self._held[name]
 
@@ -67,7 +68,7 @@ class Resources(Contestant):
 
     async def prepare_get(self) -> None:
         """Something to read."""
-        self._ids = shuffled_forever([info.resource_id for info in await self.fill("read", self.rows)])
+        self._ids = shuffled_forever([pair[0] for pair in await self.fill("read", self.rows)])
 
     async def get(self, caller: int) -> None:
         """Meta, revision and decoded payload of one resource."""
@@ -81,10 +82,10 @@ class Resources(Contestant):
     async def update(self, caller: int) -> None:
         """A new revision, if the current one is the one that this caller knows."""
         number = self.count() % self.rows
-        known = self._current.pop(number)  # two callers never have the same one: there are far more than callers
-        self._current[number] = await self.changed.update(
-            known.resource_id, self.person(number), expected_revision_id=known.revision_id
-        )
+        # Two callers never have the same one: there are far more resources than callers.
+        resource_id, known = self._current.pop(number)
+        info = await self.changed.update(resource_id, self.person(number), expected_revision_id=known)
+        self._current[number] = resource_id, info.revision_id
 
     async def prepare_search(self) -> None:
         """Something to find."""

@@ -55,8 +55,10 @@ def growth(scale: Scale) -> Suite:
     sizes = scale.sizes
     entries: list[Entry] = []
     cases: list[Case] = []
+    points: dict[str, tuple[str, int]] = {}
     for kind in ("disk", "PostgreSQL"):
         for size in sizes:
+            points[f"{kind}, {size:,}"] = kind, size
             entries.append(
                 Entry(
                     name=f"{kind}, {size:,}",
@@ -80,6 +82,8 @@ def growth(scale: Scale) -> Suite:
                 entries=tuple(entry.name for entry in entries),
                 targets=targets,
                 quick=False,
+                x_label="resources in the store",
+                points=points,
             )
         )
     return Suite(

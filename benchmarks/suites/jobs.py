@@ -19,7 +19,7 @@ def rabbitmq(scale: Scale) -> Suite:
         "options": {"dsn": "{POSTGRES_DSN}", "table_prefix": "jobs_", "pool_max_size": _POOL},
     }
     common = {"jobs": scale.jobs, "pool_size": _POOL}
-    slower = {**common, "jobs": max(1000, scale.jobs // 4)}
+    slower = {**common, "jobs": max(500, scale.jobs // 4)}
     versions = ("aiormq", "asyncpg")
     faster = tuple(Target(against=name, at_least=1) for name in _ALL[1:])
     stored_faster = tuple(Target(entry="specstar, state in PostgreSQL", against=name, at_least=1) for name in _ALL[1:])
