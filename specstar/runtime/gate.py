@@ -174,6 +174,8 @@ class Gate:
                 if sendings == _SENDINGS:
                     raise
                 self._gone(home)
+                while self._is_ending(home):  # noqa: ASYNC110  on another loop
+                    await anyio.sleep(0.005)
 
     def call(self, function: Callable[[], Awaitable[R]]) -> R:
         """Run `function` on the home loop and block this thread until it is done.
@@ -193,6 +195,8 @@ class Gate:
                 if sendings == _SENDINGS:
                     raise
                 self._gone(home)
+                while self._is_ending(home):
+                    time.sleep(0.005)
             except Exception:
                 _stay_if_exiting()
                 raise
@@ -202,6 +206,10 @@ class Gate:
         with self._lock:
             if self.home is home and not home.closing:
                 self._drop()
+
+    def _is_ending(self, home: Home) -> bool:
+        """True while `loop_ends` closes what this home has open: bounded, and then the next home is chosen."""
+        return self.home is home and home.ending and home.alive()
 
     async def aclose(self, *, hurried: bool = False) -> None:
         """Close everything that is open, within `close_timeout` seconds a connection. Callable from anywhere.

@@ -79,9 +79,10 @@ class Call(ABC, Generic[T]):
     `done` gets its outcome exactly once, on the home loop; if that is gone, in the thread that found out.
     """
 
-    __slots__ = ("_calls", "_context", "_done", "_function", "_mailbox", "cancelled", "started")
+    __slots__ = ("_calls", "_context", "_done", "_function", "_home", "_mailbox", "cancelled", "started")
 
     def __init__(self, home: Home, function: Callable[[], Awaitable[T]], done: Callable[[Outcome[T]], None]) -> None:
+        self._home = home
         self._calls = home.calls
         self._mailbox = home.mailbox
         self._function = function
@@ -278,6 +279,8 @@ class _AsyncioCall(Call[T]):
     def _start(self) -> None:
         if self.cancelled:
             self.finish(Outcome(cancelled=True, started=False))
+        elif self._home.ending:
+            self.lose()
         elif self in self._calls:  # else its caller has given up
             self.task = self._loop.create_task(self._run(), context=self._context)
             self.task.add_done_callback(self._ended)

@@ -198,6 +198,8 @@ class _TrioCall(Call[T]):
 
         if self.cancelled:
             self.finish(Outcome(cancelled=True, started=False))
+        elif self._home.ending:
+            self.lose()
         elif self in self._calls:  # else its caller has given up
             try:
                 self.task = trio.lowlevel.spawn_system_task(self._run, context=self._context)
