@@ -1,13 +1,10 @@
-"""The pool of connections to one PostgreSQL server, with a deadline on every wait."""
+"""The connection to one PostgreSQL server: runs statements on its pool and says how they ended."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import os
-import weakref
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 from urllib.parse import parse_qsl, urlsplit
 
@@ -15,9 +12,10 @@ import asyncpg
 
 from specstar.backends.postgres.faults import is_bad_value, is_lost, is_race, translate
 from specstar.backends.postgres.options import PostgresOptions
-from specstar.backends.postgres.outcomes import AnswerLost, BadValue, ServerSession, Unsent, WriteRace
+from specstar.backends.postgres.outcomes import AnswerLost, BadValue, ServerSession, WriteRace
+from specstar.backends.postgres.pool import SessionPool, drop
 from specstar.backends.postgres.session import Session
-from specstar.errors import BackendError, BackendUnavailable, ConfigError, SpecstarError
+from specstar.errors import BackendError, ConfigError, SpecstarError
 from specstar.runtime import Connection, ServerInfo
 
 __all__ = ["PostgresConnection", "Row"]
@@ -26,12 +24,9 @@ logger = logging.getLogger("specstar")
 
 Row: TypeAlias = Any
 
-_RELEASE_SECONDS = 1.0
-_IDLE_SECONDS = 300.0
 _OLDEST = 14
+_NOBODY = ServerSession(0, None)
 _OWN_SESSION = "SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
-# What a forked child inherited: kept for good, because the destructors would reach into the parent's event loop.
-_inherited: list[Any] = []
 
 
 class PostgresConnection(Connection):
@@ -44,49 +39,24 @@ class PostgresConnection(Connection):
     def __init__(self, options: PostgresOptions) -> None:
         self.options = options
         self.where = _server_name(options.dsn)
-        self._pool: Any = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._pid = os.getpid()
-        self._turns = asyncio.Semaphore(options.pool_max_size)
-        self._waiting = 0
-        self.closing = False
-        sessions: weakref.WeakSet[Session] = weakref.WeakSet()
-        self._sessions = sessions
-
-        class TrackedSession(Session):
-            """A session that is known from its first moment, so that a fork at any time can let go of it."""
-
-            def __init__(self, *args: Any, **kwargs: Any) -> None:
-                super().__init__(*args, **kwargs)
-                sessions.add(self)
-
-        self._session_class = TrackedSession
-
-    async def open(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        options = self.options
-        create_pool: Any = asyncpg.create_pool
-        pool = create_pool(
+        self.pool = SessionPool(
+            self.where,
             min_size=options.pool_min_size,
             max_size=options.pool_max_size,
-            max_queries=1_000_000,
-            max_inactive_connection_lifetime=_IDLE_SECONDS,
-            init=self._begin_session,
-            **self._connect_arguments(),
+            turn_seconds=options.acquire_timeout_seconds,
         )
+
+    async def open(self) -> None:
         try:
-            await pool
-            self._pool = pool
+            await self.pool.open(self._connect_arguments(), self._begin_session)
             async with self.session() as session:
                 self._require(session)
+            return
         except BaseException as error:
-            self._pool = None
-            pool.terminate()
+            self.pool.terminate()
             if isinstance(error, SpecstarError) or not isinstance(error, Exception):
                 raise
             failure = error
-        else:
-            return
         raise self._connect_error(failure)
 
     def _require(self, session: Session) -> None:
@@ -108,7 +78,7 @@ class PostgresConnection(Connection):
             "dsn": options.dsn,
             "timeout": options.connect_timeout_seconds,
             "command_timeout": options.command_timeout_seconds,
-            "connection_class": self._session_class,
+            "connection_class": self.pool.session_class,
         }
         if options.pgbouncer:
             # PgBouncer refuses most start-up parameters, and statements prepared on one server are unknown to the next.
@@ -142,26 +112,9 @@ class PostgresConnection(Connection):
             session.started = await session.fetchval(_OWN_SESSION)
 
     @property
-    def can_fence(self) -> bool:
-        """True if a server process of ours can be found and ended: not behind PgBouncer, which shares them."""
-        return not self.options.pgbouncer
-
-    def usage(self) -> str:
-        """The state of the pool in words, for errors and checks."""
-        pool = self._pool
-        size = pool.get_size() if pool is not None else 0
-        busy = size - pool.get_idle_size() if pool is not None else 0
-        return f"pool of {self.options.pool_max_size}: {size} open, {busy} in use, {self._waiting} calls waiting"
-
-    @property
-    def size(self) -> int:
-        """The number of open connections."""
-        return int(self._pool.get_size()) if self._pool is not None else 0
-
-    @property
-    def idle(self) -> int:
-        """The number of open connections that nobody uses."""
-        return int(self._pool.get_idle_size()) if self._pool is not None else 0
+    def closing(self) -> bool:
+        """True once closing has begun: nothing new is sent."""
+        return self.pool.closing
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Session]:
@@ -170,7 +123,7 @@ class PostgresConnection(Connection):
         try:
             yield session
         finally:
-            await self._release(session)
+            await self.pool.give_back(session)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Session]:
@@ -208,33 +161,44 @@ class PostgresConnection(Connection):
     async def attempt(self, sql: str, *args: Any) -> list[Row]:
         """Run one writing statement once.
 
-        Raises `AnswerLost`, `Unsent`, `WriteRace` or `BadValue`, or what the caller can only report, translated.
+        Raises `AnswerLost`, `WriteRace` or `BadValue`, or what the caller can only report, translated.
         """
         session = await self._acquire()
+        served_by = _NOBODY
         try:
-            if session.is_closed():
-                raise Unsent
-            served_by: ServerSession = session.server_session
-            try:
-                return await self._execute(session, sql, args, None)
-            except Exception as error:
-                if is_lost(error):
-                    _drop(session)
-                    raise AnswerLost(served_by, timed_out=isinstance(error, TimeoutError)) from error
-                if is_race(error):
-                    raise WriteRace from error
-                if is_bad_value(error):
-                    raise BadValue from error
-                raise self.translated(error, "writing") from error
-        finally:
-            await self._release(session)
+            served_by = session.server_session
+            rows = await self._execute(session, sql, args, None)
+        except BaseException as error:
+            if isinstance(error, Exception) and is_lost(error):
+                drop(session)
+                self.pool.distrust()
+            await self.pool.give_back(session)
+            if isinstance(error, Exception):
+                raise self._judged(error, served_by) from error
+            raise
+        if not self.pool.keep(session):
+            await self.pool.give_back(session)
+        return rows
+
+    def _judged(self, error: Exception, served_by: ServerSession) -> Exception:
+        if is_lost(error):
+            return AnswerLost(served_by, timed_out=isinstance(error, TimeoutError))
+        if is_race(error):
+            return WriteRace()
+        return BadValue() if is_bad_value(error) else self.translated(error, "writing")
 
     async def _run(self, sql: str, args: tuple[Any, ...], timeout: float | None) -> list[Row]:
         session = await self._acquire()
         try:
-            return await self._execute(session, sql, args, timeout)
-        finally:
-            await self._release(session)
+            rows = await self._execute(session, sql, args, timeout)
+        except BaseException as error:
+            if isinstance(error, Exception) and is_lost(error):
+                self.pool.distrust()
+            await self.pool.give_back(session)
+            raise
+        if not self.pool.keep(session):
+            await self.pool.give_back(session)
+        return rows
 
     async def _execute(self, session: Session, sql: str, args: tuple[Any, ...], timeout: float | None) -> list[Row]:
         if not self.options.pgbouncer:
@@ -244,48 +208,13 @@ class PostgresConnection(Connection):
             return list(await session.fetch(sql, *args, timeout=timeout))
 
     async def _acquire(self) -> Session:
-        """A connection, after at most the time for a turn plus the time to connect."""
-        turns = self._turns
-        if turns.locked():
-            await self._wait_for_turn()
-        else:
-            await turns.acquire()
         try:
-            if self.closing or self._pool is None:
-                raise BackendUnavailable("the connection pool is closed", backend="postgres")
-            session: Session = await self._pool.acquire()
-            return session
-        except BaseException as error:
-            turns.release()
-            if isinstance(error, SpecstarError) or not isinstance(error, Exception):
-                raise
+            return await self.pool.acquire()
+        except SpecstarError:
+            raise
+        except Exception as error:
             failure = error
         raise self._connect_error(failure)
-
-    async def _wait_for_turn(self) -> None:
-        limit = self.options.acquire_timeout_seconds
-        self._waiting += 1
-        try:
-            async with asyncio.timeout(limit):
-                await self._turns.acquire()
-        except TimeoutError as error:
-            raise BackendUnavailable(
-                f"no free connection to {self.where} within {limit:g} s ({self.usage()}); raise pool_max_size, or retry",
-                backend="postgres",
-            ) from error
-        finally:
-            self._waiting -= 1
-
-    async def _release(self, session: Session) -> None:
-        try:
-            if self._pool is None:
-                _drop(session)
-            else:
-                await self._pool.release(session, timeout=_RELEASE_SECONDS)
-        except Exception as error:
-            logger.debug("postgres: a connection was dropped instead of given back: %s", type(error).__name__)
-        finally:
-            self._turns.release()
 
     def translated(self, error: BaseException, doing: str) -> SpecstarError:
         """The error of specstar for a driver's."""
@@ -294,46 +223,13 @@ class PostgresConnection(Connection):
     async def ping(self) -> ServerInfo:
         rows = await self.fetch("SELECT current_setting('server_version'), current_database()", doing="check")
         version, database = rows[0]
-        return ServerInfo(version=f"PostgreSQL {version}", detail=f"database {database}, {self.usage()}")
+        return ServerInfo(version=f"PostgreSQL {version}", detail=f"database {database}, {self.pool.usage()}")
 
     async def aclose(self) -> None:
-        self.closing = True
-        if self._pool is not None:
-            await self._pool.close()
-            self._pool = None
+        await self.pool.aclose()
 
     def abandon(self) -> None:
-        self.closing = True
-        pool, self._pool = self._pool, None
-        sessions = list(self._sessions)
-        forked = os.getpid() != self._pid
-        if not forked and self._loop is not None and _running_loop() is self._loop:
-            for session in sessions:
-                session.terminate()
-            if pool is not None:
-                pool.terminate()
-            return
-        if forked:
-            _inherited.append((pool, sessions, self._loop))
-        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            for session in sessions:
-                session.let_go(null)
-        finally:
-            os.close(null)
-
-
-def _drop(session: Session) -> None:
-    # A session whose socket broke may have left the pool by itself already.
-    with suppress(asyncpg.InterfaceError):
-        session.terminate()
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
+        self.pool.abandon()
 
 
 def _server_name(dsn: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from specstar.backends.postgres.lost_answers import fence
-from specstar.backends.postgres.outcomes import AnswerLost, BadValue, Unsent, WriteRace
+from specstar.backends.postgres.outcomes import AnswerLost, BadValue, WriteRace
 from specstar.backends.postgres.rows import revision_of
 from specstar.errors import BackendUnavailable, OutcomeUnknownError, RevisionConflictError, SpecstarError
 from specstar.roles.records import RevisionInfo
@@ -30,7 +30,7 @@ async def erase(tables: ModelTables, resource_id: str, expected_version: int | N
         try:
             rows = await connection.attempt(sql.erase, resource_id, expected_version)
             break
-        except (WriteRace, Unsent):
+        except WriteRace:
             continue
         except BadValue as bad:
             raise connection.translated(bad.__cause__ or bad, f"erasing from {tables.model}") from bad

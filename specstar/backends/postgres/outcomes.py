@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import NamedTuple
 
-__all__ = ["AnswerLost", "BadValue", "ServerSession", "Unsent", "WriteRace"]
+__all__ = ["AnswerLost", "BadValue", "ServerSession", "WriteRace"]
 
 
 class ServerSession(NamedTuple):
@@ -22,10 +22,6 @@ class AnswerLost(Exception):
         self.session = session
         self.timed_out = timed_out
         super().__init__(f"no answer from server process {session.pid}")
-
-
-class Unsent(Exception):
-    """The connection was closed before the statement left: nothing happened."""
 
 
 class WriteRace(Exception):

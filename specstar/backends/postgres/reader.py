@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
-from specstar.backends.postgres.rows import meta_of, meta_with_revision, revision_of
+from specstar.backends.postgres.rows import META_WIDTH, REVISION_WIDTH, meta_of, meta_with_revision, revision_of
 from specstar.errors import BackendUnavailable, DecodeError
 from specstar.roles.records import ResourceMeta, RevisionInfo, StoredRevision
 from specstar.runtime import Batcher
@@ -22,6 +22,7 @@ MAX_IN_FLIGHT = 2
 SMALL_PAYLOAD = 32 << 10
 BATCH_BYTES = 8 << 20
 _READ_ATTEMPTS = 4
+_PAYLOAD_COLUMN = META_WIDTH + REVISION_WIDTH
 
 K = TypeVar("K", bound=Hashable)
 R = TypeVar("R")
@@ -122,16 +123,12 @@ def _pair_of(row: Row) -> tuple[str, str]:
 
 
 def full_of(row: Row) -> StoredRevision | Partial | ResourceMeta:
-    """A record of meta, revision, payload (None if large), and whether there is a payload at all."""
+    """A record of meta, revision, and payload: None if it is large, or gone."""
     meta, revision = meta_with_revision(row)
     if revision is None:
         return meta
-    payload = row[22]
-    if payload is not None:
-        return StoredRevision(meta, revision, payload)
-    if row[23]:
-        return Partial(meta, revision)
-    raise payload_gone(revision)
+    payload = row[_PAYLOAD_COLUMN]
+    return Partial(meta, revision) if payload is None else StoredRevision(meta, revision, payload)
 
 
 def payload_gone(revision: RevisionInfo) -> DecodeError:

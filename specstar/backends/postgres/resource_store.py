@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from specstar.backends.postgres.lost_answers import fence
-from specstar.backends.postgres.outcomes import AnswerLost, BadValue, Unsent, WriteRace
+from specstar.backends.postgres.outcomes import AnswerLost, BadValue, WriteRace
 from specstar.backends.postgres.reader import BATCH_BYTES, MAX_ROWS, SMALL_PAYLOAD
 from specstar.backends.postgres.schema import PAYLOAD
 from specstar.backends.postgres.tables import ModelTables
@@ -81,7 +81,7 @@ class PostgresResourceStore(ResourceStore):
         for _ in range(_ATTEMPTS):
             try:
                 await connection.attempt(sql, *arguments)
-            except (WriteRace, Unsent) as race:
+            except WriteRace as race:
                 cause = race.__cause__
             except AnswerLost as lost:
                 cause = lost.__cause__

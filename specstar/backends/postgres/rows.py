@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from specstar.backends.postgres.statements import META_COLUMNS, REVISION_COLUMNS
 from specstar.config.encoding import Encoding
 from specstar.errors import DecodeError, InvalidInputError
 from specstar.query.values import INT_MAX, INT_MIN
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from specstar.backends.postgres.connection import Row
 
 __all__ = ["columns_of", "encode_indexed", "meta_of", "meta_with_revision", "revision_of"]
+
+META_WIDTH = len(META_COLUMNS)
+REVISION_WIDTH = len(REVISION_COLUMNS)
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
@@ -96,13 +101,13 @@ def _revision_columns(revisions: list[RevisionInfo]) -> list[list[Any]]:
 
 def _revision_values(revision: RevisionInfo | None) -> list[Any]:
     if revision is None:
-        return [None] * 11
+        return [None] * REVISION_WIDTH
     return [column[0] for column in _revision_columns([revision])]
 
 
 def meta_of(row: Row) -> ResourceMeta:
     """The meta row in the first columns of a record."""
-    return _meta(*row[:11])
+    return _meta(*row[:META_WIDTH])
 
 
 def _meta(
@@ -110,22 +115,14 @@ def _meta(
     current_revision_id: str,
     revision_count: int,
     version: int,
-    created_time: Any,
-    updated_time: Any,
+    created_time: datetime,
+    updated_time: datetime,
     created_by: str,
     updated_by: str,
     is_deleted: bool,
     schema_version: str | None,
     indexed: str,
 ) -> ResourceMeta:
-    try:
-        indexed_data = _decode(indexed) if indexed != "{}" else {}
-        if _has_long_number(indexed):
-            indexed_data = _doubles_back(indexed_data)
-    except msgspec.DecodeError as error:
-        raise DecodeError(
-            f"the indexed fields of {resource_id!r} are damaged: {error}", resource_id=resource_id
-        ) from error
     return ResourceMeta(
         resource_id=resource_id,
         current_revision_id=current_revision_id,
@@ -137,8 +134,20 @@ def _meta(
         updated_by=updated_by,
         is_deleted=is_deleted,
         schema_version=schema_version,
-        indexed_data=indexed_data,
+        indexed_data=_indexed(indexed, resource_id) if indexed != "{}" else {},
     )
+
+
+def _indexed(indexed: str, resource_id: str) -> dict[str, Any]:
+    try:
+        data = _decode(indexed)
+    except msgspec.DecodeError as error:
+        message = f"the indexed fields of {resource_id!r} are damaged: {error}"
+        raise DecodeError(message, resource_id=resource_id) from error
+    # A double beyond 64 bits has 17 digits that count and zeros behind them.
+    if "00" in indexed and _has_long_number(indexed):
+        return {name: _doubles_back(part) for name, part in data.items()}
+    return data
 
 
 def _doubles_back(value: Any) -> Any:
@@ -164,7 +173,7 @@ def revision_of(resource_id: str, row: Row, start: int) -> RevisionInfo:
         created_by,
         updated_by,
         schema_version,
-    ) = row[start : start + 11]
+    ) = row[start : start + REVISION_WIDTH]
     try:
         known_status, known_encoding = _STATUS[status], _ENCODING[encoding]
     except KeyError as error:
@@ -191,5 +200,5 @@ def revision_of(resource_id: str, row: Row, start: int) -> RevisionInfo:
 
 def meta_with_revision(row: Row) -> tuple[ResourceMeta, RevisionInfo | None]:
     """The meta row and, if the record has one, the revision after it."""
-    meta = _meta(*row[:11])
-    return meta, None if row[11] is None else revision_of(meta.resource_id, row, 11)
+    meta = _meta(*row[:META_WIDTH])
+    return meta, None if row[META_WIDTH] is None else revision_of(meta.resource_id, row, META_WIDTH)

@@ -45,7 +45,7 @@ def _list(columns: tuple[tuple[str, str], ...], alias: str, *, rename: str = "")
 _META = _list(META_COLUMNS, "m")
 _REVISION = _list(REVISION_COLUMNS, "r")
 # Large payloads do not travel with a batch: the reader asks for them one by one.
-_PAYLOAD = "CASE WHEN octet_length(r.payload) <= $2 THEN r.payload END, r.payload IS NOT NULL"
+_PAYLOAD = "CASE WHEN octet_length(r.payload) <= $2 THEN r.payload END"
 
 
 def _unseen(array: str) -> str:

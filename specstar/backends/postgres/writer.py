@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from specstar.backends.postgres.lost_answers import find_out
-from specstar.backends.postgres.outcomes import AnswerLost, BadValue, Unsent, WriteRace
+from specstar.backends.postgres.outcomes import AnswerLost, BadValue, WriteRace
 from specstar.backends.postgres.rows import columns_of, encode_indexed
 from specstar.errors import (
     BackendUnavailable,
@@ -128,10 +128,10 @@ class MetaWriter:
         while True:
             try:
                 rows = await connection.attempt(sql, *columns_of([entry.change for entry in entries], update=update))
-            except (WriteRace, Unsent) as race:
+            except WriteRace as race:
                 races += 1
                 if races > _RACES:
-                    message = f"{self._tables.model}: given up after {_RACES} deadlocks or lost connections; nothing was written"
+                    message = f"{self._tables.model}: given up after {_RACES} deadlocks; nothing was written"
                     raise BackendUnavailable(message, backend="postgres") from (race.__cause__ or race)
                 await asyncio.sleep(random.uniform(0.2, 1.0) * 0.01 * 2**races)
             except BadValue as bad:

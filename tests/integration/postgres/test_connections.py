@@ -138,6 +138,23 @@ async def _until(measure: Any, wanted: Any, seconds: float = 10) -> None:
         await asyncio.sleep(0.02)
 
 
+async def test_idle_connections_are_closed_after_a_while(
+    postgres_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("specstar.backends.postgres.pool._IDLE_SECONDS", 0.2)
+    async with open_rig(postgres_database, pool_min_size=1) as rig:
+        pool = (await rig.connection()).pool
+        connection = await rig.connection()
+        await asyncio.gather(*(connection.fetch("SELECT pg_sleep(0.05)") for _ in range(4)))
+        assert pool.size == 4
+
+        async def size() -> int:
+            return pool.size
+
+        await _until(size, 1)
+        assert await rig.storage().read("r") is None
+
+
 async def test_the_session_settings(rig: Rig, postgres_database: str) -> None:
     connection = await rig.connection()
     rows = await connection.fetch(
@@ -322,10 +339,11 @@ async def test_cancelled_callers_leak_nothing(postgres_database: str) -> None:
         assert cancelled > 1000
         connection = await rig.connection()
 
-        async def idle() -> bool:
-            return connection.idle == connection.size
+        async def busy() -> int:
+            return connection.pool.busy
 
-        await _until(idle, True)
+        await _until(busy, 0)
+        assert connection.pool.size > 0
         state = (
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() "
             "AND backend_type = 'client backend' AND state <> 'idle'"
@@ -336,7 +354,7 @@ async def test_cancelled_callers_leak_nothing(postgres_database: str) -> None:
             "WHERE a.datname = current_database() AND pid <> pg_backend_pid() AND a.backend_type = 'client backend'"
         )
         assert await look.fetchval(locks) == 0
-        assert connection.usage().endswith("0 in use, 0 calls waiting")
+        assert connection.pool.usage().endswith("0 in use, 0 calls waiting")
         tasks_left = {task for task in asyncio.all_tasks() if task is not asyncio.current_task()}
         assert len(tasks_left) <= 4
         assert isinstance(await storage.read("r00001"), StoredRevision)
@@ -360,7 +378,7 @@ async def test_ten_thousand_calls_over_a_pool_of_two(postgres_database: str) -> 
         outcomes = await asyncio.gather(*calls)
         await slow
         assert all(isinstance(outcome, StoredRevision) for outcome in outcomes[::2])
-        assert (await rig.connection()).size <= 2
+        assert (await rig.connection()).pool.size <= 2
         assert await storage.count() == 6000
 
 
@@ -405,7 +423,7 @@ pid = os.fork()
 if pid == 0:
     rig = state["rig"]
     opened = rig.lazy.opened
-    sockets = [session._transport.get_extra_info("socket").fileno() for session in opened._sessions]
+    sockets = [session._transport.get_extra_info("socket").fileno() for session in opened.pool._sessions]
     rig.lazy.abandon()
     links = [os.readlink("/proc/self/fd/%d" % fd) for fd in sockets]
     assert links == ["/dev/null"] * len(sockets) and sockets, links
@@ -422,12 +440,12 @@ assert status == 0, status
 async def after():
     rig = state["rig"]
     storage = rig.storage()
-    sizes = rig.lazy.opened.size
+    sizes = rig.lazy.opened.pool.size
     assert sizes >= 3, sizes
     for number in range(20):
         await storage.write(new("after%d" % number))
     assert await storage.read("from-child") is not None
-    assert rig.lazy.opened.size == sizes
+    assert rig.lazy.opened.pool.size == sizes
     await rig.aclose()
 
 loop.run_until_complete(after())
@@ -460,7 +478,7 @@ def test_a_connection_whose_loop_is_gone_lets_go_of_its_sockets(postgres_databas
 
     with asyncio.Runner() as runner:
         rig = runner.run(opened())
-    sessions: list[Any] = list(rig.lazy.opened._sessions) if rig.lazy.opened else []
+    sessions: list[Any] = list(rig.lazy.opened.pool._sessions) if rig.lazy.opened else []
     transports = [session._transport for session in sessions]
     rig.lazy.abandon()
     with asyncio.Runner() as runner:

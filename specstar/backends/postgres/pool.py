@@ -1,0 +1,243 @@
+"""The pool: asyncpg's, with fair turns, a deadline on every wait, and a short way back for connections that are clean."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import weakref
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import asyncpg
+
+from specstar.backends.postgres.session import Session
+from specstar.errors import BackendUnavailable
+
+__all__ = ["SessionPool", "drop"]
+
+logger = logging.getLogger("specstar")
+
+_RELEASE_SECONDS = 1.0
+_IDLE_SECONDS = 300.0
+# What a forked child inherited: kept for good, because the destructors would reach into the parent's event loop.
+_inherited: list[Any] = []
+
+
+class _Kept(NamedTuple):
+    session: Session
+    since: float
+
+
+class SessionPool:
+    """Connections of one event loop. Whoever takes one with `acquire` ends with `keep` or `give_back`.
+
+    asyncpg's own release makes a task each time; a connection that is idle, outside a transaction and unharmed needs none
+    of what it does, so `keep` lays it aside for the next caller. Everything else goes back by asyncpg's way.
+    """
+
+    def __init__(self, where: str, *, min_size: int, max_size: int, turn_seconds: float) -> None:
+        self._where = where
+        self._min_size = min_size
+        self._max_size = max_size
+        self._turn_seconds = turn_seconds
+        self._pool: Any = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pid = os.getpid()
+        self._turns = asyncio.Semaphore(max_size)
+        self._kept: deque[_Kept] = deque()
+        self._sweep: asyncio.TimerHandle | None = None
+        self._busy = 0
+        self._waiting = 0
+        self.closing = False
+        sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+        self._sessions = sessions
+
+        class TrackedSession(Session):
+            """A session that is known from its first moment, so that a fork at any time can let go of it."""
+
+            def __init__(self, *args: Any, **kwargs: Any) -> None:
+                super().__init__(*args, **kwargs)
+                sessions.add(self)
+
+        self.session_class: type[Session] = TrackedSession
+
+    async def open(self, arguments: dict[str, Any], begin: Callable[[Session], Awaitable[None]]) -> None:
+        """Open the first connection, or as many as are always kept. Raises what the driver raises."""
+        self._loop = asyncio.get_running_loop()
+        create_pool: Any = asyncpg.create_pool
+        pool = create_pool(
+            min_size=self._min_size,
+            max_size=self._max_size,
+            max_queries=1_000_000,
+            max_inactive_connection_lifetime=_IDLE_SECONDS,
+            init=begin,
+            **arguments,
+        )
+        try:
+            await pool
+        except BaseException:
+            pool.terminate()
+            raise
+        self._pool = pool
+
+    @property
+    def size(self) -> int:
+        """The number of open connections."""
+        return int(self._pool.get_size()) if self._pool is not None else 0
+
+    @property
+    def busy(self) -> int:
+        """The number of connections in use."""
+        return self._busy
+
+    def usage(self) -> str:
+        """The state of the pool in words."""
+        return f"pool of {self._max_size}: {self.size} open, {self._busy} in use, {self._waiting} calls waiting"
+
+    async def acquire(self) -> Session:
+        """A connection. Raises `BackendUnavailable` if no turn comes in time, and what the driver raises on connecting."""
+        if self._turns.locked():
+            await self._wait_for_turn()
+        else:
+            await self._turns.acquire()
+        self._busy += 1
+        try:
+            if self.closing or self._pool is None:
+                raise BackendUnavailable("the connection pool is closed", backend="postgres")
+            while self._kept:
+                session = self._kept.pop().session
+                if _is_alive(session):
+                    return session
+                drop(session)
+            fresh: Session = await self._pool.acquire()
+        except BaseException:
+            self._end_turn()
+            raise
+        return fresh
+
+    async def _wait_for_turn(self) -> None:
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(self._turn_seconds):
+                await self._turns.acquire()
+        except TimeoutError as error:
+            raise BackendUnavailable(
+                f"no free connection to {self._where} within {self._turn_seconds:g} s ({self.usage()}); "
+                "raise pool_max_size, or retry",
+                backend="postgres",
+            ) from error
+        finally:
+            self._waiting -= 1
+
+    def keep(self, session: Session) -> bool:
+        """Take back a connection whose last statement ended well. False: it is not clean, so `give_back` must follow."""
+        if self.closing or not _is_alive(session) or session.is_in_transaction():
+            return False
+        assert self._loop is not None
+        self._kept.append(_Kept(session, self._loop.time()))
+        if self._sweep is None:
+            self._sweep = self._loop.call_later(_IDLE_SECONDS, self._sweep_idle)
+        self._end_turn()
+        return True
+
+    def distrust(self) -> None:
+        """Close what was laid aside: one connection broke or fell silent, and the others may have with it, unnoticed."""
+        while self._kept:
+            drop(self._kept.pop().session)
+
+    async def give_back(self, session: Session) -> None:
+        """Take back a connection in any state: a statement that was cancelled is ended on the server, or it is dropped."""
+        try:
+            if self._pool is None:
+                drop(session)
+            else:
+                await self._pool.release(session, timeout=_RELEASE_SECONDS)
+        except Exception as error:
+            logger.debug("postgres: a connection was dropped instead of given back: %s", type(error).__name__)
+        finally:
+            self._end_turn()
+
+    def _end_turn(self) -> None:
+        self._busy -= 1
+        self._turns.release()
+
+    def _sweep_idle(self) -> None:
+        """Close what nobody needed for a while, beyond the connections that are always kept."""
+        self._sweep = None
+        if self._loop is None or self.closing:
+            return
+        oldest = self._loop.time() - _IDLE_SECONDS
+        while self._kept and self._kept[0].since <= oldest and self.size > self._min_size:
+            drop(self._kept.popleft().session)
+        if self._kept:
+            self._sweep = self._loop.call_later(_IDLE_SECONDS / 5, self._sweep_idle)
+
+    async def aclose(self) -> None:
+        """Wait for connections in use, then close all with a goodbye."""
+        self._stop()
+        if self._pool is None:
+            return
+        while self._kept:
+            session = self._kept.pop().session
+            with suppress(Exception):
+                await self._pool.release(session, timeout=_RELEASE_SECONDS)
+        await self._pool.close()
+        self._pool = None
+
+    def terminate(self) -> None:
+        """Close all sockets at once; of this event loop, on it."""
+        self._stop()
+        pool, self._pool = self._pool, None
+        self._kept.clear()
+        for session in list(self._sessions):
+            session.terminate()
+        if pool is not None:
+            pool.terminate()
+
+    def abandon(self) -> None:
+        """The same without the event loop: it is gone, or this is a forked child."""
+        forked = os.getpid() != self._pid
+        if not forked and self._loop is not None and _running_loop() is self._loop:
+            self.terminate()
+            return
+        self.closing = True
+        pool, self._pool = self._pool, None
+        sessions = list(self._sessions)
+        if forked:
+            _inherited.append((pool, sessions, self._kept, self._sweep, self._loop))
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            for session in sessions:
+                session.let_go(null)
+        finally:
+            os.close(null)
+
+    def _stop(self) -> None:
+        self.closing = True
+        if self._sweep is not None:
+            self._sweep.cancel()
+            self._sweep = None
+
+
+def _is_alive(session: Session) -> bool:
+    # The proxy of a connection that left the pool by itself refuses every call.
+    try:
+        return not session.is_closed()
+    except asyncpg.InterfaceError:
+        return False
+
+
+def drop(session: Session) -> None:
+    """Close a connection at once and let the pool know; it may have left the pool by itself already."""
+    with suppress(asyncpg.InterfaceError):
+        session.terminate()
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
