@@ -88,12 +88,12 @@ class Database:
         return database
 
     @classmethod
-    def in_memory(cls, name: str = "memory") -> Database:
+    def in_memory(cls, name: str = "memory", *, page_size: int = _PAGE_SIZE) -> Database:
         """A new, empty database in memory."""
         with _translated(name):
             database = cls(apsw.Connection(":memory:", statementcachesize=_STATEMENTS), name)
             database._settle(None)
-            database.execute(f"PRAGMA page_size={_PAGE_SIZE}")
+            database.execute(f"PRAGMA page_size={page_size}")
             database._create_schema()
         return database
 
