@@ -28,6 +28,8 @@ _BACKOFF = {Failure.throttled: 0.4, Failure.unsent: 0.1, Failure.unanswered: 0.1
 _BACKOFF_LIMIT = 5.0
 _CLEANUP_SECONDS = 10.0
 _THREADS = 4
+# Importing the driver and asking for credentials: no request of ours, and slow on a busy machine.
+_CLIENT_SECONDS = 30.0
 
 
 class MetaObjectHandle(Protocol):
@@ -72,15 +74,14 @@ class S3Connection(Connection):
     async def open(self) -> None:
         """Create the client and look at the buckets, so that a wrong setting is found at once and said clearly."""
         try:
-            async with asyncio.timeout(self.options.operation_timeout_seconds):
+            async with asyncio.timeout(_CLIENT_SECONDS):
                 self._context = await make_client(self.options)
                 self._client = await self._context.__aenter__()
         except BaseException as error:
             await self._drop_client()
             if isinstance(error, TimeoutError):
                 raise BackendUnavailable(
-                    f"the S3 client was not ready within {self.options.operation_timeout_seconds:g} s "
-                    "(slow credential provider?)",
+                    f"the S3 client was not ready within {_CLIENT_SECONDS:g} s (slow credential provider?)",
                     backend=f"s3 at {endpoint_of(self.options)}",
                 ) from error
             if isinstance(error, SpecstarError) or not isinstance(error, Exception):

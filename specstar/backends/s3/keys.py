@@ -71,7 +71,8 @@ class PayloadKeys:
 
     def metadata(self, key: PayloadKey) -> dict[str, str]:
         """What must be kept beside the payload to find its ids again: nothing, unless a part was hashed."""
-        if len(key.resource_id) + len(key.payload_id) < _ID_LIMIT // 3:
+        both = key.resource_id + key.payload_id
+        if len(both) <= _ID_LIMIT // 3 and both.isascii():
             return {}
         kept = {"resource-id": key.resource_id, "payload-id": key.payload_id}
         if all(unescape(escape(value, _ID_LIMIT)) is not None for value in kept.values()):

@@ -14,6 +14,7 @@ __all__ = ["Change", "Copy", "Prepared", "Setup", "Snapshot"]
 
 _COMMITS_KEPT = 1000
 _VACUUM_PAGES = 256
+_PAGE_BYTES = 2048
 
 
 class Change(NamedTuple):
@@ -95,7 +96,8 @@ class Copy:
     @classmethod
     def empty(cls, name: str, setup: Operation) -> Copy:
         """A new database. `setup` makes the tables."""
-        return cls._ready(Database.in_memory(name), setup)
+        # Each push sends every page, and each index has one at least: small pages keep small databases small.
+        return cls._ready(Database.in_memory(name, page_size=_PAGE_BYTES), setup)
 
     @classmethod
     def load(cls, data: bytes, name: str, setup: Operation, *, verified: bool) -> Copy:

@@ -185,14 +185,10 @@ async def test_ping_tells_the_server_and_the_bucket(server: ScriptedS3) -> None:
 
 async def test_the_loop_is_not_blocked_while_the_client_is_made(server: ScriptedS3) -> None:
     async with opened(options_for(server.endpoint_url)) as rig:
-        opening = asyncio.create_task(rig.lazy.get())
-        longest, last = 0.0, time.monotonic()
-        while not opening.done():
-            await asyncio.sleep(0.001)
-            now = time.monotonic()
-            longest, last = max(longest, now - last), now
-        await opening
-        assert longest < 0.5
+        # The loop's own work, whatever else the machine does: reading the driver's data files takes ten times as long.
+        begun = time.thread_time()
+        await rig.lazy.get()
+        assert time.thread_time() - begun < 0.2
 
 
 async def test_credentials_come_from_the_environment_where_none_are_given(
