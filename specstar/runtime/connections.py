@@ -148,7 +148,8 @@ class Connections:
             if self._closed:
                 raise BackendUnavailable(f"{name}: specstar is closing; call again")
             carried = self._carried.get(key)
-            lazy = LazyConnection(make if carried is None else lambda: carried, name)
+            chosen: Callable[[], Any] = make if carried is None else lambda: carried
+            lazy = LazyConnection(chosen, name)
             lazy._on_open = self._order.append
             self._by_key[key] = lazy
         return lazy

@@ -26,6 +26,7 @@ class Waiter(Protocol[T_contra]):
 
     def done(self) -> bool:
         """True once it has a result, an error, or its awaiter was cancelled."""
+        ...
 
     def set_result(self, result: T_contra, /) -> None:
         """Wake the awaiter with a result."""
