@@ -20,8 +20,9 @@ __all__ = ["APPLICATION_ID", "SCHEMA_VERSION", "Database", "Operation"]
 APPLICATION_ID = 0x53706353
 """Marks a SQLite file as ours ("SpcS")."""
 SCHEMA_VERSION = 1
-_PAGE_SIZE = 8192
-_WAL_PAGES = 2000
+_PAGE_SIZE = 4096
+# 32 MiB: pages that change often are written back to the database once in a while, not after every few batches.
+_WAL_PAGES = 8000
 _WAL_KEEP_BYTES = 64 << 20
 _STATEMENTS = 300
 # Older ones can corrupt a WAL database that several connections checkpoint: https://sqlite.org/wal.html#walresetbug
