@@ -73,6 +73,7 @@ class S3BlobReader(BlobReader):
         self._pieces: deque[bytes] = deque()
         self._unchecked: list[bytes] = []
         self._checking: asyncio.Task[None] | None = None
+        self._submitted = False
         self._over = False
 
     def feed(self, key: str, etag: str, pieces: list[bytes]) -> None:
@@ -135,23 +136,31 @@ class S3BlobReader(BlobReader):
         return True
 
     async def _check(self) -> None:
-        """Hash the range that came; the last one is handed out only if the whole blob is what its id says."""
-        pieces = self._unchecked
-        size = sum(map(len, pieces))
-        if size <= _HASH_ON_LOOP:
-            self._update(pieces)
-        elif not self._checking:
-            # A task of its own: a cancelled caller must not make the same bytes count twice.
-            self._checking = self._connection.start(self._connection.in_thread(self._update, pieces))
-        if self._checking:
+        """Hash the range that came, while its bytes are handed out; the last one waits until the whole blob is checked."""
+        size = sum(map(len, self._unchecked))
+        if not self._submitted:
+            await self._hashed()
+            if size <= _HASH_ON_LOOP:
+                self._update(self._unchecked)
+            else:
+                # A task of its own: a cancelled caller must not make the same bytes count twice.
+                self._checking = self._connection.start(self._connection.in_thread(self._update, self._unchecked))
+            self._submitted = True
+        if self._left == size:
+            await self._hashed()
+            if self._hash.hexdigest() != self.info.file_id:
+                self._over = True
+                self._unchecked = []
+                raise BlobIntegrityError(
+                    "the stored bytes do not match the checksum of the blob", file_id=self.info.file_id
+                )
+        self._submitted = False
+
+    async def _hashed(self) -> None:
+        """Wait for the range before."""
+        if self._checking is not None:
             await asyncio.shield(self._checking)
             self._checking = None
-        if self._left == size and self._hash.hexdigest() != self.info.file_id:
-            self._over = True
-            self._unchecked = []
-            raise BlobIntegrityError(
-                "the stored bytes do not match the checksum of the blob", file_id=self.info.file_id
-            )
 
     def _update(self, pieces: list[bytes]) -> None:
         for piece in pieces:

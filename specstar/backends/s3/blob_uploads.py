@@ -28,6 +28,8 @@ __all__ = ["Uploads"]
 
 _RANGE = 4 << 20
 _RANGES_AHEAD = 3
+# What is forgotten is found again in the bucket.
+_SESSIONS_KEPT = 1000
 
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,6 +116,11 @@ class Uploads:
         finally:
             if not lock.locked() and upload_id not in self._next:
                 self._appending.pop(upload_id, None)
+        if len(self._next) > _SESSIONS_KEPT:
+            oldest = next(iter(self._next))
+            held = self._appending.get(oldest)
+            if held is None or not held.locked():
+                self._forget(oldest)
 
     async def _put_chunk(self, connection: S3Connection, folder: str, number: int, data: bytes) -> int:
         """Store a chunk under the next free number; returns the number."""

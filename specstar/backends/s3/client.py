@@ -60,6 +60,7 @@ def client_arguments(options: S3Options) -> dict[str, Any]:
 
 def client_config(options: S3Options, given: Any) -> Any:
     """The driver's Config: ours, then the user's, then what the retry layer needs."""
+    import aiobotocore
     from aiobotocore.config import AioConfig
     from botocore.config import Config
 
@@ -72,6 +73,8 @@ def client_config(options: S3Options, given: Any) -> Any:
         "read_timeout": options.read_timeout_seconds,
         "max_pool_connections": options.max_pool_connections,
         "s3": {"addressing_style": style},
+        # A fixed one: the driver builds its own anew for every request, a tenth of its work.
+        "user_agent": f"specstar aiobotocore/{aiobotocore.__version__}",
         "connector_args": {"keepalive_timeout": _KEEPALIVE_SECONDS},
     }
     if options.endpoint_url is not None:

@@ -60,6 +60,7 @@ class S3Connection(Connection):
         self._context: Any = None
         self._client: Any = None
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._clean_ups: set[asyncio.Task[Any]] = set()
         self._threads: ThreadPoolExecutor | None = None
         self.uploads: set[tuple[str, str]] = set()
         self.conditional_put = True
@@ -231,6 +232,8 @@ class S3Connection(Connection):
                 logger.warning("s3: %s is left to garbage collection: %s", what, error)
 
         task = self.start(bounded())
+        self._clean_ups.add(task)
+        task.add_done_callback(self._clean_ups.discard)
         try:
             await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -246,6 +249,8 @@ class S3Connection(Connection):
         for result in results:
             if isinstance(result, Exception):
                 logger.error("s3: metadata was not pushed at close: %s", result)
+        if self._clean_ups:
+            await asyncio.wait(list(self._clean_ups), timeout=_CLEANUP_SECONDS / 2)
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
