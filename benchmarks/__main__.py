@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rivals=not options.no_rivals,
         quick=options.quick,
     )
-    scale = Scale(search_rows=10_000, jobs=1_000) if options.quick else Scale()
+    scale = Scale(search_rows=10_000, old_rows=200, jobs=1_000) if options.quick else Scale()
     if options.sizes:
         scale = replace(scale, sizes=tuple(sorted(options.sizes)))
     suites = select([make(scale) for make in SUITES.values()], selection)
@@ -56,6 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 console.print(f"{suite.name:10} {case.operation:16} {case.callers:6}  {case.title}", highlight=False)
         return 0
     preset = _QUICK if options.quick else _FULL
+    if options.json != "-" and find_spec("matplotlib") is None:
+        print("the pictures need matplotlib: pip install 'specstar[bench]', or use --json -", file=sys.stderr)
+        return 2
     try:
         document, results = asyncio.run(_run(suites, options, preset, console))
     except (ContestantFailed, EnvironmentFailed) as error:
@@ -168,8 +172,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _default_loop() -> str:
-    from importlib.util import find_spec
-
     return "uvloop" if os.name != "nt" and find_spec("uvloop") else "asyncio"
 
 

@@ -18,6 +18,8 @@ class Scale:
 
     search_rows: int = 100_000
     """Resources that are searched on PostgreSQL."""
+    old_rows: int = 1_000
+    """Resources that specstar 0.12.3 searches on PostgreSQL, where it writes few a second."""
     jobs: int = 10_000
     """Jobs that are drained, by the faster contestants."""
     sizes: tuple[int, ...] = (1_000, 10_000, 100_000, 1_000_000)
@@ -36,6 +38,8 @@ class Entry:
     callers: int | None = None
     """Its own number of callers, where a case compares different numbers."""
     ours: bool = False
+    quick: bool = True
+    """Takes part in the quick run."""
 
 
 @dataclass(frozen=True, kw_only=True)

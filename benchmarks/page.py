@@ -13,14 +13,14 @@ from benchmarks.figures import CaseResult
 
 __all__ = ["refresh"]
 
-_BEGIN = "<!-- begin of the newest results: written by python -m benchmarks -->"
-_END = "<!-- end of the newest results -->"
+BEGIN = "<!-- begin of the newest results: written by python -m benchmarks -->"
+END = "<!-- end of the newest results -->"
 
 
 def refresh(page: Path, document: Mapping[str, Any], results: Sequence[CaseResult], pictures: Sequence[Path]) -> None:
     """Write the tables between the markers, and copy the pictures beside the page."""
     text = page.read_text(encoding="utf-8")
-    if _BEGIN not in text or _END not in text:
+    if BEGIN not in text or END not in text:
         raise ValueError(f"{page} lacks the markers of the results")
     folder = page.parent / "benchmarks"
     folder.mkdir(exist_ok=True)
@@ -29,10 +29,8 @@ def refresh(page: Path, document: Mapping[str, Any], results: Sequence[CaseResul
     for picture in pictures:
         shutil.copyfile(picture, folder / picture.name)
     shown = render(document, results, [picture.name for picture in pictures])
-    pattern = re.escape(_BEGIN) + ".*" + re.escape(_END)
-    page.write_text(
-        re.sub(pattern, lambda _: f"{_BEGIN}\n\n{shown}\n\n{_END}", text, flags=re.DOTALL), encoding="utf-8"
-    )
+    pattern = re.escape(BEGIN) + ".*" + re.escape(END)
+    page.write_text(re.sub(pattern, lambda _: f"{BEGIN}\n\n{shown}\n\n{END}", text, flags=re.DOTALL), encoding="utf-8")
 
 
 def render(document: Mapping[str, Any], results: Sequence[CaseResult], pictures: Sequence[str]) -> str:

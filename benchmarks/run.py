@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -55,7 +57,7 @@ def select(suites: Iterable[Suite], selection: Selection) -> list[Suite]:
 
 def _takes_part(entry: Entry, selection: Selection) -> bool:
     named = selection.contestants is None or entry.name in selection.contestants
-    return named and (selection.rivals or entry.environment == "own")
+    return named and (selection.rivals or entry.environment == "own") and (entry.quick or not selection.quick)
 
 
 def _wanted(case: Case, selection: Selection) -> bool:
@@ -81,20 +83,39 @@ def turns(suite: Suite, rounds: int) -> list[tuple[int, Case, Entry]]:
     return order
 
 
+@asynccontextmanager
+async def _opened(workers: Collection[Worker]) -> AsyncIterator[None]:
+    """All open and closed side by side; after an error of one, the others end too."""
+    async with AsyncExitStack() as stack:
+        await _all(stack.enter_async_context(worker) for worker in workers)
+        yield
+        await _all(worker.finish() for worker in workers)
+
+
+async def _all(steps: Iterable[Coroutine[Any, Any, Any]]) -> None:
+    """Side by side; the first error is raised once all others have ended."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for step in steps:
+                group.create_task(step)
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+
+
 async def run_suite(
     suite: Suite, plan: Plan, *, started: Report, measured: Report
 ) -> tuple[list[CaseResult], dict[str, dict[str, Any]]]:
     """The samples of a suite, and what its contestants said about themselves."""
     results = {case: CaseResult(suite.name, case, {name: [] for name in case.entries}) for case in suite.cases}
-    async with AsyncExitStack() as stack:
-        workers: dict[str, Worker] = {}
-        for entry in suite.entries:
-            started(f"{suite.name}: starting {entry.name}")
-            workers[entry.name] = await stack.enter_async_context(Worker(entry, plan.setting))
+    workers = {entry.name: Worker(entry, plan.setting) for entry in suite.entries}
+    started(f"{suite.name}: starting {len(workers)} processes")
+    async with _opened(workers.values()):
         for _, case, entry in turns(suite, plan.rounds):
             started(f"{suite.name}: {case.title}, {entry.name}")
             seconds = plan.seconds if case.seconds is None else case.seconds
+            began = time.perf_counter()
             sample = await workers[entry.name].measure(case.operation, case.callers, seconds)
+            sample["took"] = round(time.perf_counter() - began, 3)
             results[case].samples[entry.name].append(sample)
             measured(entry.name)
         about = {name: worker.about for name, worker in workers.items()}

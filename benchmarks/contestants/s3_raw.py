@@ -53,7 +53,7 @@ class RawAioboto3(Contestant):
         self.folder = Path(self.setting["folder"])
         self.encode = msgspec.json.Encoder().encode
         self.decode = msgspec.json.Decoder(Person).decode
-        self.rows: int = self.setting.get("rows", 500)
+        self.rows: int = self.setting.get("rows", 256)
         self._keys: list[str] = []
         self._turn = asyncio.Lock()
         self._database: sqlite3.Connection | None = None
@@ -79,10 +79,12 @@ class RawAioboto3(Contestant):
 
     async def prepare_get(self) -> None:
         """Something to read."""
-        while len(self._keys) < self.rows:
-            key = f"{self.prefix}{uuid.uuid4().hex}"
-            await self._put(key)
-            self._keys.append(key)
+        import asyncio
+
+        if not self._keys:
+            self._keys = [f"{self.prefix}{uuid.uuid4().hex}" for _ in range(self.rows)]
+            for start in range(0, self.rows, _CONNECTIONS):
+                await asyncio.gather(*(self._put(key) for key in self._keys[start : start + _CONNECTIONS]))
         self._next = shuffled_forever(self._keys)
 
     async def get(self, caller: int) -> None:

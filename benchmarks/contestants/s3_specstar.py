@@ -20,7 +20,7 @@ class S3Resources(Contestant):
         self.spec = SpecStar()
         self.people = self.spec.add_model(Person, name="people", indexed_fields=["age", "name"])
         self.spec.configure(backend=filled_in(self.setting["backend"], self.setting))
-        self.rows: int = self.setting.get("rows", 500)
+        self.rows: int = self.setting.get("rows", 256)
         self._ids: list[str] = []
 
     async def close(self) -> None:

@@ -50,11 +50,13 @@ def rabbitmq(scale: Scale) -> Suite:
                 ours=True,
             ),
             Entry(name="aiormq", cls="jobs_aiormq:RawAiormq", setting=common),
-            Entry(name="aio-pika", cls="jobs_aio_pika:AioPika", environment="rivals", setting=common),
+            Entry(name="aio-pika", cls="jobs_aio_pika:AioPika", environment="rivals", quick=False, setting=common),
             Entry(name="taskiq", cls="jobs_taskiq:Taskiq", environment="rivals", setting=slower),
-            Entry(name="FastStream", cls="jobs_faststream:FastStream", environment="rivals", setting=slower),
+            Entry(
+                name="FastStream", cls="jobs_faststream:FastStream", environment="rivals", quick=False, setting=slower
+            ),
             Entry(name="dramatiq", cls="jobs_dramatiq:Dramatiq", environment="rivals", setting=slower),
-            Entry(name="celery", cls="jobs_celery:CeleryJobs", environment="rivals", setting=slower),
+            Entry(name="celery", cls="jobs_celery:CeleryJobs", environment="rivals", quick=False, setting=slower),
             Entry(name="PgQueuer", cls="jobs_pgqueuer:PgQueuer", environment="rivals", setting=slower),
         ),
         cases=(

@@ -7,7 +7,6 @@ from benchmarks.case import Case, Entry, Scale, Suite, Target
 __all__ = ["postgres"]
 
 _POOL = 8
-_OLD_ROWS = 1000
 
 
 def postgres(scale: Scale) -> Suite:
@@ -41,7 +40,12 @@ def postgres(scale: Scale) -> Suite:
                 name="specstar 0.12.3",
                 cls="old_specstar:OldSpecstar",
                 environment="old",
-                setting={"backend": old, "rows": 100, "search_rows": _OLD_ROWS, "distributions": ("psycopg2-binary",)},
+                setting={
+                    "backend": old,
+                    "rows": scale.old_rows // 10,
+                    "search_rows": scale.old_rows,
+                    "distributions": ("psycopg2-binary",),
+                },
             ),
         ),
         cases=(
@@ -90,7 +94,7 @@ def postgres(scale: Scale) -> Suite:
             ),
             Case(
                 operation="search",
-                title=f"{searched} (specstar 0.12.3: {_OLD_ROWS:,})",
+                title=f"{searched} (specstar 0.12.3: {scale.old_rows:,})",
                 callers=1,
                 entries=("specstar", "asyncpg", "specstar 0.12.3"),
                 targets=(Target(against="asyncpg", at_least=0.8), old_by_ten),
