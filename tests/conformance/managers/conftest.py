@@ -77,14 +77,22 @@ def caller(request: pytest.FixtureRequest, anyio_backend: Any) -> str:
     return name
 
 
+MIXTURES = {"disk-msgpack", "postgres+disk", "postgres+s3"}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The blocking facade is the same whichever loop the test itself runs on: once is enough."""
-    items[:] = [item for item in items if not ("sync" in _ids(item) and "trio" in _ids(item))]
+    """What adds nothing is left out: the blocking facade is the same whichever loop the test itself runs on, and a mixture
+    of backends is the same for every caller."""
+    items[:] = [item for item in items if not _adds_nothing(item)]
 
 
-def _ids(item: pytest.Item) -> set[str]:
+def _adds_nothing(item: pytest.Item) -> bool:
     callspec = getattr(item, "callspec", None)
-    return set(callspec.id.split("-")) if callspec is not None else set()
+    if callspec is None or "caller" not in callspec.params:
+        return False
+    on_trio = callspec.params["anyio_backend"][0] == "trio"
+    blocks = callspec.params["caller"] == "sync"
+    return (on_trio and blocks) or (callspec.params.get("binding") in MIXTURES and (on_trio or blocks))
 
 
 @pytest.fixture
