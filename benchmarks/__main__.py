@@ -62,12 +62,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         document, results = asyncio.run(_run(suites, options, preset, console))
-    except (ContestantFailed, EnvironmentFailed) as error:
+    except EnvironmentFailed as error:
         print(error, file=sys.stderr)
         return 1
     ours = frozenset(entry.name for suite in suites for entry in suite.entries if entry.ours)
     _write(document, results, ours, options)
-    return 0
+    for name, message in document["failed"].items():
+        print(f"{name} failed: {message}", file=sys.stderr)
+    return 1 if document["failed"] else 0
 
 
 async def _run(
@@ -83,6 +85,7 @@ async def _run(
     )
     results: list[CaseResult] = []
     contestants: dict[str, dict[str, Any]] = {}
+    failed: dict[str, str] = {}
     with ExitStack() as stack:
         setting: dict[str, Any] = {"payload": options.payload, "loop": options.loop, "data_dir": options.data_dir}
         servers = sorted({server for suite in suites for server in suite.servers})
@@ -103,12 +106,17 @@ async def _run(
         total = sum(len(case.entries) for suite in suites for case in suite.cases) * rounds
         task = progress.add_task("", total=total)
         for suite in suites:
-            found, said = await run_suite(
-                suite,
-                plan,
-                started=lambda what: progress.update(task, description=what),
-                measured=lambda _: progress.advance(task),
-            )
+            try:
+                found, said = await run_suite(
+                    suite,
+                    plan,
+                    started=lambda what: progress.update(task, description=what),
+                    measured=lambda _: progress.advance(task),
+                )
+            except ContestantFailed as error:
+                # The other suites are worth having all the same.
+                failed[suite.name] = str(error)
+                continue
             contestants[suite.name] = said
             results += found
             table.show(progress.console, suite, found)
@@ -119,6 +127,7 @@ async def _run(
         "payload": options.payload,
         "quick": options.quick,
         "loop": options.loop,
+        "failed": failed,
         "contestants": contestants,
         "notes": {suite.name: suite.notes for suite in suites},
         "results": as_json(results),

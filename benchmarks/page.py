@@ -47,6 +47,8 @@ def render(document: Mapping[str, Any], results: Sequence[CaseResult], pictures:
         ),
         f"Targets met: {met} of {measured}.",
     ]
+    if document["failed"]:
+        parts.append(f"Not measured, because a contestant failed: {', '.join(document['failed'])}.")
     for suite in dict.fromkeys(result.suite for result in results):
         mine = [result for result in results if result.suite == suite]
         parts.append(f"### {suite}")

@@ -14,11 +14,13 @@ MAX_ID_BYTES = 1024
 """The longest id a caller may give, in bytes of UTF-8: what every backend can index."""
 
 _RANDOM_POOL_BYTES = 4096
-_RANDOM_BYTES = 8
+_RANDOM_DIGITS = 16
+# The two highest of the random bits are the variant: 10.
+_VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 
 _lock = threading.Lock()
 _last_stamp = 0
-_pool = b""
+_pool = ""
 _position = 0
 
 
@@ -30,21 +32,20 @@ def new_id() -> str:
     """
     global _last_stamp, _pool, _position
     with _lock:
-        now = time_ns()
+        milliseconds, rest = divmod(time_ns(), 1_000_000)
         # 60 bits: milliseconds, then the rest of the millisecond in 4096ths.
-        stamp = (now // 1_000_000) << 12 | (now % 1_000_000) * 4096 // 1_000_000
+        stamp = milliseconds << 12 | rest * 4096 // 1_000_000
         if stamp <= _last_stamp:
             stamp = _last_stamp + 1
         _last_stamp = stamp
         position = _position
         if position >= len(_pool):
-            _pool = os.urandom(_RANDOM_POOL_BYTES)
+            _pool = os.urandom(_RANDOM_POOL_BYTES).hex()
             position = 0
-        _position = position + _RANDOM_BYTES
-        random = _pool[position : position + _RANDOM_BYTES]
-    tail = int.from_bytes(random) & 0x3FFF_FFFF_FFFF_FFFF | 0x8000_0000_0000_0000
-    digits = f"{stamp >> 12:012x}7{stamp & 0xFFF:03x}{tail:016x}"
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+        _position = position + _RANDOM_DIGITS
+        tail = _pool[position : position + _RANDOM_DIGITS]
+    head = f"{stamp:015x}"
+    return f"{head[:8]}-{head[8:12]}-7{head[12:]}-{_VARIANT[tail[0]]}{tail[1:4]}-{tail[4:]}"
 
 
 def checked_id(value: str, *, field: str = "resource_id") -> str:
@@ -77,7 +78,7 @@ def checked_id(value: str, *, field: str = "resource_id") -> str:
 def _after_fork() -> None:
     # A child that went on with its parent's pool would make its parent's ids.
     global _pool, _position, _lock
-    _pool, _position = b"", 0
+    _pool, _position = "", 0
     _lock = threading.Lock()
 
 

@@ -84,6 +84,7 @@ def test_the_page_keeps_what_is_around_the_markers(tmp_path: Path) -> None:
         "seconds": 1.0,
         "payload": 200,
         "loop": "asyncio",
+        "failed": {"other": "a traceback"},
         "contestants": {
             "suite": {"ours": {"versions": {"specstar": "1"}}, "old": {"versions": {"specstar": "0.12.3"}}}
         },
@@ -98,6 +99,7 @@ def test_the_page_keeps_what_is_around_the_markers(tmp_path: Path) -> None:
     assert "old" not in text
     assert text.count("| get, 64 callers |") == 1
     assert "- equal for all" in text
+    assert "Not measured, because a contestant failed: other." in text
     assert "specstar 1." in text
     assert (tmp_path / "docs" / "benchmarks" / "suite.svg").read_text() == "<svg/>"
 
