@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 from typing import Any
 
 import pytest
+
+# A shell starts background commands with SIGINT ignored, and processes inherit that: the programs under test must not.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = ["tests.services_plugin"]
 
