@@ -62,7 +62,7 @@ test: $(STAMP) services ## Run all tests against real servers, and the quick one
 	else echo "Python 3.13 is not installed: its quick run is left out"; fi
 
 test-313: $(STAMP_313) ## Run the quick tests on Python 3.13
-	$(VENV_313)/bin/python -m pytest -q -n $(WORKERS) -m 'not slow' -p no:cacheprovider tests/unit
+	$(VENV_313)/bin/python -m pytest -q -n $(WORKERS) -m 'not slow' -p no:cacheprovider tests/unit $(ARGS)
 
 lint: $(STAMP) ## Check style and format, and that generated code is fresh
 	$(BIN)/ruff check .
