@@ -106,7 +106,7 @@ async def run_suite(
     suite: Suite, plan: Plan, *, started: Report, measured: Report
 ) -> tuple[list[CaseResult], dict[str, dict[str, Any]]]:
     """The samples of a suite, and what its contestants said about themselves."""
-    results = {case: CaseResult(suite.name, case, {name: [] for name in case.entries}) for case in suite.cases}
+    results = {id(case): CaseResult(suite.name, case, {name: [] for name in case.entries}) for case in suite.cases}
     workers = {entry.name: Worker(entry, plan.setting) for entry in suite.entries}
     started(f"{suite.name}: starting {len(workers)} processes")
     async with _opened(workers.values()):
@@ -116,7 +116,7 @@ async def run_suite(
             began = time.perf_counter()
             sample = await workers[entry.name].measure(case.operation, case.callers, seconds)
             sample["took"] = round(time.perf_counter() - began, 3)
-            results[case].samples[entry.name].append(sample)
+            results[id(case)].samples[entry.name].append(sample)
             measured(entry.name)
         about = {name: worker.about for name, worker in workers.items()}
     return list(results.values()), about

@@ -92,6 +92,20 @@ async def test_contestants_run_in_processes_of_their_own(tmp_path: Path) -> None
 
 
 @pytest.mark.anyio
+async def test_growth_is_measured_in_one_process_a_size(tmp_path: Path) -> None:
+    grown = SUITES["growth"](Scale(sizes=(100, 200)))
+    contestants = frozenset({"disk, 100", "disk, 200"})
+    (suite,) = select([grown], Selection(operations=frozenset({"update"}), contestants=contestants))
+    plan = Plan(seconds=0.02, rounds=1, setting={**SETTING, "data_dir": str(tmp_path)})
+    (result,), _ = await run_suite(suite, plan, started=lambda _: None, measured=lambda _: None)
+    assert result.samples.keys() == contestants
+    assert result.case.points is not None
+    assert result.case.points["disk, 200"] == ("disk", 200)
+    (verdict, _) = result.verdicts()
+    assert verdict.reached is not None
+
+
+@pytest.mark.anyio
 async def test_a_contestant_that_fails_says_why(tmp_path: Path) -> None:
     entry = Entry(name="broken", cls="fresh_process:FreshProcess", setting={"statement": "import no_such_module"})
     async with Worker(entry, {**SETTING, "data_dir": str(tmp_path)}) as worker:
