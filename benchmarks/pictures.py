@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from benchmarks.table import short
 
 __all__ = ["draw"]
 
-_OURS = "#1f6f54"
+_OURS = ("#1f6f54", "#5fb892", "#0b3d2e", "#93d3b5")
 _THEIRS = ("#c9a227", "#8d8d8d", "#b5533c", "#5b7db1", "#9a6fb0", "#6b8e23", "#c27ba0", "#444444")
 
 
@@ -46,9 +47,7 @@ def _costs(result: CaseResult, path: Path) -> Path:
 
     figure, panel = plt.subplots(figsize=(6, 3.4))
     assert result.case.points is not None
-    for series, colour in zip(
-        dict.fromkeys(name for name, _ in result.case.points.values()), (_OURS, *_THEIRS), strict=False
-    ):
+    for series, colour in zip(dict.fromkeys(name for name, _ in result.case.points.values()), _OURS, strict=False):
         found = [
             (x, rate)
             for entry, (name, x) in result.case.points.items()
@@ -130,9 +129,9 @@ def _curves(title: str, results: Sequence[CaseResult], ours: frozenset[str], pat
 
 
 def _colours(names: Sequence[str], ours: frozenset[str]) -> Iterable[str]:
-    others = iter(_THEIRS * 4)
+    mine, others = itertools.cycle(_OURS), itertools.cycle(_THEIRS)
     for name in names:
-        yield _OURS if name in ours else next(others)
+        yield next(mine if name in ours else others)
 
 
 def _save(figure: Any, path: Path) -> Path:
