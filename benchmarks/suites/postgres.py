@@ -108,7 +108,8 @@ def postgres(scale: Scale) -> Suite:
             (
                 "asyncpg: two inserts in one transaction a create, one `fetchrow` with a join a get, a conditional UPDATE and "
                 "an INSERT in one transaction an update, typed columns with a fitting index for the search. Its cost at one "
-                "caller is round trips, the reset query of its pool among them; 'one statement' has both inserts in one, which fewer programs take the trouble for."
+                "caller is round trips, the reset query of its pool among them; 'one statement' has both inserts in one, which "
+                "fewer programs take the trouble for."
             ),
             "specstar's indexed fields lie in one JSONB column; all decode the payload into a msgspec struct.",
         ),
