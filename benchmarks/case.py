@@ -78,6 +78,8 @@ class Case:
     """Its own measuring time, where that of the command line does not fit."""
     quick: bool = True
     """Part of the quick run."""
+    fresh: bool = False
+    """Each measurement in a new process: memory that an earlier one has left behind would hide what this one needs."""
     curve: str | None = None
     """The title of the picture of curves that it is a point of."""
     x: int | None = None

@@ -19,15 +19,18 @@ def resident() -> float:
 
 
 class PeakMemory:
-    """The most memory in use inside the `with` block, above what was in use at its begin: `above`."""
+    """The most memory in use inside the `with` block, above `idle` MiB, or above what was in use at its begin: `above`."""
 
     above = 0.0
+
+    def __init__(self, idle: float | None = None) -> None:
+        self._idle = idle
 
     def __enter__(self) -> PeakMemory:
         gc.collect()
         if _CLEAR.exists():
             _CLEAR.write_text("5")  # resets VmHWM (proc_pid_clear_refs(5))
-        self._before = resident()
+        self._before = resident() if self._idle is None else self._idle
         return self
 
     def __exit__(self, *_: object) -> None:

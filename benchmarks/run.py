@@ -114,7 +114,12 @@ async def run_suite(
             started(f"{suite.name}: {case.title}, {entry.name}")
             seconds = plan.seconds if case.seconds is None else case.seconds
             began = time.perf_counter()
-            sample = await workers[entry.name].measure(case.operation, case.callers, seconds)
+            if case.fresh:
+                async with Worker(entry, plan.setting) as worker:
+                    sample = await worker.measure(case.operation, case.callers, seconds)
+                    await worker.finish()
+            else:
+                sample = await workers[entry.name].measure(case.operation, case.callers, seconds)
             sample["took"] = round(time.perf_counter() - began, 3)
             results[id(case)].samples[entry.name].append(sample)
             measured(entry.name)

@@ -27,7 +27,7 @@ class IdleSpec(Contestant):
         return distributions("specstar", *self.setting.get("distributions", ()))
 
     async def measure_idle(self, callers: int, seconds: float) -> Sample:
-        """MiB that three models and all roles, opened and used once, add to the imports. Worth one measurement a process."""
+        """MiB that three models and all roles, opened and used once, add to the imports."""
         from specstar import SpecStar
 
         for name in self.setting["imports"]:

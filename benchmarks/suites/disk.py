@@ -88,6 +88,16 @@ def disk(scale: Scale) -> Suite:
                     Target(entry="specstar blobs", at_most=_BLOB_MEMORY_MIB, of="memory"),
                 ),
             ),
+            Case(
+                operation="flight",
+                title="10,000 calls in flight",
+                fresh=True,
+                callers=10_000,
+                entries=("specstar",),
+                unit="MiB",
+                better="lower",
+                targets=(Target(at_most=100),),
+            ),
         ),
         notes=(
             (

@@ -69,15 +69,6 @@ def memory(scale: Scale) -> Suite:
                 better="lower",
                 targets=(Target(at_most=3),),
             ),
-            Case(
-                operation="flight",
-                title="10,000 calls in flight",
-                callers=10_000,
-                entries=("specstar",),
-                unit="MiB",
-                better="lower",
-                targets=(Target(at_most=100),),
-            ),
         ),
         notes=(
             "specstar 0.12.3 is synchronous and runs on one thread, its only way; nothing is durable for any of them.",

@@ -99,6 +99,16 @@ def postgres(scale: Scale) -> Suite:
                 entries=("specstar", "asyncpg", "specstar 0.12.3"),
                 targets=(Target(against="asyncpg", at_least=0.8), old_by_ten),
             ),
+            Case(
+                operation="flight",
+                title="10,000 calls in flight",
+                fresh=True,
+                callers=10_000,
+                entries=("specstar",),
+                unit="MiB",
+                better="lower",
+                targets=(Target(at_most=100),),
+            ),
         ),
         notes=(
             (

@@ -65,6 +65,7 @@ def start(scale: Scale) -> Suite:
             Case(
                 operation="idle",
                 title="memory of an idle spec over its imports",
+                fresh=True,
                 callers=1,
                 unit="MiB",
                 better="lower",

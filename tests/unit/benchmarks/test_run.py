@@ -92,6 +92,17 @@ async def test_contestants_run_in_processes_of_their_own(tmp_path: Path) -> None
 
 
 @pytest.mark.anyio
+async def test_memory_is_measured_in_a_new_process_each_time(tmp_path: Path) -> None:
+    (suite,) = select(ALL, Selection(backends=frozenset({"start"}), operations=frozenset({"idle"})))
+    plan = Plan(seconds=0.02, rounds=2, setting={**SETTING, "data_dir": str(tmp_path)})
+    (result,), _ = await run_suite(suite, plan, started=lambda _: None, measured=lambda _: None)
+    first, second = (sample["value"] for sample in result.samples["idle spec"])
+    # In one process the second would find the memory of the first.
+    assert first > 0.2
+    assert second > 0.2
+
+
+@pytest.mark.anyio
 async def test_growth_is_measured_in_one_process_a_size(tmp_path: Path) -> None:
     grown = SUITES["growth"](Scale(sizes=(100, 200)))
     contestants = frozenset({"disk, 100", "disk, 200"})
