@@ -217,8 +217,11 @@ async def _chunks(source: Any) -> AsyncGenerator[bytes]:
             yield chunk
     elif hasattr(source, "__iter__"):
         iterator = iter(source)
-        end = object()
-        while (chunk := await anyio.to_thread.run_sync(next, iterator, end)) is not end:
+        end: Any = object()
+        while True:
+            chunk = await anyio.to_thread.run_sync(next, iterator, end)
+            if chunk is end:
+                return
             yield chunk
     else:
         raise InvalidInputError(f"{type(source).__name__} is no source of bytes")

@@ -33,7 +33,7 @@ def signature_of(handler: Any) -> Signature:
     if not callable(target) or isinstance(target, type):
         raise InvalidInputError(f"a job handler is a function, not {handler!r}", field="handler")
     function = target if inspect.isroutine(target) else type(target).__call__
-    name = getattr(target, "__name__", type(target).__name__)
+    name = str(getattr(target, "__name__", type(target).__name__))
     try:
         inspect.signature(handler).bind(None)
     except TypeError as error:

@@ -7,6 +7,8 @@ import os
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from msgspec import Struct
+
 from specstar.backends.disk.options import DiskOptions
 from specstar.backends.provider import BackendContext, BackendProvider, Role
 from specstar.roles import BlobStore, MetaStore, ModelSpec, ResourceStore, Storage
@@ -23,7 +25,7 @@ class DiskProvider(BackendProvider[DiskOptions, "DiskConnection"]):
 
     type: ClassVar[str] = "disk"
     roles: ClassVar[frozenset[Role]] = frozenset({"meta", "resource", "blob"})
-    options_type: ClassVar[builtins.type[DiskOptions]] = DiskOptions
+    options_type: ClassVar[builtins.type[Struct]] = DiskOptions
     native: ClassVar[bool] = True
 
     def apply_defaults(self, options: dict[str, Any], defaults: BackendDefaults) -> dict[str, Any]:

@@ -6,6 +6,8 @@ import builtins
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from msgspec import Struct
+
 from specstar.backends.memory.options import MemoryOptions
 from specstar.backends.provider import BackendContext, BackendProvider, Role
 from specstar.roles import BlobStore, MetaStore, ModelSpec, ResourceStore, Storage
@@ -22,7 +24,7 @@ class MemoryProvider(BackendProvider[MemoryOptions, "MemoryConnection"]):
 
     type: ClassVar[str] = "memory"
     roles: ClassVar[frozenset[Role]] = frozenset({"meta", "resource", "blob"})
-    options_type: ClassVar[builtins.type[MemoryOptions]] = MemoryOptions
+    options_type: ClassVar[builtins.type[Struct]] = MemoryOptions
     native: ClassVar[bool] = True
     durable: ClassVar[bool] = False
 

@@ -50,7 +50,11 @@ class MemoryStorage(Storage):
             return None
         if revision_id is not None and revision_id != row.meta.current_revision_id:
             found = self._opened.model.revision(row, revision_id)
-            row = StoredRevision(row.meta, *(found or (None, None)))
+            if found is None:
+                return cast("ResourceMeta", row.meta)
+            if found[1] is None:
+                raise _lost(found[0])
+            return StoredRevision(row.meta, found[0], found[1])
         if row.revision is None:
             return cast("ResourceMeta", row.meta)
         if row.payload is None:

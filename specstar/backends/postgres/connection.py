@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 from urllib.parse import parse_qsl, urlsplit
 
 import asyncpg
@@ -139,8 +139,7 @@ class PostgresConnection(Connection):
     async def connect_alone(self) -> Session:
         """A connection outside the pool, for long background work; the caller terminates it."""
         try:
-            session: Session = await asyncpg.connect(**self._connect_arguments())
-            return session
+            return cast("Session", await asyncpg.connect(**self._connect_arguments()))
         except Exception as error:
             failure = error
         raise self._connect_error(failure)
