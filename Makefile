@@ -79,10 +79,10 @@ bench: $(BENCH_STAMP) services ## Measure against the raw drivers and other libr
 bench-quick: $(BENCH_STAMP) services ## The same in under three minutes, without the page
 	$(BIN)/python -m benchmarks --quick $(ARGS)
 
-faults: $(STAMP) services ## Break things for a long time and count what is lost
+faults: $(STAMP) services ## Break things for a long time, count what is lost, and renew docs/reliability.md
 	SPECSTAR_STRESS_SECONDS=$${SPECSTAR_STRESS_SECONDS:-60} $(BIN)/python -m pytest -q -p no:xdist --timeout 3600 \
 		tests/acceptance/callers/test_stress.py
-	SPECSTAR_FAULTS=$${SPECSTAR_FAULTS:-200} $(BIN)/python -m pytest -q -s -p no:xdist --timeout 3600 tests/faults $(ARGS)
+	SPECSTAR_FAULTS=$${SPECSTAR_FAULTS:-200} SPECSTAR_FAULTS_PAGE=docs/reliability.md $(BIN)/python -m pytest -q -s -p no:xdist --timeout 3600 tests/faults $(ARGS)
 
 docs: $(STAMP) ## Build the documentation into docs/_build, warnings as errors
 	$(BIN)/python -m sphinx -W --keep-going -q -b html -d docs/_build/doctrees docs docs/_build/html
