@@ -1,4 +1,4 @@
-"""Stores on a real server, as a runtime would build them, and a proxy that misbehaves."""
+"""Stores on a real server, as a runtime would build them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from specstar.roles.storage import StorageWrite
 from specstar.runtime import LazyConnection
 from specstar.runtime.home import AsyncioHome
 
-__all__ = ["Proxy", "Rig", "admin", "change_of", "new", "open_rig"]
+__all__ = ["Rig", "admin", "change_of", "ids", "new", "open_rig", "touched"]
 
 TIME = datetime(2024, 5, 1, 10, 0, 0, 123456, tzinfo=UTC)
 _numbers = itertools.count(1)
@@ -129,80 +129,6 @@ def _write(resource_id: str, before: ResourceMeta | None, payload: bytes, indexe
         updated_by="bob",
     )
     return StorageWrite(MetaWrite(meta, revision, before.version if before else None), payload)
-
-
-class Proxy:
-    """A TCP proxy in front of a server. `deaf` drops what the server says; `stalled` holds back what the client says."""
-
-    def __init__(self, host: str, port: int) -> None:
-        self._target = (host, port)
-        self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._writers: set[asyncio.StreamWriter] = set()
-        self.deaf = False
-        self.refuses = False
-        self.flowing = asyncio.Event()
-        self.flowing.set()
-        self.dropped = asyncio.Event()
-
-    async def __aenter__(self) -> Proxy:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        assert self._server is not None
-        self._server.close()
-        self.cut()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._server.wait_closed()
-
-    def dsn(self, dsn: str) -> str:
-        """The DSN through this proxy."""
-        assert self._server is not None
-        port = self._server.sockets[0].getsockname()[1]
-        return dsn.replace(f"@{self._target[0]}:{self._target[1]}/", f"@127.0.0.1:{port}/")
-
-    def cut(self) -> None:
-        """Break all connections, on both sides."""
-        for writer in list(self._writers):
-            writer.transport.abort()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self.refuses:
-            writer.transport.abort()
-            return
-        upstream_reader, upstream_writer = await asyncio.open_connection(*self._target)
-        both = {writer, upstream_writer}
-        self._writers |= both
-        for source, sink, answers in ((reader, upstream_writer, False), (upstream_reader, writer, True)):
-            task = asyncio.create_task(self._pump(source, sink, answers=answers))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-
-    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, answers: bool) -> None:
-        try:
-            while data := await source.read(65536):
-                if answers and self.deaf:
-                    self.dropped.set()
-                    continue
-                if not answers:
-                    await self.flowing.wait()
-                sink.write(data)
-                await sink.drain()
-        except OSError:
-            pass
-        finally:
-            self._writers.discard(sink)
-            with contextlib.suppress(OSError):
-                sink.close()
-                await sink.wait_closed()
-
-
-def host_and_port(dsn: str) -> tuple[str, int]:
-    host, _, port = dsn.rpartition("@")[2].partition("/")[0].partition(":")
-    return host, int(port)
 
 
 def ids(prefix: str, count: int) -> Iterator[str]:

@@ -21,7 +21,8 @@ from specstar.errors import (
     SpecstarError,
 )
 from specstar.roles import StoredRevision
-from tests.integration.postgres.rig import Proxy, Rig, admin, change_of, host_and_port, ids, new, open_rig
+from tests.faults.tools.tcp_proxy import TcpProxy
+from tests.integration.postgres.rig import Rig, admin, change_of, ids, new, open_rig
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -42,9 +43,9 @@ async def test_a_server_that_is_down_is_reported_in_bounded_time() -> None:
 
 
 async def test_a_server_that_never_answers_is_reported_in_bounded_time(postgres_database: str) -> None:
-    async with Proxy(*host_and_port(postgres_database)) as proxy:
-        proxy.deaf = True
-        async with open_rig(proxy.dsn(postgres_database), connect_timeout_seconds=0.4) as rig:
+    async with TcpProxy.before(postgres_database) as proxy:
+        proxy.answers.dropping = True
+        async with open_rig(proxy.url_of(postgres_database), connect_timeout_seconds=0.4) as rig:
             started = time.monotonic()
             with pytest.raises(BackendUnavailable, match=r"within 0\.4 s"):
                 await rig.storage().read("r")
@@ -399,6 +400,7 @@ async def test_closing_ends_calls_that_hang(postgres_database: str) -> None:
 
 FORKS = """
 import asyncio, os, sys
+from tests.faults.tools.tcp_proxy import TcpProxy
 from tests.integration.postgres.rig import Rig, new
 from specstar.backends.postgres import PostgresOptions
 

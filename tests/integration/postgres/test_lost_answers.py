@@ -10,22 +10,23 @@ import pytest
 
 from specstar.errors import BackendUnavailable, OutcomeUnknownError, RevisionConflictError
 from specstar.roles import PayloadKey, Storage, StoredRevision
-from tests.integration.postgres.rig import Proxy, Rig, admin, change_of, host_and_port, ids, new, open_rig, touched
+from tests.faults.tools.tcp_proxy import TcpProxy
+from tests.integration.postgres.rig import Rig, admin, change_of, ids, new, open_rig, touched
 
 pytestmark = pytest.mark.timeout(60)
 
 
 @pytest.fixture
-async def proxy(postgres_database: str) -> AsyncIterator[Proxy]:
-    async with Proxy(*host_and_port(postgres_database)) as proxy:
+async def proxy(postgres_database: str) -> AsyncIterator[TcpProxy]:
+    async with TcpProxy.before(postgres_database) as proxy:
         yield proxy
 
 
 @pytest.fixture
-async def far(proxy: Proxy, postgres_database: str) -> AsyncIterator[Rig]:
+async def far(proxy: TcpProxy, postgres_database: str) -> AsyncIterator[Rig]:
     """A process that reaches the database through the proxy."""
     options = {"acquire_timeout_seconds": 3.0, "command_timeout_seconds": 2.0, "connect_timeout_seconds": 1.0}
-    async with open_rig(proxy.dsn(postgres_database), **options) as rig:
+    async with open_rig(proxy.url_of(postgres_database), **options) as rig:
         yield rig
 
 
@@ -36,16 +37,16 @@ async def warm(storage: Storage, name: str) -> None:
     await storage.write(change_of(item))
 
 
-async def lose_the_answer(proxy: Proxy) -> None:
+async def lose_the_answer(proxy: TcpProxy) -> None:
     """Let the next statement arrive, drop its answer, break the connection, and behave again."""
-    proxy.dropped.clear()
-    proxy.deaf = True
-    await proxy.dropped.wait()
-    proxy.cut()
-    proxy.deaf = False
+    proxy.answers.dropped.clear()
+    proxy.answers.dropping = True
+    await proxy.answers.dropped.wait()
+    proxy.break_off()
+    proxy.answers.dropping = False
 
 
-async def test_writes_that_were_committed_are_acknowledged_and_made_once(proxy: Proxy, far: Rig) -> None:
+async def test_writes_that_were_committed_are_acknowledged_and_made_once(proxy: TcpProxy, far: Rig) -> None:
     storage = far.storage()
     first = new("old", b"1")
     await storage.write(first)
@@ -75,31 +76,31 @@ async def test_writes_that_were_committed_are_acknowledged_and_made_once(proxy: 
         assert len(await storage.list_revisions(item.change.meta.resource_id)) == 1
 
 
-async def test_writes_that_never_arrived_are_repeated(proxy: Proxy, far: Rig) -> None:
+async def test_writes_that_never_arrived_are_repeated(proxy: TcpProxy, far: Rig) -> None:
     storage = far.storage()
     await storage.write(new("warm"))
-    proxy.flowing.clear()
+    proxy.requests.flowing.clear()
     writing = asyncio.gather(*(storage.write(new(name)) for name in ids("r", 5)))
     await asyncio.sleep(0.2)
-    proxy.cut()
-    proxy.flowing.set()
+    proxy.break_off()
+    proxy.requests.flowing.set()
     await writing
     assert all(await storage.read_many(list(ids("r", 5))))
 
 
 async def test_a_statement_held_back_in_the_network_cannot_land_after_its_refusal(
-    proxy: Proxy, far: Rig, postgres_database: str
+    proxy: TcpProxy, far: Rig, postgres_database: str
 ) -> None:
     """The old server process is ended before the outcome is read: what arrives there later finds nobody."""
     storage = far.storage()
     first = new("r", b"1")
     await storage.write(first)
-    proxy.flowing.clear()
+    proxy.requests.flowing.clear()
     writing = asyncio.create_task(storage.write(change_of(first, b"2")))
     await asyncio.sleep(0.2)
-    held = list(proxy._tasks)
-    proxy.flowing, old = asyncio.Event(), proxy.flowing
-    proxy.flowing.set()
+    held = list(proxy._pairs)
+    proxy.requests.flowing, old = asyncio.Event(), proxy.requests.flowing
+    proxy.requests.flowing.set()
     with pytest.raises(BackendUnavailable, match="nothing was written"):
         await writing
     old.set()
@@ -110,43 +111,43 @@ async def test_a_statement_held_back_in_the_network_cannot_land_after_its_refusa
     assert found.payload == b"1"
 
 
-async def test_an_outcome_that_nobody_can_read_is_unknown_in_bounded_time(proxy: Proxy, far: Rig) -> None:
+async def test_an_outcome_that_nobody_can_read_is_unknown_in_bounded_time(proxy: TcpProxy, far: Rig) -> None:
     storage = far.storage()
     await storage.write(new("warm"))
     started = time.monotonic()
-    proxy.deaf = True
+    proxy.answers.dropping = True
     writing = asyncio.gather(*(storage.write(new(name)) for name in ids("r", 3)), return_exceptions=True)
-    await proxy.dropped.wait()
+    await proxy.answers.dropped.wait()
     proxy.refuses = True
-    proxy.cut()
+    proxy.break_off()
     outcomes = await writing
     assert [type(outcome) for outcome in outcomes] == [OutcomeUnknownError] * 3
     assert time.monotonic() - started < 8
-    proxy.refuses = proxy.deaf = False
+    proxy.refuses = proxy.answers.dropping = False
     assert all(await storage.read_many(list(ids("r", 3))))
 
 
 async def test_a_conflict_after_a_lost_answer_is_still_a_conflict(
-    proxy: Proxy, far: Rig, postgres_database: str
+    proxy: TcpProxy, far: Rig, postgres_database: str
 ) -> None:
     storage = far.storage()
     first = new("r", b"1")
     await storage.write(first)
     async with open_rig(postgres_database) as near:
-        proxy.flowing.clear()
+        proxy.requests.flowing.clear()
         writing = asyncio.create_task(storage.write(change_of(first, b"lost")))
         await asyncio.sleep(0.1)
         winner = change_of(first, b"won")
         await near.storage().write(winner)
-        proxy.cut()
-        proxy.flowing.set()
+        proxy.break_off()
+        proxy.requests.flowing.set()
         with pytest.raises(RevisionConflictError) as caught:
             await writing
         assert caught.value.actual_revision_id == winner.change.meta.current_revision_id
 
 
 async def test_a_write_that_others_built_upon_is_still_acknowledged(
-    proxy: Proxy, far: Rig, postgres_database: str
+    proxy: TcpProxy, far: Rig, postgres_database: str
 ) -> None:
     storage = far.storage()
     first = new("r", b"1")
@@ -154,17 +155,17 @@ async def test_a_write_that_others_built_upon_is_still_acknowledged(
     await warm(storage, "w")
     second = change_of(first, b"2")
     async with open_rig(postgres_database) as near:
-        proxy.dropped.clear()
-        proxy.deaf = True
+        proxy.answers.dropped.clear()
+        proxy.answers.dropping = True
         writing = asyncio.create_task(storage.write(second))
-        await proxy.dropped.wait()
+        await proxy.answers.dropped.wait()
         await near.storage().write(change_of(second, b"3"))
-        proxy.cut()
-        proxy.deaf = False
+        proxy.break_off()
+        proxy.answers.dropping = False
         await writing
 
 
-async def test_erasing_with_a_lost_answer(proxy: Proxy, far: Rig) -> None:
+async def test_erasing_with_a_lost_answer(proxy: TcpProxy, far: Rig) -> None:
     storage = far.storage()
     await storage.write(new("r"))
     losing = asyncio.create_task(lose_the_answer(proxy))
@@ -174,7 +175,7 @@ async def test_erasing_with_a_lost_answer(proxy: Proxy, far: Rig) -> None:
     assert await storage.read("r") is None
 
 
-async def test_payloads_with_a_lost_answer(proxy: Proxy, far: Rig) -> None:
+async def test_payloads_with_a_lost_answer(proxy: TcpProxy, far: Rig) -> None:
     store = far.resource()
     await store.put(PayloadKey("warm", "p"), b"1")
     losing = asyncio.create_task(lose_the_answer(proxy))
@@ -184,7 +185,7 @@ async def test_payloads_with_a_lost_answer(proxy: Proxy, far: Rig) -> None:
     assert await store.get(PayloadKey("r", "p")) == b"2"
 
 
-async def test_reads_are_repeated(proxy: Proxy, far: Rig) -> None:
+async def test_reads_are_repeated(proxy: TcpProxy, far: Rig) -> None:
     storage = far.storage()
     await storage.write(new("r"))
     losing = asyncio.create_task(lose_the_answer(proxy))

@@ -12,24 +12,26 @@ import pytest
 
 from specstar.errors import BackendUnavailable
 from specstar.roles import Consumer
-from tests.integration.rabbitmq.proxy import Proxy, open_proxy
+from tests.faults.tools.tcp_proxy import TcpProxy
 from tests.integration.rabbitmq.rig import Rig, message, nothing_more, open_rig, raw_channel, take, take_and_ack
 
 
 @pytest.fixture
-async def proxy(amqp_url: str) -> AsyncIterator[Proxy]:
-    async with open_proxy(amqp_url) as proxy:
+async def proxy(amqp_url: str) -> AsyncIterator[TcpProxy]:
+    async with TcpProxy.before(amqp_url) as proxy:
         yield proxy
 
 
 @pytest.fixture
-async def far_rig(proxy: Proxy, queue_prefix: str) -> AsyncIterator[Rig]:
+async def far_rig(proxy: TcpProxy, amqp_url: str, queue_prefix: str) -> AsyncIterator[Rig]:
     """A process that reaches the broker through the proxy."""
-    async with open_rig(proxy.url, queue_prefix, publish_timeout_seconds=10, delay_queue_expiry_seconds=30) as rig:
+    async with open_rig(
+        proxy.url_of(amqp_url), queue_prefix, publish_timeout_seconds=10, delay_queue_expiry_seconds=30
+    ) as rig:
         yield rig
 
 
-async def test_publishers_survive_cuts_and_nothing_confirmed_is_lost(proxy: Proxy, far_rig: Rig) -> None:
+async def test_publishers_survive_cuts_and_nothing_confirmed_is_lost(proxy: TcpProxy, far_rig: Rig) -> None:
     queue = far_rig.queue()
     confirmed: set[str] = set()
     stop = asyncio.Event()
@@ -71,23 +73,23 @@ async def nothing_more_after_all(consumer: Consumer, found: set[str]) -> bool:
     return False
 
 
-async def test_a_publish_in_flight_is_sent_again(proxy: Proxy, far_rig: Rig) -> None:
+async def test_a_publish_in_flight_is_sent_again(proxy: TcpProxy, far_rig: Rig) -> None:
     queue = far_rig.queue()
     await queue.publish(message("first"))
-    proxy.flowing.clear()
+    proxy.hold()
     tasks = [asyncio.create_task(queue.publish(message(number))) for number in range(50)]
     tasks.append(asyncio.create_task(queue.publish_many([message(f"many-{number}") for number in range(50)])))
     await asyncio.sleep(0.1)
     await proxy.cut()
-    proxy.flowing.set()
+    proxy.heal()
     await asyncio.gather(*tasks)
     assert await queue.depth() == 101
 
 
-async def test_publishing_while_the_broker_is_down_waits_and_goes_on(proxy: Proxy, far_rig: Rig) -> None:
+async def test_publishing_while_the_broker_is_down_waits_and_goes_on(proxy: TcpProxy, far_rig: Rig) -> None:
     queue = far_rig.queue()
     await queue.publish(message("before"))
-    await proxy.refuse()
+    await proxy.shut()
     await proxy.cut()
     tasks = [asyncio.create_task(queue.publish(message(number))) for number in range(20)]
     await asyncio.sleep(0.4)
@@ -97,11 +99,13 @@ async def test_publishing_while_the_broker_is_down_waits_and_goes_on(proxy: Prox
     assert await queue.depth() == 21
 
 
-async def test_publishing_while_the_broker_is_down_ends_within_its_timeout(proxy: Proxy, queue_prefix: str) -> None:
-    async with open_rig(proxy.url, queue_prefix, publish_timeout_seconds=0.7) as rig:
+async def test_publishing_while_the_broker_is_down_ends_within_its_timeout(
+    proxy: TcpProxy, amqp_url: str, queue_prefix: str
+) -> None:
+    async with open_rig(proxy.url_of(amqp_url), queue_prefix, publish_timeout_seconds=0.7) as rig:
         queue = rig.queue()
         await queue.publish(message("before"))
-        await proxy.refuse()
+        await proxy.shut()
         await proxy.cut()
         publishes: list[Callable[[], Coroutine[Any, Any, None]]] = [
             lambda: queue.publish(message(1)),
@@ -120,7 +124,7 @@ async def test_publishing_while_the_broker_is_down_ends_within_its_timeout(proxy
         assert await queue.depth() == 2
 
 
-async def test_a_consumer_resumes_and_its_old_deliveries_are_lost(proxy: Proxy, far_rig: Rig) -> None:
+async def test_a_consumer_resumes_and_its_old_deliveries_are_lost(proxy: TcpProxy, far_rig: Rig) -> None:
     queue = far_rig.queue()
     await queue.publish_many([message(1), message(2)])
     async with queue.consume(prefetch=1) as consumer:
@@ -143,7 +147,7 @@ async def test_a_consumer_resumes_and_its_old_deliveries_are_lost(proxy: Proxy, 
     assert await queue.dead_letters() == []
 
 
-async def test_a_consumer_resumes_all_it_had(proxy: Proxy, far_rig: Rig) -> None:
+async def test_a_consumer_resumes_all_it_had(proxy: TcpProxy, far_rig: Rig) -> None:
     queue = far_rig.queue()
     await queue.publish(message("k", partition_key="k"))
     async with queue.consume(prefetch=3) as consumer:
@@ -158,12 +162,12 @@ async def test_a_consumer_resumes_all_it_had(proxy: Proxy, far_rig: Rig) -> None
             assert ids == {f"plain {round_}", f"keyed {round_}", f"later {round_}"}
 
 
-async def test_receivers_waiting_during_an_outage_get_what_comes_after(proxy: Proxy, far_rig: Rig) -> None:
+async def test_receivers_waiting_during_an_outage_get_what_comes_after(proxy: TcpProxy, far_rig: Rig) -> None:
     queue = far_rig.queue()
     async with queue.consume(prefetch=5) as consumer:
         waiting = [asyncio.create_task(take(consumer)) for _ in range(5)]
         await asyncio.sleep(0.05)
-        await proxy.refuse()
+        await proxy.shut()
         await proxy.cut()
         await asyncio.sleep(0.3)
         await proxy.listen()
@@ -173,11 +177,11 @@ async def test_receivers_waiting_during_an_outage_get_what_comes_after(proxy: Pr
     assert await queue.depth() == 0
 
 
-async def test_closing_with_a_silent_broker_ends_in_time(proxy: Proxy, queue_prefix: str) -> None:
-    async with open_rig(proxy.url, queue_prefix, keep=True) as rig:
+async def test_closing_with_a_silent_broker_ends_in_time(proxy: TcpProxy, amqp_url: str, queue_prefix: str) -> None:
+    async with open_rig(proxy.url_of(amqp_url), queue_prefix, keep=True) as rig:
         queue = rig.queue()
         await queue.publish(message(1))
-        proxy.flowing.clear()
+        proxy.hold()
         task = asyncio.create_task(queue.publish(message(2)))
         await asyncio.sleep(0.05)
         start = time.monotonic()

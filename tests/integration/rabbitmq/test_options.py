@@ -13,7 +13,7 @@ import pytest
 
 from specstar.backends.rabbitmq.faults import QueueMismatchError
 from specstar.errors import BackendError, BackendUnavailable
-from tests.integration.rabbitmq.proxy import open_proxy
+from tests.faults.tools.tcp_proxy import TcpProxy
 from tests.integration.rabbitmq.rig import Rig, message, open_rig, raw_channel, some_dead_letters, take, take_and_ack
 
 
@@ -129,43 +129,52 @@ async def test_connect_timeout_bounds_a_silent_server(queue_prefix: str) -> None
 
 
 async def test_publish_timeout_bounds_a_broker_that_went_silent(amqp_url: str, queue_prefix: str) -> None:
-    async with open_proxy(amqp_url) as proxy, open_rig(proxy.url, queue_prefix, publish_timeout_seconds=0.5) as rig:
+    async with (
+        TcpProxy.before(amqp_url) as proxy,
+        open_rig(proxy.url_of(amqp_url), queue_prefix, publish_timeout_seconds=0.5) as rig,
+    ):
         queue = rig.queue()
         await queue.publish(message(1))
-        proxy.flowing.clear()
+        proxy.hold()
         start = time.monotonic()
         for publish in (queue.publish(message(2)), queue.publish_many([message(3), message(4)])):
             with pytest.raises(BackendUnavailable, match="did not confirm in time"):
                 await publish
         assert time.monotonic() - start < 5
-        proxy.flowing.set()
+        proxy.heal()
         await queue.publish(message(5))
 
 
 async def test_operation_timeout_bounds_a_request(amqp_url: str, queue_prefix: str) -> None:
-    async with open_proxy(amqp_url) as proxy, open_rig(proxy.url, queue_prefix, operation_timeout_seconds=0.5) as rig:
+    async with (
+        TcpProxy.before(amqp_url) as proxy,
+        open_rig(proxy.url_of(amqp_url), queue_prefix, operation_timeout_seconds=0.5) as rig,
+    ):
         queue = rig.queue()
         await queue.publish(message(1))
-        proxy.flowing.clear()
+        proxy.hold()
         start = time.monotonic()
         with pytest.raises(BackendUnavailable):
             await queue.depth()
         assert time.monotonic() - start < 5
-        proxy.flowing.set()
+        proxy.heal()
         assert await queue.depth() == 1
 
 
 async def test_max_unconfirmed_bounds_what_is_in_flight(amqp_url: str, queue_prefix: str) -> None:
-    async with open_proxy(amqp_url) as proxy, open_rig(proxy.url, queue_prefix, max_unconfirmed=10) as rig:
+    async with (
+        TcpProxy.before(amqp_url) as proxy,
+        open_rig(proxy.url_of(amqp_url), queue_prefix, max_unconfirmed=10) as rig,
+    ):
         queue = rig.queue()
         await queue.publish(message("first"))
         publisher = (await queue.live_link()).publisher
         assert publisher is not None
-        proxy.flowing.clear()
+        proxy.hold()
         tasks = [asyncio.create_task(queue.publish(message(number))) for number in range(100)]
         await asyncio.sleep(0.1)
         assert publisher._in_flight == 10
-        proxy.flowing.set()
+        proxy.heal()
         await asyncio.gather(*tasks)
         assert await queue.depth() == 101
 
