@@ -1,0 +1,87 @@
+"""The stores that writers are killed over: how they are configured, and how their servers are seen without specstar."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import apsw
+import asyncpg
+
+from services import S3Endpoint
+
+__all__ = [
+    "INLINE_BYTES",
+    "disk_backend",
+    "disk_is_sound",
+    "leftovers",
+    "postgres_backend",
+    "s3_backend",
+    "sessions_end",
+]
+
+INLINE_BYTES = 4096
+_DATABASE = "specstar.sqlite3"
+
+
+def disk_backend(root: Path) -> dict[str, Any]:
+    """All roles under one folder."""
+    disk = {"type": "disk", "options": {"rootdir": str(root), "inline_payload_bytes": INLINE_BYTES}}
+    return {"meta": disk, "resource": disk, "blob": disk}
+
+
+def postgres_backend(dsn: str, schema: str, blobs: Path) -> dict[str, Any]:
+    """Meta and resource on one connection."""
+    postgres = {"type": "postgres", "options": {"dsn": dsn, "schema": schema}}
+    return {"meta": postgres, "resource": postgres, "blob": disk_backend(blobs)["blob"]}
+
+
+def s3_backend(server: S3Endpoint, bucket: str, prefix: str) -> dict[str, Any]:
+    """All roles in one bucket."""
+    options = {
+        "bucket": bucket,
+        "prefix": prefix,
+        "blob_prefix": f"{prefix}/blobs",
+        "endpoint_url": server.endpoint_url,
+        "access_key_id": server.access_key_id,
+        "secret_access_key": server.secret_access_key,
+        "auto_reload_on_conflict": True,
+        "multipart_threshold_bytes": 5 << 20,
+        "part_size_bytes": 5 << 20,
+    }
+    s3 = {"type": "s3", "options": options}
+    return {"meta": s3, "resource": s3, "blob": s3}
+
+
+def disk_is_sound(root: Path) -> None:
+    """What SQLite itself says of the database, before anybody has mended it."""
+    connection = apsw.Connection(str(root / _DATABASE))
+    try:
+        found = list(connection.execute("PRAGMA integrity_check"))
+        assert found == [("ok",)], found
+    finally:
+        connection.close()
+
+
+def leftovers(root: Path) -> dict[str, int]:
+    """Files that are no blob and no payload, by the folder that they lie in."""
+    folders = {name: root / name for name in ("_tmp", "_blobs/_tmp", "_blobs/_uploads")}
+    return {name: len(list(folder.iterdir())) for name, folder in folders.items() if folder.is_dir()}
+
+
+def payload_files(root: Path) -> set[str]:
+    """The names of all payload files."""
+    return {path.name for path in (root / "_payloads").rglob("*") if path.is_file()}
+
+
+async def sessions_end(dsn: str, *, within: float = 10.0) -> None:
+    """Wait until no killed process has a session in the database any more: what it sent has happened then, or never will."""
+    connection = await asyncpg.connect(dsn, timeout=10, command_timeout=10)
+    try:
+        deadline = time.monotonic() + within
+        query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        while await connection.fetchval(query):
+            assert time.monotonic() < deadline, f"sessions of a killed process are still there after {within:g} s"
+    finally:
+        await connection.close()
