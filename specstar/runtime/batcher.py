@@ -32,8 +32,10 @@ class Batcher(Generic[Item, Result]):
 
     `flush` takes a list of items and returns one entry an item, in order: a result, or an exception for that caller alone.
     If it raises, all callers of that batch get the error. While `max_in_flight` flushes are under way, what arrives forms
-    the next batch, up to `max_items` and, by `size_of` (bytes), `max_bytes`; a larger item travels alone. With `key_of`,
-    two items of one key are never in flight together, and leave in order of arrival; None as key means free to go.
+    the next batch, up to `max_items` and, by `size_of` (bytes), `max_bytes`; a larger item travels alone. Where several
+    flushes may be under way, many callers are shared out evenly among them, at least `share_from` to each: one batch is
+    prepared and its answers are handed out while the store works on another. With `key_of`, two items of one key are
+    never in flight together, and leave in order of arrival; None as key means free to go.
 
     A caller cancelled while it waits takes its item out; once its item is in flight, the flush goes on for the neighbours.
     An item that waited longer than `max_wait` seconds is refused with `BackendUnavailable` instead of being sent. All
@@ -49,6 +51,7 @@ class Batcher(Generic[Item, Result]):
         max_items: int = 512,
         max_bytes: int = 4 << 20,
         max_in_flight: int = 2,
+        share_from: int = 16,
         size_of: Callable[[Item], int] | None = None,
         key_of: Callable[[Item], Hashable] | None = None,
         max_wait: float = 60.0,
@@ -61,11 +64,13 @@ class Batcher(Generic[Item, Result]):
         self._max_items = max_items
         self._max_bytes = max_bytes
         self._max_in_flight = max_in_flight
+        self._share_from = share_from
         self._size_of = size_of
         self._key_of = key_of
         self._max_wait = max_wait
         self._pending: deque[_Entry[Item]] = deque()
         self._in_flight = 0
+        self._items_in_flight = 0
         self._starting = False
         self._idle: anyio.Event | None = None
         # One entry per key that is pending or in flight; the deque holds those that must wait for it.
@@ -136,7 +141,9 @@ class Batcher(Generic[Item, Result]):
         size = 0
         pending = self._pending
         oldest = self._home.time() - self._max_wait
-        while pending and len(batch) < self._max_items:
+        share = -(-(len(pending) + self._items_in_flight) // self._max_in_flight)
+        most = min(self._max_items, max(share, self._share_from))
+        while pending and len(batch) < most:
             entry = pending[0]
             if entry.waiter.done():  # its caller was cancelled
                 pending.popleft()
@@ -161,11 +168,14 @@ class Batcher(Generic[Item, Result]):
     async def _send(self, batch: list[_Entry[Item]]) -> None:
         self.flushes += 1
         self.items += len(batch)
+        self._items_in_flight += len(batch)
         try:
             results = await self._flush([entry.item for entry in batch])
         except Exception as error:
             self._fail(batch, error)
             return
+        finally:
+            self._items_in_flight -= len(batch)
         if len(results) != len(batch):
             self._fail(batch, BackendError(f"{self.name}: {len(results)} results for {len(batch)} items"))
             return

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import asyncpg
 
-from specstar.backends.postgres.faults import is_bad_value, is_lost, is_race, translate
+from specstar.backends.postgres.faults import is_bad_value, is_lost, is_misdirected, is_race, translate
 from specstar.backends.postgres.options import PostgresOptions
 from specstar.backends.postgres.outcomes import AnswerLost, BadValue, ServerSession, WriteRace
 from specstar.backends.postgres.pool import SessionPool, drop
@@ -129,8 +129,14 @@ class PostgresConnection(Connection):
     async def transaction(self) -> AsyncIterator[Session]:
         """A connection in a transaction of its own. Driver errors are translated."""
         try:
-            async with self.session() as session, session.transaction(isolation="read_committed"):
-                yield session
+            async with self.session() as session:
+                try:
+                    async with session.transaction(isolation="read_committed"):
+                        yield session
+                except Exception as error:
+                    if is_misdirected(error):
+                        self._leave(session)
+                    raise
         except SpecstarError:
             raise
         except Exception as error:
@@ -168,9 +174,8 @@ class PostgresConnection(Connection):
             served_by = session.server_session
             rows = await self._execute(session, sql, args, None)
         except BaseException as error:
-            if isinstance(error, Exception) and is_lost(error):
-                drop(session)
-                self.pool.distrust()
+            if is_lost(error) or is_misdirected(error):
+                self._leave(session)
             await self.pool.give_back(session)
             if isinstance(error, Exception):
                 raise self._judged(error, served_by) from error
@@ -178,6 +183,11 @@ class PostgresConnection(Connection):
         if not self.pool.keep(session):
             await self.pool.give_back(session)
         return rows
+
+    def _leave(self, session: Session) -> None:
+        """Use neither this connection again nor those laid aside."""
+        drop(session)
+        self.pool.distrust()
 
     def _judged(self, error: Exception, served_by: ServerSession) -> Exception:
         if is_lost(error):

@@ -12,7 +12,7 @@ from specstar.errors import BackendError, BackendUnavailable, InvalidInputError,
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["is_bad_value", "is_lost", "is_race", "translate"]
+__all__ = ["is_bad_value", "is_lost", "is_misdirected", "is_race", "translate"]
 
 # Error classes: https://www.postgresql.org/docs/current/errcodes-appendix.html
 _RACES = frozenset({"40001", "40P01"})
@@ -37,6 +37,11 @@ def is_lost(error: BaseException) -> bool:
 def is_race(error: BaseException) -> bool:
     """True for deadlocks and serialization failures."""
     return _state(error) in _RACES
+
+
+def is_misdirected(error: BaseException) -> bool:
+    """True if the server takes no writes: after a failover, a new connection may lead to the one that does."""
+    return _state(error) == "25006"
 
 
 def is_bad_value(error: BaseException) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -26,9 +25,9 @@ REVISION_WIDTH = len(REVISION_COLUMNS)
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
-_has_long_number = re.compile(r"\d{19}").search
 _STATUS = {status.value: status for status in RevisionStatus}
 _ENCODING = {encoding.value: encoding for encoding in Encoding}
+_STABLE, _JSON = RevisionStatus.stable, Encoding.json
 
 
 def encode_indexed(indexed: dict[str, Any], resource_id: str) -> str:
@@ -144,9 +143,10 @@ def _indexed(indexed: str, resource_id: str) -> dict[str, Any]:
     except msgspec.DecodeError as error:
         message = f"the indexed fields of {resource_id!r} are damaged: {error}"
         raise DecodeError(message, resource_id=resource_id) from error
-    # A double beyond 64 bits has 17 digits that count and zeros behind them.
-    if "00" in indexed and _has_long_number(indexed):
-        return {name: _doubles_back(part) for name, part in data.items()}
+    for part in data.values():
+        kind = type(part)
+        if kind is dict or kind is list or (kind is int and not INT_MIN <= part <= INT_MAX):
+            return {name: _doubles_back(value) for name, value in data.items()}
     return data
 
 
@@ -174,14 +174,7 @@ def revision_of(resource_id: str, row: Row, start: int) -> RevisionInfo:
         updated_by,
         schema_version,
     ) = row[start : start + REVISION_WIDTH]
-    try:
-        known_status, known_encoding = _STATUS[status], _ENCODING[encoding]
-    except KeyError as error:
-        raise DecodeError(
-            f"revision {revision_id!r} of {resource_id!r} has an unknown status or encoding {error}",
-            resource_id=resource_id,
-            revision_id=revision_id,
-        ) from error
+    known_status, known_encoding = _known(resource_id, revision_id, status, encoding)
     return RevisionInfo(
         resource_id=resource_id,
         revision_id=revision_id,
@@ -198,7 +191,83 @@ def revision_of(resource_id: str, row: Row, start: int) -> RevisionInfo:
     )
 
 
+def _known(resource_id: str, revision_id: str, status: str, encoding: str) -> tuple[RevisionStatus, Encoding]:
+    try:
+        return _STATUS[status], _ENCODING[encoding]
+    except KeyError as error:
+        raise DecodeError(
+            f"revision {revision_id!r} of {resource_id!r} has an unknown status or encoding {error}",
+            resource_id=resource_id,
+            revision_id=revision_id,
+        ) from error
+
+
 def meta_with_revision(row: Row) -> tuple[ResourceMeta, RevisionInfo | None]:
-    """The meta row and, if the record has one, the revision after it."""
-    meta = _meta(*row[:META_WIDTH])
-    return meta, None if row[META_WIDTH] is None else revision_of(meta.resource_id, row, META_WIDTH)
+    """The first columns of a record of the joined tables: the meta row and, if there is one, its revision.
+
+    NULL stands for what the row has said before: an update time that is the time of creation, a revision that is the
+    current one, stable, in JSON, written with the row.
+    """
+    (
+        resource_id,
+        current_revision_id,
+        revision_count,
+        version,
+        created_time,
+        updated_time,
+        created_by,
+        updated_by,
+        is_deleted,
+        schema_version,
+        indexed,
+        revision_id,
+        parent_revision_id,
+        payload_id,
+        status,
+        encoding,
+        size,
+        written_time,
+        rewritten_time,
+        written_by,
+        rewritten_by,
+        written_schema,
+        *_,
+    ) = row
+    if updated_time is None:
+        updated_time = created_time
+    if updated_by is None:
+        updated_by = created_by
+    meta = ResourceMeta(
+        resource_id=resource_id,
+        current_revision_id=current_revision_id,
+        revision_count=revision_count,
+        version=version,
+        created_time=created_time,
+        updated_time=updated_time,
+        created_by=created_by,
+        updated_by=updated_by,
+        is_deleted=is_deleted,
+        schema_version=schema_version,
+        indexed_data=_indexed(indexed, resource_id) if indexed != "{}" else {},
+    )
+    if payload_id is None:
+        return meta, None
+    if revision_id is None:
+        revision_id = current_revision_id
+    known_status, known_encoding = _STABLE, _JSON
+    if status is not None or encoding is not None:
+        known_status, known_encoding = _known(resource_id, revision_id, status or "stable", encoding or "json")
+    return meta, RevisionInfo(
+        resource_id=resource_id,
+        revision_id=revision_id,
+        parent_revision_id=parent_revision_id,
+        payload_id=payload_id,
+        status=known_status,
+        encoding=known_encoding,
+        size=size,
+        created_time=updated_time if written_time is None else written_time,
+        updated_time=updated_time if rewritten_time is None else rewritten_time,
+        created_by=updated_by if written_by is None else written_by,
+        updated_by=updated_by if rewritten_by is None else rewritten_by,
+        schema_version=written_schema,
+    )

@@ -9,7 +9,7 @@ import random
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from specstar.backends.postgres.lost_answers import find_out
+from specstar.backends.postgres.lost_answers import Outcome, find_out
 from specstar.backends.postgres.outcomes import AnswerLost, BadValue, WriteRace
 from specstar.backends.postgres.rows import columns_of, encode_indexed
 from specstar.errors import (
@@ -113,16 +113,19 @@ class MetaWriter:
     async def _apply(
         self, connection: PostgresConnection, entries: list[_Entry], results: list[Exception | None], *, update: bool
     ) -> None:
+        left = list(entries)
         try:
-            await self._attempts(connection, entries, results, update=update)
+            await self._attempts(connection, left, results, update=update)
         except SpecstarError as error:
-            for entry in entries:
+            # Those that are written by now stay acknowledged.
+            for entry in left:
                 if results[entry.position] is None:
                     results[entry.position] = _twin(error)
 
     async def _attempts(
         self, connection: PostgresConnection, entries: list[_Entry], results: list[Exception | None], *, update: bool
     ) -> None:
+        """Takes out of `entries` what is written or has its own error: what it raises is for those that are left."""
         sql = self._sql.update if update else self._sql.create
         races = losses = 0
         while True:
@@ -144,7 +147,7 @@ class MetaWriter:
                 for entry, outcome in zip(entries, pending, strict=True):
                     if isinstance(outcome, Exception):
                         results[entry.position] = outcome
-                entries = [entry for entry, outcome in zip(entries, pending, strict=True) if outcome == "absent"]
+                entries[:] = _absent(entries, pending)
                 if not entries:
                     return
                 if lost.timed_out or losses >= _LOSSES:
@@ -152,9 +155,9 @@ class MetaWriter:
                     raise BackendUnavailable(message, backend="postgres") from lost.__cause__
             else:
                 written = {row[0] for row in rows}
-                missed = [entry for entry in entries if _resource_id(entry.change) not in written]
-                if missed:
-                    await self._explain(connection, missed, results, after_loss=losses > 0, update=update)
+                entries[:] = [entry for entry in entries if _resource_id(entry.change) not in written]
+                if entries:
+                    await self._explain(connection, entries, results, after_loss=losses > 0, update=update)
                 return
 
     async def _isolate(
@@ -183,14 +186,14 @@ class MetaWriter:
         after_loss: bool,
         update: bool,
     ) -> None:
-        """Say why the condition of a write did not hold."""
+        """Say why the condition of a write did not hold. Takes out of `missed` what was written after all."""
         if after_loss:
             # The first attempt may have arrived after all, behind our back: then it is what the second one met.
             outcomes = await find_out(connection, self._sql, None, [entry.change.write.change for entry in missed])
             for entry, outcome in zip(missed, outcomes, strict=True):
                 if isinstance(outcome, Exception):
                     results[entry.position] = outcome
-            missed = [entry for entry, outcome in zip(missed, outcomes, strict=True) if outcome == "absent"]
+            missed[:] = _absent(missed, outcomes)
         model = self._tables.model
         ids = [_resource_id(entry.change) for entry in missed]
         if not update:
@@ -204,6 +207,10 @@ class MetaWriter:
                 results[entry.position] = RevisionConflictError(resource_id, actual_revision_id=actual, model=model)
             else:
                 results[entry.position] = ResourceNotFoundError(resource_id, model=model)
+
+
+def _absent(entries: list[_Entry], outcomes: list[Outcome]) -> list[_Entry]:
+    return [entry for entry, outcome in zip(entries, outcomes, strict=True) if outcome == "absent"]
 
 
 def _batches(entries: list[_Entry]) -> Iterator[list[_Entry]]:

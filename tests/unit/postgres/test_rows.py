@@ -38,6 +38,34 @@ def test_a_row_comes_back() -> None:
     assert meta_with_revision(ROW + (None,) * 11) == (META, None)
 
 
+def test_null_stands_for_what_was_said_before() -> None:
+    later = datetime(2025, 1, 1, tzinfo=UTC)
+    said_once = ("r", "v", 1, 1, NOW, None, "ann", None, False, None, "{}")
+    meta, revision = meta_with_revision(
+        (*said_once, None, "u", "p", None, None, 7, None, None, None, None, "2", b"payload")
+    )
+    assert (meta.updated_time, meta.updated_by) == (NOW, "ann")
+    assert revision == RevisionInfo(
+        resource_id="r",
+        revision_id="v",
+        parent_revision_id="u",
+        payload_id="p",
+        size=7,
+        created_time=NOW,
+        updated_time=NOW,
+        created_by="ann",
+        updated_by="ann",
+        schema_version="2",
+    )
+    said = ("r", "v", 1, 1, NOW, later, "ann", "bob", False, None, "{}")
+    meta, revision = meta_with_revision((*said, None, None, "p", "draft", "msgpack", 7, NOW, None, "ann", None, None))
+    assert (meta.updated_time, meta.updated_by) == (later, "bob")
+    assert revision is not None
+    assert (revision.created_time, revision.updated_time) == (NOW, later)
+    assert (revision.created_by, revision.updated_by) == ("ann", "bob")
+    assert (revision.status, revision.encoding) == ("draft", "msgpack")
+
+
 @pytest.mark.parametrize("indexed", ["[1]", "{", "7"])
 def test_damaged_indexed_fields_are_named(indexed: str) -> None:
     with pytest.raises(DecodeError, match="'r'") as caught:

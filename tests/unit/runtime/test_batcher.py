@@ -60,6 +60,47 @@ async def test_calls_of_one_loop_turn_travel_together() -> None:
     assert len(batches) <= 5
 
 
+async def test_many_callers_are_shared_out_among_the_flushes_under_way() -> None:
+    under_way: list[int] = []
+    most = 0
+
+    async def flush(items: list[int]) -> Sequence[int]:
+        nonlocal most
+        under_way.append(len(items))
+        most = max(most, len(under_way))
+        await anyio.sleep(0.005)
+        under_way.remove(len(items))
+        return items
+
+    batcher: Batcher[int, int] = Batcher(make_home(), flush, name="test", max_in_flight=2)
+
+    async def call(number: int) -> None:
+        for _ in range(5):
+            await batcher.submit(number)
+
+    async with anyio.create_task_group() as group:
+        for number in range(64):
+            group.start_soon(call, number)
+    assert most == 2
+    # Two flushes of 32, again and again: neither one of 64, nor crumbs.
+    assert 10 <= batcher.flushes <= 14
+
+
+async def test_few_callers_are_not_shared_out() -> None:
+    sizes: list[int] = []
+
+    async def flush(items: list[int]) -> Sequence[int]:
+        sizes.append(len(items))
+        await anyio.sleep(0.005)
+        return items
+
+    batcher: Batcher[int, int] = Batcher(make_home(), flush, name="test", max_in_flight=2)
+    async with anyio.create_task_group() as group:
+        for number in range(12):
+            group.start_soon(batcher.submit, number)
+    assert sizes == [12]
+
+
 async def test_each_caller_gets_its_own_error() -> None:
     async def flush(items: list[int]) -> Sequence[int | Exception]:
         return [ValueError(str(item)) if item % 2 else item for item in items]
