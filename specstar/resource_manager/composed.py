@@ -130,7 +130,7 @@ class ComposedStorage(Storage):
 
     async def erase(self, resource_id: str, *, expected_version: int | None = None) -> bool:
         revisions = await self._meta.erase(resource_id, expected_version=expected_version)
-        if revisions:
+        if revisions and not self._meta.deferred:
             await self._resource.delete_many([_key(revision) for revision in revisions])
         return bool(revisions)
 
@@ -160,6 +160,13 @@ class ComposedStorage(Storage):
 
     async def drop_payloads(self, keys: Sequence[PayloadKey]) -> None:
         await self._resource.delete_many(keys)
+
+    async def sweep(self, *, older_than_seconds: float) -> int:
+        return await self._resource.sweep(older_than_seconds=older_than_seconds)
+
+    @property
+    def deferred(self) -> bool:
+        return self._meta.deferred
 
     def _lost(self, revision: RevisionInfo) -> DecodeError:
         message = (

@@ -383,13 +383,14 @@ class ResourceManager(Generic[T]):
 
     @gated
     async def collect_garbage(self, *, older_than_seconds: float = 3600.0) -> int:
-        """Remove payloads that nothing points to, if older than this; returns how many.
+        """Remove payloads that nothing points to, and unfinished files, if older than this; returns how many.
 
         They come from writers that were killed between the payload and the row. A writer under way is safe as long as it
-        takes less than `older_than_seconds` between the two.
+        takes less than `older_than_seconds` between the two; with S3's `auto_sync` off that is until its next `sync`.
+        Local writes are pushed first: raises what `sync` raises.
         """
         storage = self._slot.storage
-        removed = 0
+        removed = await storage.sweep(older_than_seconds=older_than_seconds)
         limit = self._authorship.current().now().timestamp() - older_than_seconds
         async for page in storage.list_payloads():
             old = [entry.key for entry in page if entry.modified_time.timestamp() <= limit]
@@ -442,7 +443,10 @@ class ResourceManager(Generic[T]):
 
     async def _drop(self, keys: Sequence[PayloadKey]) -> None:
         """Erase payloads that a rewritten draft has left; if that fails, garbage collection finds them."""
+        storage = self._slot.storage
+        if storage.deferred:
+            return  # what is durable still points to them
         try:
-            await self._slot.storage.drop_payloads(keys)
+            await storage.drop_payloads(keys)
         except SpecstarError as error:
             logger.info("%s: %d replaced payloads stay until garbage collection: %s", self.name, len(keys), error)

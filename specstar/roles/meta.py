@@ -90,7 +90,15 @@ class MetaStore(ABC):
 
     @abstractmethod
     async def referenced(self, payload_ids: Sequence[str]) -> set[str]:
-        """Those of the payload ids that some revision points to, for garbage collection."""
+        """Those of the payload ids that some revision points to, in what any process has written, for garbage collection.
+
+        Raises what `sync` raises: local writes are pushed first.
+        """
+
+    @property
+    def deferred(self) -> bool:
+        """True if a write returns before it is durable, and may be lost until `sync`: what it replaces must stay till then."""
+        return False
 
     async def sync(self) -> None:
         """Push what is only kept locally so far, and pull what others wrote. Does nothing where every write is pushed.

@@ -54,3 +54,7 @@ class ResourceStore(ABC):
     @abstractmethod
     def list(self) -> AsyncIterator[list[StoredPayload]]:
         """All payloads of the model, page by page, in no stated order, for garbage collection."""
+
+    async def sweep(self, *, older_than_seconds: float) -> int:
+        """Remove the unfinished files of killed writers, if older than this; returns how many."""
+        return 0

@@ -102,6 +102,15 @@ class Storage(ABC):
     async def drop_payloads(self, keys: Sequence[PayloadKey]) -> None:
         """Erase payloads found to be garbage."""
 
+    async def sweep(self, *, older_than_seconds: float) -> int:
+        """Remove the unfinished files of killed writers, if older than this; returns how many."""
+        return 0
+
+    @property
+    def deferred(self) -> bool:
+        """What `MetaStore.deferred` says."""
+        return False
+
     async def sync(self) -> None:
         """What `MetaStore.sync` does."""
         return

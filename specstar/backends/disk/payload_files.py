@@ -116,6 +116,11 @@ class PayloadFiles:
             for key in keys:
                 self.path_of(key).unlink(missing_ok=True)
 
+    def sweep(self, older_than_seconds: float) -> int:
+        """Remove temporary files that were not written to for so long; returns how many. Raises `BackendError`."""
+        with disk_errors(self._temps.path):
+            return self._temps.sweep(older_than_seconds)
+
     def outer_folders(self) -> list[Path]:
         """The first level of folders, for `scan`."""
         with disk_errors(self._folder):

@@ -84,6 +84,10 @@ class PayloadFileLane:
         if keys:
             await anyio.to_thread.run_sync(self._files.delete, keys, limiter=self._limit)
 
+    async def sweep(self, older_than_seconds: float) -> int:
+        """Remove temporary files of this root that are older; returns how many."""
+        return await anyio.to_thread.run_sync(self._files.sweep, older_than_seconds, limiter=self._limit)
+
     async def pages(self) -> AsyncIterator[list[StoredPayload]]:
         """All payload files."""
         for folder in await anyio.to_thread.run_sync(self._files.outer_folders, limiter=self._limit):

@@ -86,6 +86,10 @@ class DiskResourceStore(ResourceStore):
         async for page in files.pages():
             yield page
 
+    async def sweep(self, *, older_than_seconds: float) -> int:
+        _, files = await self._way()
+        return await files.sweep(older_than_seconds)
+
 
 def _now() -> int:
     return time.time_ns() // 1000

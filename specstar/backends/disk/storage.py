@@ -220,6 +220,10 @@ class DiskStorage(Storage):
             await lanes.write(DeletePayloads(self._tables, keys))
             await self._files.delete(keys)
 
+    async def sweep(self, *, older_than_seconds: float) -> int:
+        await self._way()
+        return await self._files.sweep(older_than_seconds)
+
     def _lost(self, revision: RevisionInfo) -> DecodeError:
         message = (
             f"the payload of revision {revision.revision_id} of {self._model} {revision.resource_id!r} is gone from "

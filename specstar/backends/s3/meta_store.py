@@ -60,6 +60,10 @@ class S3MetaStore(MetaStore):
             self._sync = found
         return found
 
+    @property
+    def deferred(self) -> bool:
+        return not self._context.options.auto_sync
+
     async def sync(self) -> None:
         """Push local writes, or pull foreign ones; see `MetaSync.sync` for its errors."""
         await (await self._opened()).sync()
@@ -133,5 +137,9 @@ class S3MetaStore(MetaStore):
         return found
 
     async def referenced(self, payload_ids: Sequence[str]) -> set[str]:
-        found: set[str] = await (await self._opened()).read(Referenced(self._tables, payload_ids))
+        sync = await self._opened()
+        # Whatever `check_etag_on_read` says: what others wrote since must not be taken for garbage, nor what the bucket still
+        # points to while our own writes are not pushed.
+        await sync.sync()
+        found: set[str] = await sync.read(Referenced(self._tables, payload_ids))
         return found

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from specstar import SpecStar
 from specstar.backends.disk import DiskOptions, DiskProvider
 from specstar.backends.disk.mounts import network_file_system
 from specstar.backends.disk.provider import root_path
@@ -25,6 +26,10 @@ from specstar.roles.storage import StorageWrite
 from tests.conformance.cases import Case
 from tests.conformance.harness import Bench
 from tests.conformance.samples import created, model, revised
+
+
+class Note(msgspec.Struct):
+    text: str
 
 
 @pytest.fixture
@@ -64,6 +69,23 @@ def test_options_have_stated_defaults() -> None:
     assert provider.validate(options, "meta") == []
     assert [name for name, _ in provider.validate(DiskOptions(rootdir=" "), "meta")] == ["rootdir"]
     assert [name for name, _ in provider.validate(DiskOptions(rootdir="a\0b"), "meta")] == ["rootdir"]
+
+
+@pytest.mark.parametrize("apart", [False, True])
+async def test_unfinished_files_of_killed_writers_are_garbage(tmp_path: Path, apart: bool) -> None:
+    disk = {"type": "disk", "options": {"rootdir": str(tmp_path / "root")}}
+    spec = SpecStar()
+    spec.configure(backend={"meta": {"type": "memory"} if apart else disk, "resource": disk})
+    notes = spec.add_model(Note)
+    async with spec:
+        await notes.create(Note("x" * 100_000), resource_id="a")
+        left = tmp_path / "root" / "_tmp" / "1234-left"
+        left.write_bytes(b"half of a payload")
+        assert await spec.collect_garbage(older_than_seconds=60) == {"Note": 0, "blobs": 0}
+        assert left.exists()
+        assert await spec.collect_garbage(older_than_seconds=0) == {"Note": 1, "blobs": 0}
+        assert not left.exists()
+        assert (await notes.get("a")).data.text == "x" * 100_000
 
 
 def test_roots_are_expanded_and_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
