@@ -9,6 +9,8 @@ from pathlib import Path
 
 __all__ = ["is_gone", "process_token"]
 
+_DEAD = "dead"
+
 
 def process_token() -> str:
     """This process, told apart from any other that has or had its id: host, id, start."""
@@ -28,6 +30,8 @@ def is_gone(token: str) -> bool | None:
         return None
     pid = int(pid_text)
     now_started = _started(pid)
+    if now_started == _DEAD:
+        return True
     if now_started is not None and started != "?":
         return now_started != started
     try:
@@ -40,11 +44,15 @@ def is_gone(token: str) -> bool | None:
 
 
 def _started(pid: int) -> str | None:
-    """When the process began, in ticks since boot, with the boot's id; None where the system does not tell."""
+    """When the process began, in ticks since boot, with the boot's id; None where the system does not tell.
+
+    A process that is dead and only waits for its parent to notice did not begin at all.
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()[:8]
     except OSError:
         return None
     # The command name may hold spaces and brackets: fields count from its last bracket.
-    return f"{stat.rpartition(')')[2].split()[19]}-{boot}"
+    state, *fields = stat.rpartition(")")[2].split()
+    return _DEAD if state in "ZX" else f"{fields[18]}-{boot}"

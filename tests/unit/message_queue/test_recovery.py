@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -190,6 +191,22 @@ def test_a_process_is_told_from_others_with_its_id() -> None:
     assert is_gone(f"{host}:999999999:{started}") is True
     assert is_gone(f"another-host:{pid}:{started}") is None
     assert is_gone(f"{host}:{pid}:1-another0") is True
+
+
+def test_a_killed_process_is_gone_before_its_parent_has_noticed() -> None:
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writing, process_token().encode())
+        os.kill(os.getpid(), signal.SIGKILL)
+    try:
+        token = os.read(reading, 1000).decode()
+        os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+        assert is_gone(token) is True
+    finally:
+        os.waitpid(child, 0)
+        os.close(reading)
+        os.close(writing)
 
 
 async def test_a_stop_from_another_thread_ends_the_workers(tmp_path: Path) -> None:
