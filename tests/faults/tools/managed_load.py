@@ -70,7 +70,9 @@ class _Caller:
 
     def _entry(self) -> Entry:
         self.ops += 1
-        return Entry(self.number, f"{self.number}-{self.ops}", "x" * self.chance.randrange(self.load.padding + 1))
+        # Random, so that nobody can compress it.
+        padding = self.chance.randbytes(self.chance.randrange(self.load.padding // 2 + 1)).hex()
+        return Entry(self.number, f"{self.number}-{self.ops}", padding)
 
     async def _create(self) -> None:
         entry = self._entry()
@@ -185,8 +187,9 @@ class ManagedLoad:
             self.unknown[op] = resource_id
         except (BackendError, RevisionConflictError) as error:
             self.refused[op] = resource_id
-            self.refusals[f"{type(error).__name__}: {str(error)[:160]}"] += 1
-            if isinstance(error, RevisionConflictError) and not (rivals or self.conflicts):
+            conflict = isinstance(error, RevisionConflictError)
+            self.refusals[type(error).__name__ + ("" if conflict else f": {str(error)[:240]}")] += 1
+            if conflict and not (rivals or self.conflicts):
                 self.strange.append(f"{op} lost a race on {resource_id}, which nobody else writes")
             await asyncio.sleep(_AFTER_REFUSAL_SECONDS)
         except SpecstarError as error:

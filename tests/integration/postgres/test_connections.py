@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import sys
@@ -306,6 +307,29 @@ async def test_a_read_only_server_is_explained(private_postgres: services.Postgr
             configuration = private_postgres.data / "postgresql.auto.conf"
             configuration.write_text("")
             private_postgres.sql("SELECT pg_reload_conf()")
+
+
+async def test_connections_to_a_server_that_became_read_only_are_left(postgres_database: str) -> None:
+    """After a failover the same address leads to another server; connections to the old one may stay open for ever."""
+    name = postgres_database.rpartition("/")[2]
+    async with admin(postgres_database) as look, open_rig(postgres_database) as rig:
+        storage = rig.storage()
+        await storage.write(new("before"))
+        await look.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+        connection = await rig.connection()
+        await asyncio.gather(*(connection.fetch("SELECT pg_sleep(0.05)") for _ in range(3)))
+        await look.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'specstar' "
+            "AND datname = current_database()"
+        )
+        for _ in range(2):
+            with pytest.raises(BackendError, match="point the dsn at the primary"):
+                await storage.write(new("during"))
+        await look.execute(f'ALTER DATABASE "{name}" RESET default_transaction_read_only')
+        with contextlib.suppress(BackendError):
+            await storage.write(new("noticing"))
+        await storage.write(new("after"))
+        assert await storage.read("during") is None
 
 
 async def test_cancelled_callers_leak_nothing(postgres_database: str) -> None:

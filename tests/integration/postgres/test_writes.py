@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from specstar.errors import (
+    BackendUnavailable,
     DuplicateResourceError,
     InvalidInputError,
     ResourceNotFoundError,
@@ -35,6 +36,25 @@ async def test_callers_that_wait_together_share_statements(rig: Rig) -> None:
     await asyncio.gather(*(storage.write(new(name)) for name in ids("r", 600)))
     assert flushes(storage) <= 6
     assert [entry is not None for entry in await storage.read_many(list(ids("r", 600)))] == [True] * 600
+
+
+async def test_neighbours_of_a_conflict_stay_acknowledged_when_its_reason_cannot_be_read(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = rig.storage()
+    first, second = new("first"), new("second")
+    await storage.write_many([first, second])
+    await storage.write(change_of(second, b"other"))
+    connection = await rig.connection()
+
+    async def unreadable(*_: Any, **__: Any) -> Any:
+        raise BackendUnavailable("lost", backend="postgres")
+
+    monkeypatch.setattr(connection, "fetch", unreadable)
+    outcomes = await storage.write_many([change_of(first, b"1"), change_of(second, b"2")])
+    monkeypatch.undo()
+    assert [type(outcome) for outcome in outcomes] == [type(None), BackendUnavailable]
+    assert [await payload_of(storage, name) for name in ("first", "second")] == [b"1", b"other"]
 
 
 async def test_each_caller_gets_its_own_outcome(rig: Rig) -> None:
