@@ -5,17 +5,20 @@ from __future__ import annotations
 import time
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import apsw
 import asyncpg
 
-from services import S3Endpoint
+from services import S3Endpoint, s3_client
 
 __all__ = [
     "INLINE_BYTES",
+    "bucket_keys",
     "disk_backend",
     "disk_is_sound",
     "leftovers",
+    "payload_files",
     "postgres_backend",
     "s3_backend",
     "sessions_end",
@@ -64,15 +67,16 @@ def disk_is_sound(root: Path) -> None:
         connection.close()
 
 
-def leftovers(root: Path) -> dict[str, int]:
-    """Files that are no blob and no payload, by the folder that they lie in."""
-    folders = {name: root / name for name in ("_tmp", "_blobs/_tmp", "_blobs/_uploads")}
-    return {name: len(list(folder.iterdir())) for name, folder in folders.items() if folder.is_dir()}
+def leftovers(root: Path) -> list[str]:
+    """What is neither a blob nor a payload: temporary files, and upload sessions that are not over."""
+    found = [path for name in ("_tmp", "_blobs/_tmp") for path in (root / name).iterdir()]
+    found += [path for path in (root / "_blobs/_uploads").iterdir() if not (path / "done.json").exists()]
+    return [str(path.relative_to(root)) for path in found]
 
 
-def payload_files(root: Path) -> set[str]:
-    """The names of all payload files."""
-    return {path.name for path in (root / "_payloads").rglob("*") if path.is_file()}
+def payload_files(root: Path) -> int:
+    """The number of payloads in files."""
+    return sum(path.is_file() for path in (root / "_payloads").rglob("*"))
 
 
 async def sessions_end(dsn: str, *, within: float = 10.0) -> None:
@@ -85,3 +89,15 @@ async def sessions_end(dsn: str, *, within: float = 10.0) -> None:
             assert time.monotonic() < deadline, f"sessions of a killed process are still there after {within:g} s"
     finally:
         await connection.close()
+
+
+def bucket_keys(server: S3Endpoint, bucket: str, prefix: str) -> list[str]:
+    """All keys that begin with the prefix, as the server lists them."""
+    keys: list[str] = []
+    while True:
+        query = {"list-type": "2", "prefix": prefix, "start-after": keys[-1] if keys else ""}
+        root = ElementTree.fromstring(s3_client.request(server, "GET", f"/{bucket}", query))
+        page = [node.text or "" for node in root.iter(f"{s3_client.NAMESPACE}Key")]
+        if not page:
+            return keys
+        keys += page

@@ -97,6 +97,11 @@ class Victim:
         """Wait for a record that begins with a word."""
         return self.heard(lambda records: any(record[0] == word for record in records), within=within)
 
+    def heard_more(self) -> bool:
+        """Wait for one more record."""
+        before = len(self.records)
+        return self.heard(lambda records: len(records) > before)
+
     def kill(self) -> float:
         """Kill it with `kill -9`, at once; the time, by the clock that all processes share, after which it did nothing."""
         moment = time.monotonic()

@@ -214,10 +214,14 @@ class Written:
         else:
             assert found == data, f"seed {self.seed}: blob {blob} is torn"
 
-    @property
-    def large_payloads(self) -> list[tuple[str, str, State]]:
-        """Key, revision and state of all revisions that are known."""
-        return [(key, name, state) for key, known in self._revisions.items() for name, state in known]
+    def payloads(self, *, over: int = 0) -> int:
+        """How many revisions have a payload of more than so many bytes in JSON."""
+        things = (
+            Thing(key, state.serial, state.round, text_of(key, state.serial, state.size))
+            for key, known in self._revisions.items()
+            for _, state in known
+        )
+        return sum(len(msgspec.json.encode(thing)) > over for thing in things)
 
 
 def _same(actual: State | None, expected: State | None) -> bool:
