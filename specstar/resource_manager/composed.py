@@ -77,7 +77,7 @@ class ComposedStorage(Storage):
         try:
             await self._resource.delete_many(keys)
         except SpecstarError as error:
-            logger.info("%s: %d unused payloads stay until garbage collection: %s", self._model, len(keys), error)
+            logger.warning("%s: %d unused payloads stay until garbage collection: %s", self._model, len(keys), error)
 
     async def read(self, resource_id: str, revision_id: str | None = None) -> StoredRevision | ResourceMeta | None:
         lost: RevisionInfo | None = None
@@ -131,7 +131,7 @@ class ComposedStorage(Storage):
     async def erase(self, resource_id: str, *, expected_version: int | None = None) -> bool:
         revisions = await self._meta.erase(resource_id, expected_version=expected_version)
         if revisions and not self._meta.deferred:
-            await self._resource.delete_many([_key(revision) for revision in revisions])
+            await self._discard([_key(revision) for revision in revisions])
         return bool(revisions)
 
     async def search(self, query: Query) -> list[StoredRevision]:

@@ -215,7 +215,8 @@ class ResourceManager(Generic[T]):
     async def permanently_delete(self, resource_id: str, *, expected_revision_id: str | None = None) -> None:
         """Erase a resource, deleted or not, with all its revisions and payloads. There is no way back.
 
-        Raises `ResourceNotFoundError`, and `RevisionConflictError` if `expected_revision_id` is not the current one.
+        Payloads that a backend fails to remove after the resource is gone are logged and left to `collect_garbage`. Raises
+        `ResourceNotFoundError`, and `RevisionConflictError` if `expected_revision_id` is not the current one.
         """
         checked_id(resource_id)
         writer = self._slot.writer

@@ -98,7 +98,7 @@ class DiskStorage(Storage):
         try:
             await self._files.delete(keys)
         except SpecstarError as error:
-            logger.info("%s: %d unused payloads stay until garbage collection: %s", self._model, len(keys), error)
+            logger.warning("%s: %d unused payloads stay until garbage collection: %s", self._model, len(keys), error)
 
     async def read(self, resource_id: str, revision_id: str | None = None) -> StoredRevision | ResourceMeta | None:
         lanes = await self._way()
@@ -179,7 +179,7 @@ class DiskStorage(Storage):
     async def erase(self, resource_id: str, *, expected_version: int | None = None) -> bool:
         lanes = await self._way()
         erased = await lanes.write(EraseResource(self._tables, resource_id, expected_version))
-        await self._files.delete([PayloadKey(resource_id, info.payload_id) for info, elsewhere in erased if elsewhere])
+        await self._discard([PayloadKey(resource_id, info.payload_id) for info, elsewhere in erased if elsewhere])
         return bool(erased)
 
     async def search(self, query: Query) -> list[StoredRevision]:

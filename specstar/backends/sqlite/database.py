@@ -12,7 +12,7 @@ import apsw
 
 from specstar.backends.sqlite.faults import is_fatal, translate
 from specstar.backends.sqlite.forks import working
-from specstar.errors import BackendError, BackendUnavailable, SchemaVersionError, SpecstarError
+from specstar.errors import BackendError, BackendUnavailable, OutcomeUnknownError, SchemaVersionError, SpecstarError
 from specstar.query import regex_function
 
 __all__ = ["APPLICATION_ID", "SCHEMA_VERSION", "Database", "Operation"]
@@ -49,7 +49,8 @@ class Database:
     """A connection with the schema of specstar in it. Used by one thread at a time; it does not care which.
 
     `name` stands for it in errors. Raises `SchemaVersionError` for a foreign, newer or damaged database, which is left as
-    it is; `BackendError` and `BackendUnavailable` for the rest.
+    it is; `OutcomeUnknownError` for a commit that the disk may or may not have kept; `BackendError` and `BackendUnavailable`
+    for the rest.
     """
 
     def __init__(self, connection: apsw.Connection, name: str) -> None:
@@ -138,9 +139,35 @@ class Database:
             self.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                self._commit()
+            finally:
+                self._rollback()
+
+    def _commit(self) -> None:
+        try:
+            self.execute("COMMIT")
+        except apsw.IOError as error:
+            # The log may hold the whole transaction, which whoever opens the file next would take for committed.
+            self._rollback()
+            if self._write_over():
+                raise
+            raise OutcomeUnknownError(
+                f"{self.name}: the disk reported an error at the end of a commit ({error}): it may be there when the database "
+                "is opened again; check the disk (dmesg, smartctl) and read before repeating"
+            ) from error
+
+    def _write_over(self) -> bool:
+        """Commit nothing, in the place of a commit that failed; False if that fails too."""
+        try:
+            self.execute("BEGIN IMMEDIATE")
+            try:
+                self.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
                 self.execute("COMMIT")
             finally:
                 self._rollback()
+        except apsw.Error:
+            return False
+        return True
 
     def write(self, operations: Sequence[Operation]) -> list[Any]:
         """Run operations in one transaction; one entry each: its result, or its own error. Raises if nothing was written."""
