@@ -13,15 +13,14 @@ __all__ = ["MAX_ID_BYTES", "checked_id", "new_id"]
 MAX_ID_BYTES = 1024
 """The longest id a caller may give, in bytes of UTF-8: what every backend can index."""
 
-_RANDOM_POOL_BYTES = 4096
-_RANDOM_DIGITS = 16
+_TAILS_AT_ONCE = 256
 # The two highest of the random bits are the variant: 10.
 _VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 
 _lock = threading.Lock()
 _last_stamp = 0
-_pool = ""
-_position = 0
+_tails: list[str] = []
+_head: tuple[int, str] = (-1, "")
 
 
 def new_id() -> str:
@@ -30,22 +29,31 @@ def new_id() -> str:
     Ids made by one process sort in the order in which they were made: a stamp that would repeat is moved on by one
     (RFC 9562, 6.2, method 3).
     """
-    global _last_stamp, _pool, _position
+    global _last_stamp, _head
     with _lock:
-        milliseconds, rest = divmod(time_ns(), 1_000_000)
         # 60 bits: milliseconds, then the rest of the millisecond in 4096ths.
-        stamp = milliseconds << 12 | rest * 4096 // 1_000_000
+        stamp = (time_ns() << 6) // 15_625
         if stamp <= _last_stamp:
             stamp = _last_stamp + 1
         _last_stamp = stamp
-        position = _position
-        if position >= len(_pool):
-            _pool = os.urandom(_RANDOM_POOL_BYTES).hex()
-            position = 0
-        _position = position + _RANDOM_DIGITS
-        tail = _pool[position : position + _RANDOM_DIGITS]
-    head = f"{stamp:015x}"
-    return f"{head[:8]}-{head[8:12]}-7{head[12:]}-{_VARIANT[tail[0]]}{tail[1:4]}-{tail[4:]}"
+        if not _tails:
+            _tails.extend(_new_tails())
+        tail = _tails.pop()
+    milliseconds = stamp >> 12
+    known, head = _head
+    if milliseconds != known:
+        head = f"{milliseconds >> 16:08x}-{milliseconds & 0xFFFF:04x}-7"
+        _head = milliseconds, head
+    return f"{head}{stamp & 0xFFF:03x}{tail}"
+
+
+def _new_tails() -> list[str]:
+    """The random parts of the next ids."""
+    digits = os.urandom(8 * _TAILS_AT_ONCE).hex()
+    return [
+        f"-{_VARIANT[digits[at]]}{digits[at + 1 : at + 4]}-{digits[at + 4 : at + 16]}"
+        for at in range(0, len(digits), 16)
+    ]
 
 
 def checked_id(value: str, *, field: str = "resource_id") -> str:
@@ -76,9 +84,9 @@ def checked_id(value: str, *, field: str = "resource_id") -> str:
 
 
 def _after_fork() -> None:
-    # A child that went on with its parent's pool would make its parent's ids.
-    global _pool, _position, _lock
-    _pool, _position = "", 0
+    # A child that went on with its parent's random parts would make its parent's ids.
+    global _tails, _lock
+    _tails = []
     _lock = threading.Lock()
 
 

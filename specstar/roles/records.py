@@ -20,7 +20,7 @@ class RevisionStatus(enum.StrEnum):
     draft = "draft"
 
 
-class ResourceMeta(Struct, frozen=True, kw_only=True):
+class ResourceMeta(Struct, frozen=True, kw_only=True, gc=False):
     """The one mutable row of a resource. Times are aware and in UTC.
 
     `version` grows by one with every change of the row (also with delete, restore and switch) and is what conditional
@@ -40,7 +40,7 @@ class ResourceMeta(Struct, frozen=True, kw_only=True):
     indexed_data: dict[str, Any] = field(default_factory=dict)
 
 
-class RevisionInfo(Struct, frozen=True, kw_only=True):
+class RevisionInfo(Struct, frozen=True, kw_only=True, gc=False):
     """One revision of a resource, without its payload.
 
     `payload_id` is the key of the payload in the resource store: new for every write, so that rewriting a draft is a new
