@@ -48,6 +48,8 @@ def test_the_code_of_the_page_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("specstar.core.spec", _fresh_spec())
+    # What a page registers must not outlive its module.
+    monkeypatch.setattr("specstar.backends.registry._providers", {})
     monkeypatch.setattr("specstar.spec", sys.modules["specstar.core"].spec, raising=False)
     module = ModuleType("page")
     monkeypatch.setitem(sys.modules, "page", module)
