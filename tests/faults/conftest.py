@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.ledger import Figures, table, write_page
+from tests.faults.tools.file_faults import compile_shim
 
 _PROPERTY = "specstar-figures"
 
@@ -21,6 +22,12 @@ def figures(request: pytest.FixtureRequest) -> Iterator[Figures]:
     yield counts
     # A property of the report: it reaches the printing process from any worker.
     node.user_properties.append((_PROPERTY, counts.encoded()))
+
+
+@pytest.fixture(scope="session")
+def file_faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The compiled shim that makes file calls fail, for `run_program`."""
+    return compile_shim(tmp_path_factory.mktemp("file-faults"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

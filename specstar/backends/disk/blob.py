@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import anyio
-import anyio.to_thread
 
 from specstar.backends.disk.blob_files import BlobFile, BlobFiles, NewBlob
 from specstar.backends.disk.connection import SWEEP_SECONDS, DiskConnection
@@ -20,6 +19,7 @@ from specstar.backends.disk.uploads import Uploads
 from specstar.backends.provider import BackendContext
 from specstar.errors import BlobIntegrityError, UsageError
 from specstar.roles import BlobInfo, BlobReader, BlobStore, BlobWriter, UploadSession
+from specstar.runtime import run_in_thread
 
 __all__ = ["DiskBlobStore"]
 
@@ -48,7 +48,7 @@ class DiskBlobStore(BlobStore):
 
     @staticmethod
     async def _in_thread(connection: DiskConnection, job: Callable[[], T]) -> T:
-        return await anyio.to_thread.run_sync(job, limiter=connection.blob_limit)
+        return await run_in_thread(job, limiter=connection.blob_limit)
 
     async def create(self, *, content_type: str, size_hint: int | None = None) -> BlobWriter:
         connection, files, _ = await self._way()
@@ -110,7 +110,7 @@ class DiskBlobStore(BlobStore):
     async def list(self) -> AsyncIterator[list[BlobInfo]]:
         connection, files, _ = await self._way()
         for folder in await self._in_thread(connection, files.outer_folders):
-            page = await anyio.to_thread.run_sync(files.scan, folder, limiter=connection.blob_limit)
+            page = await run_in_thread(files.scan, folder, limiter=connection.blob_limit)
             if page:
                 yield page
 
@@ -138,7 +138,7 @@ class _Writer(BlobWriter):
         if len(self._gathered) + len(chunk) < _GATHER:
             self._gathered += chunk
             return
-        await anyio.to_thread.run_sync(self._write, chunk, limiter=self._limit)
+        await run_in_thread(self._write, chunk, limiter=self._limit)
 
     def _write(self, chunk: bytes | bytearray | memoryview) -> None:
         if self._new is None:
@@ -152,7 +152,7 @@ class _Writer(BlobWriter):
         self._check()
         self._ended = True
         try:
-            return await anyio.to_thread.run_sync(self._commit, limiter=self._limit)
+            return await run_in_thread(self._commit, limiter=self._limit)
         finally:
             await self._drop()
 
@@ -173,7 +173,7 @@ class _Writer(BlobWriter):
         self._gathered = bytearray()
         if new is not None:
             with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(new.drop, limiter=self._limit)
+                await run_in_thread(new.drop, limiter=self._limit)
 
     def _check(self) -> None:
         if self._ended:
@@ -198,7 +198,7 @@ class _Reader(BlobReader):
         if not self._ready and self._fault is None:
             if self._descriptor is None or (self._place >= self._end and self._check is None):
                 return b""
-            await anyio.to_thread.run_sync(self._read, self._descriptor, limiter=self._limit)
+            await run_in_thread(self._read, self._descriptor, limiter=self._limit)
         if self._ready:
             return self._ready.popleft()
         if self._fault is not None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
-import anyio.to_thread
 
 from specstar.backends.disk.durable import TempFolder, disk_errors, fsync_folder, make_folder
 from specstar.backends.disk.mounts import network_file_system
@@ -15,7 +15,7 @@ from specstar.backends.sqlite.forks import fork_was_clean
 from specstar.backends.sqlite.lanes import DatabaseFile, Lanes
 from specstar.backends.sqlite.tables import ModelTables
 from specstar.backends.sqlite.writes import EnsureModel
-from specstar.runtime import Connection, Home, ServerInfo
+from specstar.runtime import Connection, Home, ServerInfo, run_in_thread
 
 __all__ = ["SWEEP_SECONDS", "DiskConnection"]
 
@@ -42,11 +42,14 @@ class DiskConnection(Connection):
 
     async def open(self) -> None:
         """Make the folder if it is missing. The database opens when first used: blobs do without it."""
-        await anyio.to_thread.run_sync(self._open, limiter=self.file_limit)
+        await run_in_thread(self._open, limiter=self.file_limit)
 
     def _open(self) -> None:
         with disk_errors(self.root):
             make_folder(self.root)
+            with suppress(PermissionError):
+                # Who made it may have come no further. Where others own the folder above, it is theirs to settle.
+                fsync_folder(self.root.parent)
         kind = network_file_system(self.root)
         if kind is not None:
             logger.warning(
@@ -60,20 +63,24 @@ class DiskConnection(Connection):
             self.temps.prepare()
             self.temps.sweep(SWEEP_SECONDS)
             self._file.open()
-            # The name of a new database must outlive a power loss as well as its content.
-            fsync_folder(self.root)
+            try:
+                # The name of a new database must outlive a power loss as well as its content.
+                fsync_folder(self.root)
+            except OSError:
+                self._file.drop()
+                raise
 
     async def prepare(self, home: Home, tables: ModelTables) -> Lanes:
         """The way to the database, with the tables of the model in it."""
         async with self._opening:
             if self._lanes is None:
-                await anyio.to_thread.run_sync(self._open_database, limiter=self.file_limit)
+                await run_in_thread(self._open_database, limiter=self.file_limit)
                 self._lanes = Lanes(home, self._file)
         await self._lanes.write(EnsureModel(tables))
         return self._lanes
 
     async def ping(self) -> ServerInfo:
-        return await anyio.to_thread.run_sync(self._ping, limiter=self.file_limit)
+        return await run_in_thread(self._ping, limiter=self.file_limit)
 
     def _ping(self) -> ServerInfo:
         import apsw
@@ -89,7 +96,7 @@ class DiskConnection(Connection):
         """Let what is under way finish, then close."""
         if self._lanes is not None:
             await self._lanes.drain()
-            await anyio.to_thread.run_sync(self._file.close, limiter=self.file_limit)
+            await run_in_thread(self._file.close, limiter=self.file_limit)
 
     def abandon(self) -> None:
         """Close at once. In a forked child only the child's copies are closed, which the parent does not notice."""

@@ -38,6 +38,7 @@ _STEPS = {
     errno.EPERM: "give this user the permission, or choose another rootdir",
     errno.EIO: "the disk reported an error: check it (dmesg, smartctl) before going on",
     errno.ENOTDIR: "a file is where a folder is needed: choose another rootdir",
+    errno.EEXIST: "a file is where a folder is needed: choose another rootdir",
     errno.EMFILE: "this process has too many open files: raise the limit (ulimit -n)",
     errno.ENFILE: "the system has too many open files",
     errno.ENAMETOOLONG: "choose a shorter rootdir",
@@ -101,14 +102,19 @@ def fsync_folders(folders: Iterable[Path]) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder with its parents, durably."""
-    made: list[Path] = []
-    missing = path
-    while not missing.is_dir():
-        made.append(missing.parent)
-        missing = missing.parent
-    path.mkdir(parents=True, exist_ok=True)
-    fsync_folders(made)
+    """Make a folder with its parents, durably: each before what is in it, so that one that is there is settled."""
+    missing: list[Path] = []
+    while not path.is_dir():
+        missing.append(path)
+        path = path.parent
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
+        try:
+            fsync_folder(folder.parent)
+        except OSError:
+            with suppress(OSError):
+                folder.rmdir()
+            raise
 
 
 class FolderTree:

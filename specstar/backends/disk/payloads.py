@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import cast
 
-import anyio.to_thread
 
 from specstar.backends.disk.connection import DiskConnection
 from specstar.backends.disk.payload_files import PayloadFiles
 from specstar.errors import DecodeError
 from specstar.roles import PayloadKey, StoredPayload
-from specstar.runtime import Batcher, Home
+from specstar.runtime import Batcher, Home, run_in_thread
 
 __all__ = ["PayloadFileLane"]
 
@@ -82,24 +81,24 @@ class PayloadFileLane:
     async def delete(self, keys: Sequence[PayloadKey]) -> None:
         """Erase payloads."""
         if keys:
-            await anyio.to_thread.run_sync(self._files.delete, keys, limiter=self._limit)
+            await run_in_thread(self._files.delete, keys, limiter=self._limit)
 
     async def sweep(self, older_than_seconds: float) -> int:
         """Remove temporary files of this root that are older; returns how many."""
-        return await anyio.to_thread.run_sync(self._files.sweep, older_than_seconds, limiter=self._limit)
+        return await run_in_thread(self._files.sweep, older_than_seconds, limiter=self._limit)
 
     async def pages(self) -> AsyncIterator[list[StoredPayload]]:
         """All payload files."""
-        for folder in await anyio.to_thread.run_sync(self._files.outer_folders, limiter=self._limit):
-            page = await anyio.to_thread.run_sync(self._files.scan, folder, limiter=self._limit)
+        for folder in await run_in_thread(self._files.outer_folders, limiter=self._limit):
+            page = await run_in_thread(self._files.scan, folder, limiter=self._limit)
             if page:
                 yield page
 
     async def _run_writes(self, items: list[_Write]) -> None:
-        await anyio.to_thread.run_sync(self._files.write, items, limiter=self._limit)
+        await run_in_thread(self._files.write, items, limiter=self._limit)
 
     async def _run_reads(self, keys: Sequence[PayloadKey]) -> list[bytes | DecodeError | None]:
-        return await anyio.to_thread.run_sync(self._files.read, keys, limiter=self._limit)
+        return await run_in_thread(self._files.read, keys, limiter=self._limit)
 
     async def _flush_writes(self, items: list[_Write]) -> list[None]:
         await self._run_writes(items)

@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from specstar.backends.disk.blob_files import BlobFiles
-from specstar.backends.disk.durable import disk_errors, fsync_folder, link_new, make_folder, write_fully
+from specstar.backends.disk.durable import FolderTree, disk_errors, fsync_folder, link_new, write_fully
 from specstar.errors import BlobIntegrityError, BlobNotFoundError, UsageError
 from specstar.roles import BlobInfo
 
@@ -42,6 +42,7 @@ class Uploads:
     def __init__(self, files: BlobFiles) -> None:
         self._files = files
         self._folder = files.folder / "_uploads"
+        self._tree = FolderTree(files.folder)
 
     def create(self, content_type: str, size: int | None) -> str:
         """A new session; its id."""
@@ -49,9 +50,16 @@ class Uploads:
         folder = self._folder / upload_id
         session = _Session(content_type=content_type, size=size, created_time=datetime.now(UTC))
         with disk_errors(folder):
-            make_folder(folder)
+            self._tree.make(self._folder)
+            try:
+                folder.mkdir()
+            except FileNotFoundError:
+                self._tree.forget(self._folder)
+                self._tree.make(self._folder)
+                folder.mkdir()
             self._store(folder / _SESSION, msgspec.json.encode(session))
             fsync_folder(folder)
+            self._tree.settle([self._folder])
         return upload_id
 
     def append(self, upload_id: str, data: bytes) -> None:

@@ -6,7 +6,7 @@ import apsw
 
 from specstar.errors import BackendError, BackendUnavailable, LimitExceededError, SchemaVersionError, SpecstarError
 
-__all__ = ["is_fatal", "translate"]
+__all__ = ["DISK_ERRORS", "is_fatal", "translate"]
 
 _STEPS: dict[type[apsw.Error], str] = {
     apsw.FullError: "the disk is full: free some space, then repeat the call",
@@ -20,6 +20,8 @@ _STEPS: dict[type[apsw.Error], str] = {
     apsw.NoLFSError: "the file system does not take files of this size",
     apsw.ProtocolError: "its locks do not work: is it on a network file system?",
 }
+DISK_ERRORS = (apsw.IOError, apsw.ReadOnlyError, apsw.CantOpenError, apsw.PermissionsError)
+"""After these a connection may be broken although the cause has passed."""
 # After these the transaction is gone, or going on with it would be wrong.
 _FATAL = (
     apsw.FullError,

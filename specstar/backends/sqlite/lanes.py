@@ -7,12 +7,12 @@ from itertools import islice
 from typing import Any, Protocol
 
 import anyio
-import anyio.to_thread
 
 from specstar.backends.sqlite.database import Database, Operation
+from specstar.backends.sqlite.faults import DISK_ERRORS
 from specstar.backends.sqlite.reads import prefetches
 from specstar.errors import BackendError, SpecstarError
-from specstar.runtime import Batcher, Home
+from specstar.runtime import Batcher, Home, run_in_thread
 
 __all__ = ["DatabaseFile", "Lanes"]
 
@@ -69,6 +69,7 @@ class DatabaseFile:
         self.readers = readers
         self._busy_timeout = busy_timeout
         self._opened: list[Database] = []
+        self._renew_writer = False
         self.writer: Database
         self.reader: Database
         self._idle: list[Database] = []
@@ -88,6 +89,21 @@ class DatabaseFile:
         database = Database.open_file(self.path, busy_timeout=self._busy_timeout, read_only=read_only, **cache)
         self._opened.append(database)
         return database
+
+    def write(self, operations: Sequence[Operation]) -> list[Any]:
+        """Run writes, one thread at a time. After an error of the disk the connection is opened anew first."""
+        if self._renew_writer:
+            # SQLite keeps a log that it could open only for reading, and never tries again.
+            fresh = Database.open_file(self.path, busy_timeout=self._busy_timeout)
+            self._opened[0], former = fresh, self.writer
+            self.writer = fresh
+            self._renew_writer = False
+            former.close()
+        try:
+            return self.writer.write(operations)
+        except BackendError as error:
+            self._renew_writer = isinstance(error.__cause__, DISK_ERRORS)
+            raise
 
     def search(self, operations: Sequence[Operation]) -> list[Any]:
         """Run searches on a reader that is free. At most `readers` threads may be inside."""
@@ -169,10 +185,10 @@ class Lanes:
                 raise BackendError(f"{batcher.name}: still busy after {_DRAIN_SECONDS:g} s")
 
     async def _flush_writes(self, operations: list[_Sized]) -> list[Any]:
-        return await anyio.to_thread.run_sync(self._write, operations, limiter=self._writer_limit)
+        return await run_in_thread(self._write, operations, limiter=self._writer_limit)
 
     def _write(self, operations: list[_Sized]) -> list[Any]:
-        write = self._file.writer.write
+        write = self._file.write
         if not any(type(operation) is _Several for operation in operations):
             return write(operations)
         flat: list[_Sized] = []
@@ -185,11 +201,11 @@ class Lanes:
         ]
 
     async def _flush_reads(self, operations: list[Operation]) -> list[Any]:
-        return await anyio.to_thread.run_sync(self._read, operations, limiter=self._reader_limit)
+        return await run_in_thread(self._read, operations, limiter=self._reader_limit)
 
     def _read(self, operations: list[Operation]) -> list[Any]:
         first: list[Operation] = list(prefetches(operations))
         return self._file.reader.read([*first, *operations])[len(first) :]
 
     async def _flush_searches(self, operations: list[Operation]) -> list[Any]:
-        return await anyio.to_thread.run_sync(self._file.search, operations, limiter=self._search_limit)
+        return await run_in_thread(self._file.search, operations, limiter=self._search_limit)

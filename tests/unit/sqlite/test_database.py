@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,13 @@ import apsw
 import pytest
 
 from specstar.backends.sqlite.database import APPLICATION_ID, SCHEMA_VERSION, Database
-from specstar.errors import BackendError, BackendUnavailable, DuplicateResourceError, SchemaVersionError
+from specstar.errors import (
+    BackendError,
+    BackendUnavailable,
+    DuplicateResourceError,
+    OutcomeUnknownError,
+    SchemaVersionError,
+)
 
 
 class Insert:
@@ -104,6 +110,31 @@ def test_an_error_of_the_disk_undoes_the_batch(database: Database, error: Except
     assert not database.connection.in_transaction
     assert database.read([Numbers()]) == [[]]
     assert database.write([Insert(4)]) == ["did 4"]
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_a_commit_that_may_have_reached_the_log_is_written_over_or_unknown(
+    database: Database, monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    commits: list[str] = []
+    real = database.execute
+
+    def execute(sql: str, values: Sequence[Any] = ()) -> list[Any]:
+        if sql == "COMMIT":
+            commits.append(sql)
+            if len(commits) <= failures:
+                raise apsw.IOError("fsync failed")
+        return real(sql, values)
+
+    monkeypatch.setattr(database, "execute", execute)
+    with pytest.raises(BackendError) as caught:
+        database.write([Insert(1)])
+    assert len(commits) == 2
+    assert isinstance(caught.value, OutcomeUnknownError) is (failures == 2)
+    assert isinstance(caught.value.__cause__, apsw.IOError)
+    assert not database.connection.in_transaction
+    assert database.write([Insert(2)]) == ["did 2"]
+    assert database.read([Numbers()]) == [[2]]
 
 
 def test_a_full_disk_says_what_to_do_and_passes(database: Database) -> None:

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import apsw
 import pytest
 
 from specstar.backends.sqlite.database import Database
 from specstar.backends.sqlite.lanes import DatabaseFile, Lanes
-from specstar.errors import BackendUnavailable, DuplicateResourceError
+from specstar.errors import BackendError, BackendUnavailable, DuplicateResourceError
 from specstar.runtime import Gate
 
 
@@ -123,3 +124,19 @@ async def test_a_closed_file_is_unavailable(opened: Opened) -> None:
     for call in (opened.lanes.read, opened.lanes.write):
         with pytest.raises(BackendUnavailable):
             await call(Write(1))
+
+
+async def test_after_an_error_of_the_disk_the_writer_is_opened_anew(opened: Opened) -> None:
+    broken = opened.file.writer
+    with pytest.raises(BackendError, match="read-only"):
+        await opened.lanes.write(Write(1, apsw.ReadOnlyError("the log could be opened only for reading")))
+    assert await opened.lanes.write(Write(2)) == 2
+    assert opened.file.writer is not broken
+    with pytest.raises(BackendUnavailable):
+        broken.read([Count()])
+    kept = opened.file.writer
+    with pytest.raises(DuplicateResourceError):
+        await opened.lanes.write(Write(3, DuplicateResourceError("x")))
+    assert await opened.lanes.write(Write(4)) == 4
+    assert opened.file.writer is kept
+    assert await opened.lanes.read(Count()) == 2
