@@ -114,7 +114,8 @@ async def opened(root: Path) -> AsyncIterator[Store]:
 
 async def reopened(root: Path, allowed: dict[str, set[str | None]], blobs: dict[bytes, set[bool]], copy: Path) -> None:
     """What a new process would find if this one ended now."""
-    shutil.copytree(root, copy)
+    if root.exists():
+        shutil.copytree(root, copy)
     try:
         async with opened(copy) as store:
             store.allowed, store.blobs = allowed, blobs
