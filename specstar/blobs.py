@@ -14,7 +14,7 @@ import anyio
 import anyio.to_thread
 
 from specstar.errors import BlobNotFoundError, InvalidInputError, UsageError
-from specstar.roles import BlobInfo, BlobReader, BlobStore, UploadSession
+from specstar.roles import BlobInfo, BlobReader, BlobStore, BlobWriter, UploadSession
 from specstar.runtime import Gate, gated
 
 __all__ = ["BlobManager", "BlobSource", "BlobStream"]
@@ -43,7 +43,15 @@ class BlobStream:
         return self._entered().info
 
     async def __aenter__(self) -> Self:
-        self._reader = await self._gate.run(self._start)
+        async def start() -> None:
+            self._reader = await self._start()
+
+        try:
+            await self._gate.run(start)
+        except BaseException as error:
+            # It may have been opened all the same, over there, when the cancellation came.
+            await self.__aexit__(type(error), error, None)
+            raise
         return self
 
     async def __aexit__(
@@ -116,22 +124,24 @@ class BlobManager:
     async def _put_chunks(self, chunks: AsyncGenerator[bytes], content_type: str) -> BlobInfo:
         # The source belongs to the caller's loop, the writer to the home loop: each call crosses by itself.
         run = self._gate.run
+        begun: list[BlobWriter] = []
 
-        async def create() -> Any:
-            return await self._store.create(content_type=content_type)
+        async def create() -> None:
+            begun.append(await self._store.create(content_type=content_type))
 
-        writer = await run(create)
         try:
+            await run(create)
+            writer = begun[0]
             async with aclosing(chunks):
                 async for chunk in chunks:
                     if not isinstance(chunk, bytes | bytearray | memoryview):
                         raise InvalidInputError(f"a blob's source must give bytes, not {type(chunk).__name__}")
                     await run(functools.partial(writer.write, chunk))
-            info: BlobInfo = await run(writer.commit)
-            return info
+            return await run(writer.commit)
         finally:
             with anyio.move_on_after(_CLEANUP_SECONDS, shield=True):
-                await run(writer.abort)
+                for writer in begun:
+                    await run(writer.abort)
 
     async def get(self, file_id: str, *, start: int = 0, end: int | None = None) -> bytes:
         """The bytes of a blob, or those from `start` to `end` (exclusive), in memory. Large blobs: use `open`."""

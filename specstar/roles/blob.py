@@ -6,12 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
-import anyio
 from msgspec import Struct
 
 from specstar.roles.records import BlobInfo
+from specstar.runtime.threads import run_in_thread
 
 __all__ = ["BlobReader", "BlobStore", "BlobWriter", "UploadSession"]
 
@@ -77,14 +77,16 @@ class BlobStore(ABC):
 
     async def put_file(self, path: Path, *, content_type: str) -> BlobInfo:
         """Store a local file. Backends that can do it in one thread job override this."""
-        source_path = anyio.Path(path)
-        writer = await self.create(content_type=content_type, size_hint=(await source_path.stat()).st_size)
+        writer = await self.create(content_type=content_type, size_hint=(await run_in_thread(path.stat)).st_size)
+        opened: list[IO[bytes]] = []
         try:
-            async with await source_path.open("rb") as source:
-                while chunk := await source.read(1 << 20):
-                    await writer.write(chunk)
+            await run_in_thread(lambda: opened.append(path.open("rb")))
+            while chunk := await run_in_thread(opened[0].read, 1 << 20):
+                await writer.write(chunk)
             return await writer.commit()
         finally:
+            for source in opened:
+                source.close()
             await writer.abort()
 
     @abstractmethod

@@ -6,6 +6,7 @@ from specstar.runtime.batcher import Batcher
 from specstar.runtime.connections import Connection, Connections, LazyConnection, ServerInfo
 from specstar.runtime.gate import Gate, Gated, gated, interrupted
 from specstar.runtime.home import Home, Waiter
+from specstar.runtime.threads import run_in_thread
 from specstar.runtime.trio_home import in_trio
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "gated",
     "in_trio",
     "interrupted",
+    "run_in_thread",
 ]

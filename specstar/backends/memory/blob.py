@@ -7,7 +7,6 @@ import secrets
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
-import anyio.to_thread
 from anyio.lowlevel import checkpoint
 
 from specstar.backends.memory.blobs import BlobTable, PendingUpload
@@ -16,6 +15,7 @@ from specstar.backends.memory.options import MemoryOptions
 from specstar.backends.provider import BackendContext
 from specstar.errors import BlobIntegrityError, BlobNotFoundError, UsageError
 from specstar.roles import BlobInfo, BlobReader, BlobStore, BlobWriter, UploadSession
+from specstar.runtime import run_in_thread
 
 __all__ = ["MemoryBlobStore"]
 
@@ -47,7 +47,7 @@ class MemoryBlobStore(BlobStore):
         if len(data) <= _HASH_INLINE:
             digest = hashlib.sha256(data).hexdigest()
         else:
-            digest = await anyio.to_thread.run_sync(lambda: hashlib.sha256(data).hexdigest())
+            digest = await run_in_thread(lambda: hashlib.sha256(data).hexdigest())
         return keep(table, digest, data, content_type)
 
     async def open(self, file_id: str, *, start: int = 0, end: int | None = None) -> BlobReader:
@@ -156,7 +156,7 @@ class _Writer(BlobWriter):
         if len(data) <= _HASH_INLINE:
             self._hash.update(data)
         else:
-            await anyio.to_thread.run_sync(self._hash.update, data)
+            await run_in_thread(self._hash.update, data)
         self._chunks.append(data)
 
     async def commit(self) -> BlobInfo:

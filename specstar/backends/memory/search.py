@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import anyio
-import anyio.to_thread
 
 from specstar.backends.memory.model import MemoryModel, SearchIndex
 from specstar.backends.sqlite.database import Database, Operation
 from specstar.backends.sqlite.search import CountRows, ExplainRows, SearchIds
 from specstar.backends.sqlite.tables import ModelTables
 from specstar.query import Condition, Query
-from specstar.runtime import Batcher, Home
+from specstar.runtime import Batcher, Home, run_in_thread
 
 __all__ = ["MemorySearch"]
 
@@ -65,7 +64,7 @@ class MemorySearch:
             if isinstance(operation, _FindRows):
                 operation.on(job.index)
         try:
-            return await anyio.to_thread.run_sync(job.run, limiter=self._limit)
+            return await run_in_thread(job.run, limiter=self._limit)
         except BaseException:
             # It may have stopped half way: the dictionaries are the truth, so start over from them.
             if self._model.index is job.index:
