@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import contextvars
 import functools
-import inspect
-import math
-import threading
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
-import anyio
-import anyio.to_thread
-
-from specstar.message_queue.codec import ResultError
+from specstar.message_queue.handler_threads import HandlerThreads
 from specstar.message_queue.job import Job
 from specstar.runtime import Home
 from specstar.runtime.crossing import cross_to
 
-__all__ = ["HandlerExitError", "HandlerThreads", "Invoke", "invoker"]
+__all__ = ["HandlerExitError", "Invoke", "invoker"]
 
 Invoke = Callable[[Job[Any]], Any]
 """Awaitable call of one handler."""
@@ -76,49 +70,3 @@ async def _on_callers_loop(caller: Home, handler: Callable[[Job[Any]], Coroutine
             raise HandlerExitError from error
 
     return await cross_to(caller, call)
-
-
-class HandlerThreads:
-    """Threads for plain handlers. How many run at once is bounded by the worker's concurrency.
-
-    A thread cannot be killed: when its attempt is over time or cancelled, it is left to itself and counts as `stuck`
-    until it ends. The worker takes no more plain jobs while `stuck` has reached `limit`.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.stuck = 0
-        self._lock = threading.Lock()
-        self._limiter: anyio.CapacityLimiter | None = None
-
-    async def call(self, handler: Callable[[Job[Any]], Any], job: Job[Any]) -> Any:
-        """Run the handler in a thread. Cancelling leaves the thread to itself."""
-        if self._limiter is None:
-            self._limiter = anyio.CapacityLimiter(math.inf)
-        state = {"running": False, "left": False}
-
-        def body() -> Any:
-            with self._lock:
-                if state["left"]:
-                    return None
-                state["running"] = True
-            try:
-                return handler(job)
-            finally:
-                with self._lock:
-                    state["running"] = False
-                    if state["left"]:
-                        self.stuck -= 1
-
-        try:
-            result = await anyio.to_thread.run_sync(body, abandon_on_cancel=True, limiter=self._limiter)
-        except BaseException:
-            with self._lock:
-                if state["running"]:
-                    self.stuck += 1
-                state["left"] = True
-            raise
-        if inspect.iscoroutine(result):
-            result.close()
-            raise ResultError("the handler returned a coroutine: declare it with `async def`")
-        return result

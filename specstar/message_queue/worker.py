@@ -11,7 +11,7 @@ import anyio
 
 from specstar.errors import NotConfiguredError, SpecstarError
 from specstar.message_queue.attempt import Attempt, Stopped
-from specstar.message_queue.invoke import HandlerThreads
+from specstar.message_queue.handler_threads import HandlerThreads
 from specstar.message_queue.lane import Lane
 from specstar.message_queue.owner import process_token
 from specstar.message_queue.recovery import recover
@@ -107,6 +107,7 @@ class Worker:
             finally:
                 for lane in self._lanes:
                     lane.queue._lanes.remove(lane)
+                self.threads.close()
             group.cancel_scope.cancel()
         if self._errors:
             raise self._errors[0]

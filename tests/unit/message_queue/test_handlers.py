@@ -16,7 +16,7 @@ import pytest
 from specstar import Job, JobStatus, SpecStar
 from specstar.errors import BackendUnavailable, OutcomeUnknownError
 from specstar.message_queue import JobQueue, run_workers_blocking
-from specstar.message_queue.invoke import HandlerThreads
+from specstar.message_queue.handler_threads import HandlerThreads
 from specstar.message_queue.runner import JobRunner
 from specstar.message_queue.state import Snapshot
 from specstar.message_queue.stored_state import StoredJobState
@@ -34,6 +34,53 @@ async def test_threads_that_are_left_count_until_they_end() -> None:
     go_on.set()
     await eventually(lambda: threads.stuck == 0)
     assert await threads.call(lambda job: 5, job) == 5
+    threads.close()
+
+
+async def test_threads_are_used_again_and_end_with_their_worker() -> None:
+    threads = HandlerThreads(2)
+    job: Any = None
+    names = {await threads.call(lambda job: threading.current_thread(), job) for _ in range(5)}
+    assert len(names) == 1
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        await threads.call(lambda job: next(iter(())), job)
+    assert await threads.call(lambda job: anyio.run(anyio.sleep, 0), job) is None
+    threads.close()
+    await eventually(lambda: not any(thread.is_alive() for thread in names))
+
+
+def test_a_stuck_thread_does_not_outlast_the_drain() -> None:
+    program = textwrap.dedent(
+        """
+        import time
+        import anyio
+        from specstar import Job, SpecStar
+
+        spec = SpecStar()
+        spec.configure(backend={"meta": {"type": "memory"}, "resource": {"type": "memory"}, "mq": {"type": "simple"}})
+
+        @spec.job
+        def stuck(job: Job[int]) -> None:
+            print("began", flush=True)
+            time.sleep(600)
+
+        async def main():
+            async with spec:
+                await stuck.enqueue(1)
+                await spec.run_workers(drain_timeout=0.2)
+
+        anyio.run(main)
+        """
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "began\n"
+        process.terminate()
+        process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 0
 
 
 async def test_stuck_threads_stop_the_intake_of_plain_jobs_and_of_no_others(spec: SpecStar) -> None:

@@ -1,0 +1,116 @@
+"""Threads for plain handlers, which the end of the program does not wait for: a stuck handler must not outlast the drain."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import inspect
+import sys
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any
+
+from specstar.message_queue.codec import ResultError
+from specstar.message_queue.job import Job
+from specstar.runtime import Home
+from specstar.runtime.crossing import home_of_caller
+
+__all__ = ["HandlerThreads"]
+
+
+class _Thread(threading.Thread):
+    """Runs what it is given, one after the other; None ends it."""
+
+    def __init__(self) -> None:
+        super().__init__(name="specstar-handler", daemon=True)
+        self.work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+
+    def run(self) -> None:
+        while (work := self.work.get()) is not None:
+            work()
+            del work  # it holds the job
+
+
+class HandlerThreads:
+    """The threads of one worker, made when needed and kept until `close`. Their number is bounded by its concurrency.
+
+    A thread cannot be killed: when its attempt is over time or cancelled, it is left to itself and counts as `stuck`
+    until it ends. The worker takes no more plain jobs while `stuck` has reached `limit`.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.stuck = 0
+        self._home: Home | None = None
+        self._idle: list[_Thread] = []
+        self._closed = False
+
+    async def call(self, handler: Callable[[Job[Any]], Any], job: Job[Any]) -> Any:
+        """Run the handler in a thread. Cancelling leaves the thread to itself. Always on the same event loop."""
+        home = self._home
+        if home is None:
+            home = self._home = home_of_caller()
+        thread = self._idle.pop() if self._idle else None
+        if thread is None:
+            thread = _Thread()
+            thread.start()
+        waiter = home.waiter()
+        running, left = True, False
+
+        def over(result: Any, error: BaseException | None) -> None:
+            nonlocal running
+            running = False
+            self.stuck -= left
+            self._idle.append(thread)
+            if self._closed:
+                self.close()
+            if waiter.done():
+                return
+            if error is None:
+                waiter.set_result(result)
+            else:
+                waiter.set_exception(error)
+
+        context = _context_of_a_thread()
+
+        def work() -> None:
+            result: Any = None
+            error: BaseException | None = None
+            try:
+                result = context.run(handler, job)
+            except StopIteration as raised:
+                error = RuntimeError("the handler raised StopIteration")
+                error.__cause__ = raised
+            except BaseException as raised:
+                error = raised
+            with contextlib.suppress(RuntimeError):  # the loop is gone, and the worker with it
+                home.mailbox.post(lambda: over(result, error))
+
+        thread.work.put(work)
+        try:
+            result = await waiter
+        except BaseException:
+            if running:
+                left = True
+                self.stuck += 1
+            raise
+        if inspect.iscoroutine(result):
+            result.close()
+            raise ResultError("the handler returned a coroutine: declare it with `async def`")
+        return result
+
+    def close(self) -> None:
+        """End the threads: the idle ones now, the others when their handlers are over."""
+        self._closed = True
+        while self._idle:
+            self._idle.pop().work.put(None)
+
+
+def _context_of_a_thread() -> contextvars.Context:
+    """The caller's context variables, but for the one by which sniffio tells that an event loop runs here."""
+    context = contextvars.copy_context()
+    sniffio = sys.modules.get("sniffio")
+    if sniffio is not None:
+        context.run(sniffio.current_async_library_cvar.set, None)
+    return context
