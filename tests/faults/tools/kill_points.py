@@ -47,8 +47,11 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def die_at(point: str, survive: int = 0, *, before: Callable[[], None] = lambda: None) -> None:
-    """Have this process die at a point, after surviving it some times. `before` is called right before it dies."""
+def die_at(point: str, survive: int = 0, *, before: Callable[..., None] = lambda *_: None) -> None:
+    """Have this process die at a point, after surviving it some times.
+
+    `before` is called right before it dies, with the arguments of the method.
+    """
     module, name, after = POINTS[point]
     holder: Any = import_module(module)
     *path, method = name.split(".")
@@ -57,11 +60,11 @@ def die_at(point: str, survive: int = 0, *, before: Callable[[], None] = lambda:
     original = getattr(holder, method)
     passages = 0
 
-    def pass_by() -> None:
+    def pass_by(arguments: tuple[Any, ...]) -> None:
         nonlocal passages
         passages += 1
         if passages > survive:
-            before()
+            before(*arguments)
             die()
 
     if inspect.iscoroutinefunction(original):
@@ -69,10 +72,10 @@ def die_at(point: str, survive: int = 0, *, before: Callable[[], None] = lambda:
         @functools.wraps(original)
         async def watched(*arguments: Any, **options: Any) -> Any:
             if not after:
-                pass_by()
+                pass_by(arguments)
             result = await original(*arguments, **options)
             if after:
-                pass_by()
+                pass_by(arguments)
             return result
 
         setattr(holder, method, watched)
@@ -81,10 +84,10 @@ def die_at(point: str, survive: int = 0, *, before: Callable[[], None] = lambda:
     @functools.wraps(original)
     def watched_in_thread(*arguments: Any, **options: Any) -> Any:
         if not after:
-            pass_by()
+            pass_by(arguments)
         result = original(*arguments, **options)
         if after:
-            pass_by()
+            pass_by(arguments)
         return result
 
     setattr(holder, method, watched_in_thread)
