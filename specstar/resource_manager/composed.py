@@ -18,6 +18,7 @@ from specstar.roles import (
     StoredRevision,
 )
 from specstar.roles.storage import StorageWrite
+from specstar.runtime import left_in_order
 
 __all__ = ["ComposedStorage"]
 
@@ -151,8 +152,9 @@ class ComposedStorage(Storage):
         return await self._meta.explain(query)
 
     async def list_payloads(self) -> AsyncIterator[list[StoredPayload]]:
-        async for page in self._resource.list():
-            yield page
+        async with left_in_order(self._resource.list()) as pages:
+            async for page in pages:
+                yield page
 
     async def unreferenced(self, keys: Sequence[PayloadKey]) -> list[PayloadKey]:
         known = await self._meta.referenced([key.payload_id for key in keys])

@@ -26,7 +26,7 @@ from specstar.resource_manager.slot import StorageSlot
 from specstar.resource_manager.writer import Current
 from specstar.roles import MetaWrite, PayloadKey, ResourceMeta, RevisionInfo, RevisionStatus, StoredRevision
 from specstar.roles.storage import StorageWrite
-from specstar.runtime import Gate, gated
+from specstar.runtime import Gate, gated, left_in_order
 
 __all__ = ["ResourceManager"]
 
@@ -393,13 +393,14 @@ class ResourceManager(Generic[T]):
         storage = self._slot.storage
         removed = await storage.sweep(older_than_seconds=older_than_seconds)
         limit = self._authorship.current().now().timestamp() - older_than_seconds
-        async for page in storage.list_payloads():
-            old = [entry.key for entry in page if entry.modified_time.timestamp() <= limit]
-            for start in range(0, len(old), _GARBAGE_PAGE):
-                garbage = await storage.unreferenced(old[start : start + _GARBAGE_PAGE])
-                if garbage:
-                    await storage.drop_payloads(garbage)
-                    removed += len(garbage)
+        async with left_in_order(storage.list_payloads()) as pages:
+            async for page in pages:
+                old = [entry.key for entry in page if entry.modified_time.timestamp() <= limit]
+                for start in range(0, len(old), _GARBAGE_PAGE):
+                    garbage = await storage.unreferenced(old[start : start + _GARBAGE_PAGE])
+                    if garbage:
+                        await storage.drop_payloads(garbage)
+                        removed += len(garbage)
         return removed
 
     # Inside

@@ -6,6 +6,7 @@ from specstar.runtime.batcher import Batcher
 from specstar.runtime.connections import Connection, Connections, LazyConnection, ServerInfo
 from specstar.runtime.gate import Gate, Gated, gated, interrupted
 from specstar.runtime.home import Home, Waiter
+from specstar.runtime.iterators import left_in_order
 from specstar.runtime.threads import run_in_thread
 from specstar.runtime.trio_home import in_trio
 
@@ -22,5 +23,6 @@ __all__ = [
     "gated",
     "in_trio",
     "interrupted",
+    "left_in_order",
     "run_in_thread",
 ]

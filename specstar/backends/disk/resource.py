@@ -14,6 +14,7 @@ from specstar.backends.sqlite.reads import GetPayloads, ListPayloads
 from specstar.backends.sqlite.tables import ModelTables
 from specstar.backends.sqlite.writes import DeletePayloads, PutPayload
 from specstar.roles import ModelSpec, PayloadKey, ResourceStore, StoredPayload
+from specstar.runtime import left_in_order
 
 __all__ = ["DiskResourceStore"]
 
@@ -83,8 +84,9 @@ class DiskResourceStore(ResourceStore):
             if not page:
                 break
             yield page
-        async for page in files.pages():
-            yield page
+        async with left_in_order(files.pages()) as pages:
+            async for page in pages:
+                yield page
 
     async def sweep(self, *, older_than_seconds: float) -> int:
         _, files = await self._way()

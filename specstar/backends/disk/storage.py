@@ -31,6 +31,7 @@ from specstar.errors import BackendUnavailable, DecodeError, OutcomeUnknownError
 from specstar.query import Condition, Query
 from specstar.roles import ModelSpec, PayloadKey, ResourceMeta, RevisionInfo, Storage, StoredPayload, StoredRevision
 from specstar.roles.storage import StorageWrite
+from specstar.runtime import left_in_order
 
 __all__ = ["DiskStorage"]
 
@@ -207,8 +208,9 @@ class DiskStorage(Storage):
             if not page:
                 break
             yield page
-        async for page in self._files.pages():
-            yield page
+        async with left_in_order(self._files.pages()) as pages:
+            async for page in pages:
+                yield page
 
     async def unreferenced(self, keys: Sequence[PayloadKey]) -> list[PayloadKey]:
         lanes = await self._way()

@@ -53,7 +53,7 @@ class TestTaskCancel:
             ended.set()
 
         task = asyncio.create_task(run_in_thread(work, limiter=limiter))
-        while not limiter.borrowed_tokens:
+        while not limiter.borrowed_tokens:  # noqa: ASYNC110
             await asyncio.sleep(0)
         await asyncio.sleep(0.02)
         task.cancel()
