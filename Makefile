@@ -53,7 +53,7 @@ else
 	@$(BIN)/python docs/examples/archive.py $(if $(DIR),--dir '$(DIR)')
 endif
 
-services: $(STAMP) ## Install the programs of PostgreSQL, PgBouncer, RabbitMQ and Ceph's S3 gateway
+services: $(STAMP) ## Install PostgreSQL, PgBouncer, RabbitMQ, Ceph's S3 gateway, and what the fault tests need
 	@$(BIN)/python -m services install
 
 test: $(STAMP) services ## Run all tests against real servers, and the quick ones on Python 3.13 where it is installed
@@ -80,9 +80,9 @@ bench-quick: $(BENCH_STAMP) services ## The same in under three minutes, without
 	$(BIN)/python -m benchmarks --quick $(ARGS)
 
 faults: $(STAMP) services ## Break things for a long time, count what is lost, and renew docs/reliability.md
-	SPECSTAR_STRESS_SECONDS=$${SPECSTAR_STRESS_SECONDS:-60} $(BIN)/python -m pytest -q -p no:xdist --timeout 3600 \
+	SPECSTAR_STRESS_SECONDS=$${SPECSTAR_STRESS_SECONDS:-60} $(BIN)/python -m pytest -q -n 0 --timeout 3600 \
 		tests/acceptance/callers/test_stress.py
-	SPECSTAR_FAULTS=$${SPECSTAR_FAULTS:-200} SPECSTAR_FAULTS_PAGE=docs/reliability.md $(BIN)/python -m pytest -q -s -p no:xdist --timeout 3600 tests/faults $(ARGS)
+	SPECSTAR_FAULTS=$${SPECSTAR_FAULTS:-200} SPECSTAR_FAULTS_PAGE=docs/reliability.md $(BIN)/python -m pytest -q -s -n 0 --timeout 3600 tests/faults $(ARGS)
 
 docs: $(STAMP) ## Build the documentation into docs/_build, warnings as errors
 	$(BIN)/python -m sphinx -W --keep-going -q -b html -d docs/_build/doctrees docs docs/_build/html

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import enum
 import re
+import time
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -42,6 +44,8 @@ _TRANSIENT = frozenset(
 )
 _CONFLICTS = frozenset({"ConditionalRequestConflict", "OperationAborted", "ConcurrentModification"})
 _MISSING = frozenset({"NoSuchKey", "NoSuchUpload", "404", "NotFound"})
+# https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-auth-using-authorization-header.html: 15 minutes.
+_LARGEST_SKEW_SECONDS = 14 * 60
 _WRONG_REGION = frozenset(
     {
         "PermanentRedirect",
@@ -239,7 +243,11 @@ def _advice_on_answer(error: Any, options: S3Options, bucket: str) -> str:
         )
     if code in ("ExpiredToken", "InvalidToken", "TokenRefreshRequired"):
         return "the session token has expired or is not valid; renew the temporary credentials"
-    if code in ("RequestTimeTooSkewed", "RequestExpired") or "Skew" in code:
+    if (
+        code in ("RequestTimeTooSkewed", "RequestExpired")
+        or "Skew" in code
+        or (status == 403 and _clock_is_wrong(error))
+    ):
         return "the clock of this machine differs too much from the server's; set it right (NTP)"
     if code in _WRONG_REGION or status in (301, 307):
         region = _expected_region(error)
@@ -253,6 +261,18 @@ def _advice_on_answer(error: Any, options: S3Options, bucket: str) -> str:
             "s3:DeleteObject, s3:AbortMultipartUpload and s3:ListMultipartUploadParts"
         )
     return f"refused with HTTP {status} {code}".rstrip()
+
+
+def _clock_is_wrong(error: Any) -> bool:
+    """The answer to a HEAD has no body, so no code says why it was refused: its date does."""
+    headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    try:
+        there = parsedate_to_datetime(headers.get("date", ""))
+    except ValueError:
+        return False
+    if there.tzinfo is None:
+        return False
+    return code_of(error) in ("403", "Forbidden", "") and abs(there.timestamp() - time.time()) > _LARGEST_SKEW_SECONDS
 
 
 def _expected_region(error: Any) -> str | None:

@@ -14,7 +14,7 @@ from specstar.backends.s3.connection import S3Connection
 from specstar.backends.s3.errors import NotModified
 from specstar.backends.s3.meta_database import Change, Copy, Setup, changed
 from specstar.backends.s3.meta_object import Fetched, StoredObject
-from specstar.backends.s3.meta_push import Landed, Pusher, deleted, pause
+from specstar.backends.s3.meta_push import Landed, Pusher, deleted
 from specstar.backends.s3.options import S3Options
 from specstar.backends.sqlite.database import Operation
 from specstar.errors import (
@@ -36,6 +36,7 @@ _MAX_BYTES = 8 << 20
 _DRAIN_SECONDS = 60.0
 _LARGE = 32 << 20
 _RIVALRY_SECONDS = 5.0
+_LONGEST_ROW = 32
 
 
 class _Group(NamedTuple):
@@ -90,6 +91,10 @@ class MetaSync:
         # While other processes are known to write: when that ends, and how long one push takes.
         self._rivals_until = 0.0
         self._round = 0.0
+        self._won = False
+        # Pushes that followed each other without a pause, and when the last one was done.
+        self._row = 0
+        self._pushed = 0.0
         self._periodic: Any = None
         self._writes: Batcher[_Group, list[Any]] = Batcher(
             home,
@@ -155,14 +160,27 @@ class MetaSync:
 
     async def _flush_writes(self, groups: list[_Group]) -> list[list[Any]]:
         changes = [change for group in groups for change in group.changes]
-        if self._options.auto_sync and self._home.time() < self._rivals_until:
-            # Who just won would win again, being a read ahead of the losers: let one of them come first.
-            await asyncio.sleep(random.uniform(1, 3) * self._round)
+        if self._options.auto_sync and self._options.enable_locking:
+            await self._let_others_first()
         async with self._state:
             await self._ready()
             results = await (self._publish(changes) if self._options.auto_sync else self._apply(changes))
         ordered = iter(results)
         return [[next(ordered) for _ in group.changes] for group in groups]
+
+    async def _let_others_first(self) -> None:
+        """Who just won would win again, being a read ahead of the losers: leave room for one of them now and then.
+
+        Always after a long row of pushes: who never loses knows of no rivals. A loser does not wait.
+        """
+        now = self._home.time()
+        if now - self._pushed > 2 * self._round:
+            self._row = 0
+        if self._won and now < self._rivals_until:
+            await asyncio.sleep(random.uniform(1, 3) * self._round)
+        elif self._row >= _LONGEST_ROW:
+            self._row = 0
+            await asyncio.sleep(3 * self._round)
 
     async def _apply(self, changes: list[Change]) -> list[Any]:
         """Change the local copy only; `sync` pushes later."""
@@ -203,9 +221,13 @@ class MetaSync:
                 self._swap(outcome.copy or prepared.copy, outcome.etag, len(prepared.snapshot.data))
                 if outcome.copy is not None:
                     self._retire(prepared.copy)
-                self._round = min(1.0, self._home.time() - begun)
+                self._pushed = self._home.time()
+                self._round = min(1.0, self._pushed - begun)
+                self._won = True
+                self._row += 1
                 return prepared.results
             self._retire(prepared.copy)
+            self._won = False
             self._rivals_until = self._home.time() + _RIVALRY_SECONDS
             # Where nothing was before, there is nothing local to protect.
             if not self._options.auto_reload_on_conflict and self._etag is not None:
@@ -219,8 +241,8 @@ class MetaSync:
                     f"{self.name}: other processes were faster {attempt} times in "
                     f"{self._options.operation_timeout_seconds:g} s; nothing was stored, retry later"
                 )
+            # At once: a pause between reading and pushing is time for others to be faster again.
             logger.info("%s: another process wrote first; replaying %d writes", self.name, len(changes))
-            await pause(attempt)
 
     async def _publish_halves(self, changes: list[Change], error: LimitExceededError) -> list[Any]:
         """Too large together: find those that fit."""
@@ -264,7 +286,6 @@ class MetaSync:
                 raise BackendUnavailable(
                     f"{self.name}: other processes were faster {attempt} times; local writes are kept"
                 )
-            await pause(attempt)
 
     async def _settle(self) -> None:
         """Find out about earlier pushes whose answer was lost: local writes that landed must not be made twice."""

@@ -6,11 +6,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import asyncpg
+
 from specstar import SpecStar
 from specstar.resource_manager import ResourceManager
 from tests.faults.tools.managed_load import Entry
 
-__all__ = ["CALL_LIMIT", "program"]
+__all__ = ["CALL_LIMIT", "end_sessions", "program"]
 
 TURN, CONNECT, ANSWER = 3.0, 1.0, 2.0
 # A call waits for one batch before its own; a batch waits for a turn, a connection and an answer, and, if that was lost,
@@ -35,3 +37,16 @@ async def program(
     users = spec.add_model(Entry, indexed_fields=["caller"])
     async with spec:
         yield users
+
+
+async def end_sessions(dsn: str) -> int:
+    """Have the server end the connections of all programs in this database; how many there were."""
+    look: Any = await asyncpg.connect(dsn, timeout=10)
+    try:
+        ended: int = await look.fetchval(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND application_name = 'specstar'"
+        )
+        return ended
+    finally:
+        await look.close()

@@ -125,7 +125,7 @@ class ScriptedS3:
         body = b"" if request.method == "HEAD" else answer.body
         length = answer.headers.get("Content-Length", str(len(body)))
         head = "".join(f"{name}: {value}\r\n" for name, value in {**answer.headers, "Content-Length": length}.items())
-        date = f"Date: {formatdate(usegmt=True)}\r\n"
+        date = "" if "Date" in answer.headers else f"Date: {formatdate(usegmt=True)}\r\n"
         if fault is not None and fault.cut:
             body = body[: len(body) // 2]
         writer.write(f"HTTP/1.1 {answer.status} X\r\n{date}{head}\r\n".encode() + body)

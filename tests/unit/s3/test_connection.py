@@ -233,3 +233,13 @@ async def test_abandon_closes_sockets_without_the_loop(server: ScriptedS3) -> No
         connection.abandon()
         with pytest.raises(BackendUnavailable, match="closed"):
             await connection.call("head_bucket", Bucket="bucket")
+
+
+async def test_a_refused_head_under_a_wrong_clock_is_explained(server: ScriptedS3) -> None:
+    async with opened(options_for(server.endpoint_url)) as rig:
+        connection = await rig.lazy.get()
+        for date, advice in (("Mon, 01 Jan 2001 00:00:00 GMT", "clock of this machine"), (None, "is denied")):
+            headers = {"Date": date} if date else {}
+            server.script = lambda method, key, number, headers=headers: Fault(403, headers=headers)  # type: ignore[misc]
+            with pytest.raises(BackendError, match=advice):
+                await connection.call("head_object", Bucket="bucket", Key="key")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 from collections.abc import Callable
 
@@ -427,3 +428,36 @@ async def test_models_have_objects_of_their_own(server: ScriptedS3) -> None:
         await rig.meta(model("A")).write(created("r1"))
         await rig.meta(model("../B")).write(created("r1"))
         assert set(server.objects) == {"bucket/app/meta/A.sqlite", "bucket/app/meta/.2E.2E.2FB.sqlite"}
+
+
+@pytest.mark.parametrize("reload", [True, False])
+async def test_a_writer_that_never_lost_does_not_starve_another(server: ScriptedS3, reload: bool) -> None:
+    options = options_for(server.endpoint_url, auto_reload_on_conflict=reload)
+    async with opened(options) as busy, opened(options) as other:
+        first = busy.meta()
+        await first.write(created("r0"))
+        await other.meta().get("r0")
+        server.script = lambda method, key, number: Fault(delay=0.01)
+        stopped = False
+
+        async def write_on(caller: int) -> None:
+            number = 0
+            while not stopped:
+                number += 1
+                with contextlib.suppress(RevisionConflictError):
+                    await first.write(created(f"busy-{caller}-{number}"))
+
+        async with asyncio.TaskGroup() as group:
+            for caller in range(8):
+                group.create_task(write_on(caller))
+            # Raises if others were faster for as long as an operation may take.
+            async with asyncio.timeout(options.operation_timeout_seconds):
+                while True:
+                    try:
+                        await other.meta().write(created("r1"))
+                        break
+                    except RevisionConflictError:
+                        await asyncio.sleep(0.005)
+            stopped = True
+        server.script = lambda method, key, number: None
+        assert await ids(other) >= {"r1"}
