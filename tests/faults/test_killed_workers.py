@@ -4,6 +4,7 @@ confirmed job runs to its end, and is counted."""
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import random
 import signal
@@ -36,11 +37,15 @@ def anyio_backend() -> str:
 
 
 class _Slot:
-    """A place for one worker at a time. `deadline`: when its worker is killed, unless it died by itself before."""
+    """A place for one worker at a time.
+
+    `deadline`: when its worker is killed, unless it died by itself before; `patience` seconds after its first job began.
+    """
 
     def __init__(self) -> None:
         self.victim: Victim | None = None
         self.deadline: float | None = None
+        self.patience = math.inf
         self.killed: float | None = None
 
 
@@ -85,13 +90,17 @@ class _Loop:
         )
         place.victim = start(work, msgspec.msgpack.encode(duty))
         place.killed, place.deadline = None, None
-        if deadly:
-            place.deadline = time.monotonic() + self.random.uniform(0.3, 1.2)
+        place.patience = self.random.uniform(0.01, 0.8) if deadly else math.inf
+        if deadly and self.random.random() < 0.2:
+            # Perhaps before it works at all.
+            place.deadline = time.monotonic() + place.patience
 
     async def _bury(self, place: _Slot) -> None:
         """Kill a worker whose time has come, and take note of one that is gone."""
         victim = place.victim
         assert victim is not None
+        if place.deadline is None and any(record[0] == "begin" for record in victim.records):
+            place.deadline = time.monotonic() + place.patience
         if place.deadline is not None and time.monotonic() >= place.deadline and place.killed is None:
             place.killed = victim.kill()
         if not victim.ended.is_set():
@@ -105,7 +114,7 @@ class _Loop:
     async def _finish(self, start: Callable[..., Victim], places: list[_Slot]) -> None:
         """Workers that nobody kills (but jobs may) do what is left; then they are stopped, in good order."""
         for place in places:
-            place.deadline = None
+            place.deadline = place.patience = math.inf
         spec, queues = self._spec()
         limit = time.monotonic() + _FINISH_SECONDS
         async with spec:

@@ -85,6 +85,11 @@ class Worked:
             done = job is not None and job.status is JobStatus.succeeded and job.result == number
             self.figures.lost += not (done and any(run.ended for run in runs))
             assert self.figures.lost == 0, f"seed {self.seed}: job {number} was confirmed; it is {job}, and ran {runs}"
+        begins = sorted((run.begin, run.pid) for runs in self.runs.values() for run in runs)
+        for pid, died in self._deaths.items():
+            # Until somebody else works.
+            stall = next((begin - died for begin, other in begins if begin > died and other != pid), 0.0)
+            self.figures.longest_stall = max(self.figures.longest_stall, stall)
         for runs in self.runs.values():
             self._check_runs(sorted(runs, key=lambda run: run.begin))
         overlaps = self._overlaps()
@@ -97,9 +102,7 @@ class Worked:
         settled = self.settled.get(runs[0].job_id)
         again = 0 if settled is None else sum(run.begin > settled for run in runs)
         for run, later in itertools.pairwise(runs):
-            if not run.ended:
-                self.figures.longest_stall = max(self.figures.longest_stall, later.begin - run.stop)
-            elif later.begin < self._deaths.get(run.pid, math.inf):
+            if run.ended and later.begin < self._deaths.get(run.pid, math.inf):
                 again += 1  # its worker was well, and had recorded it or was about to
         self.figures.duplicated += again
         assert not again, f"seed {self.seed}: run again after it had finished: {runs}"
