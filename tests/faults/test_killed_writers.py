@@ -155,7 +155,7 @@ async def test_writers_to_postgresql(figures: Figures, seed: int, tmp_path: Path
 @pytest.mark.timeout(3600)
 async def test_writers_to_s3(figures: Figures, seed: int, s3: S3Endpoint, s3_bucket: str) -> None:
     figures.name = "S3: writers killed with kill -9"
-    loop = _Loop(figures, seed, longest_ms=1000, long_blob=(5 << 20) + 70_000)
+    loop = _Loop(figures, seed, longest_ms=600, long_blob=(5 << 20) + 70_000)
     await loop.run(
         fault_count(3, share=0.25),
         lambda store: s3_backend(s3, s3_bucket, f"store-{store}"),

@@ -122,9 +122,9 @@ class Written:
         for number in sorted(rounds) if touched is None else [self.round]:
             await self._check_search(managers, number, floating=floating)
         sample = sorted(key for key in keys if key not in self._floating)
-        sample = self._random.sample(sample, min(len(sample), 15 if touched is not None else 200))
+        sample = self._random.sample(sample, min(len(sample), 15 if touched is not None else 60))
         await asyncio.gather(*(self._check_revisions(managers[model_of(key)], key) for key in sample))
-        blobs = list(self._blobs.items())[-60 if touched is not None else -1000 :]
+        blobs = list(self._blobs.items())[-30 if touched is not None else -300 :]
         for start in range(0, len(blobs), 20):
             await asyncio.gather(*(self._check_blob(spec, *blob) for blob in blobs[start : start + 20]))
 
