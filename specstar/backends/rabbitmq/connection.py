@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import contextvars
-import logging
-import random
-import time
 from typing import TYPE_CHECKING
 
-from specstar.backends.rabbitmq.faults import translated, unavailable
+from specstar.backends.rabbitmq.faults import translated
+from specstar.backends.rabbitmq.kept_link import KeptLink
 from specstar.backends.rabbitmq.link import Link
 from specstar.backends.rabbitmq.url import place
-from specstar.errors import BackendError, BackendUnavailable
 from specstar.runtime import Connection, ServerInfo
 
 if TYPE_CHECKING:
@@ -21,34 +15,34 @@ if TYPE_CHECKING:
 
 __all__ = ["RabbitMQConnection"]
 
-logger = logging.getLogger("specstar")
-_FIRST_PAUSE = 0.1
-_LONGEST_PAUSE = 2.0
-
 
 class RabbitMQConnection(Connection):
-    """At most one link at a time. A lost one is replaced when publishers and consumers ask for it."""
+    """One link that publishes and asks, and, once something consumes, one link for all consumers.
+
+    Under a memory or disk alarm the broker stops to read from a connection that has published: acknowledgements on it
+    would not get through either (https://www.rabbitmq.com/docs/connection-blocked). A lost link is replaced when publishers
+    or consumers ask for it.
+    """
 
     def __init__(self, options: RabbitMQOptions) -> None:
         self.options = options
-        self.reconnects = 0
         self._place = place(options.amqp_url)
-        self._link: Link | None = None
-        self._attempt: asyncio.Task[Link] | None = None
-        self._failures = 0
-        self._next_attempt = 0.0
-        self._last_error: BackendError | None = None
-        self._closed = False
+        self._publishing = KeptLink(options)
+        self._consuming = KeptLink(options)
 
     @property
     def current(self) -> Link | None:
-        """The live link, if there is one right now."""
-        link = self._link
-        return link if link is not None and link.live else None
+        """The live publishing link, if there is one right now."""
+        return self._publishing.current
+
+    @property
+    def reconnects(self) -> int:
+        """How often the publishing link was lost and replaced."""
+        return self._publishing.reconnects
 
     async def open(self) -> None:
         """Connect and log in."""
-        self._link = await Link.connect(self.options)
+        await self._publishing.open()
 
     async def ping(self) -> ServerInfo:
         """Open and close a channel; the version comes from the login."""
@@ -60,79 +54,21 @@ class RabbitMQConnection(Connection):
         return ServerInfo(version=link.version, detail=f"{link.product} at {self._place}{blocked}")
 
     async def link(self, timeout: float) -> Link:
-        """A live link, reconnecting with growing pauses, within `timeout` seconds.
+        """A live link to publish on, within `timeout` seconds. Raises as `KeptLink.get` does."""
+        return await self._publishing.get(timeout)
 
-        Raises `BackendUnavailable` when the time is over or the connection is closed, `BackendError` if the broker
-        refuses the login. Cancelling the caller does not end an attempt that others wait for.
-        """
-        if (link := self.current) is not None:
-            return link
-        deadline = time.monotonic() + timeout
-        while True:
-            if self._closed:
-                raise unavailable(f"the connection to {self._place} is closed")
-            if (link := self.current) is not None:
-                return link
-            attempt = self._attempt
-            if attempt is None:
-                attempt = self._attempt = asyncio.get_running_loop().create_task(
-                    self._reconnect(), context=contextvars.Context(), name="specstar-rabbitmq-reconnect"
-                )
-                attempt.add_done_callback(self._attempt_ended)
-            done, _ = await asyncio.wait({attempt}, timeout=max(0.0, deadline - time.monotonic()))
-            if not done:
-                last = f": {self._last_error}" if self._last_error is not None else ""
-                raise unavailable(f"no connection to {self._place} within {timeout:g} s{last}") from self._last_error
-            error = None if attempt.cancelled() else attempt.exception()
-            if error is not None and not isinstance(error, BackendUnavailable):
-                raise error
-
-    def _attempt_ended(self, attempt: asyncio.Task[Link]) -> None:
-        if self._attempt is attempt:
-            self._attempt = None
-        if not attempt.cancelled():
-            attempt.exception()  # seen, also if everybody who waited was cancelled
-
-    async def _reconnect(self) -> Link:
-        """One attempt, not before the pause since the last failure is over; pauses grow with the failures."""
-        pause = self._next_attempt - time.monotonic()
-        if pause > 0:
-            await asyncio.sleep(pause)
-        try:
-            link = await Link.connect(self.options)
-        except BackendError as error:
-            self._failures += 1
-            pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(self._failures, 10)) * random.uniform(0.5, 1.0)
-            self._next_attempt = time.monotonic() + pause
-            self._last_error = error
-            if self._failures & (self._failures - 1) == 0:  # the 1st, 2nd, 4th, 8th...
-                logger.warning(
-                    "connecting to RabbitMQ at %s failed (attempt %d): %s", self._place, self._failures, error
-                )
-            raise
-        if self._closed:
-            link.drop()
-            raise unavailable(f"the connection to {self._place} is closed")
-        self._link = link
-        self._failures = 0
-        self._last_error = None
-        self.reconnects += 1
-        logger.info("connected to RabbitMQ at %s again", self._place)
-        return link
+    async def consuming_link(self, timeout: float) -> Link:
+        """A live link to consume on, within `timeout` seconds. Raises as `KeptLink.get` does."""
+        return await self._consuming.get(timeout)
 
     async def aclose(self) -> None:
         """Close: what is in flight finishes first."""
-        self._closed = True
-        attempt, self._attempt = self._attempt, None
-        if attempt is not None:
-            attempt.cancel()
-            with contextlib.suppress(asyncio.CancelledError, BackendError):
-                await asyncio.wait({attempt})
-        if self._link is not None:
-            await self._link.aclose()
+        try:
+            await self._publishing.aclose()
+        finally:
+            await self._consuming.aclose()
 
     def abandon(self) -> None:
-        """Close the socket, nothing else."""
-        self._closed = True
-        if self._link is not None:
-            self._link.drop()
+        """Close the sockets, nothing else."""
+        self._publishing.abandon()
+        self._consuming.abandon()

@@ -48,7 +48,7 @@ class RabbitMQConsumer(Consumer):
 
     async def start(self) -> None:
         """Subscribe, and stay so. Raises `BackendUnavailable`, or `BackendError` for queues with other arguments."""
-        link = await self.queue.live_link()
+        link = await self.queue.consuming_link()
         try:
             await self._subscribe(link)
         except LinkLostError as error:
@@ -150,7 +150,7 @@ class RabbitMQConsumer(Consumer):
                 pass
             self._changed.clear()
             try:
-                await self._subscribe(await self.queue.live_link())
+                await self._subscribe(await self.queue.consuming_link())
                 failures = 0
             except (BackendError, LinkLostError) as error:
                 failures += 1

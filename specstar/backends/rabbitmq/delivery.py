@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
 from specstar.backends.rabbitmq.faults import unavailable
+from specstar.errors import BackendError
 from specstar.roles import Delivery, Message
 
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ class RabbitMQDelivery(Delivery):
     If the connection breaks before the broker has read the ack, the message comes again. A second end does nothing.
     """
 
-    __slots__ = ("_subscription", "ended", "handed_out", "message", "redelivered", "tag")
+    __slots__ = ("_subscription", "ended", "given_back", "handed_out", "message", "redelivered", "tag")
 
     def __init__(self, subscription: Subscription, tag: int, message: Message, *, redelivered: bool) -> None:
         self._subscription = subscription
@@ -28,6 +30,7 @@ class RabbitMQDelivery(Delivery):
         self.redelivered = redelivered
         self.handed_out = False
         self.ended = False
+        self.given_back = False
 
     @property
     def subscription(self) -> Subscription:
@@ -36,7 +39,7 @@ class RabbitMQDelivery(Delivery):
 
     @property
     def lost(self) -> bool:
-        return self._subscription.lost
+        return self.given_back or self._subscription.lost
 
     async def ack(self) -> None:
         self._end()
@@ -44,16 +47,28 @@ class RabbitMQDelivery(Delivery):
     async def retry(self, message: Message, *, delay: float) -> None:
         self._check()
         if not self.ended:
-            await self._subscription.consumer.queue.send_retry(message, delay)
+            await self._send(self._subscription.consumer.queue.send_retry(message, delay))
             self._end()
 
     async def dead(self, message: Message, *, reason: str) -> None:
         self._check()
         if not self.ended:
-            await self._subscription.consumer.queue.send_dead(message, reason)
+            await self._send(self._subscription.consumer.queue.send_dead(message, reason))
             self._end()
 
+    async def _send(self, sending: Awaitable[None]) -> None:
+        """Send the copy that replaces this message; if that fails it is delivered again, and does not stay in hand."""
+        try:
+            await sending
+        except BackendError:
+            if not self.lost:
+                self.given_back = True
+                self._subscription.give_back(self)
+            raise
+
     def _check(self) -> None:
+        if self.given_back:
+            raise unavailable("this delivery was given back: the message is delivered again")
         if self._subscription.lost:
             raise unavailable("the connection that this delivery came by is gone: the message is delivered again")
 

@@ -156,6 +156,11 @@ class RabbitMQQueue(MessageQueue):
         connection = self._context.connection.opened or await self._context.connection.get()
         return connection.current or await connection.link(self.options.operation_timeout_seconds)
 
+    async def consuming_link(self) -> Link:
+        """The live link of consumers. Raises `BackendUnavailable` within the operation timeout."""
+        connection = self._context.connection.opened or await self._context.connection.get()
+        return await connection.consuming_link(self.options.operation_timeout_seconds)
+
     async def on_link(self, work: Callable[[], Awaitable[T]]) -> T:
         """Do what may be done twice: once more if the connection is lost meanwhile."""
         from specstar.backends.rabbitmq.faults import LinkLostError, unavailable

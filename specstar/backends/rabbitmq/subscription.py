@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Subscription"]
 
 logger = logging.getLogger("specstar")
+_GIVE_BACK_SECONDS = 1.0
 
 
 class Subscription:
@@ -127,7 +128,10 @@ class Subscription:
         try:
             await self.consumer.queue.send_dead_bytes(body, reason)
         except BackendError as error:
-            logger.error("a message in queue %r could not be parked, and stays: %s", name, error)  # noqa: TRY400
+            logger.error("a message in queue %r could not be parked yet: %s", name, error)  # noqa: TRY400
+            await asyncio.sleep(_GIVE_BACK_SECONDS)
+            if not self.lost:
+                self._acks.give_back(tag)
             return
         if not self.lost:
             self._acks.done(tag)
@@ -153,6 +157,22 @@ class Subscription:
         self.consumer.one_ended()
         if self.partition and self.consumer.stopped and not self.handed_out:
             self.consumer.home.spawn(self.aclose)
+
+    def give_back(self, delivery: RabbitMQDelivery) -> None:
+        """This one has no end, and comes again: a little later, so that what cannot be sent does not become a busy loop."""
+        asyncio.get_running_loop().call_later(_GIVE_BACK_SECONDS, self._give_back, delivery)
+
+    def _give_back(self, delivery: RabbitMQDelivery) -> None:
+        if self.lost:
+            return
+        if self.partition:
+            # With all of this partition, so that nothing of its key overtakes it.
+            self.abort()
+            return
+        self._open.pop(delivery.tag, None)
+        self._acks.give_back(delivery.tag)
+        self.handed_out -= 1
+        self.consumer.one_ended()
 
     # Stopping.
 
