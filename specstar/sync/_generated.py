@@ -133,7 +133,8 @@ class ResourceManager(Generic[T]):
     def permanently_delete(self, resource_id: str, *, expected_revision_id: str | None = None) -> None:
         """Erase a resource, deleted or not, with all its revisions and payloads. There is no way back.
 
-        Raises `ResourceNotFoundError`, and `RevisionConflictError` if `expected_revision_id` is not the current one.
+        Payloads that a backend fails to remove after the resource is gone are logged and left to `collect_garbage`. Raises
+        `ResourceNotFoundError`, and `RevisionConflictError` if `expected_revision_id` is not the current one.
         """
         return self._gate.call(
             functools.partial(self._inner.permanently_delete, resource_id, expected_revision_id=expected_revision_id)
@@ -234,10 +235,11 @@ class ResourceManager(Generic[T]):
         return self._gate.call(functools.partial(self._inner.sync))
 
     def collect_garbage(self, *, older_than_seconds: float = 3600.0) -> int:
-        """Remove payloads that nothing points to, if older than this; returns how many.
+        """Remove payloads that nothing points to, and unfinished files, if older than this; returns how many.
 
         They come from writers that were killed between the payload and the row. A writer under way is safe as long as it
-        takes less than `older_than_seconds` between the two.
+        takes less than `older_than_seconds` between the two; with S3's `auto_sync` off that is until its next `sync`.
+        Local writes are pushed first: raises what `sync` raises.
         """
         return self._gate.call(functools.partial(self._inner.collect_garbage, older_than_seconds=older_than_seconds))
 

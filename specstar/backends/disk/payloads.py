@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import cast
 
-
 from specstar.backends.disk.connection import DiskConnection
 from specstar.backends.disk.payload_files import PayloadFiles
 from specstar.errors import DecodeError
