@@ -84,7 +84,7 @@ class JobSender:
             except BaseException as error:
                 # A record that may be there all the same; one with a key is mended by whoever sends the key again.
                 if record.idempotency_key is None and _may_have_landed(error):
-                    await _forget(state, [record])
+                    await _forget(state, [record], in_flight=True)
                 raise
             try:
                 await messages.publish(message_of(record), delay=delay)
@@ -100,15 +100,18 @@ class JobSender:
         if not records:
             return
         messages, state = self.messages(), self.state()
+        in_flight = True
         try:
             if state is not None:
-                for result in await state.create_many(records):
+                results = await state.create_many(records)
+                in_flight = False
+                for result in results:
                     if isinstance(result, Exception):
                         raise result
             await messages.publish_many([message_of(record) for record in records], delay=delay)
         except BaseException:
             if state is not None:
-                await _forget(state, records)
+                await _forget(state, records, in_flight=in_flight)
             raise
 
     async def _sent_before(
@@ -182,13 +185,19 @@ def message_of(record: JobRecord) -> Message:
     )
 
 
-async def _forget(state: JobState, records: Sequence[JobRecord]) -> None:
-    """Take back the records of jobs that were not sent, as far as nobody has touched them yet."""
+async def _forget(state: JobState, records: Sequence[JobRecord], *, in_flight: bool = False) -> None:
+    """Take back the records of jobs that were not sent, as far as nobody has touched them yet.
+
+    `in_flight`: a write of them may be on its way still. A second one of the same id ends after it, whichever wins.
+    """
     waiting = iter(records)
 
     async def erase() -> None:
         for record in waiting:
             with contextlib.suppress(SpecstarError):
+                if in_flight:
+                    with contextlib.suppress(DuplicateResourceError):
+                        await state.create(msgspec.structs.replace(record, revision_id=new_id()))
                 await state.erase(record.job_id, expected_version=_FIRST_VERSION)
 
     with anyio.move_on_after(_CLEANUP_SECONDS, shield=True):

@@ -126,11 +126,13 @@ def _http_session() -> Any:
     return Session
 
 
-def drop_sockets(client: Any) -> None:
-    """Close this process's copies of the client's sockets, without a goodbye and without touching the loop.
+def drop_sockets(client: Any, *, on_their_loop: bool) -> None:
+    """Close the client's sockets without a goodbye; elsewhere than on their loop, without touching that loop.
 
-    In a forked child the selector is shared with the parent: unregistering there would deafen the parent.
+    In a forked child the selector is shared with the parent: unregistering there would deafen the parent. On a loop that
+    goes on, a socket closed behind its back would deafen the next one of the same number.
     """
+    close = _abort if on_their_loop else _close_socket
     with contextlib.suppress(Exception):
         http = client._endpoint.http_session
         for session in list(getattr(http, "_sessions", {}).values()):
@@ -140,12 +142,17 @@ def drop_sockets(client: Any) -> None:
                 continue
             for connections in list(connector._conns.values()):
                 for protocol, *_ in connections:
-                    _close_socket(protocol.transport)
+                    close(protocol.transport)
             for protocol in list(connector._acquired):
-                _close_socket(protocol.transport)
+                close(protocol.transport)
             connector._conns.clear()
             connector._acquired.clear()
             connector._closed = True
+
+
+def _abort(transport: Any) -> None:
+    if transport is not None:
+        transport.abort()
 
 
 def _close_socket(transport: Any) -> None:

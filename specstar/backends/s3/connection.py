@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Hashable
 from concurrent.futures import ThreadPoolExecutor
@@ -64,6 +65,8 @@ class S3Connection(Connection):
         self._threads: ThreadPoolExecutor | None = None
         self.uploads: set[tuple[str, str]] = set()
         self.conditional_put = True
+        self._pid = os.getpid()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def client(self) -> Any:
@@ -74,6 +77,7 @@ class S3Connection(Connection):
 
     async def open(self) -> None:
         """Create the client and look at the buckets, so that a wrong setting is found at once and said clearly."""
+        self._loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(_CLIENT_SECONDS):
                 self._context = await make_client(self.options)
@@ -265,13 +269,26 @@ class S3Connection(Connection):
 
     async def _drop_client(self) -> None:
         context, self._context, client, self._client = self._context, None, self._client, None
-        if context is not None and client is not None:
+        if context is None or client is None:
+            return
+        try:
             await context.__aexit__(None, None, None)
+        except BaseException:
+            from specstar.backends.s3.client import drop_sockets
+
+            drop_sockets(client, on_their_loop=True)
+            raise
 
     def abandon(self) -> None:
-        """Close the sockets without their loop, which is gone or belongs to the parent process."""
+        """Close the sockets at once: on their loop, or without it, if it is gone or belongs to the parent process."""
         from specstar.backends.s3.client import drop_sockets
 
+        here = os.getpid() == self._pid and _running_loop() is self._loop
+        if here:
+            for task in list(self._tasks):
+                task.cancel()
+            if self._threads is not None:
+                self._threads.shutdown(wait=False)
         for handle in self.meta_objects.values():
             handle.abandon()
         self.meta_objects = {}
@@ -279,7 +296,14 @@ class S3Connection(Connection):
         self._threads = None
         client, self._client, self._context = self._client, None, None
         if client is not None:
-            drop_sockets(client)
+            drop_sockets(client, on_their_loop=here)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 async def _pieces(stream: Any) -> list[bytes]:
