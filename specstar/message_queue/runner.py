@@ -72,7 +72,7 @@ class JobRunner:
         message = delivery.message
         attempts = message.attempts + 1
         if attempts >= self._policy.max_attempts:
-            await self._end(delivery.dead(message, reason=failure_text(error)[0]), delivery)
+            await self._end(delivery.dead(_replace(message, attempts=attempts), reason=failure_text(error)[0]), delivery)
         else:
             later = max(self._policy.delay_after(attempts), 1.0)
             await self._end(delivery.retry(_replace(message, attempts=attempts), delay=later), delivery)
@@ -168,7 +168,8 @@ class JobRunner:
         if decision is Decision.drop:
             await self._end(delivery.ack(), delivery)
         elif decision is Decision.park:
-            await self._end(delivery.dead(message, reason=record.error or "it failed"), delivery)
+            dead = _replace(message, attempts=record.attempts)
+            await self._end(delivery.dead(dead, reason=record.error or "it failed"), delivery)
         elif decision is Decision.resend:
             again = _replace(message, attempts=record.attempts)
             await self._end(delivery.retry(again, delay=seconds_until(record.scheduled_time)), delivery)

@@ -354,7 +354,7 @@ async def test_a_failed_job_whose_parking_was_lost_is_parked(spec: SpecStar) -> 
     await at_home(handler, die_before_the_dead_letter)
     async with workers(spec):
         dead = await dead_jobs(handler)
-    assert dead[0].reason == "E: it was bad"
+    assert (dead[0].reason, dead[0].attempts) == ("E: it was bad", 4)
 
 
 async def test_a_retry_whose_message_was_lost_is_sent(spec: SpecStar) -> None:
