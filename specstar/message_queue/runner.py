@@ -72,7 +72,9 @@ class JobRunner:
         message = delivery.message
         attempts = message.attempts + 1
         if attempts >= self._policy.max_attempts:
-            await self._end(delivery.dead(_replace(message, attempts=attempts), reason=failure_text(error)[0]), delivery)
+            await self._end(
+                delivery.dead(_replace(message, attempts=attempts), reason=failure_text(error)[0]), delivery
+            )
         else:
             later = max(self._policy.delay_after(attempts), 1.0)
             await self._end(delivery.retry(_replace(message, attempts=attempts), delay=later), delivery)
@@ -116,7 +118,8 @@ class JobRunner:
         if state is None:
             raise AssertionError("called with state only")
         token = self._worker.next_token()
-        first = not delivery.redelivered and not message.attempts
+        # The record of a key may be another than the message's: one sender took its own back, and another sent the key anew.
+        first = not delivery.redelivered and not message.attempts and record.idempotency_key is None
         snapshot = (state.assume(record) if first else None) or await state.read(record.job_id)
         waited = False
         for _ in range(_CONFLICTS):

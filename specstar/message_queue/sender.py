@@ -197,7 +197,7 @@ async def _forget(state: JobState, records: Sequence[JobRecord], *, in_flight: b
             with contextlib.suppress(SpecstarError):
                 if in_flight:
                     with contextlib.suppress(DuplicateResourceError):
-                        await state.create(msgspec.structs.replace(record, revision_id=new_id()))
+                        await state.create(record)
                 await state.erase(record.job_id, expected_version=_FIRST_VERSION)
 
     with anyio.move_on_after(_CLEANUP_SECONDS, shield=True):

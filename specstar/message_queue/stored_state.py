@@ -90,11 +90,14 @@ def written(record: JobRecord, row: ResourceMeta | None, *, revision_id: str) ->
     """The write of a whole record over `row` (None: a new resource), and the snapshot after it."""
     payload = encode_record(record)
     if row is None:
-        # A new payload id each time: a refused write must never discard the payload of the one that won.
+        # The revision is the one that the message names; the payload is of this write alone: refused, it must never discard
+        # that of the write which won.
+        payload_id = new_id()
         meta = msgspec.structs.replace(_first_row(record), current_revision_id=revision_id)
         expected, parent, now = None, None, record.created_time
     else:
         now = max(datetime.now(UTC), row.updated_time)
+        payload_id = revision_id
         expected, parent = row.version, row.current_revision_id
         meta = ResourceMeta(
             resource_id=record.job_id,
@@ -111,7 +114,7 @@ def written(record: JobRecord, row: ResourceMeta | None, *, revision_id: str) ->
         resource_id=record.job_id,
         revision_id=revision_id,
         parent_revision_id=parent,
-        payload_id=revision_id,
+        payload_id=payload_id,
         encoding=Encoding.json,
         size=len(payload),
         created_time=now,
