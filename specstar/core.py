@@ -16,7 +16,7 @@ import anyio
 from specstar.blobs import BlobManager
 from specstar.config.encoding import Encoding
 from specstar.errors import ConfigError, InvalidInputError, NotConfiguredError, UsageError
-from specstar.query import Projector, fields_of
+from specstar.query import IndexedField, Projector, fields_of
 from specstar.resource_manager.codec import DEFAULT_MAX_PAYLOAD_BYTES, Codec
 from specstar.resource_manager.manager import ResourceManager
 from specstar.resource_manager.slot import StorageSlot
@@ -127,16 +127,16 @@ class SpecStar:
         model: type[T],
         *,
         name: str | None = None,
-        indexed_fields: Sequence[str] = (),
+        indexed_fields: Sequence[str | IndexedField] = (),
         storage_factory: StorageFactory | None = None,
         schema_version: str | None = None,
         max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES,
     ) -> ResourceManager[T]:
         """Declare a model (a msgspec Struct, dataclass or other type that msgspec encodes) and return its manager.
 
-        `name` (by default the class name) is where the data lies: keep it. `indexed_fields` (dotted paths) can be searched.
-        `storage_factory` binds this model alone. Raises `InvalidInputError` for a name that is taken, `QueryError` for a
-        field that the model lacks.
+        `name` (by default the class name) is where the data lies: keep it. `indexed_fields` (dotted paths, or
+        `IndexedField`) can be searched. `storage_factory` binds this model alone. Raises `InvalidInputError` for a name
+        that is taken, `QueryError` for a field that the model lacks.
         """
         name = _checked_name(model.__name__ if name is None else name, "model")
         known = self._managers.get(name)

@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 from msgspec import Raw, Struct
 
 from specstar.errors import InvalidInputError
+from specstar.query import IndexedField
 
 __all__ = [
     "FORMAT",
@@ -28,7 +29,14 @@ P = TypeVar("P")
 FORMAT = 1
 MODEL_NAME = "specstar.jobs"
 """The model under which the state of all jobs is kept."""
-INDEXED_FIELDS = ("queue", "status", "attempts", "partition_key", "idempotency_key")
+INDEXED_FIELDS: tuple[str | IndexedField, ...] = (
+    "queue",
+    "status",
+    # Every run writes the row twice, and each index with it: what is seldom searched for alone has none.
+    IndexedField("attempts", kinds=frozenset({"number"}), index=False),
+    IndexedField("partition_key", kinds=frozenset({"string"}), index=False),
+    IndexedField("idempotency_key", kinds=frozenset({"string"}), index=False),
+)
 """The fields of a job that can be searched, besides those of every resource (`created_time`, `updated_time`, ...)."""
 
 

@@ -27,13 +27,15 @@ class IndexedField(Struct, frozen=True, omit_defaults=True, forbid_unknown_field
 
     `path` is what queries say ("address.city"), in the names of the Python attributes. `kinds` are the kinds its values
     can have besides null. `keys` leads to it in the encoded payload, where that differs. `format` says what the encoded
-    text stands for, so that it is normalised like the Python value.
+    text stands for, so that it is normalised like the Python value. Without an `index` writes cost less, and searches by
+    this field alone look at every row.
     """
 
     path: str
     kinds: frozenset[Kind] = frozenset(ALL_KINDS)
     keys: tuple[str | int, ...] = ()
     format: Format | None = None
+    index: bool = True
 
     def __post_init__(self) -> None:
         if not self.path or len(self.path) > MAX_PATH or not self.path.isprintable() or not all(self.path.split(".")):

@@ -23,7 +23,8 @@ class IndexDefinition(NamedTuple):
 def index_definitions(
     table: str, field: IndexedField | MetaField, dialect: Dialect, *, schema: str | None = None
 ) -> list[IndexDefinition]:
-    """The `CREATE INDEX IF NOT EXISTS` statements of one field, one a kind; none for `resource_id` and `is_deleted`.
+    """The `CREATE INDEX IF NOT EXISTS` statements of one field, one a kind; none for `resource_id`, `is_deleted`, and a
+    field without index.
 
     They serve equality, range, prefix, sort and keyset pages over rows that are not deleted. Lists have a GIN index on
     PostgreSQL; SQLite scans.
@@ -41,7 +42,7 @@ def index_definitions(
         if field.name not in ("resource_id", "is_deleted"):
             add(field.name, "meta", dialect.ordered_index(dialect.meta(quote_identifier(field.name), field)))
         return definitions
-    for kind in ordered_kinds(field.kinds):
+    for kind in ordered_kinds(field.kinds) if field.index else ():
         if kind != "list":
             add(field.path, kind, dialect.ordered_index(dialect.key(column, field.path, kind)))
         elif (body := dialect.list_index(dialect.item(column, field.path))) is not None:

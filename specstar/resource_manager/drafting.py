@@ -63,11 +63,18 @@ class Drafting(Generic[T]):
         self, codec: Codec[T], meta: ResourceMeta, data: T, payload: bytes, status: RevisionStatus
     ) -> StorageWrite:
         """The next revision of a resource."""
-        author = self._authorship.current()
-        now = author.now()
+        revision_id = new_id()
+        after = self.touched(
+            meta,
+            current_revision_id=revision_id,
+            revision_count=meta.revision_count + 1,
+            schema_version=self._schema_version,
+            indexed_data=self._project(data),
+        )
+        now, user = after.updated_time, after.updated_by
         revision = RevisionInfo(
             resource_id=meta.resource_id,
-            revision_id=(revision_id := new_id()),
+            revision_id=revision_id,
             parent_revision_id=meta.current_revision_id,
             payload_id=revision_id,
             status=status,
@@ -75,16 +82,9 @@ class Drafting(Generic[T]):
             size=len(payload),
             created_time=now,
             updated_time=now,
-            created_by=author.user,
-            updated_by=author.user,
+            created_by=user,
+            updated_by=user,
             schema_version=self._schema_version,
-        )
-        after = self.touched(
-            meta,
-            current_revision_id=revision_id,
-            revision_count=meta.revision_count + 1,
-            schema_version=self._schema_version,
-            indexed_data=self._project(data),
         )
         return StorageWrite(MetaWrite(after, revision, meta.version), payload)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
@@ -51,14 +52,15 @@ class Writer(Generic[T]):
         self.storage = storage
         self._model = model
         self._locks = KeyLock(home)
-        self._recent: dict[str, Current] = {}
+        # Not a dict: there, finding the oldest entry walks over all that were removed before it.
+        self._recent: OrderedDict[str, Current] = OrderedDict()
 
     def remember(self, meta: ResourceMeta, revision: RevisionInfo | None) -> None:
         """Keep a row that was just written."""
         recent = self._recent
         recent[meta.resource_id] = Current(meta, revision)
         if len(recent) > _REMEMBERED:
-            del recent[next(iter(recent))]
+            recent.popitem(last=False)
 
     def forget(self, resource_id: str) -> None:
         """Drop what is remembered of a resource."""

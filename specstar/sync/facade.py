@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from specstar.message_queue.factories import BoundMessageQueueFactory
     from specstar.message_queue.options import JobOptions
     from specstar.message_queue.queue import JobQueue as AsyncJobQueue
+    from specstar.query import IndexedField
     from specstar.resource_manager.factories import StorageFactory
 
 __all__ = ["BlobManager", "SpecStar", "spec"]
@@ -69,7 +70,7 @@ class SpecStar:
         model: type[T],
         *,
         name: str | None = None,
-        indexed_fields: Sequence[str] = (),
+        indexed_fields: Sequence[str | IndexedField] = (),
         storage_factory: StorageFactory | None = None,
         schema_version: str | None = None,
         max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES,

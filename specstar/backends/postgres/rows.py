@@ -56,52 +56,54 @@ def _holds_nul(value: Any) -> bool:
 
 
 def columns_of(items: Sequence[tuple[StorageWrite, str]], *, update: bool) -> list[list[Any]]:
-    """The parameters of a batch write: one list a column, in the order of the statement."""
+    """The parameters of a batch write: one list a column, in the order of the statement.
+
+    None stands for what goes without saying: see `statements.INCOMING`. A column that is None throughout is empty.
+    """
     metas = [item.change.meta for item, _ in items]
     columns: list[list[Any]] = [
         [meta.resource_id for meta in metas],
         [meta.current_revision_id for meta in metas],
-        [meta.revision_count for meta in metas],
-        [meta.version for meta in metas],
+        [None if meta.revision_count == 1 else meta.revision_count for meta in metas],
+        [None if meta.version == 1 else meta.version for meta in metas],
         [meta.created_time for meta in metas],
-        [meta.updated_time for meta in metas],
-        [meta.created_by for meta in metas],
-        [meta.updated_by for meta in metas],
-        [meta.is_deleted for meta in metas],
+        [None if meta.updated_time is meta.created_time else meta.updated_time for meta in metas],
+        [meta.created_by or None for meta in metas],
+        [None if meta.updated_by == meta.created_by else meta.updated_by for meta in metas],
+        [meta.is_deleted or None for meta in metas],
         [meta.schema_version for meta in metas],
         [indexed for _, indexed in items],
     ]
-    revisions = [item.change.revision for item, _ in items]
-    if None in revisions:
-        columns += map(list, zip(*map(_revision_values, revisions), strict=True))
-    else:
-        columns += _revision_columns(revisions)  # type: ignore[arg-type]  # no None in it
+    revisions = [(item.change.meta, item.change.revision) for item, _ in items]
+    columns += map(list, zip(*map(_revision_values, revisions), strict=True))
     columns.append([item.payload for item, _ in items])
     if update:
         columns.append([item.change.expected_version for item, _ in items])
-    return columns
+    count = len(items)
+    return [[] if column[0] is None and column.count(None) == count else column for column in columns]
 
 
-def _revision_columns(revisions: list[RevisionInfo]) -> list[list[Any]]:
-    return [
-        [revision.revision_id for revision in revisions],
-        [revision.parent_revision_id for revision in revisions],
-        [revision.payload_id for revision in revisions],
-        [revision.status._value_ for revision in revisions],
-        [revision.encoding._value_ for revision in revisions],
-        [revision.size for revision in revisions],
-        [revision.created_time for revision in revisions],
-        [revision.updated_time for revision in revisions],
-        [revision.created_by for revision in revisions],
-        [revision.updated_by for revision in revisions],
-        [revision.schema_version for revision in revisions],
-    ]
+_NO_REVISION = (None,) * REVISION_WIDTH
 
 
-def _revision_values(revision: RevisionInfo | None) -> list[Any]:
+def _revision_values(pair: tuple[ResourceMeta, RevisionInfo | None]) -> tuple[Any, ...]:
+    meta, revision = pair
     if revision is None:
-        return [None] * REVISION_WIDTH
-    return [column[0] for column in _revision_columns([revision])]
+        return _NO_REVISION
+    revision_id, time, user = revision.revision_id, meta.updated_time, meta.updated_by
+    return (
+        None if revision_id == meta.current_revision_id else revision_id,
+        revision.parent_revision_id,
+        None if revision.payload_id == revision_id else revision.payload_id,
+        None if revision.status is _STABLE else revision.status._value_,
+        None if revision.encoding is _JSON else revision.encoding._value_,
+        revision.size,
+        None if revision.created_time is time else revision.created_time,
+        None if revision.updated_time is time else revision.updated_time,
+        None if revision.created_by == user else revision.created_by,
+        None if revision.updated_by == user else revision.updated_by,
+        revision.schema_version,
+    )
 
 
 def meta_of(row: Row) -> ResourceMeta:

@@ -138,6 +138,25 @@ def meta_sql(names: TableNames) -> MetaSql:
     )
 
 
+# What NULL stands for in a batch of writes; empty arrays are read as arrays of NULL. A revision without a size is none.
+INCOMING: dict[str, str] = {
+    "revision_count": "1",
+    "version": "1",
+    "updated_time": "k.created_time",
+    "created_by": "''",
+    "updated_by": "k.created_by, ''",
+    "is_deleted": "false",
+    "r_revision_id": "k.current_revision_id",
+    "r_payload_id": "k.r_revision_id, k.current_revision_id",
+    "r_status": "'stable'",
+    "r_encoding": "'json'",
+    "r_created_time": "k.updated_time, k.created_time",
+    "r_updated_time": "k.updated_time, k.created_time",
+    "r_created_by": "k.updated_by, k.created_by, ''",
+    "r_updated_by": "k.updated_by, k.created_by, ''",
+}
+
+
 def _write(names: TableNames, *, update: bool) -> str:
     """A batch of creates, or of conditional updates: rows and revisions in one statement, hence one transaction.
 
@@ -153,6 +172,9 @@ def _write(names: TableNames, *, update: bool) -> str:
         for position, (_, kind) in enumerate(incoming, 1)
     )
     columns = ", ".join(name for name, _ in incoming)
+    values = ", ".join(
+        f"coalesce(k.{name}, {INCOMING[name]}) AS {name}" if name in INCOMING else f"k.{name}" for name, _ in incoming
+    )
     meta_names = ", ".join(name for name, _ in META_COLUMNS)
     revision_names = ", ".join(name for name, _ in REVISION_COLUMNS)
     if update:
@@ -168,11 +190,11 @@ def _write(names: TableNames, *, update: bool) -> str:
         )
     rewritten = ", ".join(f"{name} = excluded.{name}" for name, _ in REVISION_COLUMNS[1:])
     return (
-        f"WITH n AS (SELECT * FROM unnest({arrays}) AS n({columns})), "
+        f"WITH n AS (SELECT {values} FROM unnest({arrays}) AS k({columns})), "
         f"w AS ({rows}), "
         f"r AS (INSERT INTO {names.revision} AS r (resource_id, {revision_names}, payload) "
         f"SELECT n.resource_id, {_list(REVISION_COLUMNS, 'n', rename='r_')}, n.payload "
-        "FROM n JOIN w ON w.resource_id = n.resource_id WHERE n.r_revision_id IS NOT NULL "
+        "FROM n JOIN w ON w.resource_id = n.resource_id WHERE n.r_size IS NOT NULL "
         f"ON CONFLICT (resource_id, revision_id) DO UPDATE SET {rewritten}, "
         "payload = coalesce(excluded.payload, r.payload)) "
         "SELECT w.resource_id FROM w"

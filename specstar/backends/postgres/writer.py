@@ -32,7 +32,7 @@ logger = logging.getLogger("specstar")
 
 MAX_ROWS = 256
 MAX_BYTES = 4 << 20
-MAX_IN_FLIGHT = 3
+MAX_IN_FLIGHT = 2
 _ROW_BYTES = 512
 _RACES = 6
 _LOSSES = 3

@@ -6,11 +6,13 @@ from datetime import UTC, datetime
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from specstar.backends.postgres.rows import columns_of, encode_indexed, meta_of, meta_with_revision
 from specstar.backends.postgres.statements import META_COLUMNS, REVISION_COLUMNS
+from specstar.config.encoding import Encoding
 from specstar.errors import DecodeError, InvalidInputError
-from specstar.roles import MetaWrite, ResourceMeta, RevisionInfo
+from specstar.roles import MetaWrite, ResourceMeta, RevisionInfo, RevisionStatus
 from specstar.roles.storage import StorageWrite
 
 NOW = datetime(2024, 5, 1, tzinfo=UTC)
@@ -27,9 +29,50 @@ def test_columns_follow_the_statement() -> None:
     assert len(create) == len(META_COLUMNS) + len(REVISION_COLUMNS) + 1
     update = columns_of([(write, "{}"), (alone, "{}")], update=True)
     assert len(update) == len(create) + 1
-    assert update[11] == ["v", None]
+    names = [name for name, _ in META_COLUMNS] + [f"r_{name}" for name, _ in REVISION_COLUMNS]
+    sent = {name: column for name, column in zip(names, update, strict=False) if column}
+    # The rest goes without saying.
+    assert sent == {
+        "resource_id": ["r", "r"],
+        "current_revision_id": ["v", "v"],
+        "created_time": [NOW, NOW],
+        "indexed": ["{}", "{}"],
+        "r_payload_id": ["p", None],
+        "r_size": [0, None],
+    }
     assert update[-2:] == [[b"x", None], [None, 3]]
-    assert [column[0] for column in create] == [column[0] for column in update[:-1]]
+    assert [column[:1] for column in create] == [column[:1] for column in update[:-1]]
+
+
+def test_what_differs_is_sent() -> None:
+    later = datetime(2025, 1, 1, tzinfo=UTC)
+    meta = replace(META, version=2, revision_count=3, updated_time=later, updated_by="bob", is_deleted=True)
+    revision = replace(
+        REVISION, revision_id="u", status=RevisionStatus.draft, encoding=Encoding.msgpack, updated_time=later, size=7
+    )
+    write = StorageWrite(MetaWrite(meta, revision, 1), b"x")
+    columns = columns_of([(write, "{}")], update=True)
+    names = [name for name, _ in META_COLUMNS] + [f"r_{name}" for name, _ in REVISION_COLUMNS]
+    sent = {name: column[0] for name, column in zip(names, columns, strict=False) if column}
+    assert sent == {
+        "resource_id": "r",
+        "current_revision_id": "v",
+        "created_time": NOW,
+        "indexed": "{}",
+        "revision_count": 3,
+        "version": 2,
+        "updated_time": later,
+        "updated_by": "bob",
+        "is_deleted": True,
+        "r_revision_id": "u",
+        "r_payload_id": "p",
+        "r_status": "draft",
+        "r_encoding": "msgpack",
+        "r_created_time": NOW,
+        "r_size": 7,
+        "r_created_by": "",
+        "r_updated_by": "",
+    }
 
 
 def test_a_row_comes_back() -> None:
