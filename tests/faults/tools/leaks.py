@@ -1,0 +1,76 @@
+"""What a program holds: tasks of the running loop, threads of the package, open files. Compared before and after."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+from asyncio import events
+from collections import Counter
+from pathlib import Path
+
+import anyio
+import trio
+
+__all__ = ["Held", "nothing_left"]
+
+_PATIENCE_SECONDS = 5.0
+
+
+class Held:
+    """A look at what is held now."""
+
+    def __init__(self) -> None:
+        self.tasks = Counter(_tasks())
+        self.threads = Counter(thread.name for thread in threading.enumerate() if _is_ours(thread.name))
+        self.files = Counter(_files())
+
+    def beyond(self, earlier: Held) -> str:
+        """What is held now and was not then, as text; empty if there is nothing."""
+        kinds = {
+            "tasks": self.tasks - earlier.tasks,
+            "threads": self.threads - earlier.threads,
+            "files": self.files - earlier.files,
+        }
+        return ", ".join(f"{kind}: {sorted(more.elements())}" for kind, more in kinds.items() if more)
+
+
+async def nothing_left(earlier: Held) -> None:
+    """Assert that nothing is held any more that was not held `earlier`; what is on its way out has a few seconds."""
+    with anyio.move_on_after(_PATIENCE_SECONDS):
+        while True:
+            if not Held().beyond(earlier):
+                return
+            gc.collect()
+            await anyio.sleep(0.01)
+    raise AssertionError(f"left behind: {Held().beyond(earlier)}")
+
+
+def _is_ours(name: str) -> bool:
+    """Idle threads of anyio and trio end by themselves, with their loop or after a while."""
+    return name.startswith("specstar")
+
+
+def _tasks() -> list[str]:
+    if events._get_running_loop() is not None:
+        return [str(task.get_coro()).partition(" at 0x")[0] for task in asyncio.all_tasks()]
+    names: list[str] = []
+    root = trio.lowlevel.current_root_task()
+    waiting = [root] if root is not None else []
+    while waiting:
+        task = waiting.pop()
+        names.append(task.name)
+        for nursery in task.child_nurseries:
+            waiting.extend(nursery.child_tasks)
+    return names
+
+
+def _files() -> list[str]:
+    names = []
+    for link in Path("/proc/self/fd").iterdir():
+        try:
+            names.append(str(link.readlink()))
+        except OSError:
+            continue
+    # A socket or pipe has a number of its own each time: its kind counts.
+    return [name if name.startswith("/") else name.partition(":")[0] for name in names]
