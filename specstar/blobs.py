@@ -219,7 +219,12 @@ def _checked_type(content_type: str | None) -> str:
 
 async def _chunks(source: Any) -> AsyncGenerator[bytes]:
     """Any source as asynchronous chunks. Files and plain iterables may block: they are read in a thread."""
-    if hasattr(source, "__aiter__"):
+    if isinstance(source, AsyncGenerator):
+        # Most are made in the call itself: nobody else could end one that is left half way.
+        async with aclosing(source):
+            async for chunk in source:
+                yield chunk
+    elif hasattr(source, "__aiter__"):
         async for chunk in source:
             yield chunk
     elif hasattr(source, "read"):
