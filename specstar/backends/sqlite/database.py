@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol, TypeVar
 
@@ -15,7 +15,7 @@ from specstar.backends.sqlite.forks import working
 from specstar.errors import BackendError, BackendUnavailable, OutcomeUnknownError, SchemaVersionError, SpecstarError
 from specstar.query import regex_function
 
-__all__ = ["APPLICATION_ID", "SCHEMA_VERSION", "Database", "Operation"]
+__all__ = ["APPLICATION_ID", "SCHEMA_VERSION", "Database", "Joined", "Operation"]
 
 APPLICATION_ID = 0x53706353
 """Marks a SQLite file as ours ("SpcS")."""
@@ -39,6 +39,14 @@ class Operation(Protocol):
 
     def run(self, database: Database) -> Any:
         """Do it; what is returned is the caller's result."""
+
+
+class Joined:
+    """Operations that run as one, for speed. `run` gives one entry for each of them: its result, or its own error."""
+
+    def run(self, database: Database) -> list[Any]:
+        """Do them all."""
+        raise NotImplementedError
 
 
 class _RetryOneByOne(Exception):
@@ -169,21 +177,32 @@ class Database:
             return False
         return True
 
-    def write(self, operations: Sequence[Operation]) -> list[Any]:
-        """Run operations in one transaction; one entry each: its result, or its own error. Raises if nothing was written."""
+    def write(
+        self,
+        operations: Sequence[Operation],
+        *,
+        join: Callable[[Sequence[Operation]], Iterable[Operation | Joined]] | None = None,
+    ) -> list[Any]:
+        """Run operations in one transaction; one entry each: its result, or its own error. Raises if nothing was written.
+
+        `join` puts together what runs faster as one; what fails then in an unforeseen way is done again one by one.
+        """
         try:
-            return self._write(operations, one_by_one=False)
+            return self._write(operations if join is None else join(operations), one_by_one=False)
         except _RetryOneByOne:
             return self._write(operations, one_by_one=True)
 
-    def _write(self, operations: Sequence[Operation], *, one_by_one: bool) -> list[Any]:
+    def _write(self, operations: Iterable[Operation | Joined], *, one_by_one: bool) -> list[Any]:
         results: list[Any] = []
         with self.transaction():
             for operation in operations:
                 try:
                     if one_by_one:
                         self.execute("SAVEPOINT one")
-                    results.append(operation.run(self))
+                    if isinstance(operation, Joined):
+                        results += operation.run(self)
+                    else:
+                        results.append(operation.run(self))
                 except SpecstarError as error:
                     results.append(error)
                 except Exception as error:

@@ -11,6 +11,7 @@ import anyio
 from specstar.backends.sqlite.database import Database, Operation
 from specstar.backends.sqlite.faults import DISK_ERRORS
 from specstar.backends.sqlite.reads import prefetches
+from specstar.backends.sqlite.writes import joined
 from specstar.errors import BackendError, SpecstarError
 from specstar.runtime import Batcher, Home, run_in_thread
 
@@ -100,7 +101,7 @@ class DatabaseFile:
             self._renew_writer = False
             former.close()
         try:
-            return self.writer.write(operations)
+            return self.writer.write(operations, join=joined)
         except BackendError as error:
             self._renew_writer = isinstance(error.__cause__, DISK_ERRORS)
             raise

@@ -90,6 +90,8 @@ class ModelTables:
             payload_id = excluded.payload_id, info = excluded.info"""
         self.delete_revisions = f"DELETE FROM {revisions} WHERE resource_id = ?"
 
+        self._many: dict[tuple[str, int], str] = {}
+
         self.select_meta = f"SELECT {columns} FROM {meta} WHERE resource_id = ?"
         self.select_current = f"SELECT {self.meta_columns}, v.info {from_current} WHERE m.resource_id = ?"
         self.select_given = f"SELECT {self.meta_columns}, v.info {from_given} WHERE m.resource_id = ?"
@@ -129,3 +131,13 @@ class ModelTables:
             f"FROM ({matching}) AS m LEFT JOIN {self.revisions} AS v "
             "ON v.resource_id = m.resource_id AND v.revision_id = m.current_revision_id"
         )
+
+    def many(self, insert: str, count: int) -> str:
+        """The same INSERT for so many rows."""
+        known = self._many.get((insert, count))
+        if known is None:
+            before, _, rest = insert.partition("VALUES (")
+            places, _, after = rest.partition(")")
+            known = f"{before}VALUES {', '.join([f'({places})'] * count)}{after}"
+            self._many[insert, count] = known
+        return known

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from specstar.backends.sqlite.database import Database
+from specstar.backends.sqlite.database import Database, Joined
 from specstar.backends.sqlite.rows import decode_revision, encode_meta, encode_revision
 from specstar.backends.sqlite.search import index_statements
 from specstar.backends.sqlite.tables import ModelTables
-from specstar.errors import DuplicateResourceError, ResourceNotFoundError, RevisionConflictError
+from specstar.errors import DuplicateResourceError, ResourceNotFoundError, RevisionConflictError, SpecstarError
 from specstar.roles import MetaWrite, PayloadKey, RevisionInfo
 
-__all__ = ["DeletePayloads", "EnsureModel", "EraseResource", "EraseRow", "PutPayload", "WriteRow", "model_is_ready"]
+__all__ = [
+    "CreateRows",
+    "DeletePayloads",
+    "EnsureModel",
+    "EraseResource",
+    "EraseRow",
+    "PutPayload",
+    "WriteRow",
+    "joined",
+    "model_is_ready",
+]
 
 _ROW_OVERHEAD = 512
+# Few sizes: each is a statement that is prepared once and kept.
+_TOGETHER = (32, 8)
 
 
 def model_is_ready(database: Database, tables: ModelTables) -> bool:
@@ -89,6 +101,71 @@ class WriteRow:
         if not found:
             return ResourceNotFoundError(resource_id, model=model)
         return RevisionConflictError(resource_id, actual_revision_id=found[0][1], model=model)
+
+
+class CreateRows(Joined):
+    """New rows of one model, with their revisions, by one statement each; the result has one entry a row: None or its error.
+
+    SQLite runs such a statement without the interpreter, so that the event loop works on beside it.
+    """
+
+    __slots__ = ("operations",)
+
+    def __init__(self, operations: Sequence[WriteRow]) -> None:
+        self.operations = operations
+
+    def run(self, database: Database) -> list[SpecstarError | None]:
+        tables, count = self.operations[0].tables, len(self.operations)
+        rows: list[Any] = []
+        revisions: list[Any] = []
+        for operation in self.operations:
+            rows += operation.row
+            revisions += operation.revision or ()
+        # Whatever else fails ends the whole transaction, and the savepoint with it.
+        database.execute("SAVEPOINT together")
+        database.execute(tables.many(tables.insert_meta, count), rows)
+        if new := database.changes() == count:
+            database.execute(tables.many(tables.upsert_revision, count), revisions)
+        else:
+            database.execute("ROLLBACK TO together")
+        database.execute("RELEASE together")
+        # Where one of them was there already, each goes by itself.
+        return [None] * count if new else [_run(operation, database) for operation in self.operations]
+
+
+def _run(operation: WriteRow, database: Database) -> SpecstarError | None:
+    try:
+        operation.run(database)
+    except SpecstarError as error:
+        return error
+    return None
+
+
+def joined(operations: Sequence[Any]) -> Iterator[Any]:
+    """The operations in their order, new rows of one model that follow on one another as `CreateRows`."""
+    start = 0
+    while start < len(operations):
+        tables = _creates_in(operations[start])
+        end = start + 1
+        if tables is not None:
+            most = start + _TOGETHER[0]
+            while end < len(operations) and end < most and _creates_in(operations[end]) is tables:
+                end += 1
+            size = next((size for size in _TOGETHER if size <= end - start), 1)
+            if size > 1:
+                yield CreateRows(operations[start : start + size])
+                start += size
+                continue
+            end = start + 1
+        yield operations[start]
+        start = end
+
+
+def _creates_in(operation: Any) -> ModelTables | None:
+    """The tables in which this is a new row with its revision."""
+    if type(operation) is WriteRow and operation.expected is None and operation.revision is not None:
+        return operation.tables
+    return None
 
 
 class EraseRow:
