@@ -145,7 +145,7 @@ async def test_check_reports_every_role(tmp_path: Path) -> None:
         assert "SQLite" in f"{reports['meta'].server_version} {reports['meta'].detail}"
         assert reports["meta"].latency_seconds is not None
         assert reports["blob"].problem is not None
-        assert "/dev/null/nothing" in reports["blob"].problem
+        assert "/dev/null: " in reports["blob"].problem
 
 
 async def test_an_idle_role_opens_nothing(tmp_path: Path) -> None:
