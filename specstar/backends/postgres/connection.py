@@ -163,6 +163,11 @@ class PostgresConnection(Connection):
                 logger.info("postgres: reading again on another connection: %s", type(error).__name__)
         raise AssertionError
 
+    async def fetch_alone(self, sql: str, *args: Any, doing: str = "reading") -> list[Row]:
+        """`fetch` for one caller only, which waits for its turn behind others of its kind, not before the batches."""
+        async with self.pool.alone():
+            return await self.fetch(sql, *args, doing=doing)
+
     async def attempt(self, sql: str, *args: Any) -> list[Row]:
         """Run one writing statement once.
 

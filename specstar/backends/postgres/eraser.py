@@ -28,7 +28,8 @@ async def erase(tables: ModelTables, resource_id: str, expected_version: int | N
     rows = None
     for _ in range(_ATTEMPTS):
         try:
-            rows = await connection.attempt(sql.erase, resource_id, expected_version)
+            async with connection.pool.alone():
+                rows = await connection.attempt(sql.erase, resource_id, expected_version)
             break
         except WriteRace:
             continue

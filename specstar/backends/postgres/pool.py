@@ -7,8 +7,8 @@ import logging
 import os
 import weakref
 from collections import deque
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple
 
 import asyncpg
@@ -47,6 +47,7 @@ class SessionPool:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = os.getpid()
         self._turns = asyncio.Semaphore(max_size)
+        self._alone = asyncio.Semaphore(max_size)
         self._kept: deque[_Kept] = deque()
         self._sweep: asyncio.TimerHandle | None = None
         self._busy = 0
@@ -100,7 +101,7 @@ class SessionPool:
     async def acquire(self) -> Session:
         """A connection. Raises `BackendUnavailable` if no turn comes in time, and what the driver raises on connecting."""
         if self._turns.locked():
-            await self._wait_for_turn()
+            await self._wait_for_turn(self._turns)
         else:
             await self._turns.acquire()
         self._busy += 1
@@ -118,11 +119,27 @@ class SessionPool:
             raise
         return fresh
 
-    async def _wait_for_turn(self) -> None:
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """For a call that serves one caller only: at most as many as there are connections compete with the batches.
+
+        A batch serves many callers, and few are under way: it must not stand in one row with thousands of single calls.
+        Raises `BackendUnavailable` if no turn comes in time. Not to be nested.
+        """
+        if self._alone.locked():
+            await self._wait_for_turn(self._alone)
+        else:
+            await self._alone.acquire()
+        try:
+            yield
+        finally:
+            self._alone.release()
+
+    async def _wait_for_turn(self, turns: asyncio.Semaphore) -> None:
         self._waiting += 1
         try:
             async with asyncio.timeout(self._turn_seconds):
-                await self._turns.acquire()
+                await turns.acquire()
         except TimeoutError as error:
             raise BackendUnavailable(
                 f"no free connection to {self._where} within {self._turn_seconds:g} s ({self.usage()}); "

@@ -86,7 +86,10 @@ class Lookup(Generic[K, R]):
         """All keys at once, outside the batcher. Raises the first `DecodeError`."""
         results: list[R | None] = []
         for start in range(0, len(keys), MAX_ROWS):
-            for entry in await self.find(list(keys[start : start + MAX_ROWS])):
+            connection = await self._tables.ready()
+            async with connection.pool.alone():
+                found = await self.find(list(keys[start : start + MAX_ROWS]))
+            for entry in found:
                 if isinstance(entry, Exception):
                     raise entry
                 results.append(entry)
@@ -194,7 +197,7 @@ class MetaReader:
         """Fetch a large payload; None if the revision was rewritten or erased meanwhile."""
         connection = await self._tables.ready()
         meta, revision = partial
-        rows = await connection.fetch(
+        rows = await connection.fetch_alone(
             self._sql.payload, revision.resource_id, revision.revision_id, revision.payload_id
         )
         if not rows:
@@ -206,5 +209,5 @@ class MetaReader:
     async def list_revisions(self, resource_id: str) -> list[RevisionInfo]:
         """All revisions, oldest first."""
         connection = await self._tables.ready()
-        rows = await connection.fetch(self._sql.list_revisions, resource_id)
+        rows = await connection.fetch_alone(self._sql.list_revisions, resource_id)
         return [revision_of(row[0], row, 1) for row in rows]

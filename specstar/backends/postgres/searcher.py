@@ -30,7 +30,7 @@ class Searcher:
         sql, args = self._statement(query, self._sql.search_full, first_param=2)
         most = max(SMALL_PAYLOAD, BATCH_BYTES // (query.limit or BATCH_BYTES))
         connection = await self._tables.ready()
-        rows = await connection.fetch(sql, most, *args, doing="searching")
+        rows = await connection.fetch_alone(sql, most, *args, doing="searching")
         results: list[StoredRevision] = []
         for row in rows:
             first = full_of(row)
@@ -46,7 +46,7 @@ class Searcher:
         sql, args = self._statement(query, self._sql.search)
         connection = await self._tables.ready()
         results: list[tuple[ResourceMeta, RevisionInfo]] = []
-        for row in await connection.fetch(sql, *args, doing="searching"):
+        for row in await connection.fetch_alone(sql, *args, doing="searching"):
             meta, revision = meta_with_revision(row)
             if revision is None:
                 raise _no_revision(meta)
@@ -57,19 +57,19 @@ class Searcher:
         """The matching rows alone."""
         sql, args = self._statement(query, self._sql.search_meta)
         connection = await self._tables.ready()
-        return [meta_of(row) for row in await connection.fetch(sql, *args, doing="searching")]
+        return [meta_of(row) for row in await connection.fetch_alone(sql, *args, doing="searching")]
 
     async def count(self, condition: Condition | None, *, include_deleted: bool) -> int:
         """The number of matching rows."""
         where, args = compile_count(condition, self._fields, POSTGRES, include_deleted=include_deleted, alias="m")
         connection = await self._tables.ready()
-        return int((await connection.fetch(self._sql.count(where), *args, doing="counting"))[0][0])
+        return int((await connection.fetch_alone(self._sql.count(where), *args, doing="counting"))[0][0])
 
     async def explain(self, query: Query) -> str:
         """The planner's choice for a search, as text."""
         sql, args = self._statement(query, self._sql.search_full, first_param=2)
         connection = await self._tables.ready()
-        rows = await connection.fetch(f"EXPLAIN {sql}", SMALL_PAYLOAD, *args, doing="explaining")
+        rows = await connection.fetch_alone(f"EXPLAIN {sql}", SMALL_PAYLOAD, *args, doing="explaining")
         return "\n".join(row[0] for row in rows)
 
     def _statement(

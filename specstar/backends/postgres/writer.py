@@ -91,7 +91,9 @@ class MetaWriter:
                 results[position] = error
         for batch in _batches(entries):
             try:
-                outcomes = await self._flush([entry.change for entry in batch])
+                connection = await self._tables.ready()
+                async with connection.pool.alone():
+                    outcomes = await self._flush([entry.change for entry in batch])
             except SpecstarError as error:
                 outcomes = [_twin(error) for _ in batch]
             for entry, outcome in zip(batch, outcomes, strict=True):

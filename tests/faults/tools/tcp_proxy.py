@@ -16,6 +16,7 @@ class Way:
 
     `flowing`: clear it to hold everything back, in order. `dropping`: swallow it; `dropped` is set once that happened.
     `delay`: seconds that each piece takes. `budget`: bytes that may still pass; after them the connection is reset.
+    `poison`: bytes put behind the next piece of each connection until `heal`: what no protocol knows.
     """
 
     def __init__(self) -> None:
@@ -25,6 +26,7 @@ class Way:
         self.dropped = asyncio.Event()
         self.delay = 0.0
         self.budget: int | None = None
+        self.poison = b""
         self.bytes = 0
 
 
@@ -109,6 +111,7 @@ class TcpProxy:
             way.dropped.clear()
             way.delay = 0.0
             way.budget = None
+            way.poison = b""
             way.flowing.set()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -155,7 +158,7 @@ class TcpProxy:
                 data = data[: way.budget]
                 way.budget -= len(data)
             way.bytes += len(data)
-            sink.write(data)
+            sink.write(data + way.poison)
             await sink.drain()
             if way.budget == 0:
                 way.budget = None

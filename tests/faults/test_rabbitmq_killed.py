@@ -1,0 +1,68 @@
+"""A RabbitMQ node is killed under load on both sides, and raises its memory alarm."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+import services
+from tests.faults.ledger import Figures, fault_count
+from tests.faults.tools.job_load import JobLoad, job_load
+
+pytestmark = pytest.mark.timeout(3600)
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+async def test_a_memory_alarm_stops_senders_and_not_workers(
+    private_rabbitmq: services.RabbitMQServer, figures: Figures
+) -> None:
+    """With a prefetch of 4, jobs beyond the first four arrive only if acknowledgements get through."""
+    figures.name = "RabbitMQ: memory alarm"
+    async with job_load(figures, private_rabbitmq.url, "alarm:", concurrency=4) as load:
+        for _ in range(fault_count(1, share=0.02)):
+            load.gate.clear()
+            for number in range(24):
+                # Those that fail once have to be sent again, which the alarm forbids: they come back and run after it.
+                assert await load.enqueue(load.kept if number % 2 else load.plain, fails=number % 8 == 0)
+            await alarm(private_rabbitmq, on=True)
+            try:
+                figures.faults += 1
+                # Now all that publishes is blocked.
+                assert not any(await asyncio.gather(*(load.enqueue(queue) for queue in (load.kept, load.plain))))
+                load.gate.set()
+                with figures.stall():
+                    await load.until(lambda: load.confirmed - load.failing <= load.done, 30.0)
+            finally:
+                load.gate.set()
+                await alarm(private_rabbitmq, on=False)
+            async with load.sending(2):
+                await load.progress(30.0)
+        await load.finished()
+    assert any("blocks publishers" in text for text in load.refused), load.refused
+
+
+async def alarm(broker: services.RabbitMQServer, *, on: bool) -> None:
+    await asyncio.to_thread(broker.ctl, "set_vm_memory_high_watermark", "0.0000001" if on else "0.4")
+
+
+async def test_a_node_is_killed_under_load(private_rabbitmq: services.RabbitMQServer, figures: Figures) -> None:
+    figures.name = "RabbitMQ: node killed with kill -9"
+    async with job_load(figures, private_rabbitmq.url, "killed:") as load:
+        async with load.sending():
+            await load.progress()
+            for _ in range(fault_count(1, share=0.05)):
+                await kill_and_start(private_rabbitmq, load, figures)
+                await load.progress(60.0)
+        await load.finished()
+
+
+async def kill_and_start(broker: services.RabbitMQServer, load: JobLoad, figures: Figures) -> None:
+    await asyncio.sleep(load.chance.uniform(0.1, 1.0))
+    await asyncio.to_thread(broker.kill)
+    figures.faults += 1
+    await asyncio.to_thread(broker.start)

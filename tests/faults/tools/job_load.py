@@ -1,0 +1,187 @@
+"""Senders that enqueue whatever happens, workers beside them, and a record of what was confirmed and what ran."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+
+from specstar import Job, SpecStar
+from specstar.errors import BackendUnavailable, SpecstarError
+from specstar.message_queue import JobQueue
+from tests.conformance.jobs.harness import workers
+from tests.faults.ledger import Figures
+from tests.faults.tools.managed_load import fresh_seed
+
+__all__ = ["ENQUEUE_LIMIT", "JobLoad", "Work", "job_load"]
+
+PUBLISH_SECONDS = 3.0
+# Publishing, and a little for the state and a busy machine.
+ENQUEUE_LIMIT = PUBLISH_SECONDS + 2.0
+_MEMORY = {"type": "memory"}
+
+
+class Work(msgspec.Struct):
+    """What to do: `fails` at the first run."""
+
+    op: str
+    fails: bool = False
+
+
+class JobLoad:
+    """`kept` jobs have state and are sent and run by one program; `plain` ones have none and come from another.
+
+    Every confirmed job must run to its end once or more often; a kept one not again once it has ended.
+    """
+
+    def __init__(self, figures: Figures, url: str, prefix: str, *, sender_url: str | None = None) -> None:
+        self.figures = figures
+        self.seed = fresh_seed()
+        self.chance = random.Random(self.seed)
+        self.confirmed: set[str] = set()
+        self.failing: set[str] = set()
+        self.refused: Counter[str] = Counter()
+        self.runs: Counter[str] = Counter()
+        self.done: set[str] = set()
+        self.strange: list[str] = []
+        self.again: list[str] = []
+        self.sent: dict[str, dict[str, Any]] = {}
+        self.history: dict[str, list[tuple[float, int]]] = {}
+        self.begun = time.monotonic()
+        # Handlers wait here.
+        self.gate = asyncio.Event()
+        self.gate.set()
+        # The broker as the sender reaches it.
+        self.broker_url = sender_url or url
+        self.worker, self.sender = _spec(url, prefix), _spec(sender_url or url, prefix)
+        self.kept: JobQueue[Work] = self.worker.add_job(Work, self.run, name="kept", max_retries=50)
+        self.plain: JobQueue[Work] = self.sender.add_job(Work, self.run, name="plain", keep_state=False, max_retries=50)
+        self.worker.add_job(Work, self.run, name="plain", keep_state=False, max_retries=50)
+        self._numbers = 0
+        self._stopped = False
+
+    async def run(self, job: Job[Work]) -> None:
+        op = job.payload.op
+        # One of a partition is stopped when its delivery is lost, and may have come to its last line by then.
+        if op in self.done and op.startswith("kept") and job.partition_key is None:
+            self.figures.duplicated += 1
+            self.again.append(
+                f"{op} at attempt {job.attempts}, partition {job.partition_key}, first at {self.history[op]}"
+            )
+        self.history.setdefault(op, []).append((round(time.monotonic() - self.begun, 2), job.attempts))
+        self.runs[op] += 1
+        await self.gate.wait()
+        if job.payload.fails and self.runs[op] == 1:
+            raise ValueError("once")
+        self.done.add(op)
+
+    async def enqueue(self, queue: JobQueue[Work], *, fails: bool = False, **options: Any) -> str | None:
+        """Send one job, within the limit; its op if it was confirmed."""
+        self._numbers += 1
+        op = f"{queue.name}-{self._numbers}"
+        begun = time.monotonic()
+        self.sent[op] = {"at": round(begun - self.begun, 2), "fails": fails, **options}
+        try:
+            with self.figures.stall():
+                await queue.enqueue(Work(op, fails), **options)
+        except BackendUnavailable as error:
+            self.refused[str(error)[:160]] += 1
+            return None
+        except SpecstarError as error:
+            self.strange.append(f"{op}: {type(error).__name__}: {error}")
+            return None
+        finally:
+            if (taken := time.monotonic() - begun) > ENQUEUE_LIMIT:
+                self.strange.append(f"enqueue took {taken:.1f} s")
+        self.confirmed.add(op)
+        if fails:
+            self.failing.add(op)
+        self.figures.acknowledged += 1
+        return op
+
+    @asynccontextmanager
+    async def sending(self, senders: int = 8) -> AsyncIterator[None]:
+        """Senders go on for as long as the block lasts: plain, kept, delayed, by partition, and jobs that fail once."""
+
+        async def send(number: int) -> None:
+            chance = random.Random(f"{self.seed}-{number}")
+            while not self._stopped:
+                queue = self.kept if number % 2 else self.plain
+                options: dict[str, Any] = {}
+                if chance.random() < 0.2:
+                    options["delay"] = 0.05
+                if chance.random() < 0.2:
+                    options["partition_key"] = f"key {chance.randrange(4)}"
+                await self.enqueue(queue, fails=chance.random() < 0.1, **options)
+                await asyncio.sleep(chance.uniform(0, 0.05))
+
+        self._stopped = False
+        async with asyncio.TaskGroup() as group:
+            for number in range(senders):
+                group.create_task(send(number))
+            try:
+                yield
+            finally:
+                self._stopped = True
+
+    async def progress(self, within: float = 30.0) -> None:
+        """Jobs are confirmed, and jobs of both kinds end, that were sent after now; the wait counts as a stall."""
+        before = set(self.confirmed)
+        with self.figures.stall():
+            for queue in (self.kept, self.plain):
+                await self.until(
+                    lambda queue=queue: any(op.startswith(queue.name) for op in self.done - before), within
+                )  # type: ignore[misc]
+
+    async def finished(self, within: float = 60.0) -> None:
+        """All that was confirmed has run."""
+        try:
+            await self.until(lambda: self.confirmed <= self.done, within)
+        except AssertionError:
+            missing = sorted(self.confirmed - self.done)
+            self.figures.lost += len(missing)
+            raise AssertionError(
+                f"{len(missing)} confirmed jobs never ended, such as "
+                f"{[(op, self.sent[op], self.history.get(op)) for op in missing[:5]]} (seed {self.seed})"
+            ) from None
+        assert not self.figures.duplicated, f"jobs that had ended ran again: {self.again[:3]} (seed {self.seed})"
+        assert not self.strange, f"{self.strange[:3]} (seed {self.seed})"
+
+    async def until(self, condition: Callable[[], bool], within: float) -> None:
+        """Wait for what jobs bring about."""
+        deadline = time.monotonic() + within
+        while not condition():
+            assert time.monotonic() < deadline, f"not within {within:g} s (seed {self.seed}; refused {self.refused})"
+            await asyncio.sleep(0.02)
+
+
+def _spec(url: str, prefix: str) -> SpecStar:
+    options = {
+        "amqp_url": url,
+        "queue_prefix": prefix,
+        "retry_delay_seconds": 0,
+        "publish_timeout_seconds": PUBLISH_SECONDS,
+        "operation_timeout_seconds": 2.0,
+        "connect_timeout_seconds": 2.0,
+        "delay_queue_expiry_seconds": 60,
+        "partition_shards": 2,
+    }
+    spec = SpecStar()
+    spec.configure(backend={"meta": _MEMORY, "resource": _MEMORY, "mq": {"type": "rabbitmq", "options": options}})
+    return spec
+
+
+@asynccontextmanager
+async def job_load(
+    figures: Figures, url: str, prefix: str, *, sender_url: str | None = None, concurrency: int = 8
+) -> AsyncIterator[JobLoad]:
+    """A load whose workers run; they and both programs are closed afterwards."""
+    load = JobLoad(figures, url, prefix, sender_url=sender_url)
+    async with load.worker, load.sender, workers(load.worker, concurrency=concurrency, drain_timeout=2.0):
+        yield load
