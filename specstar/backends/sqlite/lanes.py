@@ -21,7 +21,9 @@ _MAX_WRITES = 1024
 _MAX_WRITE_BYTES = 8 << 20
 _MAX_READS = 256
 _MAX_SEARCHES = 16
-_READER_CACHE_BYTES = 16 << 20
+# What is read by id is spread over the whole file; each search reads near to what it found.
+_READER_CACHE_BYTES = 64 << 20
+_SEARCHER_CACHE_BYTES = 16 << 20
 _DRAIN_SECONDS = 60.0
 _PORTION_ITEMS = 512
 _PORTION_BYTES = 4 << 20
@@ -78,16 +80,19 @@ class DatabaseFile:
     def open(self) -> None:
         """Open all connections; on an error none is left open."""
         try:
-            self.writer = self._open(read_only=False)
-            self.reader = self._open(read_only=True)
-            self._idle = [self._open(read_only=True) for _ in range(self.readers)]
+            self.writer = self._open()
+            self.reader = self._open(_READER_CACHE_BYTES)
+            self._idle = [self._open(_SEARCHER_CACHE_BYTES) for _ in range(self.readers)]
         except BaseException:
             self.drop()
             raise
 
-    def _open(self, *, read_only: bool) -> Database:
-        cache = {"cache_bytes": _READER_CACHE_BYTES} if read_only else {}
-        database = Database.open_file(self.path, busy_timeout=self._busy_timeout, read_only=read_only, **cache)
+    def _open(self, read_with: int | None = None) -> Database:
+        """A connection that writes, or one that only reads, with at most so many bytes of cache."""
+        cache = {} if read_with is None else {"cache_bytes": read_with}
+        database = Database.open_file(
+            self.path, busy_timeout=self._busy_timeout, read_only=read_with is not None, **cache
+        )
         self._opened.append(database)
         return database
 
