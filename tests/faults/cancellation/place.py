@@ -13,7 +13,7 @@ import anyio.to_thread
 import msgspec
 
 from specstar import Job, NoRetry, SpecStar
-from specstar.message_queue import JobQueue, JobStatus, WorkerStop
+from specstar.message_queue import JobQueue, WorkerStop
 from specstar.resource_manager import ResourceManager
 from tests.faults.tools.bindings import Backend
 
@@ -103,9 +103,9 @@ class Place:
 
         await self.work_until(finished)
 
-    async def statuses(self, number: int) -> list[JobStatus]:
-        """The states of the jobs that carry this number."""
-        return [job.status for job in await self.mail.search(limit=None) if job.payload.number == number]
+    async def newest(self) -> list[Job[Mail]]:
+        """The jobs that came last, among them those of the case at hand."""
+        return await self.mail.search(limit=20)
 
 
 Prepare = Callable[[Place], Awaitable[Any]]

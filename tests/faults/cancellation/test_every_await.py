@@ -210,7 +210,7 @@ async def test_in_this_process(
 ) -> None:
     kind, family, way = here
     figures.name = f"calls cancelled at every await: {kind}"
-    points = fault_count(2 if kind == "memory" else 1, share=10)
+    points = fault_count(2 if kind == "memory" else 1, share=0.2)
     await cancel_family(family, way, configuration(kind, request, tmp_path), figures, points=points)
 
 

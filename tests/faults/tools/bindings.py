@@ -37,7 +37,7 @@ def _store(kind: str, request: pytest.FixtureRequest, folder: Path, name: str) -
     if kind == "memory":
         return {"type": "memory"}
     if kind == "disk":
-        options: dict[str, Any] = {"rootdir": str(folder / name), "inline_payload_bytes": 4096}
+        options: dict[str, Any] = {"rootdir": str(folder / name), "inline_payload_bytes": 256}
     elif kind == "postgres":
         options = {"dsn": request.getfixturevalue("postgres_database"), "schema": name, "pool_max_size": 2}
     else:
