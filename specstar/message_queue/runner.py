@@ -109,6 +109,8 @@ class JobRunner:
         attempt = self._queue._running(delivery.message.id)
         if attempt is None or not attempt.delivery.lost or attempt.record.delivery != delivery.message.attempts:
             return False
+        if attempt.reason is not None:
+            return False  # it is being stopped, and leaves its message to the next attempt: this one
         logger.info("job %s in %r came again while it runs here: it goes on", delivery.message.id, self._name)
         attempt.delivery = delivery
         return True

@@ -97,6 +97,35 @@ async def test_connections_break_under_load(amqp_url: str, queue_prefix: str, fi
         await load.finished()
 
 
+async def test_jobs_that_end_slowly_when_their_delivery_is_lost_run_again(
+    amqp_url: str, queue_prefix: str, figures: Figures
+) -> None:
+    """Their messages come back while the handlers are still on their way out: neither may wait for the other for ever."""
+    figures.name = "RabbitMQ: connection lost under handlers that end slowly"
+    async with (
+        TcpProxy.before(amqp_url) as proxy,
+        job_load(figures, proxy.url_of(amqp_url), queue_prefix) as load,
+    ):
+        load.cleanup_seconds = 1.5
+        for number in range(fault_count(1, share=0.05)):
+            load.gate.clear()
+            for key in range(3):
+                assert await load.enqueue(load.kept, partition_key=f"key {number} {key}")
+            assert await load.enqueue(load.kept)
+            # The plain one, and at least one of a partition: the others may wait behind it.
+            await load.until(lambda: len(set(load.runs) - load.done) >= 2, 10.0)
+            await proxy.shut()
+            await proxy.cut()
+            # Until the worker has noticed, and begun to stop what runs.
+            await asyncio.sleep(0.7)
+            await proxy.listen()
+            figures.faults += 1
+            await asyncio.sleep(0.5)
+            load.gate.set()
+            with figures.stall():
+                await load.finished(20.0)
+
+
 async def delete_queue(proxy: TcpProxy, load: JobLoad) -> None:
     async with raw_channel(load.broker_url) as channel:
         for name in names(load):

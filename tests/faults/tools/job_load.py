@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import anyio
 import msgspec
 
 from specstar import Job, SpecStar
@@ -57,6 +58,8 @@ class JobLoad:
         # Handlers wait here.
         self.gate = asyncio.Event()
         self.gate.set()
+        # How long a handler that is cancelled takes to end.
+        self.cleanup_seconds = 0.0
         # The broker as the sender reaches it.
         self.broker_url = sender_url or url
         self.worker, self.sender = _spec(url, prefix), _spec(sender_url or url, prefix)
@@ -76,7 +79,12 @@ class JobLoad:
             )
         self.history.setdefault(op, []).append((round(time.monotonic() - self.begun, 2), job.attempts))
         self.runs[op] += 1
-        await self.gate.wait()
+        try:
+            await self.gate.wait()
+        except asyncio.CancelledError:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(self.cleanup_seconds)
+            raise
         if job.payload.fails and self.runs[op] == 1:
             raise ValueError("once")
         self.done.add(op)
