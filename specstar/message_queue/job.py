@@ -103,7 +103,8 @@ class JobRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `payload` and `result` are JSON. `delivery` is the `attempts` of the message that was in work last, `worker` the run
     that has or had it: both fence off messages and workers that come too late. While a job runs, `status`, `attempts`,
-    `worker` and `started_time` are kept in the meta row alone, until its outcome is written.
+    `worker` and `started_time` are kept in the meta row alone, until its outcome is written. `message_waits`: it was
+    cancelled before a worker had its message, which must find this record.
     """
 
     job_id: str
@@ -123,6 +124,7 @@ class JobRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     finished_time: datetime | None = None
     worker: str | None = None
     cancel_requested: bool = False
+    message_waits: bool = False
     result: Raw = NO_RESULT
     error: str | None = None
     traceback: str | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -259,7 +260,7 @@ class JobQueue(Generic[P]):
                 changed = msgspec.structs.replace(record, cancel_requested=True)
             else:
                 changed = msgspec.structs.replace(
-                    record, status=JobStatus.cancelled, finished_time=datetime.now(UTC), worker=None
+                    record, status=JobStatus.cancelled, finished_time=datetime.now(UTC), worker=None, message_waits=True
                 )
             try:
                 await state.settle(snapshot, changed)
@@ -294,25 +295,44 @@ class JobQueue(Generic[P]):
                     self._notify(snapshot.record.job_id)
                 if not changed:
                     break
+            await self._messages_went(state, began)
         return purged
+
+    async def _messages_went(self, state: JobState, before: datetime) -> None:
+        """Let cancelled jobs be forgotten whose messages were purged."""
+        condition = self._condition(QB["created_time"] <= before, JobStatus.cancelled)
+        offset = 0
+        while page := await state.search(condition, limit=_PAGE, offset=offset):
+            offset += len(page)
+            for snapshot in page:
+                if snapshot.record.message_waits:
+                    with contextlib.suppress(RevisionConflictError, ResourceNotFoundError):
+                        await state.settle(snapshot, msgspec.structs.replace(snapshot.record, message_waits=False))
 
     @gated
     async def forget_finished(self, *, older_than: float) -> int:
-        """Erase the state of jobs that finished more than `older_than` seconds ago; returns how many."""
-        state = self._kept()
+        """Erase the state of jobs that finished more than `older_than` seconds ago; returns how many.
+
+        That of a job which was cancelled while it waited stays until its message has come to a worker, or is purged.
+        """
+        state, messages = self._kept(), self._messages()
         before = datetime.now(UTC) - timedelta(seconds=checked_seconds(older_than, field="older_than"))
         finished = [status.value for status in JobStatus if status.finished]
         condition = self._condition(QB["status"].in_(finished) & (QB["updated_time"] < before), None)
-        erased = 0
-        while page := await state.search(condition, limit=_PAGE):
-            went = 0
+        erased = kept = 0
+        while page := await state.search(condition, limit=_PAGE, offset=kept):
+            went = stay = 0
             for snapshot in page:
+                if snapshot.record.message_waits and messages.holds(snapshot.record.job_id):
+                    stay += 1
+                    continue
                 try:
                     went += await state.erase(snapshot.record.job_id, expected_version=snapshot.version)
                 except RevisionConflictError:
                     continue
             erased += went
-            if not went:
+            kept += stay
+            if not went and not stay:
                 break
         return erased
 

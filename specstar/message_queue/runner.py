@@ -171,6 +171,8 @@ class JobRunner:
     async def _turned_down(self, decision: Decision, snapshot: Snapshot, delivery: Delivery) -> None:
         record, message = snapshot.record, delivery.message
         if decision is Decision.drop:
+            if record.message_waits and self._state is not None:
+                await self._state.settle(snapshot, _replace(record, message_waits=False))
             await self._end(delivery.ack(), delivery)
         elif decision is Decision.park:
             dead = _replace(message, attempts=record.attempts)

@@ -96,7 +96,7 @@ def written(record: JobRecord, row: ResourceMeta | None, *, revision_id: str) ->
         meta = msgspec.structs.replace(_first_row(record), current_revision_id=revision_id)
         expected, parent, now = None, None, record.created_time
     else:
-        now = max(datetime.now(UTC), row.updated_time)
+        now = max(record.finished_time or datetime.now(UTC), row.updated_time)
         payload_id = revision_id
         expected, parent = row.version, row.current_revision_id
         meta = ResourceMeta(

@@ -328,7 +328,8 @@ class ResourceManager(Generic[T]):
         after: str | None = None,
         include_deleted: bool = False,
     ) -> Page[T]:
-        """The matching resources. `sort` names fields, "-" before a name reverses; ties are in the order of the ids.
+        """The matching resources. `sort` names fields, "-" before a name reverses; ids break ties, in the direction
+        of the last name.
 
         `after` is the `cursor` of the page before (keyset paging: cost does not grow with the page number). A payload that
         does not decode raises `DecodeError` when its `data` is read. Raises `QueryError`.

@@ -182,7 +182,8 @@ class ResourceManager(Generic[T]):
         after: str | None = None,
         include_deleted: bool = False,
     ) -> Page[T]:
-        """The matching resources. `sort` names fields, "-" before a name reverses; ties are in the order of the ids.
+        """The matching resources. `sort` names fields, "-" before a name reverses; ids break ties, in the direction
+        of the last name.
 
         `after` is the `cursor` of the page before (keyset paging: cost does not grow with the page number). A payload that
         does not decode raises `DecodeError` when its `data` is read. Raises `QueryError`.
@@ -472,7 +473,10 @@ class JobQueue(Generic[P]):
         return self._gate.call(functools.partial(self._inner.purge))
 
     def forget_finished(self, *, older_than: float) -> int:
-        """Erase the state of jobs that finished more than `older_than` seconds ago; returns how many."""
+        """Erase the state of jobs that finished more than `older_than` seconds ago; returns how many.
+
+        That of a job which was cancelled while it waited stays until its message has come to a worker, or is purged.
+        """
         return self._gate.call(functools.partial(self._inner.forget_finished, older_than=older_than))
 
     def list_dead(self, *, limit: int = 100) -> list[DeadJob[P]]:

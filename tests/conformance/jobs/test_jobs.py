@@ -266,6 +266,37 @@ async def test_a_waiting_job_can_be_cancelled(spec: SpecStar) -> None:
         await note.cancel("unknown")
 
 
+async def test_a_cancelled_job_that_was_forgotten_never_runs(spec: SpecStar) -> None:
+    """Its message waits still, and a message whose job nobody knows is one to run."""
+    ran: list[int] = []
+
+    @spec.job
+    async def send(job: Job[Mail]) -> None:
+        ran.append(job.payload.number)
+
+    cancelled = await send.enqueue(Mail(number=1))
+    assert await send.cancel(cancelled.job_id)
+    assert await send.forget_finished(older_than=0) == 0
+    other = await send.enqueue(Mail(number=2))
+    async with workers(spec, concurrency=1):
+        await send.wait(other.job_id, timeout=10)
+    assert ran == [2]
+    assert await send.forget_finished(older_than=0) == 2
+    assert await send.count() == 0
+
+
+async def test_purged_jobs_can_be_forgotten(spec: SpecStar) -> None:
+    @spec.job
+    async def send(job: Job[Mail]) -> None: ...
+
+    job = await send.enqueue(Mail(number=1))
+    await send.enqueue(Mail(number=2))
+    assert await send.cancel(job.job_id)
+    assert await send.purge() == 2
+    assert await send.forget_finished(older_than=0) == 2
+    assert await send.count() == 0
+
+
 async def test_a_running_job_can_be_cancelled(spec: SpecStar) -> None:
     began = anyio.Event()
 
