@@ -28,7 +28,11 @@ MIB = 1 << 20
 # What a caller costs that waits: its task, its data, its place in a batch.
 MEMORY_OF_CALLS = 150 * MIB
 DELAY = 0.05
-SHORT: dict[str, Any] = {"acquire_timeout_seconds": 1.0, "connect_timeout_seconds": 0.5, "command_timeout_seconds": 0.5}
+SHORT: dict[str, Any] = {
+    "acquire_timeout_seconds": 0.6,
+    "connect_timeout_seconds": 0.3,
+    "command_timeout_seconds": 0.25,
+}
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +106,7 @@ async def test_ten_thousand_calls(postgres_database: str, figures: Figures, crow
     async with (
         TcpProxy.before(postgres_database) as proxy,
         program(
-            proxy.url_of(postgres_database), pool_max_size=2, acquire_timeout_seconds=5.0, command_timeout_seconds=10.0
+            proxy.url_of(postgres_database), pool_max_size=2, acquire_timeout_seconds=2.5, command_timeout_seconds=10.0
         ) as users,
         program(postgres_database) as near,
     ):

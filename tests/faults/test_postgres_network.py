@@ -134,7 +134,7 @@ async def test_the_network_breaks_under_load(postgres_database: str, figures: Fi
         async with load.running():
             await load.progress(10)
             ways: list[Break] = []
-            for _ in range(fault_count(5, share=0.5)):
+            for _ in range(fault_count(4, share=0.5)):
                 ways = ways or load.chance.sample(BREAKS, len(BREAKS))
                 await ways.pop()(proxy, load)
                 figures.faults += 1

@@ -29,7 +29,7 @@ def anyio_backend() -> str:
 
 async def test_eight_processes_on_one_object(s3: S3Endpoint, s3_bucket: str, figures: Figures) -> None:
     figures.name = f"S3: conflict storm of {PROCESSES} processes"
-    steps = fault_count(3, share=0.1)
+    steps = fault_count(2, share=0.1)
     # Half of them replay their writes after a conflict, half are told of it.
     backends = [
         s3_backend(s3.endpoint_url, s3_bucket, s3, auto_reload_on_conflict=reload, operation_timeout_seconds=60.0)

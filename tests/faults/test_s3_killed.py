@@ -28,7 +28,7 @@ async def test_killed_under_load(private_s3: services.CephS3Server, figures: Fig
         load = ManagedLoad([writer.users], figures, limit=CALL_LIMIT, pause=0.1)
         async with load.running():
             await load.progress(CALL_LIMIT)
-            await kill_and_start(private_s3, load, figures, fault_count(2, share=0.1))
+            await kill_and_start(private_s3, load, figures, fault_count(1, share=0.1))
         await load.verify(late.users)
 
 
@@ -53,7 +53,7 @@ async def test_payloads_in_s3_and_rows_in_postgresql(
         load = ManagedLoad([users], figures, limit=CALL_LIMIT + postgres_program.CALL_LIMIT, pause=0.1)
         async with load.running():
             await load.progress(CALL_LIMIT)
-            for _ in range(fault_count(2, share=0.05)):
+            for _ in range(fault_count(1, share=0.05)):
                 await postgres_program.end_sessions(postgres_database)
                 figures.faults += 1
                 await kill_and_start(private_s3, load, figures, 1)

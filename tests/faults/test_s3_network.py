@@ -122,7 +122,7 @@ async def test_the_network_breaks_under_load(s3: S3Endpoint, s3_bucket: str, fig
             await load.progress(CALL_LIMIT)
             group.create_task(blobs.run())
             ways: list[Break] = []
-            for _ in range(fault_count(4, share=0.4)):
+            for _ in range(fault_count(3, share=0.4)):
                 ways = ways or load.chance.sample(BREAKS, len(BREAKS))
                 await ways.pop()(proxy, load)
                 proxy.heal()

@@ -17,7 +17,7 @@ from tests.faults.tools.s3_program import program
 __all__ = ["COUNTER", "CREATORS"]
 
 COUNTER = "counter"
-CREATORS = 3
+CREATORS = 2
 
 
 async def main() -> None:
