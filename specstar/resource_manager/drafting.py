@@ -17,6 +17,8 @@ from specstar.roles.storage import StorageWrite
 __all__ = ["Drafting"]
 
 T = TypeVar("T")
+# Random ones of a revision's id: 40 bits, which JSON and JavaScript keep exactly.
+_VERSION_DIGITS = 10
 
 
 class Drafting(Generic[T]):
@@ -30,13 +32,20 @@ class Drafting(Generic[T]):
     def first(self, codec: Codec[T], data: T, resource_id: str | None, status: RevisionStatus) -> StorageWrite:
         """A new resource, under a new id if none is given. Raises `InvalidInputError` for data or an id that cannot be."""
         payload = codec.encode(data)
-        resource_id = new_id() if resource_id is None else checked_id(resource_id)
         revision_id = new_id()
+        version = 1
+        if resource_id is None:
+            resource_id = new_id()
+        else:
+            # Such an id may come again after it was erased: whoever still has a row of the old one must not hit the new.
+            checked_id(resource_id)
+            version = int(revision_id[-_VERSION_DIGITS:], 16) + 1
         author = self._authorship.current()
         now = author.now()
         meta = ResourceMeta(
             resource_id=resource_id,
             current_revision_id=revision_id,
+            version=version,
             created_time=now,
             updated_time=now,
             created_by=author.user,

@@ -24,7 +24,9 @@ class ResourceMeta(Struct, frozen=True, kw_only=True, gc=False):
     """The one mutable row of a resource. Times are aware and in UTC.
 
     `version` grows by one with every change of the row (also with delete, restore and switch) and is what conditional
-    writes compare. `indexed_data` is the flat projection of the current payload: declared field path to plain value.
+    writes compare; under an id that a caller gave it begins at a random number, so that a resource which is erased and made
+    anew does not pass for the old one. `indexed_data` is the flat projection of the current payload: declared field path to
+    plain value.
     """
 
     resource_id: str

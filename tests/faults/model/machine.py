@@ -39,6 +39,7 @@ class Managers(RuleBasedStateMachine):
         self.blobs = PlainBlobs()
         self.jobs = PlainJobs()
         self.failing: set[int] = set()
+        self.first_versions: dict[tuple[str, str], int] = {}
         self.ran: dict[int, int] = {}
         self.open()
 
