@@ -19,7 +19,7 @@ from specstar.backends.postgres import PostgresOptions, PostgresProvider
 from specstar.backends.provider import BackendProvider
 from specstar.backends.s3 import S3Options, S3Provider
 
-__all__ = ["CASES", "Case", "Suite"]
+__all__ = ["CASES", "WITHOUT_SERVER", "Case", "Suite"]
 
 Suite = Literal["meta", "resource", "blob", "storage"]
 
@@ -128,3 +128,6 @@ CASES: dict[Suite, dict[str, CaseFactory]] = {
         "s3": _s3,
     },
 }
+
+WITHOUT_SERVER = {"memory", "disk", "disk-files", "disk-composed"}
+"""Cases that cost little: they are run for one more kind of caller."""

@@ -1,4 +1,5 @@
-"""Stores of one case, called from the test's own event loop: each call crosses to the home loop, as public calls do."""
+"""Stores of one case, called as public calls are: from the test's own event loop, which crosses to the home loop where that
+is another, or by threads that block, as those of the sync facade do."""
 
 from __future__ import annotations
 
@@ -6,6 +7,8 @@ import functools
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar, cast
+
+import anyio.to_thread
 
 from specstar.backends.provider import BackendContext, Role
 from specstar.resource_manager.composed import ComposedStorage
@@ -19,11 +22,15 @@ S = TypeVar("S")
 
 
 class Bench:
-    """Builds stores of a case; `reopen` closes all connections, as the end of a process would."""
+    """Builds stores of a case; `reopen` closes all connections, as the end of a process would.
 
-    def __init__(self, case: Case) -> None:
+    `blocking`: the home is a loop in a thread of its own, and each call blocks another thread.
+    """
+
+    def __init__(self, case: Case, *, blocking: bool = False) -> None:
         self.case = case
         self.gate = Gate()
+        self._run = self._block if blocking else self.gate.run
         self.gate.renew(native=self._native())
 
     def _native(self) -> bool:
@@ -40,8 +47,11 @@ class Bench:
         async def build() -> S:
             return make()
 
-        store = await self.gate.run(build)
-        return cast("S", _Crossing(self.gate, store))
+        store = await self._run(build)
+        return cast("S", _Crossing(self._run, store))
+
+    async def _block(self, function: Callable[[], Awaitable[Any]]) -> Any:
+        return await anyio.to_thread.run_sync(self.gate.call, function)
 
     async def meta(self, model: ModelSpec) -> MetaStore:
         """A meta store."""
@@ -87,8 +97,8 @@ class Bench:
 class _Crossing:
     """Any object with coroutine methods, driven through a gate. Readers and writers that it returns cross too."""
 
-    def __init__(self, gate: Gate, target: Any) -> None:
-        self._gate = gate
+    def __init__(self, run: Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]], target: Any) -> None:
+        self._run = run
         self._target = target
 
     def __getattr__(self, name: str) -> Any:
@@ -100,8 +110,8 @@ class _Crossing:
         return functools.partial(self._call, value)
 
     async def _call(self, method: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any) -> Any:
-        result = await self._gate.run(functools.partial(method, *args, **kwargs))
-        return _Crossing(self._gate, result) if isinstance(result, BlobReader | BlobWriter) else result
+        result = await self._run(functools.partial(method, *args, **kwargs))
+        return _Crossing(self._run, result) if isinstance(result, BlobReader | BlobWriter) else result
 
     async def _iterate(
         self, method: Callable[..., AsyncIterator[Any]], *args: Any, **kwargs: Any
@@ -109,6 +119,10 @@ class _Crossing:
         pages = method(*args, **kwargs)
         while True:
             try:
-                yield await self._gate.run(pages.__anext__)
+                yield await self._run(functools.partial(_next_page, pages))
             except StopAsyncIteration:
                 return
+
+
+async def _next_page(pages: AsyncIterator[Any]) -> Any:
+    return await anext(pages)
