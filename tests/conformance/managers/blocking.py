@@ -68,6 +68,13 @@ class _BlockingBlobs(_Blocking):
         return _BlockingStream(self._inner.open(*args, **kwargs))
 
 
+class _BlockingQueue(_Blocking):
+    """A job's queue; its name and handler are those of the queue inside."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner._inner, name) if name.startswith("_") else super().__getattr__(name)
+
+
 class BlockingStar:
     """A SpecStar used through `specstar.sync`."""
 
@@ -75,11 +82,27 @@ class BlockingStar:
         self._star = star
         self._sync = blocking.SpecStar(star)
         self._gate = star._gate
+        self._queues = star._queues
         self._factory = star._factory
         self.blobs = _BlockingBlobs(self._sync.blobs)
 
     def add_model(self, *args: Any, **kwargs: Any) -> Any:
         return _BlockingManager(self._sync.add_model(*args, **kwargs))
+
+    def get_resource_manager(self, model: Any) -> Any:
+        return _BlockingManager(self._sync.get_resource_manager(model))
+
+    def job(self, *args: Any, **kwargs: Any) -> Any:
+        made = self._sync.job(*args, **kwargs)
+        if isinstance(made, blocking.JobQueue):
+            return _BlockingQueue(made)
+        return lambda handler: _BlockingQueue(made(handler))
+
+    def add_job(self, *args: Any, **kwargs: Any) -> Any:
+        return _BlockingQueue(self._sync.add_job(*args, **kwargs))
+
+    async def run_workers(self, **kwargs: Any) -> None:
+        await anyio.to_thread.run_sync(functools.partial(self._sync.run_workers, **kwargs))
 
     async def check(self) -> Any:
         return await anyio.to_thread.run_sync(self._sync.check)
