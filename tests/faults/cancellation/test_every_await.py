@@ -46,6 +46,8 @@ OVER_NETWORK = {
 }
 WAYS = ["task", "scope", "away"]
 """How a caller is cancelled: see `Way`; "away": a scope, and its calls go to a loop in another thread."""
+PAUSES = [0, 0, 0.00003, 0.0001, 0.001]
+"""Seconds that threads get before a cancellation: none, or so that they are in the middle of something."""
 # A second on a machine that does nothing else.
 PROMPT_SECONDS = 5.0
 
@@ -53,7 +55,8 @@ PROMPT_SECONDS = 5.0
 class Trial:
     """One case at one place, cancelled at one point after another."""
 
-    def __init__(self, place: Place, case: Case, way: Way, figures: Figures) -> None:
+    def __init__(self, place: Place, case: Case, way: Way, figures: Figures, rng: random.Random) -> None:
+        self.rng = rng
         self.place = place
         self.case = case
         self.way = way
@@ -74,6 +77,7 @@ class Trial:
                 gate=there.spec._gate,
                 at=at,
                 way=self.way,
+                pause=self.rng.choice(PAUSES) if at is not None else 0.0,
                 before=neighbours.first if neighbours else None,
                 after=neighbours.second if neighbours else None,
             )
@@ -135,12 +139,12 @@ class Trial:
             self.figures.acknowledged += 1  # it was told too late
         return True
 
-    async def run(self, rng: random.Random, most: int, seed: int) -> None:
+    async def run(self, most: int, seed: int) -> None:
         """Cancel at as many points as there are, or at `most` of them."""
         at: int | None = None
         try:
             points = await self.learn()
-            chosen = range(1, points + 1) if points <= most else sorted(rng.sample(range(1, points + 1), most))
+            chosen = range(1, points + 1) if points <= most else sorted(self.rng.sample(range(1, points + 1), most))
             for at in chosen:
                 if not await self.cancelled_at(at):
                     break
@@ -190,8 +194,8 @@ async def cancel_family(
     held = Held()
     async with (there := await place()).spec:
         for case in rng.sample(FAMILIES[family], min(cases, len(FAMILIES[family]))):
-            trial = Trial(there, case, "task" if way == "task" else "scope", figures)
-            await trial.run(rng, points, seed)
+            trial = Trial(there, case, "task" if way == "task" else "scope", figures, rng)
+            await trial.run(points, seed)
     await nothing_left(held)
 
 

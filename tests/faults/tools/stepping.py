@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 import traceback
 from asyncio import events
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
@@ -51,8 +52,9 @@ class Attempt:
 class _Points:
     """Counts; at number `at` it cancels, once."""
 
-    def __init__(self, at: int | None, attempt: Attempt) -> None:
+    def __init__(self, at: int | None, attempt: Attempt, pause: float) -> None:
         self.at = at
+        self.pause = pause
         self.attempt = attempt
         self.cancel: Callable[[], object] | None = None
 
@@ -62,6 +64,8 @@ class _Points:
         self.attempt.points += 1
         if self.attempt.points == self.at:
             self.attempt.fired = True
+            if self.pause:
+                time.sleep(self.pause)
             self.cancel()
 
     def factory(self, loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
@@ -189,15 +193,17 @@ async def run_stepped(
     gate: Gate,
     at: int | None,
     way: Way,
+    pause: float = 0.0,
     before: Callable[[], Coroutine[Any, Any, None]] | None = None,
     after: Callable[[], Coroutine[Any, Any, None]] | None = None,
 ) -> Attempt:
     """Run `call` and cancel it at point `at` (None: never), with `before` and `after` started just before and after it.
 
-    The points are those of the gate's home, wherever it runs. An error of the neighbours is raised.
+    The loop stands still for `pause` seconds before it cancels: its threads get on meanwhile. The points are those of the
+    gate's home, wherever it runs. An error of the neighbours is raised.
     """
     attempt = Attempt()
-    points = _Points(at, attempt)
+    points = _Points(at, attempt, pause)
     home = gate.home
     away = home is not None and not home.is_current()
     edge = way == "task" and _in_asyncio()
