@@ -1,0 +1,90 @@
+"""Callers on asyncio that are cancelled by `Task.cancel()` while a thread works for them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from specstar import SpecStar
+from specstar.backends.disk.blob_files import BlobFile, BlobFiles, NewBlob
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+async def spec(tmp_path: Path) -> AsyncIterator[SpecStar]:
+    disk = {"type": "disk", "options": {"rootdir": str(tmp_path)}}
+    spec = SpecStar()
+    spec.configure(backend={"meta": disk, "resource": disk, "blob": disk})
+    async with spec:
+        yield spec
+
+
+class Slow:
+    """Makes a function of a thread wait until it is told to go on."""
+
+    def __init__(self) -> None:
+        self.begun, self.go_on = threading.Event(), threading.Event()
+
+    def wait(self) -> None:
+        self.begun.set()
+        assert self.go_on.wait(10)
+
+    async def cancel(self, task: asyncio.Task[object]) -> None:
+        """Cancel while the thread is at work; it goes on a moment later."""
+        while not self.begun.is_set():  # noqa: ASYNC110  another thread sets it
+            await asyncio.sleep(0.001)
+        task.cancel()
+        await asyncio.sleep(0.02)
+        self.go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+async def test_a_blob_that_a_thread_opened_is_closed(spec: SpecStar, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = await spec.blobs.put(b"bytes")
+    slow, opened = Slow(), list[int]()
+    open_file = BlobFiles.open
+
+    def slowly(files: BlobFiles, file_id: str) -> BlobFile:
+        slow.wait()
+        file = open_file(files, file_id)
+        opened.append(file.descriptor)
+        return file
+
+    monkeypatch.setattr(BlobFiles, "open", slowly)
+    await slow.cancel(asyncio.create_task(spec.blobs.get(info.file_id)))
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(opened[0])
+
+
+async def test_an_upload_is_not_dropped_under_the_thread_that_writes_it(
+    spec: SpecStar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its descriptor may belong to another upload by then."""
+    await spec.blobs.put(b"bytes")
+    slow, events = Slow(), list[str]()
+    write, drop = NewBlob.write, NewBlob.drop
+
+    def slowly(new: NewBlob, data: bytes | bytearray | memoryview) -> None:
+        slow.wait()
+        write(new, data)
+        events.append("written")
+
+    def dropped(new: NewBlob) -> None:
+        events.append("dropped")
+        drop(new)
+
+    monkeypatch.setattr(NewBlob, "write", slowly)
+    monkeypatch.setattr(NewBlob, "drop", dropped)
+    await slow.cancel(asyncio.create_task(spec.blobs.put(iter([bytes(300_000)]))))
+    assert events == ["written", "dropped"]
+    assert not [path for path in (tmp_path / "_blobs" / "_tmp").rglob("*") if path.is_file()]
