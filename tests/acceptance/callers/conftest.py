@@ -165,13 +165,16 @@ def _roles(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Backend
             "secret_access_key": server.secret_access_key,
         },
     }
+    if kind == "s3":
+        return {"meta": s3, "resource": s3, "blob": s3, "mq": rabbitmq}
     assert kind == "servers", kind
     return {"meta": postgres, "resource": s3, "blob": s3, "mq": rabbitmq}
 
 
 @pytest.fixture(params=["disk", "postgres"])
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
-    """The configuration under test, by its short name: memory, disk, postgres, jobs (with RabbitMQ), servers (S3 too)."""
+    """The configuration under test, by its short name: memory, disk, postgres, jobs (with RabbitMQ), s3 and servers
+    (RabbitMQ too)."""
     return _roles(request.param, request, tmp_path)
 
 
