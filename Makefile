@@ -17,7 +17,7 @@ PIP_INSTALL := -m pip install -qq --disable-pip-version-check
 DIR ?=
 BACKEND ?=
 # make test: workers, and anything else for pytest, such as ARGS="-k blobs".
-WORKERS ?= 2
+WORKERS ?= 4
 ARGS ?=
 # What make lint and make types look at, of what is there.
 CODE := $(wildcard specstar tests benchmarks services tools docs/examples)

@@ -1,7 +1,7 @@
 """One set of servers for many users: each started once, when first asked for, side by side, and all closed together."""
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Literal, Self, TypeVar, get_args
@@ -22,10 +22,16 @@ AnyServer = PostgresServer | PgBouncerServer | RabbitMQServer | CephS3Server
 
 
 class ServiceHost:
-    """Owns the servers it starts; thread-safe. `given` are servers of the user's own, used instead of starting one."""
+    """Owns the servers it starts; thread-safe. `given` are servers of the user's own, used instead of starting one.
 
-    def __init__(self, given: dict[ServiceName, Endpoint] | None = None) -> None:
+    `postgres_settings` go on top of the defaults of PostgreSQL.
+    """
+
+    def __init__(
+        self, given: dict[ServiceName, Endpoint] | None = None, *, postgres_settings: Mapping[str, str] | None = None
+    ) -> None:
         self._given = dict(given or {})
+        self._postgres_settings = dict(postgres_settings or {})
         self._lock = threading.Lock()
         self._threads = ThreadPoolExecutor(len(SERVICE_NAMES), thread_name_prefix="services")
         self._starting: dict[ServiceName, Future[Endpoint]] = {}
@@ -100,7 +106,7 @@ class ServiceHost:
             return self._given[name]
         server: AnyServer
         if name == "postgres":
-            server = PostgresServer()
+            server = PostgresServer(settings=self._postgres_settings)
         elif name == "rabbitmq":
             server = RabbitMQServer()
         elif name == "s3":

@@ -25,6 +25,8 @@ from services.wire import RemoteHost, SharedHost
 T = TypeVar("T")
 ADMIN_TIMEOUT_SECONDS = 30.0
 
+# Each test has a database of its own, and none of them cuts the power: servers that are killed are private ones.
+SHARED_POSTGRES = {"fsync": "off", "max_connections": "300"}
 # A server of this fixture's own, which the test may break: not shared, so all its users go to one worker.
 PRIVATE_FIXTURES = ("private_postgres", "private_pgbouncer", "private_rabbitmq", "private_s3")
 NEEDED_BY: dict[str, ServiceName] = {
@@ -52,7 +54,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[HOST] = RemoteHost(worker_input["services_socket"])
         return
     owned = contextlib.ExitStack()
-    host = owned.enter_context(ServiceHost(given_endpoints()))
+    host = owned.enter_context(ServiceHost(given_endpoints(), postgres_settings=SHARED_POSTGRES))
     config.stash[HOST] = host
     config.stash[OWNED] = owned
 
