@@ -59,14 +59,15 @@ class _Points:
         self.cancel: Callable[[], object] | None = None
 
     def count(self, _: object = None) -> None:
-        if self.cancel is None:
+        cancel = self.cancel  # taken away by another thread, maybe
+        if cancel is None:
             return  # the call has not begun, or is over
         self.attempt.points += 1
         if self.attempt.points == self.at:
             self.attempt.fired = True
             if self.pause:
                 time.sleep(self.pause)
-            self.cancel()
+            cancel()
 
     def factory(self, loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
         return asyncio.Task(_Stepped(coroutine, self), loop=loop, **options)
@@ -92,6 +93,8 @@ class _Stepped(Coroutine[Any, Any, Any]):
         raise AssertionError("tasks step it")
 
     def __getattr__(self, name: str) -> Any:
+        if name == "_coroutine":
+            raise AttributeError(name)
         return getattr(self._coroutine, name)  # anyio looks whether it has begun
 
     def _step(self, step: Callable[..., Any], *arguments: Any) -> Any:
