@@ -37,11 +37,11 @@ HERE = ["resources", "blobs", "jobs", "spec"]
 OVER_NETWORK = {
     ("postgres", "resources"): 10,
     ("postgres", "spec"): 2,
-    ("s3", "resources"): 2,
-    ("s3", "blobs"): 2,
+    ("s3", "resources"): 1,
+    ("s3", "blobs"): 1,
     ("s3", "blobs in parts"): 1,
     ("s3", "spec"): 1,
-    ("postgres/rabbitmq", "jobs"): 3,
+    ("postgres/rabbitmq", "jobs"): 2,
     ("postgres/rabbitmq", "spec"): 2,
 }
 WAYS = ["task", "scope", "away"]

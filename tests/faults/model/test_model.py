@@ -25,7 +25,7 @@ PLACES = [
     ("postgres+disk", "trio", 3),
     ("disk/rabbitmq", "trio", 3),
     ("postgres/rabbitmq", "asyncio", 3),
-    ("postgres+s3/rabbitmq", "asyncio", 3),
+    ("postgres+s3/rabbitmq", "asyncio", 2),
 ]
 
 
