@@ -28,7 +28,7 @@ Way = Literal["task", "scope"]
 """How an asyncio caller is cancelled: once, by `Task.cancel`, or by an anyio scope, which keeps at it. Trio has scopes."""
 
 _LIMIT_SECONDS = 30.0
-_HAND_OVER_SECONDS = 0.5
+_HAND_OVER_SECONDS = 0.1
 
 
 class Attempt:
