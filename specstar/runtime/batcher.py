@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 import anyio
 
-from specstar.errors import BackendError, BackendUnavailable
+from specstar.errors import BackendError, BackendUnavailable, OutcomeUnknownError
 from specstar.runtime.home import Home, Waiter
 
 __all__ = ["Batcher"]
@@ -38,7 +38,8 @@ class Batcher(Generic[Item, Result]):
     never in flight together, and leave in order of arrival; None as key means free to go.
 
     A caller cancelled while it waits takes its item out; once its item is in flight, the flush goes on for the neighbours.
-    An item that waited longer than `max_wait` seconds is refused with `BackendUnavailable` instead of being sent. All
+    An item that waited longer than `max_wait` seconds is refused with `BackendUnavailable` instead of being sent. When the
+    home closes under a flush, its callers get `BackendUnavailable`, or `OutcomeUnknownError` if the flush `writes`. All
     methods belong to the home loop; the flushes are tasks of the home.
     """
 
@@ -55,6 +56,7 @@ class Batcher(Generic[Item, Result]):
         size_of: Callable[[Item], int] | None = None,
         key_of: Callable[[Item], Hashable] | None = None,
         max_wait: float = 60.0,
+        writes: bool = False,
     ) -> None:
         self.name = name
         self.flushes = 0
@@ -68,6 +70,7 @@ class Batcher(Generic[Item, Result]):
         self._size_of = size_of
         self._key_of = key_of
         self._max_wait = max_wait
+        self._writes = writes
         self._pending: deque[_Entry[Item]] = deque()
         self._in_flight = 0
         self._items_in_flight = 0
@@ -127,7 +130,8 @@ class Batcher(Generic[Item, Result]):
                 batch = []
         except BaseException:
             # Cancelled: the home is closing. Nobody may wait for ever.
-            self._fail(batch, BackendUnavailable(f"{self.name}: closed while the call was in flight"))
+            in_flight = f"{self.name}: closed while the call was in flight"
+            self._fail(batch, OutcomeUnknownError(in_flight) if self._writes else BackendUnavailable(in_flight))
             while rest := self._take():
                 self._fail(rest, BackendUnavailable(f"{self.name}: closed before the call was sent"))
             raise

@@ -72,6 +72,7 @@ class MetaWriter:
             max_in_flight=MAX_IN_FLIGHT,
             size_of=_size,
             key_of=_resource_id,
+            writes=True,
         )
 
     async def write(self, item: StorageWrite) -> None:

@@ -104,6 +104,7 @@ class MetaSync:
             max_bytes=_MAX_BYTES,
             max_in_flight=1,
             size_of=lambda group: group.size,
+            writes=True,
         )
         self._reads: Batcher[Operation, Any] = Batcher(
             home, self._flush_reads, name=f"{self.name}: reads", max_in_flight=2

@@ -158,6 +158,7 @@ class Lanes:
             max_bytes=_MAX_WRITE_BYTES,
             max_in_flight=1,
             size_of=_size_of,
+            writes=True,
         )
         self._reads: Batcher[Operation, Any] = Batcher(
             home, self._flush_reads, name=f"{file.path}: reads", max_items=_MAX_READS, max_in_flight=1

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from specstar.errors import BackendError, BackendUnavailable
+from specstar.errors import BackendError, BackendUnavailable, OutcomeUnknownError
 from specstar.runtime.batcher import Batcher
 from specstar.runtime.home import AsyncioHome, Home
 from specstar.runtime.trio_home import TrioHome
@@ -327,3 +327,29 @@ def test_any_mix_of_keys_and_cancellations_answers_everyone_once(
         assert not batcher._keys
 
     anyio.run(main)
+
+
+@pytest.mark.parametrize(("writes", "error"), [(False, BackendUnavailable), (True, OutcomeUnknownError)])
+async def test_callers_of_a_flush_that_is_cut_off_learn_what_is_known(writes: bool, error: type[Exception]) -> None:
+    begun = anyio.Event()
+
+    async def flush(items: list[int]) -> Sequence[int]:
+        begun.set()
+        await anyio.sleep_forever()
+        return items
+
+    home = make_home()
+    batcher: Batcher[int, int] = Batcher(home, flush, name="test", writes=writes)
+    errors: list[Exception] = []
+
+    async def call() -> None:
+        try:
+            await batcher.submit(1)
+        except Exception as caught:
+            errors.append(caught)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(call)
+        await begun.wait()
+        await home.cancel_tasks(1)
+    assert [type(caught) for caught in errors] == [error]
