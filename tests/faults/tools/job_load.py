@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import anyio
@@ -143,9 +144,11 @@ class JobLoad:
         before = set(self.confirmed)
         with self.figures.stall():
             for queue in (self.kept, self.plain):
-                await self.until(
-                    lambda queue=queue: any(op.startswith(queue.name) for op in self.done - before), within
-                )  # type: ignore[misc]
+                prefix = f"{queue.name}-"
+                await self.until(partial(self._new_ended, prefix, before), within)
+
+    def _new_ended(self, prefix: str, before: set[str]) -> bool:
+        return any(op.startswith(prefix) for op in self.done - before)
 
     async def finished(self, within: float = 60.0) -> None:
         """All that was confirmed has run."""
