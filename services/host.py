@@ -72,6 +72,16 @@ class ServiceHost:
     def s3(self) -> S3Endpoint:
         return self._typed("s3", S3Endpoint)
 
+    def secrets(self) -> frozenset[str]:
+        """The passwords and secret keys of the servers that have started so far: what no output may show."""
+        with self._lock:
+            started = [future for future in self._starting.values() if future.done() and not future.cancelled()]
+        endpoints = [future.result() for future in started if future.exception() is None]
+        return frozenset(
+            endpoint.secret_access_key if isinstance(endpoint, S3Endpoint) else endpoint.password
+            for endpoint in endpoints
+        ) - {""}
+
     def environment(self, names: Iterable[ServiceName]) -> dict[str, str]:
         """The variables of the named servers, which are started side by side."""
         wanted = list(names)

@@ -229,7 +229,7 @@ class Database:
                         results.append(operation.run(self))
                     except SpecstarError as error:
                         results.append(error)
-                    except apsw.Error as error:
+                    except (apsw.Error, UnicodeDecodeError) as error:
                         failure = translate(error, self.name)
                         failure.__cause__ = error
                         results.append(failure)
@@ -336,5 +336,5 @@ def _translated(name: str) -> Iterator[None]:
         yield
     except (apsw.ConnectionClosedError, apsw.CursorClosedError) as error:
         raise BackendUnavailable(f"{name}: the database is closed") from error
-    except (apsw.Error, MemoryError) as error:
+    except (apsw.Error, MemoryError, UnicodeDecodeError) as error:
         raise translate(error, name) from error

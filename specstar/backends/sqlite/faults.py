@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import apsw
 
-from specstar.errors import BackendError, BackendUnavailable, LimitExceededError, SchemaVersionError, SpecstarError
+from specstar.errors import (
+    BackendError,
+    BackendUnavailable,
+    DecodeError,
+    LimitExceededError,
+    SchemaVersionError,
+    SpecstarError,
+)
 
 __all__ = ["DISK_ERRORS", "is_fatal", "translate"]
 
@@ -54,6 +61,8 @@ def translate(error: Exception, database: str) -> SpecstarError:
         return BackendUnavailable(
             f"{database}: another process kept it locked for longer than the busy timeout; repeat the call"
         )
+    if isinstance(error, UnicodeDecodeError):
+        return DecodeError(f"{database}: a stored text is damaged ({error}): restore it from a backup")
     if isinstance(error, apsw.InterruptError):
         return BackendUnavailable(f"{database}: the call was interrupted because the database is being closed")
     if isinstance(error, apsw.NotADBError):

@@ -16,6 +16,7 @@ from specstar.backends.sqlite.database import APPLICATION_ID, SCHEMA_VERSION, Da
 from specstar.errors import (
     BackendError,
     BackendUnavailable,
+    DecodeError,
     DuplicateResourceError,
     OutcomeUnknownError,
     SchemaVersionError,
@@ -297,3 +298,21 @@ def test_an_interrupted_statement_is_unavailable(database: Database) -> None:
     (result,) = database.read([Endless()])
     assert isinstance(result, BackendUnavailable)
     assert database.read([Numbers()]) == [[]]
+
+
+def test_a_damaged_text_is_an_error_of_its_reader_alone() -> None:
+    class Read:
+        def __init__(self, key: int) -> None:
+            self.key = key
+
+        def run(self, database: Database) -> str:
+            return str(database.execute("SELECT value FROM texts WHERE key = ?", (self.key,))[0][0])
+
+    database = Database.in_memory()
+    with database.transaction():
+        database.execute("CREATE TABLE texts (key INTEGER, value TEXT)")
+        database.execute("INSERT INTO texts VALUES (1, 'whole'), (2, CAST(x'ff61' AS TEXT))")
+    whole, damaged = database.read([Read(1), Read(2)])
+    assert whole == "whole"
+    assert isinstance(damaged, DecodeError)
+    assert "backup" in str(damaged)

@@ -1,0 +1,54 @@
+"""Searches all that the suite puts out for the passwords and keys of the servers that it used: one that shows fails the run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+
+from services.host import ServiceHost
+from tests.services_plugin import HOST
+
+__all__ = ["shown_in"]
+
+_LEAKS = pytest.StashKey[list[str]]()
+_SEARCHED = pytest.StashKey[list[int]]()
+
+
+def shown_in(report: pytest.TestReport | pytest.CollectReport, secrets: Iterable[str]) -> list[str]:
+    """The places of a report in which a secret shows: captured output, log and warnings, and the traceback."""
+    places = [*report.sections, ("traceback", report.longreprtext)]
+    return sorted({name for name, content in places for secret in secrets if secret in content})
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_LEAKS] = []
+    config.stash[_SEARCHED] = [0]
+    if not hasattr(config, "workerinput"):  # the reports of all workers come to one process
+        config.pluginmanager.register(_Search(config), "specstar-secrets-search")
+
+
+class _Search:
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        host = self._config.stash.get(HOST, None)
+        if not isinstance(host, ServiceHost) or not (secrets := host.secrets()):
+            return
+        self._config.stash[_SEARCHED][0] += 1
+        leaks = self._config.stash[_LEAKS]
+        leaks += [f"{report.nodeid}, {report.when}: {place}" for place in shown_in(report, secrets)]
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self._config.stash[_LEAKS]:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        leaks = self._config.stash[_LEAKS]
+        if leaks:
+            terminalreporter.section("a password or key shows in the output", red=True)
+            for leak in leaks:
+                terminalreporter.write_line(leak)
