@@ -6,13 +6,9 @@ calls work at once; and in the end nothing is left open. Long runs take every po
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import gc
 import os
 import random
-from asyncio import events
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +23,7 @@ from tests.faults.cancellation.spec_cases import SPEC_CASES, use
 from tests.faults.ledger import Figures, fault_count
 from tests.faults.tools.bindings import Backend, configuration
 from tests.faults.tools.leaks import Held, nothing_left
+from tests.faults.tools.negotiations import cancelled_negotiations_ignored
 from tests.faults.tools.stepping import Attempt, Way, run_stepped
 
 FAMILIES = {
@@ -202,27 +199,6 @@ async def cancel_family(
                 trial = Trial(there, case, "task" if way == "task" else "scope", figures, rng)
                 await trial.run(points, seed)
         await nothing_left(held)
-
-
-@contextlib.contextmanager
-def cancelled_negotiations_ignored() -> Iterator[None]:
-    """asyncpg leaves a future with this error behind when the negotiation of TLS is cancelled; its socket is closed."""
-    if events._get_running_loop() is None:
-        yield
-        return
-    loop = asyncio.get_running_loop()
-    before = loop.get_exception_handler() or (lambda loop, context: loop.default_exception_handler(context))
-
-    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        if str(context.get("exception")) != "unexpected connection_lost() call":
-            before(loop, context)
-
-    loop.set_exception_handler(handle)
-    try:
-        yield
-        gc.collect()
-    finally:
-        loop.set_exception_handler(before)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
