@@ -16,9 +16,11 @@ _SEARCHED = pytest.StashKey[list[int]]()
 
 
 def shown_in(report: pytest.TestReport | pytest.CollectReport, secrets: Iterable[str]) -> list[str]:
-    """The places of a report in which a secret shows: captured output, log and warnings, and the traceback."""
-    places = [*report.sections, ("traceback", report.longreprtext)]
-    return sorted({name for name, content in places for secret in secrets if secret in content})
+    """The places of a report in which a secret shows: captured output and log.
+
+    Not the traceback of a failed test, in which pytest shows what the test itself was given, the address of a server too.
+    """
+    return sorted({name for name, content in report.sections for secret in secrets if secret in content})
 
 
 @pytest.hookimpl(tryfirst=True)
