@@ -141,6 +141,18 @@ class LocalJobState(JobState):
                 await self._stored.erase(job_id)
             return True
 
+    async def withdraw(self, job_id: str) -> None:
+        live = self._live.opened or await self._live.get()
+        async with self._writing:
+            entry = live.entries.get(job_id)
+            # Several changes may have reached the store as its first version: what is there alone has ended.
+            if entry is None or entry.version != 1:
+                raise RevisionConflictError(job_id)
+            del live.entries[job_id]
+            live.unwritten.pop(job_id, None)
+            if entry.row is not None:
+                await self._stored.erase(job_id)
+
     async def search(
         self, condition: Condition | None, *, sort: Sequence[str] = (), limit: int | None = None, offset: int = 0
     ) -> list[Snapshot]:

@@ -36,7 +36,6 @@ _MAX_KEY_BYTES = 255
 _CONFLICTS = 16
 _CLEANUP_SECONDS = 5.0
 _CLEANUP_TASKS = 64
-_FIRST_VERSION = 1
 
 
 class JobSender:
@@ -198,7 +197,7 @@ async def _forget(state: JobState, records: Sequence[JobRecord], *, in_flight: b
                 if in_flight:
                     with contextlib.suppress(DuplicateResourceError):
                         await state.create(record)
-                await state.erase(record.job_id, expected_version=_FIRST_VERSION)
+                await state.withdraw(record.job_id)
 
     with anyio.move_on_after(_CLEANUP_SECONDS, shield=True):
         async with anyio.create_task_group() as group:

@@ -59,6 +59,10 @@ class JobState(ABC):
     async def erase(self, job_id: str, *, expected_version: int | None = None) -> bool:
         """Forget a job. Raises `RevisionConflictError` if its version is another one."""
 
+    async def withdraw(self, job_id: str) -> None:
+        """Take back what `create` made, if nothing has changed it since. Raises `RevisionConflictError` if something has."""
+        await self.erase(job_id, expected_version=_FIRST_VERSION)
+
     @abstractmethod
     async def search(
         self, condition: Condition | None, *, sort: Sequence[str] = (), limit: int | None = None, offset: int = 0
@@ -68,6 +72,9 @@ class JobState(ABC):
     @abstractmethod
     async def count(self, condition: Condition | None) -> int:
         """The number of matching jobs. Raises `QueryError`."""
+
+
+_FIRST_VERSION = 1
 
 
 def indexed_data(record: JobRecord) -> dict[str, object]:

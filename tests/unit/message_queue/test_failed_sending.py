@@ -1,0 +1,52 @@
+"""A message that went out although its sender was told otherwise: its job runs, once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from specstar import Job, JobStatus, SpecStar
+from specstar.errors import BackendUnavailable
+from tests.conformance.jobs.harness import Mail, eventually, workers
+
+
+async def test_a_sender_that_fails_does_not_take_back_a_job_that_has_ended(
+    spec: SpecStar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[int] = []
+
+    async def note(job: Job[Mail]) -> None:
+        runs.append(job.payload.number)
+
+    queue = spec.add_job(Mail, note)
+    async with workers(spec):
+        messages = await spec._gate.run(_queue_of(queue))
+        publish = messages.publish
+        sent: list[Any] = []
+
+        async def publish_and_lose_the_answer(message: Any, *, delay: float = 0) -> None:
+            """The job has ended, and its state has been written, before the sender gives up."""
+            sent.append(message)
+            await publish(message, delay=delay)
+            await eventually(lambda: runs)
+            await queue.count()
+            raise BackendUnavailable("not confirmed in time")
+
+        monkeypatch.setattr(messages, "publish", publish_and_lose_the_answer)
+        with pytest.raises(BackendUnavailable):
+            await queue.enqueue(Mail(number=1))
+        monkeypatch.undo()
+        assert (await queue.get(sent[0].id)).status is JobStatus.succeeded
+        # The same message once more, as a broker delivers it that never saw the acknowledgement.
+        await spec._gate.run(lambda: publish(sent[0]))
+        other = await queue.enqueue(Mail(number=2))
+        await queue.wait(other.job_id, timeout=10)
+    assert runs == [1, 2]
+
+
+def _queue_of(queue: Any) -> Any:
+    async def look() -> Any:
+        return queue._sender.messages()
+
+    return look
