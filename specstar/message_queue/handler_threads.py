@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import inspect
-import sys
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -15,6 +13,7 @@ from specstar.message_queue.codec import ResultError
 from specstar.message_queue.job import Job
 from specstar.runtime import Home
 from specstar.runtime.crossing import home_of_caller
+from specstar.runtime.home import callers_context
 
 __all__ = ["HandlerThreads"]
 
@@ -72,7 +71,7 @@ class HandlerThreads:
             else:
                 waiter.set_exception(error)
 
-        context = _context_of_a_thread()
+        context = callers_context(None)
 
         def work() -> None:
             result: Any = None
@@ -105,12 +104,3 @@ class HandlerThreads:
         self._closed = True
         while self._idle:
             self._idle.pop().work.put(None)
-
-
-def _context_of_a_thread() -> contextvars.Context:
-    """The caller's context variables, but for the one by which sniffio tells that an event loop runs here."""
-    context = contextvars.copy_context()
-    sniffio = sys.modules.get("sniffio")
-    if sniffio is not None:
-        context.run(sniffio.current_async_library_cvar.set, None)
-    return context

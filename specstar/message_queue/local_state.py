@@ -135,10 +135,7 @@ class LocalJobState(JobState):
                 return await self._stored.erase(job_id, expected_version=expected_version)
             if expected_version is not None and entry.version != expected_version:
                 raise RevisionConflictError(job_id, model=entry.record.queue)
-            del live.entries[job_id]
-            live.unwritten.pop(job_id, None)
-            if entry.row is not None:
-                await self._stored.erase(job_id)
+            await self._remove(live, entry)
             return True
 
     async def withdraw(self, job_id: str) -> None:
@@ -148,10 +145,14 @@ class LocalJobState(JobState):
             # Several changes may have reached the store as its first version: what is there alone has ended.
             if entry is None or entry.version != 1:
                 raise RevisionConflictError(job_id)
-            del live.entries[job_id]
-            live.unwritten.pop(job_id, None)
-            if entry.row is not None:
-                await self._stored.erase(job_id)
+            await self._remove(live, entry)
+
+    async def _remove(self, live: LiveJobs, entry: _Entry) -> None:
+        job_id = entry.record.job_id
+        del live.entries[job_id]
+        live.unwritten.pop(job_id, None)
+        if entry.row is not None:
+            await self._stored.erase(job_id)
 
     async def search(
         self, condition: Condition | None, *, sort: Sequence[str] = (), limit: int | None = None, offset: int = 0

@@ -14,7 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from specstar.runtime.mailbox import Mailbox
 
-__all__ = ["AsyncioHome", "Call", "Home", "Outcome", "TaskHandle", "Waiter", "log_task_error"]
+__all__ = ["AsyncioHome", "Call", "Home", "Outcome", "TaskHandle", "Waiter", "callers_context", "log_task_error"]
 
 T = TypeVar("T")
 T_contra = TypeVar("T_contra", contravariant=True)
@@ -88,7 +88,7 @@ class Call(ABC, Generic[T]):
         self._mailbox = home.mailbox
         self._function = function
         self._done = done
-        self._context = _callers_context(home.library)
+        self._context = callers_context(home.library)
         self.cancelled = False
         self.started = False
 
@@ -315,8 +315,11 @@ def log_task_error(name: str, error: BaseException) -> None:
     logger.error("background task %s failed", name, exc_info=error)
 
 
-def _callers_context(library: str) -> contextvars.Context:
-    """The caller's context variables, but for the one by which sniffio (and so anyio) tells the event loop's library."""
+def callers_context(library: str | None) -> contextvars.Context:
+    """The caller's context variables, but for the one by which sniffio (and so anyio) tells the event loop's library.
+
+    None: for a thread without a loop.
+    """
     context = contextvars.copy_context()
     sniffio = sys.modules.get("sniffio")
     if sniffio is not None:

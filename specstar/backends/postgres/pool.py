@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import weakref
+from asyncio import events
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -100,10 +101,7 @@ class SessionPool:
 
     async def acquire(self) -> Session:
         """A connection. Raises `BackendUnavailable` if no turn comes in time, and what the driver raises on connecting."""
-        if self._turns.locked():
-            await self._wait_for_turn(self._turns)
-        else:
-            await self._turns.acquire()
+        await self._take_turn(self._turns)
         self._busy += 1
         try:
             if self.closing or self._pool is None:
@@ -126,16 +124,16 @@ class SessionPool:
         A batch serves many callers, and few are under way: it must not stand in one row with thousands of single calls.
         Raises `BackendUnavailable` if no turn comes in time. Not to be nested.
         """
-        if self._alone.locked():
-            await self._wait_for_turn(self._alone)
-        else:
-            await self._alone.acquire()
+        await self._take_turn(self._alone)
         try:
             yield
         finally:
             self._alone.release()
 
-    async def _wait_for_turn(self, turns: asyncio.Semaphore) -> None:
+    async def _take_turn(self, turns: asyncio.Semaphore) -> None:
+        if not turns.locked():
+            await turns.acquire()
+            return
         self._waiting += 1
         try:
             async with asyncio.timeout(self._turn_seconds):
@@ -217,7 +215,7 @@ class SessionPool:
     def abandon(self) -> None:
         """The same without the event loop: it is gone, or this is a forked child."""
         forked = os.getpid() != self._pid
-        if not forked and self._loop is not None and _running_loop() is self._loop:
+        if not forked and self._loop is not None and events._get_running_loop() is self._loop:
             self.terminate()
             return
         self.closing = True
@@ -251,10 +249,3 @@ def drop(session: Session) -> None:
     """Close a connection at once and let the pool know; it may have left the pool by itself already."""
     with suppress(asyncpg.InterfaceError):
         session.terminate()
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None

@@ -25,9 +25,10 @@ REVISION_WIDTH = len(REVISION_COLUMNS)
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
-_STATUS = {status.value: status for status in RevisionStatus}
-_ENCODING = {encoding.value: encoding for encoding in Encoding}
 _STABLE, _JSON = RevisionStatus.stable, Encoding.json
+# None: what goes without saying, see `statements`.
+_STATUS: dict[str | None, RevisionStatus] = {None: _STABLE, **{status.value: status for status in RevisionStatus}}
+_ENCODING: dict[str | None, Encoding] = {None: _JSON, **{encoding.value: encoding for encoding in Encoding}}
 
 
 def encode_indexed(indexed: dict[str, Any], resource_id: str) -> str:
@@ -163,20 +164,31 @@ def _doubles_back(value: Any) -> Any:
 
 def revision_of(resource_id: str, row: Row, start: int) -> RevisionInfo:
     """The revision in the columns of a record from `start` on."""
-    (
-        revision_id,
-        parent_revision_id,
-        payload_id,
-        status,
-        encoding,
-        size,
-        created_time,
-        updated_time,
-        created_by,
-        updated_by,
-        schema_version,
-    ) = row[start : start + REVISION_WIDTH]
-    known_status, known_encoding = _known(resource_id, revision_id, status, encoding)
+    return _revision(resource_id, *row[start : start + REVISION_WIDTH])
+
+
+def _revision(
+    resource_id: str,
+    revision_id: str,
+    parent_revision_id: str | None,
+    payload_id: str,
+    status: str | None,
+    encoding: str | None,
+    size: int,
+    created_time: datetime,
+    updated_time: datetime,
+    created_by: str,
+    updated_by: str,
+    schema_version: str | None,
+) -> RevisionInfo:
+    try:
+        known_status, known_encoding = _STATUS[status], _ENCODING[encoding]
+    except KeyError as error:
+        raise DecodeError(
+            f"revision {revision_id!r} of {resource_id!r} has an unknown status or encoding {error}",
+            resource_id=resource_id,
+            revision_id=revision_id,
+        ) from error
     return RevisionInfo(
         resource_id=resource_id,
         revision_id=revision_id,
@@ -193,22 +205,10 @@ def revision_of(resource_id: str, row: Row, start: int) -> RevisionInfo:
     )
 
 
-def _known(resource_id: str, revision_id: str, status: str, encoding: str) -> tuple[RevisionStatus, Encoding]:
-    try:
-        return _STATUS[status], _ENCODING[encoding]
-    except KeyError as error:
-        raise DecodeError(
-            f"revision {revision_id!r} of {resource_id!r} has an unknown status or encoding {error}",
-            resource_id=resource_id,
-            revision_id=revision_id,
-        ) from error
-
-
 def meta_with_revision(row: Row) -> tuple[ResourceMeta, RevisionInfo | None]:
     """The first columns of a record of the joined tables: the meta row and, if there is one, its revision.
 
-    NULL stands for what the row has said before: an update time that is the time of creation, a revision that is the
-    current one, stable, in JSON, written with the row.
+    NULL stands for what the row has said before: see `statements._SAID_BEFORE`.
     """
     (
         resource_id,
@@ -239,37 +239,32 @@ def meta_with_revision(row: Row) -> tuple[ResourceMeta, RevisionInfo | None]:
         updated_time = created_time
     if updated_by is None:
         updated_by = created_by
-    meta = ResourceMeta(
-        resource_id=resource_id,
-        current_revision_id=current_revision_id,
-        revision_count=revision_count,
-        version=version,
-        created_time=created_time,
-        updated_time=updated_time,
-        created_by=created_by,
-        updated_by=updated_by,
-        is_deleted=is_deleted,
-        schema_version=schema_version,
-        indexed_data=_indexed(indexed, resource_id) if indexed != "{}" else {},
+    meta = _meta(
+        resource_id,
+        current_revision_id,
+        revision_count,
+        version,
+        created_time,
+        updated_time,
+        created_by,
+        updated_by,
+        is_deleted,
+        schema_version,
+        indexed,
     )
     if payload_id is None:
         return meta, None
-    if revision_id is None:
-        revision_id = current_revision_id
-    known_status, known_encoding = _STABLE, _JSON
-    if status is not None or encoding is not None:
-        known_status, known_encoding = _known(resource_id, revision_id, status or "stable", encoding or "json")
-    return meta, RevisionInfo(
-        resource_id=resource_id,
-        revision_id=revision_id,
-        parent_revision_id=parent_revision_id,
-        payload_id=payload_id,
-        status=known_status,
-        encoding=known_encoding,
-        size=size,
-        created_time=updated_time if written_time is None else written_time,
-        updated_time=updated_time if rewritten_time is None else rewritten_time,
-        created_by=updated_by if written_by is None else written_by,
-        updated_by=updated_by if rewritten_by is None else rewritten_by,
-        schema_version=written_schema,
+    return meta, _revision(
+        resource_id,
+        current_revision_id if revision_id is None else revision_id,
+        parent_revision_id,
+        payload_id,
+        status,
+        encoding,
+        size,
+        updated_time if written_time is None else written_time,
+        updated_time if rewritten_time is None else rewritten_time,
+        updated_by if written_by is None else written_by,
+        updated_by if rewritten_by is None else rewritten_by,
+        written_schema,
     )

@@ -58,7 +58,8 @@ _SAID_BEFORE = {
 }
 _JOINED = ", ".join(
     f"NULLIF({column}, {_SAID_BEFORE[column]})" if column in _SAID_BEFORE else column
-    for column in f"{_META}, {_REVISION}".split(", ")
+    for alias, columns in (("m", META_COLUMNS), ("r", REVISION_COLUMNS))
+    for column in (f"{alias}.{name}" for name, _ in columns)
 )
 # Large payloads do not travel with a batch: the reader asks for them one by one.
 _PAYLOAD = "CASE WHEN octet_length(r.payload) <= $2 THEN r.payload END"
@@ -113,7 +114,7 @@ def meta_sql(names: TableNames) -> MetaSql:
         ),
         read=f"SELECT {_JOINED} {current} m.current_revision_id {one_batch}",
         read_full=f"SELECT {_JOINED}, {_PAYLOAD} {current} m.current_revision_id {one_batch}",
-        read_full_one=(f"SELECT {_JOINED}, {_PAYLOAD} {current} m.current_revision_id WHERE m.resource_id = $1::text"),
+        read_full_one=f"SELECT {_JOINED}, {_PAYLOAD} {current} m.current_revision_id WHERE m.resource_id = $1::text",
         read_at=f"SELECT {_JOINED}, k.revision_id {pairs.replace('$3', '$2')}",
         read_at_full=f"SELECT {_JOINED}, {_PAYLOAD}, k.revision_id {pairs}",
         read_meta=f"SELECT {_META} FROM {meta} m {one_batch}",
@@ -139,6 +140,7 @@ def meta_sql(names: TableNames) -> MetaSql:
 
 
 # What NULL stands for in a batch of writes; empty arrays are read as arrays of NULL. A revision without a size is none.
+# Both ways, `rows` has the other half.
 INCOMING: dict[str, str] = {
     "revision_count": "1",
     "version": "1",

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
+from asyncio import events
 from typing import Any
 
 from aiormq.connection import SSLContextProvider, TransportFactory
@@ -54,11 +55,7 @@ class KeptTransport(TransportFactory):
         writer, self._writer = self._writer, None
         if sock is None or writer is None:
             return
-        try:
-            running: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
-        except RuntimeError:
-            running = None
-        if running is self._loop and os.getpid() == self._pid:
+        if events._get_running_loop() is self._loop and os.getpid() == self._pid:
             writer.transport.abort()
             return
         # The loop's own bookkeeping is shared with the parent after a fork: take the descriptor away from under it.

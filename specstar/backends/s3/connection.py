@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import random
+from asyncio import events
 from collections.abc import Awaitable, Callable, Coroutine, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import parsedate_to_datetime
@@ -283,7 +284,7 @@ class S3Connection(Connection):
         """Close the sockets at once: on their loop, or without it, if it is gone or belongs to the parent process."""
         from specstar.backends.s3.client import drop_sockets
 
-        here = os.getpid() == self._pid and _running_loop() is self._loop
+        here = os.getpid() == self._pid and events._get_running_loop() is self._loop
         if here:
             for task in list(self._tasks):
                 task.cancel()
@@ -297,13 +298,6 @@ class S3Connection(Connection):
         client, self._client, self._context = self._client, None, None
         if client is not None:
             drop_sockets(client, on_their_loop=here)
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
 
 
 async def _pieces(stream: Any) -> list[bytes]:

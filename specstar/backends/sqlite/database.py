@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol, TypeVar
@@ -41,12 +42,14 @@ class Operation(Protocol):
         """Do it; what is returned is the caller's result."""
 
 
-class Joined:
-    """Operations that run as one, for speed. `run` gives one entry for each of them: its result, or its own error."""
+class Joined(ABC):
+    """Operations that run as one, for speed."""
 
+    __slots__ = ()
+
+    @abstractmethod
     def run(self, database: Database) -> list[Any]:
-        """Do them all."""
-        raise NotImplementedError
+        """Do them all; one entry for each: its result, or its own error."""
 
 
 class _RetryOneByOne(Exception):

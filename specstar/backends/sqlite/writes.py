@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 from specstar.backends.sqlite.database import Database, Joined
@@ -143,22 +144,13 @@ def _run(operation: WriteRow, database: Database) -> SpecstarError | None:
 
 def joined(operations: Sequence[Any]) -> Iterator[Any]:
     """The operations in their order, new rows of one model that follow on one another as `CreateRows`."""
-    start = 0
-    while start < len(operations):
-        tables = _creates_in(operations[start])
-        end = start + 1
-        if tables is not None:
-            most = start + _TOGETHER[0]
-            while end < len(operations) and end < most and _creates_in(operations[end]) is tables:
-                end += 1
-            size = next((size for size in _TOGETHER if size <= end - start), 1)
-            if size > 1:
-                yield CreateRows(operations[start : start + size])
-                start += size
-                continue
-            end = start + 1
-        yield operations[start]
-        start = end
+    for tables, row in groupby(operations, _creates_in):
+        left = list(row)
+        for size in _TOGETHER if tables is not None else ():
+            while len(left) >= size:
+                yield CreateRows(left[:size])
+                del left[:size]
+        yield from left
 
 
 def _creates_in(operation: Any) -> ModelTables | None:
