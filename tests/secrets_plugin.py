@@ -11,9 +11,6 @@ from tests.services_plugin import HOST
 
 __all__ = ["shown_in"]
 
-_LEAKS = pytest.StashKey[list[str]]()
-_SEARCHED = pytest.StashKey[list[int]]()
-
 
 def shown_in(report: pytest.TestReport | pytest.CollectReport, secrets: Iterable[str]) -> list[str]:
     """The places of a report in which a secret shows: captured output and log.
@@ -23,10 +20,7 @@ def shown_in(report: pytest.TestReport | pytest.CollectReport, secrets: Iterable
     return sorted({name for name, content in report.sections for secret in secrets if secret in content})
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[_LEAKS] = []
-    config.stash[_SEARCHED] = [0]
     if not hasattr(config, "workerinput"):  # the reports of all workers come to one process
         config.pluginmanager.register(_Search(config), "specstar-secrets-search")
 
@@ -34,23 +28,20 @@ def pytest_configure(config: pytest.Config) -> None:
 class _Search:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
+        self._leaks: list[str] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         host = self._config.stash.get(HOST, None)
-        if not isinstance(host, ServiceHost) or not (secrets := host.secrets()):
-            return
-        self._config.stash[_SEARCHED][0] += 1
-        leaks = self._config.stash[_LEAKS]
-        leaks += [f"{report.nodeid}, {report.when}: {place}" for place in shown_in(report, secrets)]
+        if isinstance(host, ServiceHost):
+            self._leaks += [f"{report.nodeid}, {report.when}: {place}" for place in shown_in(report, host.secrets())]
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        if self._config.stash[_LEAKS]:
+        if self._leaks:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        leaks = self._config.stash[_LEAKS]
-        if leaks:
+        if self._leaks:
             terminalreporter.section("a password or key shows in the output", red=True)
-            for leak in leaks:
+            for leak in self._leaks:
                 terminalreporter.write_line(leak)

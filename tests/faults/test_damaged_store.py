@@ -7,6 +7,7 @@ import random
 import shutil
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -83,18 +84,15 @@ async def test_damaged_files_give_typed_errors(tmp_path: Path, figures: Figures)
         spec = opened(root)
         notes = spec.get_resource_manager(Note)
 
-        async def blob(spec: SpecStar = spec) -> object:
-            return await spec.blobs.get(file_id)
-
         calls: list[Callable[[], Awaitable[object]]] = [
-            *(lambda key=key, notes=notes: notes.get(key) for key in chance.sample(ids, 12)),
-            lambda notes=notes: notes.search(QB["title"].starts_with("title 1"), limit=30),  # type: ignore[misc]
-            lambda notes=notes: notes.count(),  # type: ignore[misc]
-            lambda notes=notes: notes.list_revisions(ids[0]),  # type: ignore[misc]
-            lambda notes=notes: notes.create(note(1)),  # type: ignore[misc]
-            lambda notes=notes: notes.update(ids[1], note(2)),  # type: ignore[misc]
-            blob,
-            lambda notes=notes: notes.collect_garbage(older_than_seconds=0),  # type: ignore[misc]
+            *(partial(notes.get, key) for key in chance.sample(ids, 12)),
+            partial(notes.search, QB["title"].starts_with("title 1"), limit=30),
+            notes.count,
+            partial(notes.list_revisions, ids[0]),
+            partial(notes.create, note(1)),
+            partial(notes.update, ids[1], note(2)),
+            partial(spec.blobs.get, file_id),
+            partial(notes.collect_garbage, older_than_seconds=0),
         ]
         for call in calls:
             try:

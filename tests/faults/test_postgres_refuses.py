@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from typing import Any
 
 import asyncpg
@@ -16,8 +15,9 @@ import services
 from specstar.backends.postgres.faults import is_race
 from tests.faults.ledger import Figures, fault_count
 from tests.faults.tools.managed_load import Entry, ManagedLoad
-from tests.faults.tools.postgres_program import CALL_LIMIT, program
+from tests.faults.tools.postgres_program import CALL_LIMIT, end_sessions, program
 from tests.faults.tools.small_disk import SmallDisk, small_disk
+from tests.integration.postgres.rig import admin
 from tests.services_plugin import fresh_database
 
 pytestmark = [pytest.mark.timeout(1800), pytest.mark.xdist_group("postgres-refuses")]
@@ -42,15 +42,6 @@ def server() -> Iterator[services.PostgresServer]:
 def dsn(server: services.PostgresServer) -> Iterator[str]:
     with fresh_database(server.endpoint) as dsn:
         yield dsn
-
-
-@asynccontextmanager
-async def admin(dsn: str) -> AsyncIterator[Any]:
-    connection = await asyncpg.connect(dsn, timeout=10)
-    try:
-        yield connection
-    finally:
-        await connection.close()
 
 
 async def refused(load: ManagedLoad, count: int = 20) -> None:
@@ -79,15 +70,6 @@ async def test_failover_to_read_only(dsn: str, figures: Figures) -> None:
                 await load.progress(CALL_LIMIT)
         await load.verify(users)
     assert any("25006" in text for text in load.refusals)
-
-
-async def end_sessions(look: Any) -> int:
-    """End the connections of the program; how many there were."""
-    ended: int = await look.fetchval(
-        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
-        "WHERE datname = current_database() AND application_name = 'specstar'"
-    )
-    return ended
 
 
 async def test_no_connection_left(dsn: str, figures: Figures) -> None:

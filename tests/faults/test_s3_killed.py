@@ -11,6 +11,7 @@ from tests.faults.ledger import Figures, fault_count
 from tests.faults.tools import postgres_program
 from tests.faults.tools.managed_load import ManagedLoad
 from tests.faults.tools.s3_program import CALL_LIMIT, program, s3_backend
+from tests.integration.postgres.rig import admin
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -49,12 +50,15 @@ async def test_payloads_in_s3_and_rows_in_postgresql(
     figures.name = "PostgreSQL + S3: gateway killed, connections ended"
     endpoint = private_s3.endpoint
     payloads = s3_backend(endpoint.endpoint_url, endpoint.bucket, endpoint, prefix="payloads")
-    async with postgres_program.program(postgres_database, resource=payloads) as users:
+    async with (
+        postgres_program.program(postgres_database, resource=payloads) as users,
+        admin(postgres_database) as look,
+    ):
         load = ManagedLoad([users], figures, limit=CALL_LIMIT + postgres_program.CALL_LIMIT, pause=0.1)
         async with load.running():
             await load.progress(CALL_LIMIT)
             for _ in range(fault_count(1, share=0.05)):
-                await postgres_program.end_sessions(postgres_database)
+                await postgres_program.end_sessions(look)
                 figures.faults += 1
                 await kill_and_start(private_s3, load, figures, 1)
         await load.verify(users)

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.faults.tools.stores import s3_binding
+
 __all__ = ["Backend", "configuration", "is_durable"]
 
 Backend = dict[str, Any]
@@ -42,18 +44,7 @@ def _store(kind: str, request: pytest.FixtureRequest, folder: Path, name: str) -
         options = {"dsn": request.getfixturevalue("postgres_database"), "schema": name, "pool_max_size": 2}
     else:
         assert kind == "s3", kind
-        server = request.getfixturevalue("s3")
-        options = {
-            "bucket": request.getfixturevalue("s3_bucket"),
-            "prefix": name,
-            "blob_prefix": f"{name}-blobs",
-            "endpoint_url": server.endpoint_url,
-            "access_key_id": server.access_key_id,
-            "secret_access_key": server.secret_access_key,
-            "auto_reload_on_conflict": True,
-            "multipart_threshold_bytes": 5 << 20,
-            "part_size_bytes": 5 << 20,
-        }
+        return s3_binding(request.getfixturevalue("s3"), request.getfixturevalue("s3_bucket"), name)
     return {"type": kind, "options": options}
 
 

@@ -117,22 +117,23 @@ def row(data: bytes) -> None:
         str(error)
 
 
-TARGETS: dict[str, Callable[[bytes], Any]] = {
-    target.__name__: target for target in (config, config_file, query, condition, record, message, row)
-}
+_EACH: tuple[Callable[[bytes], Any], ...] = (config, config_file, query, condition, record, message, row)
 
 
 def anything(data: bytes) -> None:
     """All of them by turns: the first byte says which."""
     if data:
-        list(TARGETS.values())[data[0] % len(TARGETS)](data[1:])
+        _EACH[data[0] % len(_EACH)](data[1:])
+
+
+TARGETS = {target.__name__: target for target in (*_EACH, anything)}
 
 
 def main() -> None:
     """Fuzz one target."""
     name, runs, seed, corpus = sys.argv[1:]
     options = [sys.argv[0], f"-runs={runs}", f"-seed={seed}", f"-max_len={_LONGEST}", "-timeout=20", "-verbosity=0"]
-    atheris.Setup([*options, f"-artifact_prefix={corpus}/", corpus], TARGETS.get(name, anything))
+    atheris.Setup([*options, f"-artifact_prefix={corpus}/", corpus], TARGETS[name])
     atheris.Fuzz()
 
 

@@ -6,8 +6,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import asyncpg
-
 from specstar import SpecStar
 from specstar.resource_manager import ResourceManager
 from tests.faults.tools.managed_load import Entry
@@ -39,14 +37,10 @@ async def program(
         yield users
 
 
-async def end_sessions(dsn: str) -> int:
-    """Have the server end the connections of all programs in this database; how many there were."""
-    look: Any = await asyncpg.connect(dsn, timeout=10)
-    try:
-        ended: int = await look.fetchval(
-            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
-            "WHERE datname = current_database() AND application_name = 'specstar'"
-        )
-        return ended
-    finally:
-        await look.close()
+async def end_sessions(look: Any) -> int:
+    """Have the server end the connections of all programs in the database of this connection; how many there were."""
+    ended: int = await look.fetchval(
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND application_name = 'specstar'"
+    )
+    return ended

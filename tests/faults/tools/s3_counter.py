@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections.abc import Awaitable, Callable
 
 from specstar.errors import BackendUnavailable, OutcomeUnknownError, RevisionConflictError
 from tests.faults.tools.managed_load import Entry
@@ -24,41 +25,34 @@ async def main() -> None:
     backend, number, steps = json.loads(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     async with program(backend) as one:
 
-        async def increment() -> None:
-            for step in range(steps):
-                op = f"{number}-inc-{step}"
-                while True:
-                    try:
-                        found = await one.users.get(COUNTER)
-                        # What is built upon must be what is replaced: else somebody's increment would be lost.
-                        after = Entry(found.data.caller + 1, op)
-                        await one.users.update(COUNTER, after, expected_revision_id=found.info.revision_id)
-                        say("+", op)
-                        break
-                    except OutcomeUnknownError:
-                        say("?", op)
-                        break
-                    except (RevisionConflictError, BackendUnavailable):
-                        continue
+        async def increment(op: str) -> None:
+            found = await one.users.get(COUNTER)
+            # What is built upon must be what is replaced: else somebody's increment would be lost.
+            after = Entry(found.data.caller + 1, op)
+            await one.users.update(COUNTER, after, expected_revision_id=found.info.revision_id)
 
-        async def create(part: int) -> None:
+        async def create(op: str) -> None:
+            await one.users.create(Entry(number, op), resource_id=op)
+
+        async def steps_of(name: str, write: Callable[[str], Awaitable[None]]) -> None:
             for step in range(steps):
-                op = f"{number}-new-{part}-{step}"
-                while True:
-                    try:
-                        await one.users.create(Entry(number, op), resource_id=op)
-                        say("+", op)
-                        break
-                    except OutcomeUnknownError:
-                        say("?", op)
-                        break
-                    except (RevisionConflictError, BackendUnavailable):
-                        continue
+                await until_ended(f"{number}-{name}-{step}", write)
 
         async with asyncio.TaskGroup() as group:
-            group.create_task(increment())
+            group.create_task(steps_of("inc", increment))
             for part in range(CREATORS):
-                group.create_task(create(part))
+                group.create_task(steps_of(f"new-{part}", create))
+
+
+async def until_ended(op: str, write: Callable[[str], Awaitable[None]]) -> None:
+    while True:
+        try:
+            await write(op)
+        except OutcomeUnknownError:
+            return say("?", op)
+        except (RevisionConflictError, BackendUnavailable):
+            continue
+        return say("+", op)
 
 
 def say(end: str, op: str) -> None:

@@ -21,6 +21,7 @@ __all__ = [
     "payload_files",
     "postgres_backend",
     "s3_backend",
+    "s3_binding",
     "sessions_end",
 ]
 
@@ -42,6 +43,12 @@ def postgres_backend(dsn: str, schema: str, blobs: Path) -> dict[str, Any]:
 
 def s3_backend(server: S3Endpoint, bucket: str, prefix: str) -> dict[str, Any]:
     """All roles in one bucket."""
+    s3 = s3_binding(server, bucket, prefix)
+    return {"meta": s3, "resource": s3, "blob": s3}
+
+
+def s3_binding(server: S3Endpoint, bucket: str, prefix: str) -> dict[str, Any]:
+    """One role in a bucket, with parts as small as a server takes."""
     options = {
         "bucket": bucket,
         "prefix": prefix,
@@ -53,8 +60,7 @@ def s3_backend(server: S3Endpoint, bucket: str, prefix: str) -> dict[str, Any]:
         "multipart_threshold_bytes": 5 << 20,
         "part_size_bytes": 5 << 20,
     }
-    s3 = {"type": "s3", "options": options}
-    return {"meta": s3, "resource": s3, "blob": s3}
+    return {"type": "s3", "options": options}
 
 
 def disk_is_sound(root: Path) -> None:
