@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import threading
 from typing import Any, ClassVar, Literal
 
@@ -26,6 +28,8 @@ class BlockingResources(Contestant):
     loop: ClassVar[Literal["asyncio", "trio", "blocking"]] = "blocking"
 
     def start(self) -> None:
+        if self.setting.get("one_core") and sys.platform == "linux":
+            os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
         self.spec = SpecStar()
         self.people = self.spec.add_model(Person, name="people", indexed_fields=["age", "name"])
         self.spec.configure(backend=filled_in(self.setting["backend"], self.setting))

@@ -40,6 +40,13 @@ def callers(scale: Scale) -> Suite:
                 callers=32,
                 ours=True,
             ),
+            Entry(
+                name="threads (32), one core",
+                cls="sync_resources:BlockingResources",
+                setting={**setting("s_"), "one_core": True},
+                callers=32,
+                ours=True,
+            ),
             Entry(name="run_coroutine_threadsafe", cls="sync_resources:Threadsafe", setting=setting("r_")),
         ),
         cases=(
@@ -49,14 +56,14 @@ def callers(scale: Scale) -> Suite:
                 operation="get",
                 title="get",
                 callers=64,
-                entries=("asyncio", "trio", "threads (32)"),
+                entries=("asyncio", "trio", "threads (32)", "threads (32), one core"),
                 targets=tuple(_renamed(target) for target in many),
             ),
             Case(
                 operation="create",
                 title="create",
                 callers=64,
-                entries=("asyncio", "trio", "threads (32)"),
+                entries=("asyncio", "trio", "threads (32)", "threads (32), one core"),
                 targets=tuple(_renamed(target) for target in many),
             ),
         ),
@@ -65,7 +72,10 @@ def callers(scale: Scale) -> Suite:
                 "specstar on PostgreSQL throughout. `threads` is the blocking facade `specstar.sync`, `run_coroutine_threadsafe` "
                 "the asynchronous specstar on a loop in a thread, called by hand."
             ),
-            "`threads (32)`: 32 threads beside 64 callers of the others.",
+            (
+                "`threads (32)`: 32 threads beside 64 callers of the others. `one core`: the process with the threads may use "
+                "one core only (`taskset`), so that the interpreter's lock never goes from one core to another."
+            ),
         ),
     )
 

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Any, Generic, TypeVar
 
 import anyio
+import anyio.lowlevel
 
 from specstar.errors import BackendError, BackendUnavailable, OutcomeUnknownError
 from specstar.runtime.home import Home, Waiter
@@ -15,6 +16,9 @@ __all__ = ["Batcher"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+# Of the loop: how many in a row without a new call show that all have come, and how many are waited for at most.
+_QUIET_TURNS = 3
+_MOST_TURNS = 32
 
 
 class _Entry(Generic[Item]):
@@ -34,8 +38,9 @@ class Batcher(Generic[Item, Result]):
     If it raises, all callers of that batch get the error. While `max_in_flight` flushes are under way, what arrives forms
     the next batch, up to `max_items` and, by `size_of` (bytes), `max_bytes`; a larger item travels alone. Where several
     flushes may be under way, many callers are shared out evenly among them, at least `share_from` to each: one batch is
-    prepared and its answers are handed out while the store works on another. With `key_of`, two items of one key are
-    never in flight together, and leave in order of arrival; None as key means free to go.
+    prepared and its answers are handed out while the store works on another. With `gathers`, for a slow store, the callers
+    whom a flush wakes have a few turns of the loop to send again before the next one leaves. With `key_of`, two items of
+    one key are never in flight together, and leave in order of arrival; None as key means free to go.
 
     A caller cancelled while it waits takes its item out; once its item is in flight, the flush goes on for the neighbours.
     An item that waited longer than `max_wait` seconds is refused with `BackendUnavailable` instead of being sent. When the
@@ -57,6 +62,7 @@ class Batcher(Generic[Item, Result]):
         key_of: Callable[[Item], Hashable] | None = None,
         max_wait: float = 60.0,
         writes: bool = False,
+        gathers: bool = False,
     ) -> None:
         self.name = name
         self.flushes = 0
@@ -71,6 +77,7 @@ class Batcher(Generic[Item, Result]):
         self._key_of = key_of
         self._max_wait = max_wait
         self._writes = writes
+        self._gathers = gathers
         self._pending: deque[_Entry[Item]] = deque()
         self._in_flight = 0
         self._items_in_flight = 0
@@ -128,6 +135,8 @@ class Batcher(Generic[Item, Result]):
                     self._start()
                 await self._send(batch)
                 batch = []
+                if self._gathers:
+                    await self._gather()
         except BaseException:
             # Cancelled: the home is closing. Nobody may wait for ever.
             in_flight = f"{self.name}: closed while the call was in flight"
@@ -139,6 +148,16 @@ class Batcher(Generic[Item, Result]):
             self._in_flight -= 1
             if self._idle is not None and not self._in_flight:
                 self._idle.set()
+
+    async def _gather(self) -> None:
+        """Let the callers that a flush has woken send again: else they and those who waited take turns, in half batches."""
+        quiet = 0
+        for _ in range(_MOST_TURNS):
+            waiting = len(self._pending)
+            await anyio.lowlevel.checkpoint()
+            quiet = 0 if len(self._pending) > waiting else quiet + 1
+            if quiet == _QUIET_TURNS:
+                return
 
     def _take(self) -> list[_Entry[Item]]:
         batch: list[_Entry[Item]] = []

@@ -105,6 +105,7 @@ class MetaSync:
             max_in_flight=1,
             size_of=lambda group: group.size,
             writes=True,
+            gathers=True,
         )
         self._reads: Batcher[Operation, Any] = Batcher(
             home, self._flush_reads, name=f"{self.name}: reads", max_in_flight=2

@@ -20,7 +20,9 @@ __all__ = ["APPLICATION_ID", "SCHEMA_VERSION", "Database", "Joined", "Operation"
 
 APPLICATION_ID = 0x53706353
 """Marks a SQLite file as ours ("SpcS")."""
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+# Version 1 is read, and made a version 2: its records of revisions are longer, and stay as they are.
+_OLDEST_VERSION = 1
 _PAGE_SIZE = 4096
 # 32 MiB: pages that change often are written back to the database once in a while, not after every few batches.
 _WAL_PAGES = 8000
@@ -119,8 +121,11 @@ class Database:
             try:
                 connection.deserialize("main", data)
                 database._settle(None)
-                if database.check_schema() == 0:
+                version = database.check_schema()
+                if version == 0:
                     raise SchemaVersionError(f"{name}: it is empty, not a specstar database; nothing was changed")
+                if version != SCHEMA_VERSION:
+                    database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
             except BaseException:
                 connection.close()
                 raise
@@ -266,9 +271,9 @@ class Database:
             raise SchemaVersionError(
                 f"{self.name}: this SQLite database belongs to another program, and was left as it is; choose another place"
             )
-        if version != SCHEMA_VERSION:
+        if not _OLDEST_VERSION <= version <= SCHEMA_VERSION:
             raise SchemaVersionError(
-                f"{self.name}: the data has schema version {version}, this specstar reads version {SCHEMA_VERSION}; "
+                f"{self.name}: the data has schema version {version}, this specstar reads up to {SCHEMA_VERSION}; "
                 "it was left as it is; use the version of specstar that wrote it"
             )
         return int(version)
@@ -285,7 +290,8 @@ class Database:
             self._rollback()
 
     def _prepare_file(self, busy_timeout: float) -> None:
-        if self.check_schema() == 0:
+        version = self.check_schema()
+        if version == 0:
             self.execute(f"PRAGMA page_size={_PAGE_SIZE}")
             self._create_schema()
         # The switch to WAL does not wait for other processes by itself.
@@ -294,6 +300,9 @@ class Database:
         self.execute("PRAGMA fullfsync=1")  # macOS: through the drive's cache
         self.execute(f"PRAGMA wal_autocheckpoint={_WAL_PAGES}")
         self.execute(f"PRAGMA journal_size_limit={_WAL_KEEP_BYTES}")
+        if 0 < version < SCHEMA_VERSION:
+            # Before anything is written that an older specstar would not understand: it refuses the database from here on.
+            _while_busy(lambda: self.execute(f"PRAGMA user_version={SCHEMA_VERSION}"), busy_timeout)
 
     def _settle(self, cache_bytes: int | None) -> None:
         self.execute("PRAGMA mmap_size=0")

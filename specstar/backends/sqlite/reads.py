@@ -109,7 +109,8 @@ class GetRows(ReadById):
         return self.tables.select_current, self.tables.select_given
 
     def decode(self, row: tuple[Any, ...]) -> tuple[ResourceMeta, RevisionInfo | None]:
-        return decode_meta(row), None if row[_INFO] is None else decode_revision(row[_INFO], row[0])
+        info = row[_INFO]
+        return decode_meta(row), None if info is None else decode_revision(info, row[0], self.revision_id or row[1])
 
 
 class GetFull(ReadById):
@@ -122,7 +123,7 @@ class GetFull(ReadById):
         return self.tables.select_current_payload, self.tables.select_given_payload
 
     def decode(self, row: tuple[Any, ...]) -> FoundRow:
-        return found_row(row)
+        return found_row(row, self.revision_id)
 
 
 class Prefetch:
@@ -156,13 +157,13 @@ def select_together(database: Database, select: str, ids: Sequence[str]) -> dict
     return {row[0]: row for row in database.execute(together, (json.dumps(ids),))}
 
 
-def found_row(row: Sequence[Any]) -> FoundRow:
-    """From the columns: meta, info, payload_id, payload."""
+def found_row(row: Sequence[Any], revision_id: str | None = None) -> FoundRow:
+    """From the columns: meta, info, payload_id, payload; of this revision, or of the current one."""
     meta = decode_meta(row)
     info = row[_INFO]
     if info is None:
         return FoundRow(meta, None, None)
-    return FoundRow(meta, decode_revision(info, meta.resource_id), row[_INFO + 2])
+    return FoundRow(meta, decode_revision(info, row[0], revision_id or row[1]), row[_INFO + 2])
 
 
 class SearchFull(SearchMeta):
@@ -188,7 +189,7 @@ class ListRevisions:
 
     def run(self, database: Database) -> list[RevisionInfo]:
         rows = database.execute(self.tables.select_revisions, (self.resource_id,))
-        return [decode_revision(info, self.resource_id) for info, _ in rows]
+        return [decode_revision(info, self.resource_id, revision_id) for revision_id, info, _ in rows]
 
 
 class Referenced:

@@ -8,8 +8,9 @@ from typing import Any
 
 import msgspec
 
+from specstar.config.encoding import Encoding
 from specstar.errors import DecodeError, InvalidInputError
-from specstar.roles import ResourceMeta, RevisionInfo
+from specstar.roles import ResourceMeta, RevisionInfo, RevisionStatus
 
 __all__ = [
     "META_COLUMNS",
@@ -35,11 +36,30 @@ META_COLUMNS = (
     "indexed",
 )
 
+
+class _Record(msgspec.Struct, array_like=True, gc=False):
+    """What the columns of a revision do not say. None: as the field before it, or as the revision's id."""
+
+    created_time: datetime
+    updated_time: datetime | None
+    size: int
+    status: RevisionStatus
+    encoding: Encoding
+    parent_revision_id: str | None
+    payload_id: str | None
+    created_by: str
+    updated_by: str | None
+    schema_version: str | None
+
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _encode_json = msgspec.json.Encoder().encode
 _decode_json = msgspec.json.Decoder(dict[str, Any]).decode
 _encode_revision = msgspec.msgpack.Encoder().encode
-_decode_revision = msgspec.msgpack.Decoder(RevisionInfo).decode
+_decode_record = msgspec.msgpack.Decoder(_Record).decode
+# Schema version 1 had all twelve fields by their names: a map, by its first byte.
+_decode_map = msgspec.msgpack.Decoder(RevisionInfo).decode
+_MAP = b"\x8c"
 
 
 def to_microseconds(time: datetime) -> int:
@@ -95,18 +115,49 @@ def decode_meta(row: Sequence[Any]) -> ResourceMeta:
 
 
 def encode_revision(revision: RevisionInfo) -> bytes:
-    """The record of a revision as bytes."""
+    """The record of a revision as bytes, without its two ids."""
+    created, updated = revision.created_time, revision.updated_time
+    by, payload_id = revision.created_by, revision.payload_id
     try:
-        return _encode_revision(revision)
+        return _encode_revision(
+            (
+                created,
+                None if updated == created else updated,
+                revision.size,
+                revision.status,
+                revision.encoding,
+                revision.parent_revision_id,
+                None if payload_id == revision.revision_id else payload_id,
+                by,
+                None if revision.updated_by == by else revision.updated_by,
+                revision.schema_version,
+            )
+        )
     except (TypeError, ValueError, msgspec.MsgspecError) as error:
         raise InvalidInputError(f"the revision cannot be stored: {error}", field="revision") from error
 
 
-def decode_revision(data: bytes, resource_id: str) -> RevisionInfo:
-    """The record of a revision. Raises `DecodeError`."""
+def decode_revision(data: bytes, resource_id: str, revision_id: str) -> RevisionInfo:
+    """A revision from its record and its ids. Raises `DecodeError`."""
     try:
-        return _decode_revision(data)
+        if data[:1] == _MAP:
+            return _decode_map(data)
+        record = _decode_record(data)
     except (msgspec.MsgspecError, TypeError) as error:
         raise DecodeError(
             f"a revision record of {resource_id!r} is damaged: {error}", resource_id=resource_id
         ) from error
+    return RevisionInfo(
+        resource_id=resource_id,
+        revision_id=revision_id,
+        parent_revision_id=record.parent_revision_id,
+        payload_id=revision_id if record.payload_id is None else record.payload_id,
+        status=record.status,
+        encoding=record.encoding,
+        size=record.size,
+        created_time=record.created_time,
+        updated_time=record.created_time if record.updated_time is None else record.updated_time,
+        created_by=record.created_by,
+        updated_by=record.created_by if record.updated_by is None else record.updated_by,
+        schema_version=record.schema_version,
+    )

@@ -79,7 +79,7 @@ class SearchRows(SearchMeta):
 
     def run(self, database: Database) -> list[tuple[ResourceMeta, RevisionInfo | None]]:
         return [
-            (decode_meta(row), None if row[_INFO] is None else decode_revision(row[_INFO], row[0]))
+            (decode_meta(row), None if row[_INFO] is None else decode_revision(row[_INFO], row[0], row[1]))
             for row in database.execute(self.sql, self.params)
         ]
 

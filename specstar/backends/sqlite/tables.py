@@ -13,8 +13,9 @@ __all__ = ["ModelTables"]
 class ModelTables:
     """Names and SQL of one model: `meta_...` (one row a resource), `revisions_...` (with small payloads), `payloads_...`.
 
-    Times are integers, microseconds since 1970; `indexed` is JSON text; `info` is the msgpack of `RevisionInfo`. Revisions
-    and payloads are rowid tables, since rows in a WITHOUT ROWID table spill to extra pages from a quarter of a page on.
+    Times are integers, microseconds since 1970; `indexed` is JSON text; `info` is the rest of `RevisionInfo` in msgpack.
+    Revisions and payloads are rowid tables, since rows in a WITHOUT ROWID table spill to extra pages from a quarter of a
+    page on.
     """
 
     def __init__(self, model: ModelSpec) -> None:
@@ -102,7 +103,7 @@ class ModelTables:
             f"SELECT {self.meta_columns}, v.info, v.payload_id, v.payload {from_given} WHERE m.resource_id = ?"
         )
         self.select_revisions = (
-            f"SELECT info, payload IS NULL FROM {revisions} WHERE resource_id = ? ORDER BY revision_id"
+            f"SELECT revision_id, info, payload IS NULL FROM {revisions} WHERE resource_id = ? ORDER BY revision_id"
         )
         self.select_referenced = (
             f"SELECT DISTINCT payload_id FROM {revisions} WHERE payload IS NULL "

@@ -183,8 +183,8 @@ class EraseRow:
         if self.expected is not None and found[0][0] != self.expected:
             raise RevisionConflictError(self.resource_id, actual_revision_id=found[0][1], model=tables.model.name)
         revisions = [
-            (decode_revision(info, self.resource_id), bool(elsewhere))
-            for info, elsewhere in database.execute(tables.select_revisions, key)
+            (decode_revision(info, self.resource_id, revision_id), bool(elsewhere))
+            for revision_id, info, elsewhere in database.execute(tables.select_revisions, key)
         ]
         database.execute(tables.delete_revisions, key)
         database.execute(tables.delete_payloads, key)

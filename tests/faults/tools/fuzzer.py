@@ -108,7 +108,7 @@ def message(data: bytes) -> None:
 def row(data: bytes) -> None:
     """Any stored row or revision is one, or a `DecodeError`."""
     try:
-        decode_revision(data, "id")
+        decode_revision(data, "id", "v")
     except DecodeError as error:
         str(error)
     try:

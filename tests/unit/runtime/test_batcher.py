@@ -353,3 +353,49 @@ async def test_callers_of_a_flush_that_is_cut_off_learn_what_is_known(writes: bo
         await begun.wait()
         await home.cancel_tasks(1)
     assert [type(caught) for caught in errors] == [error]
+
+
+@pytest.mark.parametrize("gathers", [False, True])
+async def test_with_gathers_the_callers_of_one_flush_travel_with_those_who_waited(gathers: bool) -> None:
+    batches: list[int] = []
+
+    async def flush(items: list[int]) -> Sequence[int]:
+        batches.append(len(items))
+        await anyio.sleep(0.002)
+        return items
+
+    batcher: Batcher[int, int] = Batcher(make_home(), flush, name="test", max_in_flight=1, gathers=gathers)
+
+    async def call_again_and_again() -> None:
+        for number in range(20):
+            await batcher.submit(number)
+
+    async with anyio.create_task_group() as group:
+        for half in range(2):
+            for _ in range(5):
+                group.start_soon(call_again_and_again)
+            # While the first half is under way comes the second.
+            await anyio.sleep(0.001 * (1 - half))
+    assert sum(batches) == 200
+    assert batches.count(10) >= 15 if gathers else batches.count(5) == 40
+
+
+async def test_a_call_that_is_alone_does_not_wait_for_others() -> None:
+    turns = 0
+
+    async def flush(items: list[int]) -> Sequence[int]:
+        return items
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await anyio.lowlevel.checkpoint()
+
+    batcher: Batcher[int, int] = Batcher(make_home(), flush, name="test", gathers=True)
+    async with anyio.create_task_group() as group:
+        group.start_soon(count)
+        await batcher.submit(1)
+        assert turns < 10
+        assert await batcher.drain(5)
+        group.cancel_scope.cancel()

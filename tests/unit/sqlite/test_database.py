@@ -208,6 +208,21 @@ def test_a_foreign_or_newer_database_is_refused_and_left_alone(path: Path, state
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_a_database_of_version_1_becomes_one_of_version_2(path: Path) -> None:
+    """As the first specstar left it: its records of revisions are read (`test_tables`), and it refuses the file from now on."""
+    open_file(path).close()
+    connection = apsw.Connection(str(path))
+    connection.execute("PRAGMA user_version=1")
+    connection.close()
+    open_file(path, read_only=True).close()  # reads it as it is
+    copied = Database.in_memory("original")
+    copied.execute("PRAGMA user_version=1")
+    for database in (open_file(path), Database.from_bytes(copied.serialize(), "copy")):
+        assert database.execute("PRAGMA user_version") == [(SCHEMA_VERSION,)]
+        database.close()
+    copied.close()
+
+
 def test_what_is_no_database_is_refused_and_left_alone(path: Path) -> None:
     path.write_bytes(b"These are my notes, not a database.\n" * 100)
     before = path.read_bytes()

@@ -12,12 +12,21 @@ from hypothesis import strategies as st
 
 from specstar.backends.sqlite.database import Database
 from specstar.backends.sqlite.names import quoted, table_suffix
-from specstar.backends.sqlite.rows import META_COLUMNS, decode_meta, encode_meta, to_microseconds, to_time
+from specstar.backends.sqlite.rows import (
+    META_COLUMNS,
+    decode_meta,
+    decode_revision,
+    encode_meta,
+    encode_revision,
+    to_microseconds,
+    to_time,
+)
 from specstar.backends.sqlite.search import ExplainRows, SearchIds
 from specstar.backends.sqlite.tables import ModelTables
 from specstar.backends.sqlite.writes import EnsureModel, model_is_ready
+from specstar.config.encoding import Encoding
 from specstar.query import QB, build_query, fields_of
-from specstar.roles import ModelSpec, ResourceMeta
+from specstar.roles import ModelSpec, ResourceMeta, RevisionInfo, RevisionStatus
 
 
 class Person(msgspec.Struct):
@@ -45,6 +54,28 @@ def test_quoting() -> None:
 def test_times_are_exact(naive: datetime) -> None:
     time = naive.replace(tzinfo=UTC)
     assert to_time(to_microseconds(time)) == time
+
+
+@given(
+    st.builds(
+        RevisionInfo,
+        resource_id=st.just("r"),
+        revision_id=st.just("v"),
+        payload_id=st.sampled_from(["v", "p", ""]),
+        parent_revision_id=st.sampled_from([None, "", "u"]),
+        status=st.sampled_from(RevisionStatus),
+        encoding=st.sampled_from(Encoding),
+        size=st.integers(0, 1 << 40),
+        created_time=st.datetimes(timezones=st.just(UTC)),
+        updated_time=st.datetimes(timezones=st.just(UTC)),
+        created_by=st.sampled_from(["", "ann"]),
+        updated_by=st.sampled_from(["", "ann", "bob"]),
+        schema_version=st.sampled_from([None, "", "2"]),
+    )
+)
+def test_a_revision_survives_now_and_as_version_1_wrote_it(revision: RevisionInfo) -> None:
+    assert decode_revision(encode_revision(revision), "r", "v") == revision
+    assert decode_revision(msgspec.msgpack.encode(revision), "r", "v") == revision
 
 
 def test_a_row_survives() -> None:
