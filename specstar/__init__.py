@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from specstar.core import SpecStar, spec
     from specstar.message_queue import DelayRetry, Job, JobStatus, NoRetry
     from specstar.query import QB
+    from specstar.query.limits import QueryLimits, query_limits, set_query_limits
     from specstar.resource_manager.resource import Resource
     from specstar.roles.records import BlobInfo, ResourceMeta, RevisionInfo, RevisionStatus
 
@@ -32,12 +33,15 @@ _HOMES = {
     "JobStatus": "specstar.message_queue",
     "NoRetry": "specstar.message_queue",
     "QB": "specstar.query",
+    "QueryLimits": "specstar.query.limits",
     "Resource": "specstar.resource_manager.resource",
     "ResourceMeta": "specstar.roles.records",
     "RevisionInfo": "specstar.roles.records",
     "RevisionStatus": "specstar.roles.records",
     "SpecStar": "specstar.core",
+    "query_limits": "specstar.query.limits",
     "register_backend_provider": "specstar.backends.registry",
+    "set_query_limits": "specstar.query.limits",
     "spec": "specstar.core",
 }
 
@@ -54,12 +58,15 @@ __all__ = [
     "Job",
     "JobStatus",
     "NoRetry",
+    "QueryLimits",
     "Resource",
     "ResourceMeta",
     "RevisionInfo",
     "RevisionStatus",
     "SpecStar",
+    "query_limits",
     "register_backend_provider",
+    "set_query_limits",
     "spec",
 ]
 

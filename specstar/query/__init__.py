@@ -31,6 +31,7 @@ from specstar.query.dialects import POSTGRES, SQLITE, Dialect, quote_identifier
 from specstar.query.evaluate import EvaluatedRow, matches, run_query, sort_key
 from specstar.query.fields import META_FIELDS, Fields, IndexedField, MetaField
 from specstar.query.indexes import IndexDefinition, index_definitions
+from specstar.query.limits import QueryLimits, query_limits, set_query_limits
 from specstar.query.modelling import fields_of
 from specstar.query.ordering import SortKey
 from specstar.query.projection import Projector, project
@@ -56,6 +57,7 @@ __all__ = [
     "Projector",
     "Query",
     "QueryBuilder",
+    "QueryLimits",
     "SortKey",
     "build_query",
     "compile_count",
@@ -69,11 +71,13 @@ __all__ = [
     "matches",
     "micros_of",
     "project",
+    "query_limits",
     "quote_identifier",
     "regex_function",
     "resolve_condition",
     "resolve_query",
     "run_query",
+    "set_query_limits",
     "sort_key",
     "time_of",
 ]

@@ -11,14 +11,10 @@ from msgspec.structs import force_setattr
 
 from specstar.errors import QueryError
 from specstar.query import regex
+from specstar.query.limits import query_limits
 from specstar.query.values import Scalar, normalise
 
 __all__ = [
-    "MAX_DEPTH",
-    "MAX_IN",
-    "MAX_NODES",
-    "MAX_OPERANDS",
-    "MAX_TEXT",
     "And",
     "AnyCondition",
     "Compare",
@@ -36,17 +32,6 @@ __all__ = [
     "check_limits",
     "decode_condition",
 ]
-
-MAX_DEPTH = 32
-"""Levels of a tree, a lone comparison being one."""
-MAX_NODES = 1_000
-"""Conditions of a tree, leaves and branches together."""
-MAX_IN = 1_000
-"""Values of one `in_`."""
-MAX_OPERANDS = 10_000
-"""Values of all conditions of a tree together."""
-MAX_TEXT = 65_536
-"""Characters of one text value."""
 
 
 class Condition(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True, tag_field="type"):
@@ -93,8 +78,7 @@ class In(Leaf, frozen=True, kw_only=True, tag="in"):
     values: tuple[Scalar, ...]
 
     def __post_init__(self) -> None:
-        if len(self.values) > MAX_IN:
-            raise QueryError(f"in_ takes at most {MAX_IN} values, got {len(self.values)}", path=self.field)
+        _check_count(self.values, self.field)
         force_setattr(self, "values", tuple(_operand(value, self.field) for value in self.values))
 
 
@@ -179,16 +163,25 @@ def decode_condition(data: bytes | str | dict[str, Any]) -> Condition:
 
 
 def check_limits(condition: Condition) -> None:
-    """Raise `QueryError` for a tree that is too deep or too large."""
+    """Raise `QueryError` for a tree that is too deep or too large, also where it was built under wider limits."""
+    limits = query_limits()
     operands = 0
     for nodes, (node, depth) in enumerate(walk(condition), 1):
         operands += len(node.values) if isinstance(node, In) else isinstance(node, Leaf)
-        if depth > MAX_DEPTH:
-            raise QueryError(f"the condition is nested deeper than {MAX_DEPTH} levels")
-        if nodes > MAX_NODES:
-            raise QueryError(f"the condition has more than {MAX_NODES} parts")
-        if operands > MAX_OPERANDS:
-            raise QueryError(f"the condition has more than {MAX_OPERANDS} values")
+        if depth > limits.max_depth:
+            raise QueryError(f"the condition is nested deeper than {limits.max_depth} levels")
+        if nodes > limits.max_conditions:
+            raise QueryError(f"the condition has more than {limits.max_conditions} parts")
+        if operands > limits.max_values:
+            raise QueryError(f"the condition has more than {limits.max_values} values")
+        if isinstance(node, In):
+            _check_count(node.values, node.field)
+            for value in node.values:
+                _check_text(value, node.field, limits.max_text_characters)
+        elif isinstance(node, Compare | Contains | StartsWith | EndsWith):
+            _check_text(node.value, node.field, limits.max_text_characters)
+        elif isinstance(node, Regex):
+            regex.translate(node.pattern, ignore_case=node.ignore_case, path=node.field)
 
 
 def walk(condition: Condition) -> Iterator[tuple[Condition, int]]:
@@ -218,9 +211,20 @@ def _known(condition: object) -> AnyCondition:
 
 def _operand(value: Any, path: str) -> Scalar:
     normal = normalise(value, path)
-    if isinstance(normal, str) and len(normal) > MAX_TEXT:
-        raise QueryError(f"a text to compare with has at most {MAX_TEXT} characters, got {len(normal)}", path=path)
+    if isinstance(normal, str):
+        _check_text(normal, path, query_limits().max_text_characters)
     return normal
+
+
+def _check_text(value: Scalar, path: str, most: int) -> None:
+    if isinstance(value, str) and len(value) > most:
+        raise QueryError(f"a text to compare with has at most {most} characters, got {len(value)}", path=path)
+
+
+def _check_count(values: tuple[Scalar, ...], path: str) -> None:
+    most = query_limits().max_in_values
+    if len(values) > most:
+        raise QueryError(f"in_ takes at most {most} values, got {len(values)}", path=path)
 
 
 def _text_operand(value: Any, path: str) -> str:

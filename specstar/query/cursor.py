@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from specstar.errors import QueryError
+from specstar.query.limits import query_limits
 from specstar.query.ordering import Part, SortKey, effective_sort, parts_of
 from specstar.query.values import Scalar, normalise
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["Row", "check_cursor", "cursor_of", "cursor_position", "make_cursor"]
 
 VERSION = 1
-MAX_CURSOR = 65_536
 
 
 class Row(Protocol):
@@ -82,7 +82,10 @@ def cursor_position(after: str, sort: tuple[SortKey, ...]) -> list[tuple[Part, S
 
 
 def _decoded(after: str) -> _Cursor:
-    if not 0 < len(after) <= MAX_CURSOR:
+    most = query_limits().max_cursor_characters
+    if len(after) > most:
+        raise QueryError(f"a cursor has at most {most} characters, got {len(after)}", path="after")
+    if not after:
         raise QueryError("not a cursor", path="after")
     try:
         packed = base64.b64decode(after.encode("ascii") + b"=" * (-len(after) % 4), altchars=b"-_", validate=True)

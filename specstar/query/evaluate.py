@@ -111,7 +111,7 @@ def _text_leaf(node: Leaf, text: str) -> bool:
     if isinstance(node, EndsWith):
         return text.endswith(node.value)
     if isinstance(node, Regex):
-        return regex.search(regex.translate(node.pattern, ignore_case=node.ignore_case, path=node.field), text)
+        return regex.search(regex.spelled(node.pattern, ignore_case=node.ignore_case, path=node.field), text)
     raise QueryError(f"{type(node).__name__} is no condition that stores know", path=node.field)
 
 

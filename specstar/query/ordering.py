@@ -7,7 +7,7 @@ point, by its first `KEY_LENGTH` characters. `resource_id` breaks all ties, in t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal, cast
 
@@ -15,15 +15,25 @@ from msgspec import Struct
 
 from specstar.errors import QueryError
 from specstar.query.fields import META_FIELDS, Fields, Kind, MetaField, ordered_kinds
+from specstar.query.limits import query_limits
 from specstar.query.values import INT_MAX, INT_MIN, Scalar, micros_of
 
-__all__ = ["KEY_LENGTH", "RANKS", "Part", "SortKey", "effective_sort", "kind_of", "parse_sort", "parts_of"]
+__all__ = [
+    "KEY_LENGTH",
+    "RANKS",
+    "Part",
+    "SortKey",
+    "check_sort",
+    "effective_sort",
+    "kind_of",
+    "parse_sort",
+    "parts_of",
+]
 
 KEY_LENGTH = 256
 """Characters of a text that its order takes into account: it keeps index rows within PostgreSQL's 2,704 bytes."""
 
 RANKS: Mapping[str, int] = {"null": 0, "bool": 1, "number": 2, "string": 3, "list": 4}
-MAX_SORT = 8
 
 _FIRST = micros_of(datetime.min.replace(tzinfo=UTC))
 _LAST = micros_of(datetime.max.replace(tzinfo=UTC))
@@ -103,9 +113,15 @@ def parse_sort(sort: object) -> tuple[SortKey, ...]:
             keys.append(key)
         else:
             raise QueryError(f"a sort key is text such as 'age' or '-age', got {key!r:.80}", path="sort")
-    if len(keys) > MAX_SORT:
-        raise QueryError(f"a sort has at most {MAX_SORT} keys, got {len(keys)}", path="sort")
+    check_sort(keys)
     return tuple(keys)
+
+
+def check_sort(keys: Sequence[SortKey]) -> None:
+    """Raise `QueryError` for too many keys."""
+    most = query_limits().max_sort_keys
+    if len(keys) > most:
+        raise QueryError(f"a sort has at most {most} keys, got {len(keys)}", path="sort")
 
 
 def resolve_sort(keys: tuple[SortKey, ...], fields: Fields) -> tuple[SortKey, ...]:

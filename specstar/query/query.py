@@ -13,7 +13,7 @@ from specstar.errors import QueryError
 from specstar.query.conditions import And, AnyCondition, Condition, Leaf, Not, Or, check_limits
 from specstar.query.cursor import check_cursor
 from specstar.query.fields import Fields, IndexedField, MetaField
-from specstar.query.ordering import SortKey, parse_sort, resolve_sort
+from specstar.query.ordering import SortKey, check_sort, parse_sort, resolve_sort
 from specstar.query.values import INT_MAX
 
 __all__ = ["Query", "build_query", "decode_query", "resolve_condition", "resolve_query"]
@@ -89,6 +89,7 @@ def resolve_query(query: Query, fields: Fields | Iterable[IndexedField]) -> Quer
     """The query with every name settled, its limits and its cursor checked. Does nothing twice. Raises `QueryError`."""
     known = Fields.of(fields)
     condition = None if query.condition is None else resolve_condition(query.condition, known)
+    check_sort(query.sort)
     sort = resolve_sort(query.sort, known)
     if query.after is not None:
         check_cursor(query.after, sort)

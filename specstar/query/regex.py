@@ -7,7 +7,7 @@
 
 Refused with `QueryError`, as engines differ on them or lack them: back-references, lookaround, `\\b`, inline flags,
 `\\p{...}`, `[[:alpha:]]`, possessive and doubled quantifiers, a quantified anchor, an unescaped `{` or `}` that is no
-quantifier, more than `MAX_PATTERN` characters, and repetitions that multiply to more than `MAX_SIZE` steps.
+quantifier, and what `QueryLimits` bounds: characters, levels of groups, and the steps that repetitions multiply to.
 
 The pattern is parsed here and written anew in the few forms that RE2 and PostgreSQL read alike, with every class
 spelled out. RE2 takes time linear in the text.
@@ -17,17 +17,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from specstar.errors import QueryError
+from specstar.query.limits import RANGES, query_limits
 
-__all__ = ["MAX_PATTERN", "MAX_SIZE", "regex_function", "search", "translate"]
+__all__ = ["MAX_REPEAT", "regex_function", "search", "spelled", "translate"]
 
-MAX_PATTERN = 1_000
-MAX_SIZE = 1_000
-MAX_GROUPS = 50
 MAX_REPEAT = 255
+"""The highest count of a repetition, PostgreSQL's own."""
 
+_MOST_STEPS = RANGES["max_pattern_steps"].most
+_MOST_GROUPS = RANGES["max_pattern_groups"].most
 _TOP = 0x10FFFF
 _DIGITS = [(0x30, 0x39)]
 _WORDS = [(0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A)]
@@ -37,11 +38,34 @@ _CONTROLS = {"n": 10, "t": 9, "r": 13, "f": 12, "v": 11}
 Ranges = list[tuple[int, int]]
 
 
-@functools.lru_cache(maxsize=512)
 def translate(pattern: str, *, ignore_case: bool = False, path: str | None = None) -> str:
-    """The pattern in the form that RE2 and PostgreSQL read alike. Raises `QueryError`."""
-    if len(pattern) > MAX_PATTERN:
-        raise QueryError(f"a pattern has at most {MAX_PATTERN} characters, got {len(pattern)}", path=path)
+    """The pattern in the form that RE2 and PostgreSQL read alike. Raises `QueryError`, also beyond the limits."""
+    limits = query_limits()
+    if len(pattern) > limits.max_pattern_characters:
+        most = limits.max_pattern_characters
+        raise QueryError(f"a pattern has at most {most} characters, got {len(pattern)}", path=path)
+    parsed = _parsed(pattern, ignore_case, path)
+    if parsed.steps > limits.max_pattern_steps:
+        raise _bad(pattern, _too_large(limits.max_pattern_steps), path)
+    if parsed.groups > limits.max_pattern_groups:
+        raise _bad(pattern, _too_nested(limits.max_pattern_groups), path)
+    return parsed.written
+
+
+def spelled(pattern: str, *, ignore_case: bool = False, path: str | None = None) -> str:
+    """The same for a pattern that is checked already, as that of a resolved condition is: for each row of a search."""
+    return _parsed(pattern, ignore_case, path).written
+
+
+class _Parsed(NamedTuple):
+    written: str
+    steps: int
+    groups: int
+
+
+# Known to no limits but the hard ones, which never change: what is cached here is measured anew against the others.
+@functools.lru_cache(maxsize=512)
+def _parsed(pattern: str, ignore_case: bool, path: str | None) -> _Parsed:
     return _Parser(pattern, ignore_case, path).whole()
 
 
@@ -82,15 +106,16 @@ class _Parser:
         self.path = path
         self.at = 0
         self.depth = 0
+        self.deepest = 0
 
-    def whole(self) -> str:
-        written, _ = self.alternatives()
+    def whole(self) -> _Parsed:
+        written, steps = self.alternatives()
         if self.at < len(self.pattern):
             self.fail("unbalanced )")
-        return written
+        return _Parsed(written, steps, self.deepest)
 
     def fail(self, reason: str) -> NoReturn:
-        raise QueryError(f"bad pattern {self.pattern[:80]!r}: {reason} at position {self.at}", path=self.path)
+        raise _bad(self.pattern, f"{reason} at position {self.at}", self.path)
 
     def peek(self, ahead: int = 0) -> str:
         return self.pattern[self.at + ahead : self.at + ahead + 1]
@@ -102,8 +127,8 @@ class _Parser:
         return False
 
     def sized(self, size: int) -> int:
-        if size > MAX_SIZE:
-            self.fail(f"its repetitions multiply to more than {MAX_SIZE} steps")
+        if size > _MOST_STEPS:
+            self.fail(_too_large(_MOST_STEPS))
         return size
 
     def alternatives(self) -> tuple[str, int]:
@@ -194,8 +219,9 @@ class _Parser:
             elif not self.taken(":"):
                 self.fail("lookaround, inline flags and other (?...) forms are not supported")
         self.depth += 1
-        if self.depth > MAX_GROUPS:
-            self.fail(f"groups are nested deeper than {MAX_GROUPS}")
+        self.deepest = max(self.deepest, self.depth)
+        if self.depth > _MOST_GROUPS:
+            self.fail(_too_nested(_MOST_GROUPS))
         written, size = self.alternatives()
         self.depth -= 1
         if not self.taken(")"):
@@ -273,6 +299,18 @@ class _Parser:
             self.fail("[[:class:]] is not supported")
         self.at += 1
         return self.escaped() if char == "\\" else ([], ord(char))
+
+
+def _bad(pattern: str, reason: str, path: str | None) -> QueryError:
+    return QueryError(f"bad pattern {pattern[:80]!r}: {reason}", path=path)
+
+
+def _too_large(steps: int) -> str:
+    return f"its repetitions multiply to more than {steps} steps"
+
+
+def _too_nested(levels: int) -> str:
+    return f"groups are nested deeper than {levels}"
 
 
 def _is_count(text: str) -> bool:

@@ -28,6 +28,7 @@ from specstar.query import (
 )
 from specstar.query.cursor import make_cursor
 from tests.services_plugin import fresh_database
+from tests.unit.query.ceilings import CEILINGS, largest, limited
 from tests.unit.query.generated import FIELDS, LETTERS, cases, expected_ids, patterns, record, schema
 from tests.unit.query.grid import grid_queries, grid_rows
 from tests.unit.query.test_sql import largest_conditions
@@ -158,6 +159,25 @@ def test_trees_at_the_limits_run(session: Session) -> None:
         for tried in (condition, ~condition):
             where, params = compile_count(tried, FIELDS, POSTGRES)
             assert session.fetch(f"SELECT count(*) FROM resources WHERE {where}", params)[0][0] == 0
+
+
+@pytest.mark.slow
+def test_the_largest_queries_that_can_be_allowed_run(session: Session) -> None:
+    rows = grid_rows()[:20]
+    session.fill(rows)
+    with limited(CEILINGS):
+        for name, condition in largest().items():
+            where, params = compile_count(condition, FIELDS, POSTGRES)
+            found = run_query(build_query(condition), rows, FIELDS)
+            assert session.fetch(f"SELECT count(*) FROM resources WHERE {where}", params)[0][0] == len(found), name
+        paths = [field.path for field in FIELDS if field.kinds != {"list"}]
+        keys = [("-" if number % 2 else "") + path for number, path in enumerate([*paths, *META_FIELDS][:16])]
+        most = QB["text"].in_([str(number) for number in range(CEILINGS.max_values)])
+        for condition in (None, most):
+            query = build_query(condition, sort=keys, fields=FIELDS)
+            after = make_cursor(query.sort, rows[3].indexed, rows[3].meta)
+            query = build_query(condition, sort=keys, after=after, fields=FIELDS)
+            assert session.search(query) == expected_ids(query, rows)
 
 
 def test_the_longest_texts_fit_the_indexes(session: Session) -> None:

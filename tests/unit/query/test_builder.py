@@ -15,10 +15,6 @@ from hypothesis import given
 from specstar.errors import QueryError
 from specstar.query import QB, Condition, Query, SortKey, build_query, decode_condition, decode_query
 from specstar.query.conditions import (
-    MAX_DEPTH,
-    MAX_IN,
-    MAX_NODES,
-    MAX_TEXT,
     And,
     AnyCondition,
     Compare,
@@ -26,8 +22,10 @@ from specstar.query.conditions import (
     Not,
     Or,
 )
+from specstar.query.limits import QueryLimits
 from tests.unit.query.generated import FIELDS, conditions
 
+LIMITS = QueryLimits()
 A = QB["a"] == 1
 B = QB["b"] == 2
 
@@ -112,7 +110,7 @@ def test_operands_are_normalised(operand: Any, normal: Any) -> None:
     "operand",
     [
         float("nan"), float("inf"), Decimal("NaN"), Decimal("1e999"), 2**63, -(2**63) - 1, "a\x00b", "\ud800",
-        {}, [], object(), "x" * (MAX_TEXT + 1), datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=1))), QB["b"],
+        {}, [], object(), "x" * (LIMITS.max_text_characters + 1), datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=1))), QB["b"],
     ],
 )  # fmt: skip
 def test_operands_that_no_backend_can_compare_are_refused(operand: Any) -> None:
@@ -176,17 +174,17 @@ def test_text_operators_take_text() -> None:
 
 def test_limits_are_enforced() -> None:
     deep = A
-    for level in range(MAX_DEPTH):
+    for level in range(LIMITS.max_depth):
         deep = (deep | B) if level % 2 else (deep & B)
-    wide: Condition = Or(conditions=(A,) * MAX_NODES)  # type: ignore[arg-type]
-    many: Condition = Or(conditions=(QB["a"].in_(range(MAX_IN)),) * 11)  # type: ignore[arg-type]
+    wide: Condition = Or(conditions=(A,) * LIMITS.max_conditions)  # type: ignore[arg-type]
+    many: Condition = Or(conditions=(QB["a"].in_(range(LIMITS.max_in_values)),) * 11)  # type: ignore[arg-type]
     for condition, message in ((deep, "nested deeper"), (wide, "more than 1000 parts"), (many, "values")):
         with pytest.raises(QueryError, match=message):
             build_query(condition)
         with pytest.raises(QueryError, match=message):
             decode_condition(msgspec.json.encode(condition))
     with pytest.raises(QueryError, match="at most 1000 values"):
-        QB["a"].in_(range(MAX_IN + 1))
+        QB["a"].in_(range(LIMITS.max_in_values + 1))
 
 
 def test_a_tree_far_too_deep_for_recursion_is_refused() -> None:

@@ -24,8 +24,9 @@ from specstar.query import (
     quote_identifier,
     regex_function,
 )
-from specstar.query.conditions import MAX_IN, Or
+from specstar.query.conditions import Or
 from specstar.query.fields import as_kinds
+from specstar.query.limits import QueryLimits
 from specstar.query.sql import successor
 from tests.unit.query.generated import FIELDS, conditions, schema
 
@@ -112,9 +113,9 @@ def largest_conditions() -> list[Condition]:
         other = QB["text"].starts_with("a") if level % 3 else QB["items"].contains("x")
         deep = (deep | other) if level % 2 else (deep & other)
     wide: Condition = Or(conditions=(QB["text"] != "x" * 300,) * 499)  # type: ignore[arg-type]
-    values = [f"{number}" for number in range(MAX_IN)]
+    values = [f"{number}" for number in range(QueryLimits().max_in_values)]
     many: Condition = Or(conditions=(QB["text"].in_(values),) * 10)  # type: ignore[arg-type]
-    long = QB["text"].in_([f"{number:0300}" for number in range(MAX_IN)])
+    long = QB["text"].in_([f"{number:0300}" for number in range(QueryLimits().max_in_values)])
     return [~deep, wide, many, long]
 
 
