@@ -173,10 +173,10 @@ def test_the_largest_queries_that_can_be_allowed_run(session: Session) -> None:
         paths = [field.path for field in FIELDS if field.kinds != {"list"}]
         keys = [("-" if number % 2 else "") + path for number, path in enumerate([*paths, *META_FIELDS][:16])]
         most = QB["text"].in_([str(number) for number in range(CEILINGS.max_values)])
-        for condition in (None, most):
-            query = build_query(condition, sort=keys, fields=FIELDS)
+        for wanted in (None, most):
+            query = build_query(wanted, sort=keys, fields=FIELDS)
             after = make_cursor(query.sort, rows[3].indexed, rows[3].meta)
-            query = build_query(condition, sort=keys, after=after, fields=FIELDS)
+            query = build_query(wanted, sort=keys, after=after, fields=FIELDS)
             assert session.search(query) == expected_ids(query, rows)
 
 

@@ -30,8 +30,9 @@ SWEEP_SECONDS = 24 * 3600.0
 class DiskConnection(Connection):
     """Everything open under one root folder. `root` is absolute."""
 
-    def __init__(self, root: str, *, reader_threads: int, busy_timeout: float) -> None:
+    def __init__(self, root: str, *, reader_threads: int, busy_timeout: float, batch_bytes: int) -> None:
         self.root = Path(root)
+        self.batch_bytes = batch_bytes
         self.temps = TempFolder(self.root / "_tmp")
         self.file_limit = anyio.CapacityLimiter(_FILE_THREADS)
         self.blob_limit = anyio.CapacityLimiter(_BLOB_THREADS)
@@ -75,7 +76,7 @@ class DiskConnection(Connection):
         async with self._opening:
             if self._lanes is None:
                 await run_in_thread(self._open_database, limiter=self.file_limit)
-                self._lanes = Lanes(home, self._file)
+                self._lanes = Lanes(home, self._file, batch_bytes=self.batch_bytes)
         await self._lanes.write(EnsureModel(tables))
         return self._lanes
 

@@ -39,6 +39,17 @@ class DiskOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         int,
         Meta(ge=1, le=64, description="Threads, each with its own connection, that read beside the writer. Default 2."),
     ] = 2
+    batch_bytes: Annotated[
+        int,
+        Meta(
+            ge=64 << 10,
+            le=256 << 20,
+            description=(
+                "Bytes at most of the writes that share one transaction, and of the payload files that are written "
+                "together; a larger one travels alone. Default 8388608."
+            ),
+        ),
+    ] = 8 << 20
     busy_timeout_seconds: Annotated[
         float,
         Meta(

@@ -15,7 +15,6 @@ __all__ = ["PayloadFileLane"]
 
 _Write = tuple[PayloadKey, bytes]
 _MAX_FILES = 32
-_MAX_BYTES = 8 << 20
 _IN_FLIGHT = 3
 
 
@@ -25,13 +24,14 @@ class PayloadFileLane:
     def __init__(self, home: Home, connection: DiskConnection, suffix: str) -> None:
         self._files = PayloadFiles(connection.root, suffix, connection.temps)
         self._limit = connection.file_limit
+        self._batch_bytes = connection.batch_bytes
         name = f"{connection.root}: payload files"
         self._writes: Batcher[_Write, None] = Batcher(
             home,
             self._flush_writes,
             name=name,
             max_items=_MAX_FILES,
-            max_bytes=_MAX_BYTES,
+            max_bytes=connection.batch_bytes,
             max_in_flight=_IN_FLIGHT,
             size_of=lambda item: len(item[1]),
             key_of=lambda item: item[0],
@@ -49,11 +49,11 @@ class PayloadFileLane:
         portion: list[_Write] = []
         size = 0
         for item in items:
-            portion.append(item)
-            size += len(item[1])
-            if len(portion) >= _MAX_FILES or size >= _MAX_BYTES:
+            if portion and (len(portion) >= _MAX_FILES or size + len(item[1]) > self._batch_bytes):
                 await self._run_writes(portion)
                 portion, size = [], 0
+            portion.append(item)
+            size += len(item[1])
         if portion:
             await self._run_writes(portion)
 

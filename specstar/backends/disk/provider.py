@@ -42,7 +42,13 @@ class DiskProvider(BackendProvider[DiskOptions, "DiskConnection"]):
         return []
 
     def connection_key(self, options: DiskOptions) -> Hashable:
-        return ("disk", root_path(options.rootdir), options.reader_threads, options.busy_timeout_seconds)
+        return (
+            "disk",
+            root_path(options.rootdir),
+            options.reader_threads,
+            options.busy_timeout_seconds,
+            options.batch_bytes,
+        )
 
     def connect(self, options: DiskOptions) -> DiskConnection:
         from specstar.backends.disk.connection import DiskConnection
@@ -51,6 +57,7 @@ class DiskProvider(BackendProvider[DiskOptions, "DiskConnection"]):
             root_path(options.rootdir),
             reader_threads=options.reader_threads,
             busy_timeout=options.busy_timeout_seconds,
+            batch_bytes=options.batch_bytes,
         )
 
     def meta_store(self, context: BackendContext[DiskOptions, DiskConnection], model: ModelSpec) -> MetaStore:

@@ -45,6 +45,15 @@ class PostgresOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     acquire_timeout_seconds: Annotated[
         float, Meta(description="The longest wait for a free connection of the pool.", gt=0)
     ] = 10.0
+    batch_bytes: Annotated[
+        int,
+        Meta(
+            description="Bytes at most of the writes that share one statement; an answer to several reads holds twice as "
+            "many. A larger one travels alone.",
+            ge=64 << 10,
+            le=256 << 20,
+        ),
+    ] = 4 << 20
     pgbouncer: Annotated[
         bool,
         Meta(

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from specstar.backends.postgres.connection import Row
     from specstar.backends.postgres.tables import ModelTables
 
-__all__ = ["BATCH_BYTES", "MAX_ROWS", "SMALL_PAYLOAD", "Lookup", "MetaReader", "Partial"]
+__all__ = ["MAX_ROWS", "Lookup", "MetaReader", "Partial", "full_of", "largest_payload"]
 
 MAX_ROWS = 256
 MAX_IN_FLIGHT = 2
-# What one answer may hold: every payload up to SMALL_PAYLOAD, larger ones only while they fit into BATCH_BYTES together.
-SMALL_PAYLOAD = 32 << 10
-BATCH_BYTES = 8 << 20
+# An answer holds twice what a statement of writes does.
+_ANSWER = 2
+_SMALL_PAYLOAD = 32 << 10
 _READ_ATTEMPTS = 4
 _PAYLOAD_COLUMN = META_WIDTH + REVISION_WIDTH
 
@@ -36,8 +36,9 @@ class Partial(NamedTuple):
 
 
 class Lookup(Generic[K, R]):
-    """Rows by key, one batched statement. `arguments` makes its parameters from the keys, `key_of` finds a row's key.
+    """Rows by key, one batched statement. `key_of` finds a row's key.
 
+    `arguments` makes the parameters of the statement from the keys and `batch_bytes`.
     `one_sql` is a quicker form for a lone caller; its parameters are the key and the most bytes of a payload.
     """
 
@@ -47,7 +48,7 @@ class Lookup(Generic[K, R]):
         sql: str,
         *,
         what: str,
-        arguments: Callable[[list[K]], tuple[Any, ...]],
+        arguments: Callable[[list[K], int], tuple[Any, ...]],
         one_sql: str | None = None,
         key_of: Callable[[Row], K],
         decode: Callable[[Row], R],
@@ -71,9 +72,11 @@ class Lookup(Generic[K, R]):
         """One entry a key: what was found, None, or the error of a row that does not decode."""
         connection = await self._tables.ready()
         if len(keys) == 1 and self._one_sql is not None:
-            rows = await connection.fetch(self._one_sql, keys[0], BATCH_BYTES)
+            rows = await connection.fetch(self._one_sql, keys[0], largest_payload(self._tables.batch_bytes, 1))
         else:
-            rows = await connection.fetch(self._sql, *self._arguments(list(dict.fromkeys(keys))))
+            rows = await connection.fetch(
+                self._sql, *self._arguments(list(dict.fromkeys(keys)), self._tables.batch_bytes)
+            )
         found: dict[K, R | Exception] = {}
         for row in rows:
             try:
@@ -101,24 +104,27 @@ def _id_of(row: Row) -> str:
     return resource_id
 
 
-def _ids(keys: list[str]) -> tuple[Any, ...]:
+def _ids(keys: list[str], _batch_bytes: int) -> tuple[Any, ...]:
     return (keys,)
 
 
-def _ids_and_limit(keys: list[str]) -> tuple[Any, ...]:
-    return keys, _limit(len(keys))
+def _ids_and_limit(keys: list[str], batch_bytes: int) -> tuple[Any, ...]:
+    return keys, largest_payload(batch_bytes, len(keys))
 
 
-def _pairs(keys: list[tuple[str, str]]) -> tuple[Any, ...]:
+def _pairs(keys: list[tuple[str, str]], _batch_bytes: int) -> tuple[Any, ...]:
     return [key[0] for key in keys], [key[1] for key in keys]
 
 
-def _pairs_and_limit(keys: list[tuple[str, str]]) -> tuple[Any, ...]:
-    return [key[0] for key in keys], _limit(len(keys)), [key[1] for key in keys]
+def _pairs_and_limit(keys: list[tuple[str, str]], batch_bytes: int) -> tuple[Any, ...]:
+    return [key[0] for key in keys], largest_payload(batch_bytes, len(keys)), [key[1] for key in keys]
 
 
-def _limit(rows: int) -> int:
-    return max(SMALL_PAYLOAD, BATCH_BYTES // rows)
+def largest_payload(batch_bytes: int, rows: int | None) -> int:
+    """The bytes up to which a payload travels in an answer of so many rows at most; None: nobody knows how many."""
+    answer = _ANSWER * batch_bytes
+    small = min(_SMALL_PAYLOAD, answer // MAX_ROWS)
+    return max(small, answer // rows) if rows else small
 
 
 def _pair_of(row: Row) -> tuple[str, str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from specstar.backends.postgres.lost_answers import fence
 from specstar.backends.postgres.outcomes import AnswerLost, BadValue, WriteRace
-from specstar.backends.postgres.reader import BATCH_BYTES, MAX_ROWS, SMALL_PAYLOAD
+from specstar.backends.postgres.reader import MAX_ROWS, largest_payload
 from specstar.backends.postgres.schema import PAYLOAD
 from specstar.backends.postgres.tables import ModelTables
 from specstar.errors import BackendUnavailable
@@ -40,6 +40,7 @@ class PostgresResourceStore(ResourceStore):
             self._flush_puts,
             name=f"postgres payload writes of {model.name}",
             max_items=MAX_ROWS,
+            max_bytes=tables.batch_bytes,
             max_in_flight=3,
             size_of=lambda item: 256 + len(item[1]),
         )
@@ -51,7 +52,7 @@ class PostgresResourceStore(ResourceStore):
         await self._puts.submit((key, payload))
 
     async def put_many(self, items: Sequence[tuple[PayloadKey, bytes]]) -> None:
-        for batch in _batches(items):
+        for batch in _batches(items, self._tables.batch_bytes):
             for outcome in await self._flush_puts(batch):
                 if outcome is not None:
                     raise outcome
@@ -107,7 +108,7 @@ class PostgresResourceStore(ResourceStore):
     async def _flush_gets(self, keys: list[PayloadKey]) -> list[bytes | object | None]:
         connection = await self._tables.ready()
         distinct = list(dict.fromkeys(keys))
-        limit = max(SMALL_PAYLOAD, BATCH_BYTES // len(distinct))
+        limit = largest_payload(self._tables.batch_bytes, len(distinct))
         rows = await connection.fetch(
             self._sql.get, [key.resource_id for key in distinct], [key.payload_id for key in distinct], limit
         )
@@ -150,12 +151,12 @@ def _payload(found: bytes | object | None) -> bytes | None:
     return found
 
 
-def _batches(items: Sequence[Item]) -> Iterator[list[Item]]:
+def _batches(items: Sequence[Item], max_bytes: int) -> Iterator[list[Item]]:
     batch: list[Item] = []
     size = 0
     for item in items:
         more = 256 + len(item[1])
-        if batch and (len(batch) >= MAX_ROWS or size + more > 4 << 20):
+        if batch and (len(batch) >= MAX_ROWS or size + more > max_bytes):
             yield batch
             batch, size = [], 0
         batch.append(item)

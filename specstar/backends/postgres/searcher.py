@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from specstar.backends.postgres.reader import BATCH_BYTES, SMALL_PAYLOAD, MetaReader, Partial, full_of
+from specstar.backends.postgres.reader import MetaReader, Partial, full_of, largest_payload
 from specstar.backends.postgres.rows import meta_of, meta_with_revision
 from specstar.errors import DecodeError
 from specstar.query import POSTGRES, Compiled, Condition, Fields, Query, compile_count, compile_query
@@ -28,7 +28,7 @@ class Searcher:
     async def search(self, query: Query, reader: MetaReader) -> list[StoredRevision]:
         """The matching resources with their payloads; those too large for one answer are fetched one by one."""
         sql, args = self._statement(query, self._sql.search_full, first_param=2)
-        most = max(SMALL_PAYLOAD, BATCH_BYTES // (query.limit or BATCH_BYTES))
+        most = largest_payload(self._tables.batch_bytes, query.limit)
         connection = await self._tables.ready()
         rows = await connection.fetch_alone(sql, most, *args, doing="searching")
         results: list[StoredRevision] = []
@@ -69,7 +69,9 @@ class Searcher:
         """The planner's choice for a search, as text."""
         sql, args = self._statement(query, self._sql.search_full, first_param=2)
         connection = await self._tables.ready()
-        rows = await connection.fetch_alone(f"EXPLAIN {sql}", SMALL_PAYLOAD, *args, doing="explaining")
+        rows = await connection.fetch_alone(
+            f"EXPLAIN {sql}", largest_payload(self._tables.batch_bytes, query.limit), *args, doing="explaining"
+        )
         return "\n".join(row[0] for row in rows)
 
     def _statement(

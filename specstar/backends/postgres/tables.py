@@ -38,6 +38,8 @@ class ModelTables:
         self.meta_sql = meta_sql(self.names)
         self.payload_sql = payload_sql(self.names)
         self.search_sql = SearchSql(self.names)
+        # What the writes of one statement may hold together.
+        self.batch_bytes = context.options.batch_bytes
         self._component = component
         self._indexes = field_indexes(self.names, model.indexed_fields) if component.name == "meta" else []
         if finds_payloads:

@@ -31,7 +31,6 @@ __all__ = ["MetaWriter"]
 logger = logging.getLogger("specstar")
 
 MAX_ROWS = 256
-MAX_BYTES = 4 << 20
 MAX_IN_FLIGHT = 2
 _ROW_BYTES = 512
 _RACES = 6
@@ -68,7 +67,7 @@ class MetaWriter:
             self._flush,
             name=f"postgres writes of {tables.model}",
             max_items=MAX_ROWS,
-            max_bytes=MAX_BYTES,
+            max_bytes=tables.batch_bytes,
             max_in_flight=MAX_IN_FLIGHT,
             size_of=_size,
             key_of=_resource_id,
@@ -90,7 +89,7 @@ class MetaWriter:
                 entries.append(_Entry(position, _Change(item, encode_indexed(meta.indexed_data, meta.resource_id))))
             except SpecstarError as error:
                 results[position] = error
-        for batch in _batches(entries):
+        for batch in _batches(entries, self._tables.batch_bytes):
             try:
                 connection = await self._tables.ready()
                 async with connection.pool.alone():
@@ -216,14 +215,14 @@ def _absent(entries: list[_Entry], outcomes: list[Outcome]) -> list[_Entry]:
     return [entry for entry, outcome in zip(entries, outcomes, strict=True) if outcome == "absent"]
 
 
-def _batches(entries: list[_Entry]) -> Iterator[list[_Entry]]:
+def _batches(entries: list[_Entry], max_bytes: int) -> Iterator[list[_Entry]]:
     """Cut into batches of bounded rows and bytes, in which no resource comes twice."""
     batch: list[_Entry] = []
     ids: set[str] = set()
     size = 0
     for entry in entries:
         resource_id, more = _resource_id(entry.change), _size(entry.change)
-        if batch and (len(batch) >= MAX_ROWS or size + more > MAX_BYTES or resource_id in ids):
+        if batch and (len(batch) >= MAX_ROWS or size + more > max_bytes or resource_id in ids):
             yield batch
             batch, ids, size = [], set(), 0
         batch.append(entry)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from specstar.backends.provider import BackendContext
@@ -16,6 +16,7 @@ from specstar.backends.sqlite.reads import GetMeta, GetRows, ListRevisions, Refe
 from specstar.backends.sqlite.search import CountRows, ExplainRows, SearchRows
 from specstar.backends.sqlite.tables import ModelTables
 from specstar.backends.sqlite.writes import EnsureModel, EraseRow, WriteRow
+from specstar.errors import SpecstarError
 from specstar.query import Condition, Query
 from specstar.roles import MetaStore, MetaWrite, ModelSpec, ResourceMeta, RevisionInfo
 
@@ -49,6 +50,7 @@ class S3MetaStore(MetaStore):
             options.auto_reload_on_conflict,
             options.check_etag_on_read,
             options.max_meta_bytes,
+            options.batch_bytes,
         )
         found: MetaSync | None = connection.meta_objects.get(share)
         if found is None:
@@ -77,12 +79,31 @@ class S3MetaStore(MetaStore):
         await self._write([Change(change.meta.resource_id, operation)], operation.size, raise_it=True)
 
     async def write_many(self, changes: Sequence[MetaWrite]) -> list[Exception | None]:
-        operations = [WriteRow(self._tables, change) for change in changes]
-        if not operations:
-            return []
-        named = [Change(change.meta.resource_id, op) for change, op in zip(changes, operations, strict=True)]
-        results = await self._write(named, sum(operation.size for operation in operations))
-        return [result if isinstance(result, Exception) else None for result in results]
+        results: list[Exception | None] = []
+        for portion, size in self._portions(changes):
+            try:
+                written = await self._write(portion, size)
+            except SpecstarError as error:
+                if len(portion) == len(changes):
+                    raise
+                # Others are in the bucket by now: they stay acknowledged.
+                written = [error] * len(portion)
+            results += [result if isinstance(result, Exception) else None for result in written]
+        return results
+
+    def _portions(self, changes: Sequence[MetaWrite]) -> Iterator[tuple[list[Change], int]]:
+        """Cut into what may share a push, each with its size."""
+        portion: list[Change] = []
+        size = 0
+        for change in changes:
+            operation = WriteRow(self._tables, change)
+            if portion and size + operation.size > self._context.options.batch_bytes:
+                yield portion, size
+                portion, size = [], 0
+            portion.append(Change(change.meta.resource_id, operation))
+            size += operation.size
+        if portion:
+            yield portion, size
 
     async def erase(self, resource_id: str, *, expected_version: int | None = None) -> list[RevisionInfo]:
         operation = EraseRow(self._tables, resource_id, expected_version)

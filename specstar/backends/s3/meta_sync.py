@@ -32,7 +32,6 @@ T = TypeVar("T")
 logger = logging.getLogger("specstar")
 
 _MAX_CHANGES = 4096
-_MAX_BYTES = 8 << 20
 _DRAIN_SECONDS = 60.0
 _LARGE = 32 << 20
 _RIVALRY_SECONDS = 5.0
@@ -101,7 +100,7 @@ class MetaSync:
             self._flush_writes,
             name=f"{self.name}: writes",
             max_items=_MAX_CHANGES,
-            max_bytes=_MAX_BYTES,
+            max_bytes=options.batch_bytes,
             max_in_flight=1,
             size_of=lambda group: group.size,
             writes=True,

@@ -135,6 +135,14 @@ class S3Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             description="Largest metadata object of a model; a write beyond is refused. Each push sends all of it.",
         ),
     ] = 256 * MIB
+    batch_bytes: Annotated[
+        int,
+        Meta(
+            ge=64 << 10,
+            le=256 << 20,
+            description="Bytes at most of the metadata rows that share one push; a larger row travels alone.",
+        ),
+    ] = 8 * MIB
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:  # type: ignore[override, unused-ignore]
         shown = {**structs.asdict(self), "endpoint_url": _without_user(self.endpoint_url)}

@@ -18,7 +18,6 @@ from specstar.runtime import Batcher, Home, run_in_thread
 __all__ = ["DatabaseFile", "Lanes"]
 
 _MAX_WRITES = 1024
-_MAX_WRITE_BYTES = 8 << 20
 _MAX_READS = 256
 _MAX_SEARCHES = 16
 # What is read by id is spread over the whole file; each search reads near to what it found.
@@ -26,7 +25,6 @@ _READER_CACHE_BYTES = 64 << 20
 _SEARCHER_CACHE_BYTES = 16 << 20
 _DRAIN_SECONDS = 60.0
 _PORTION_ITEMS = 512
-_PORTION_BYTES = 4 << 20
 
 
 class _Sized(Operation, Protocol):
@@ -50,12 +48,12 @@ class _Several:
         raise AssertionError("taken apart by the lane")
 
 
-def _portions(operations: Sequence[_Sized]) -> Iterator[_Several]:
+def _portions(operations: Sequence[_Sized], max_bytes: int) -> Iterator[_Several]:
     """Bounded pieces, between which other writers get their turn."""
     portion: list[_Sized] = []
     size = 0
     for operation in operations:
-        if portion and (len(portion) >= _PORTION_ITEMS or size + operation.size > _PORTION_BYTES):
+        if portion and (len(portion) >= _PORTION_ITEMS or size + operation.size > max_bytes):
             yield _Several(portion)
             portion, size = [], 0
         portion.append(operation)
@@ -145,8 +143,10 @@ _leaked: list[Database] = []
 class Lanes:
     """Carries the calls of one home to a database file. Made and used on the home loop."""
 
-    def __init__(self, home: Home, file: DatabaseFile) -> None:
+    def __init__(self, home: Home, file: DatabaseFile, *, batch_bytes: int) -> None:
         self._file = file
+        # Half a batch, so that who writes many leaves room for others in it.
+        self._portion_bytes = batch_bytes // 2
         self._writer_limit = anyio.CapacityLimiter(1)
         self._reader_limit = anyio.CapacityLimiter(1)
         self._search_limit = anyio.CapacityLimiter(file.readers)
@@ -155,7 +155,7 @@ class Lanes:
             self._flush_writes,
             name=f"{file.path}: writes",
             max_items=_MAX_WRITES,
-            max_bytes=_MAX_WRITE_BYTES,
+            max_bytes=batch_bytes,
             max_in_flight=1,
             size_of=_size_of,
             writes=True,
@@ -178,7 +178,7 @@ class Lanes:
     async def write_all(self, operations: Sequence[_Sized]) -> list[Any]:
         """Write several, each by itself; one entry each: its result or its own error."""
         results: list[Any] = []
-        for portion in _portions(operations):
+        for portion in _portions(operations, self._portion_bytes):
             try:
                 results += await self.write(portion)
             except SpecstarError as error:

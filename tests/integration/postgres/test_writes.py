@@ -10,6 +10,7 @@ import asyncpg
 import msgspec
 import pytest
 
+from specstar.backends.postgres.reader import Partial, largest_payload
 from specstar.errors import (
     BackendUnavailable,
     DuplicateResourceError,
@@ -17,7 +18,8 @@ from specstar.errors import (
     ResourceNotFoundError,
     RevisionConflictError,
 )
-from specstar.roles import MetaWrite, RevisionStatus, Storage, StoredRevision
+from specstar.query import build_query
+from specstar.roles import MetaWrite, PayloadKey, RevisionStatus, Storage, StoredRevision
 from specstar.roles.storage import StorageWrite
 from tests.integration.postgres.rig import Rig, admin, change_of, ids, new, open_rig, touched
 
@@ -236,3 +238,59 @@ async def test_payload_references(rig: Rig) -> None:
     wanted = [item.change.revision.payload_id for item in items if item.change.revision]
     assert await meta.referenced([*wanted, "no"]) == set(wanted)
     assert await meta.referenced([]) == set()
+
+
+async def transactions_of(dsn: str, table: str) -> list[int]:
+    """How many rows each transaction wrote, as the server has it."""
+    async with admin(dsn) as connection:
+        return [row[0] for row in await connection.fetch(f'SELECT count(*) FROM "{table}" GROUP BY xmin::text')]
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["callers", "one caller"])
+async def test_a_statement_carries_no_more_than_batch_bytes(postgres_database: str, together: bool) -> None:
+    writes = [new(name, os.urandom(20 << 10)) for name in ids("r", 40)]
+    writes.insert(7, new("huge", os.urandom(300 << 10)))
+    async with open_rig(postgres_database, batch_bytes=64 << 10) as rig:
+        storage = rig.storage()
+        if together:
+            await asyncio.gather(*(storage.write(item) for item in writes))
+        else:
+            assert await storage.write_many(writes) == [None] * 41
+        counts = await transactions_of(postgres_database, "User_meta")
+        assert sum(counts) == 41
+        assert max(counts) == 3
+        assert [await payload_of(storage, item.change.meta.resource_id) for item in writes] == [
+            item.payload for item in writes
+        ]
+        # An answer holds twice as much: what does not fit is read apart.
+        found = await storage._reader.full.find(list(ids("r", 40)))  # type: ignore[attr-defined]
+        assert {type(entry) for entry in found} == {Partial}
+        found = await storage._reader.full.find(list(ids("r", 6)))  # type: ignore[attr-defined]
+        assert {type(entry) for entry in found} == {StoredRevision}
+        names = ["huge", *ids("r", 40)]
+        whole = {item.change.meta.resource_id: item.payload for item in writes}
+        assert [entry.payload for entry in await storage.read_many(names) if entry] == [whole[name] for name in names]
+        searched = await storage.search(build_query(fields=()))
+        assert {entry.meta.resource_id: entry.payload for entry in searched} == whole
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["callers", "one caller"])
+async def test_payloads_apart_travel_in_batches_too(postgres_database: str, together: bool) -> None:
+    items = [(PayloadKey(name, "p"), os.urandom(20 << 10)) for name in ids("r", 40)]
+    items.insert(7, (PayloadKey("huge", "p"), os.urandom(300 << 10)))
+    async with open_rig(postgres_database, batch_bytes=64 << 10) as rig:
+        store = rig.resource()
+        if together:
+            await asyncio.gather(*(store.put(*item) for item in items))
+        else:
+            await store.put_many(items)
+        counts = await transactions_of(postgres_database, "User_payload")
+        assert sum(counts) == 41
+        assert max(counts) == 3
+        assert await store.get_many([key for key, _ in items]) == [payload for _, payload in items]
+
+
+def test_what_an_answer_holds() -> None:
+    for batch_bytes in (64 << 10, 4 << 20, 256 << 20):
+        assert all(rows * largest_payload(batch_bytes, rows) <= 2 * batch_bytes for rows in (1, 7, 255, 256))
+    assert [largest_payload(4 << 20, rows) for rows in (1, 256, 1_000_000, None)] == [8 << 20, *[32 << 10] * 3]

@@ -12,16 +12,19 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import msgspec
 import pytest
 
 from specstar import SpecStar
 from specstar.backends.disk import DiskOptions, DiskProvider
 from specstar.backends.disk.mounts import network_file_system
+from specstar.backends.disk.payload_files import PayloadFiles
 from specstar.backends.disk.provider import root_path
+from specstar.backends.sqlite.lanes import DatabaseFile
 from specstar.errors import BackendError, BlobIntegrityError, DecodeError, InvalidInputError, SchemaVersionError
 from specstar.query import build_query
-from specstar.roles import BlobStore, PayloadKey, Storage
+from specstar.roles import BlobStore, PayloadKey, Storage, StoredRevision
 from specstar.roles.storage import StorageWrite
 from tests.conformance.cases import Case
 from tests.conformance.harness import Bench
@@ -318,3 +321,41 @@ def test_large_blobs_take_little_memory(tmp_path: Path) -> None:
     ran = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert ran.returncode == 0, ran.stderr
     assert int(ran.stdout) < 64
+
+
+async def test_writes_and_files_travel_in_batches_of_batch_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, anyio_backend: object
+) -> None:
+    rows: list[int] = []
+    files: list[list[int]] = []
+    write_rows, write_files = DatabaseFile.write, PayloadFiles.write
+
+    def seen_rows(self: DatabaseFile, operations: Any) -> Any:
+        rows.append(sum(operation.size for operation in operations))
+        return write_rows(self, operations)
+
+    def seen_files(self: PayloadFiles, items: Any) -> None:
+        files.append([len(payload) for _, payload in items])
+        write_files(self, items)
+
+    monkeypatch.setattr(DatabaseFile, "write", seen_rows)
+    monkeypatch.setattr(PayloadFiles, "write", seen_files)
+    bench = bench_at(tmp_path, inline_payload_bytes=16 << 10, batch_bytes=64 << 10)
+    storage = await bench.storage(model())
+    small = [StorageWrite(created(f"s{n}"), b"x" * (10 << 10)) for n in range(20)]
+    large = [StorageWrite(created(f"l{n}"), b"x" * (20 << 10)) for n in range(10)]
+    huge = [StorageWrite(created(f"h{n}"), b"x" * (200 << 10)) for n in range(2)]
+    async with anyio.create_task_group() as group:
+        for item in (*small[:10], *large[:5], huge[0]):
+            group.start_soon(storage.write, item)
+    assert await storage.write_many([*small[10:], *large[5:], huge[1]]) == [None] * 16
+
+    assert 20 << 10 < max(rows) <= 64 << 10
+    assert sorted(size for batch in files for size in batch) == [20 << 10] * 10 + [200 << 10] * 2
+    assert all(sum(batch) <= 64 << 10 or batch == [200 << 10] for batch in files)
+    assert [20 << 10] * 3 in files
+    for item in (*small, *large, *huge):
+        found = await storage.read(item.change.meta.resource_id)
+        assert isinstance(found, StoredRevision)
+        assert found.payload == item.payload
+    await bench.aclose()

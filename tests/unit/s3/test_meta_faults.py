@@ -412,6 +412,37 @@ async def test_a_database_beyond_its_limit_refuses_only_the_writes_that_do_not_f
         assert await ids(rig) == {"r1", "r3"}
 
 
+async def test_a_push_carries_no_more_than_batch_bytes(server: ScriptedS3) -> None:
+    async with opened(options_for(server.endpoint_url, batch_bytes=64 << 10)) as rig:
+        store = rig.meta()
+        await store.write(created("r0"))
+        rows = [created(f"r{n}", name="x" * 20_000) for n in range(1, 13)]
+        for write in (
+            lambda: asyncio.gather(*(store.write(row) for row in rows[:6])),
+            lambda: store.write_many(rows[6:]),
+        ):
+            before = pushes(server)
+            assert await write() == [None] * 6
+            assert pushes(server) - before == 2
+        before = pushes(server)
+        # A larger row travels alone, and one that is refused leaves the pushes before it as they are.
+        last = [created("r13"), created("r14", name="x" * 200_000), created("r0", name="x" * 60_000), created("r15")]
+        results = await store.write_many(last)
+        assert [type(result) for result in results] == [type(None), type(None), DuplicateResourceError, type(None)]
+        assert pushes(server) - before == 3
+        assert await ids(rig) == {f"r{n}" for n in range(16)}
+
+
+async def test_portions_pushed_before_one_that_fails_stay_acknowledged(server: ScriptedS3) -> None:
+    async with opened(options_for(server.endpoint_url, batch_bytes=64 << 10)) as rig:
+        store = rig.meta()
+        await store.write(created("r0"))
+        server.script = on_push(None, Fault(status=403))
+        results = await store.write_many([created(f"r{n}", name="x" * 40_000) for n in range(1, 4)])
+        assert [type(result) for result in results] == [type(None), BackendError, type(None)]
+        assert await ids(rig) == {"r0", "r1", "r3"}
+
+
 async def test_a_cancelled_caller_leaves_the_others_alone(server: ScriptedS3) -> None:
     async with opened(options_for(server.endpoint_url)) as rig:
         store = rig.meta()

@@ -49,7 +49,7 @@ async def opened(tmp_path: Path, anyio_backend: object) -> AsyncIterator[Opened]
     with file.writer.transaction():
         file.writer.execute("CREATE TABLE numbers (number INTEGER)")
     gate = Gate()
-    yield Opened(file, Lanes(gate.settle(), file), gate)
+    yield Opened(file, Lanes(gate.settle(), file, batch_bytes=8 << 20), gate)
     file.close()
     await gate.aclose()
 
@@ -140,3 +140,34 @@ async def test_after_an_error_of_the_disk_the_writer_is_opened_anew(opened: Open
     assert await opened.lanes.write(Write(4)) == 4
     assert opened.file.writer is kept
     assert await opened.lanes.read(Count()) == 2
+
+
+async def test_a_transaction_carries_no_more_than_batch_bytes(tmp_path: Path, anyio_backend: object) -> None:
+    file = DatabaseFile(str(tmp_path / "x.sqlite3"), readers=1, busy_timeout=5)
+    file.open()
+    with file.writer.transaction():
+        file.writer.execute("CREATE TABLE numbers (number INTEGER)")
+    gate = Gate()
+    lanes = Lanes(gate.settle(), file, batch_bytes=1000)
+    transactions: list[int] = []
+
+    def count(_: Any = None) -> bool:
+        transactions.append(file.writer.connection.total_changes())
+        return False
+
+    file.writer.connection.set_commit_hook(count)
+    begun = file.writer.connection.total_changes()
+    huge = Write(100)
+    huge.size = 5000
+    async with anyio.create_task_group() as group:
+        for write in (*(Write(number) for number in range(50)), huge, *(Write(number) for number in range(50, 75))):
+            group.start_soon(lanes.write, write)
+    # A caller who writes many takes half of each.
+    assert await lanes.write_all([Write(number) for number in range(200, 220)]) == list(range(200, 220))
+    written = [after - before for before, after in zip([begun, *transactions], transactions, strict=False)]
+    assert sum(written) == 96
+    assert max(written) == 10
+    assert 1 in written
+    assert written[-4:] == [5, 5, 5, 5]
+    file.close()
+    await gate.aclose()
