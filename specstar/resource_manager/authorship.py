@@ -8,7 +8,8 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from specstar.errors import InvalidInputError
+from specstar.errors import InvalidInputError, LimitExceededError
+from specstar.resource_manager.ids import MAX_ID_BYTES
 
 __all__ = ["Author", "Authorship"]
 
@@ -44,6 +45,10 @@ class Authorship:
         if user is not None:
             if "\0" in user:
                 raise InvalidInputError("user must not contain NUL characters", field="user")
+            size = len(user.encode("utf-8", "surrogatepass"))
+            if size > MAX_ID_BYTES:
+                message = f"user has {size} bytes; at most {MAX_ID_BYTES} are allowed"
+                raise LimitExceededError(message, field="user", limit=MAX_ID_BYTES, actual=size)
             author = author._replace(user=user)
         if now is not None:
             author = author._replace(now=_clock(now))

@@ -22,6 +22,7 @@ from specstar.errors import (
     OutcomeUnknownError,
     SpecstarError,
 )
+from specstar.query import QB, IndexedField, build_query
 from specstar.roles import StoredRevision
 from tests.faults.tools.negotiations import cancelled_negotiations_ignored
 from tests.faults.tools.tcp_proxy import TcpProxy
@@ -523,3 +524,24 @@ def test_a_connection_whose_loop_is_gone_lets_go_of_its_sockets(postgres_databas
     for transport in transports:
         transport._sock.close()
         transport._sock = None
+
+
+async def test_a_regular_expression_that_takes_too_long_is_cancelled_on_the_server(postgres_database: str) -> None:
+    fields = (IndexedField("text", frozenset({"string"})),)
+    async with open_rig(postgres_database, command_timeout_seconds=0.5) as rig, admin(postgres_database) as look:
+        storage = rig.storage(fields=fields)
+        noise = random.Random(7)
+        texts = ["".join(noise.choices("ab", k=60_000)) for _ in range(40)]
+        await storage.write_many([new(f"r{number}", text=text) for number, text in enumerate(texts)])
+        # Each place in the text is a new state of PostgreSQL's engine.
+        slow = QB["text"].regex("(a|b)*a(a|b){100}c")
+        started = time.monotonic()
+        with pytest.raises(BackendUnavailable, match=r"within 0\.5 s"):
+            await storage.search(build_query(slow, fields=fields))
+        assert time.monotonic() - started < 5
+        running = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%~%' AND pid <> pg_backend_pid()"
+        deadline = time.monotonic() + 5
+        while await look.fetchval(running):
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
+        assert await storage.count(QB["text"].ends_with("")) == 40
