@@ -11,7 +11,7 @@ from msgspec.structs import force_setattr
 
 from specstar.errors import QueryError
 from specstar.query import regex
-from specstar.query.limits import query_limits
+from specstar.query.limits import QueryLimits, limits_were_wider, query_limits
 from specstar.query.values import Scalar, normalise
 
 __all__ = [
@@ -164,7 +164,7 @@ def decode_condition(data: bytes | str | dict[str, Any]) -> Condition:
 
 def check_limits(condition: Condition) -> None:
     """Raise `QueryError` for a tree that is too deep or too large, also where it was built under wider limits."""
-    limits = query_limits()
+    limits, again = query_limits(), limits_were_wider()
     operands = 0
     for nodes, (node, depth) in enumerate(walk(condition), 1):
         operands += len(node.values) if isinstance(node, In) else isinstance(node, Leaf)
@@ -174,14 +174,21 @@ def check_limits(condition: Condition) -> None:
             raise QueryError(f"the condition has more than {limits.max_conditions} parts")
         if operands > limits.max_values:
             raise QueryError(f"the condition has more than {limits.max_values} values")
-        if isinstance(node, In):
-            _check_count(node.values, node.field)
-            for value in node.values:
-                _check_text(value, node.field, limits.max_text_characters)
-        elif isinstance(node, Compare | Contains | StartsWith | EndsWith):
-            _check_text(node.value, node.field, limits.max_text_characters)
-        elif isinstance(node, Regex):
-            regex.translate(node.pattern, ignore_case=node.ignore_case, path=node.field)
+        if again and isinstance(node, Leaf):
+            _check_leaf(node, limits)
+
+
+def _check_leaf(node: Leaf, limits: QueryLimits) -> None:
+    """What a leaf checks when it is built."""
+    if isinstance(node, In):
+        _check_count(node.values, node.field)
+        for value in node.values:
+            _check_text(value, node.field, limits.max_text_characters)
+    elif isinstance(node, Compare | Contains | StartsWith | EndsWith):
+        _check_text(node.value, node.field, limits.max_text_characters)
+    elif isinstance(node, Regex):
+        _check_text(node.pattern, node.field, limits.max_text_characters)
+        regex.translate(node.pattern, ignore_case=node.ignore_case, path=node.field)
 
 
 def walk(condition: Condition) -> Iterator[tuple[Condition, int]]:
@@ -211,7 +218,7 @@ def _known(condition: object) -> AnyCondition:
 
 def _operand(value: Any, path: str) -> Scalar:
     normal = normalise(value, path)
-    if isinstance(normal, str):
+    if isinstance(normal, str) and len(normal) > query_limits().max_text_characters:
         _check_text(normal, path, query_limits().max_text_characters)
     return normal
 

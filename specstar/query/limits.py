@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from specstar.errors import InvalidInputError
 
-__all__ = ["RANGES", "QueryLimits", "query_limits", "set_query_limits"]
+__all__ = ["RANGES", "QueryLimits", "limits_were_wider", "query_limits", "set_query_limits"]
 
 
 class Range(NamedTuple):
@@ -70,6 +70,8 @@ class QueryLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 _current = QueryLimits()
+_widest = {name: getattr(_current, name) for name in RANGES}
+_lowered = False
 
 
 def query_limits() -> QueryLimits:
@@ -79,7 +81,15 @@ def query_limits() -> QueryLimits:
 
 def set_query_limits(limits: QueryLimits) -> None:
     """Put limits in force for all queries of this process from now on, those that are built already included."""
-    global _current
+    global _current, _lowered
     if not isinstance(limits, QueryLimits):
         raise InvalidInputError(f"limits is a QueryLimits, got {type(limits).__name__}", field="limits")
+    for name in RANGES:
+        _widest[name] = max(_widest[name], getattr(limits, name))
     _current = limits
+    _lowered = any(getattr(limits, name) < widest for name, widest in _widest.items())
+
+
+def limits_were_wider() -> bool:
+    """Whether a condition may have been built under wider limits: only then its texts need another look."""
+    return _lowered
