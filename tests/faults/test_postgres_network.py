@@ -82,6 +82,8 @@ async def lose_answers_for_good(proxy: TcpProxy, load: ManagedLoad) -> None:
     proxy.answers.dropping = True
     async with asyncio.timeout(10):
         await proxy.answers.dropped.wait()
+    # The first may have been the answer to a read: soon every connection waits for one, those that write too.
+    await asyncio.sleep(0.3)
     proxy.refuses = True
     await proxy.cut()
     async with asyncio.timeout(CALL_LIMIT):

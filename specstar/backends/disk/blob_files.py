@@ -291,7 +291,7 @@ def _read_trailer(descriptor: int, file_id: str) -> BlobInfo:
         (length,) = _LENGTH.unpack_from(tail, len(tail) - _FOOTER)
         start = whole - _FOOTER - length
         if length <= _MAX_TRAILER and start >= 0:
-            with suppress(msgspec.MsgspecError):
+            with suppress(msgspec.MsgspecError, UnicodeDecodeError):
                 trailer = _decode_trailer(read_fully(descriptor, length, start))
                 if trailer.size == start:
                     return _info(file_id, trailer)

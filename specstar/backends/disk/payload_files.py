@@ -161,5 +161,5 @@ def _parse(data: bytes) -> tuple[_Header, int] | None:
         return None
     try:
         return _decode_header(data[fixed : fixed + length]), fixed + length
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):  # msgspec lets the latter through
         return None

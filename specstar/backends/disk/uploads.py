@@ -86,7 +86,7 @@ class Uploads:
                 if info is None:
                     raise _unknown(upload_id) from None
                 return info
-            except msgspec.MsgspecError as error:
+            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
                 raise BlobIntegrityError(f"the session of upload {upload_id} is damaged: abort it") from error
 
     def _finished(self, folder: Path) -> BlobInfo | None:

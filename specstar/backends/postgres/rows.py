@@ -143,7 +143,7 @@ def _meta(
 def _indexed(indexed: str, resource_id: str) -> dict[str, Any]:
     try:
         data = _decode(indexed)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         message = f"the indexed fields of {resource_id!r} are damaged: {error}"
         raise DecodeError(message, resource_id=resource_id) from error
     for part in data.values():

@@ -93,7 +93,7 @@ class Uploads:
             return msgspec.json.decode(answer["Body"], type=_Record)
         except ObjectMissing:
             raise _unknown(upload_id) from None
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise BlobIntegrityError(
                 f"the record of upload {upload_id} is damaged: {error}", file_id=upload_id
             ) from error

@@ -110,7 +110,7 @@ def decode_meta(row: Sequence[Any]) -> ResourceMeta:
             schema_version=row[9],
             indexed_data=_decode_json(row[10]),
         )
-    except (msgspec.MsgspecError, TypeError, OverflowError) as error:
+    except (msgspec.MsgspecError, TypeError, ValueError, OverflowError) as error:
         raise DecodeError(f"the meta row of {row[0]!r} is damaged: {error}", resource_id=str(row[0])) from error
 
 
@@ -143,7 +143,7 @@ def decode_revision(data: bytes, resource_id: str, revision_id: str) -> Revision
         if data[:1] == _MAP:
             return _decode_map(data)
         record = _decode_record(data)
-    except (msgspec.MsgspecError, TypeError) as error:
+    except (msgspec.MsgspecError, TypeError, ValueError) as error:
         raise DecodeError(
             f"a revision record of {resource_id!r} is damaged: {error}", resource_id=resource_id
         ) from error

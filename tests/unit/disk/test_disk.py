@@ -154,6 +154,18 @@ async def test_a_damaged_payload_names_its_resource_and_hides_no_other(bench: Be
     }
 
 
+async def test_noise_in_the_header_of_a_payload_is_damage_to_collections_too(bench: Bench, storage: Storage) -> None:
+    change = created("r" * 36)
+    await storage.write(StorageWrite(change, bytes(100_000)))
+    (path,) = [path for path in (root_of(bench) / "_payloads").rglob("*") if path.is_file()]
+    data = bytearray(path.read_bytes())
+    data[30] = 0xCC  # within an id: no UTF-8 any more
+    path.write_bytes(data)
+    with pytest.raises(DecodeError):
+        await storage.read(change.meta.resource_id)
+    assert [page async for page in storage.list_payloads()] in ([], [[]])
+
+
 async def test_a_lost_payload_names_its_resource(bench: Bench, storage: Storage) -> None:
     await storage.write(StorageWrite(created("r"), bytes(100_000)))
     for path in (root_of(bench) / "_payloads").rglob("*"):
@@ -211,6 +223,14 @@ async def test_a_blob_with_flipped_bits_is_not_handed_out_whole(bench: Bench, bl
                 received += len(chunk)
         assert received < size
         await reader.aclose()
+
+
+async def test_a_blob_with_noise_in_its_trailer_is_damaged(bench: Bench, blobs: BlobStore) -> None:
+    info = await blobs.put_bytes(b"content", content_type="text/plain")
+    path = root_of(bench) / "_blobs" / info.file_id[:2] / info.file_id[2:4] / info.file_id
+    path.write_bytes(path.read_bytes().replace(b"text/plain", b"text/plai\xcc"))
+    with pytest.raises(BlobIntegrityError):
+        await blobs.stat(info.file_id)
 
 
 async def test_a_file_that_cannot_be_read_is_the_callers_error(blobs: BlobStore, tmp_path: Path) -> None:
