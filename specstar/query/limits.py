@@ -70,7 +70,6 @@ class QueryLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 _current = QueryLimits()
-_widest = {name: getattr(_current, name) for name in RANGES}
 _lowered = False
 
 
@@ -84,12 +83,10 @@ def set_query_limits(limits: QueryLimits) -> None:
     global _current, _lowered
     if not isinstance(limits, QueryLimits):
         raise InvalidInputError(f"limits is a QueryLimits, got {type(limits).__name__}", field="limits")
-    for name in RANGES:
-        _widest[name] = max(_widest[name], getattr(limits, name))
+    _lowered = _lowered or any(getattr(limits, name) < getattr(_current, name) for name in RANGES)
     _current = limits
-    _lowered = any(getattr(limits, name) < widest for name, widest in _widest.items())
 
 
 def limits_were_wider() -> bool:
-    """Whether a condition may have been built under wider limits: only then its texts need another look."""
+    """Whether limits were ever lowered: only then may a condition have been built under wider ones, and need another look."""
     return _lowered

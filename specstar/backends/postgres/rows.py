@@ -118,9 +118,9 @@ def _meta(
     revision_count: int,
     version: int,
     created_time: datetime,
-    updated_time: datetime,
+    updated_time: datetime | None,
     created_by: str,
-    updated_by: str,
+    updated_by: str | None,
     is_deleted: bool,
     schema_version: str | None,
     indexed: str,
@@ -131,9 +131,9 @@ def _meta(
         revision_count=revision_count,
         version=version,
         created_time=created_time,
-        updated_time=updated_time,
+        updated_time=created_time if updated_time is None else updated_time,
         created_by=created_by,
-        updated_by=updated_by,
+        updated_by=created_by if updated_by is None else updated_by,
         is_deleted=is_deleted,
         schema_version=schema_version,
         indexed_data=_indexed(indexed, resource_id) if indexed != "{}" else {},
@@ -210,18 +210,8 @@ def meta_with_revision(row: Row) -> tuple[ResourceMeta, RevisionInfo | None]:
 
     NULL stands for what the row has said before: see `statements._SAID_BEFORE`.
     """
+    meta = _meta(*row[:META_WIDTH])
     (
-        resource_id,
-        current_revision_id,
-        revision_count,
-        version,
-        created_time,
-        updated_time,
-        created_by,
-        updated_by,
-        is_deleted,
-        schema_version,
-        indexed,
         revision_id,
         parent_revision_id,
         payload_id,
@@ -233,38 +223,21 @@ def meta_with_revision(row: Row) -> tuple[ResourceMeta, RevisionInfo | None]:
         written_by,
         rewritten_by,
         written_schema,
-        *_,
-    ) = row
-    if updated_time is None:
-        updated_time = created_time
-    if updated_by is None:
-        updated_by = created_by
-    meta = _meta(
-        resource_id,
-        current_revision_id,
-        revision_count,
-        version,
-        created_time,
-        updated_time,
-        created_by,
-        updated_by,
-        is_deleted,
-        schema_version,
-        indexed,
-    )
+    ) = row[META_WIDTH : META_WIDTH + REVISION_WIDTH]
     if payload_id is None:
         return meta, None
+    time, user = meta.updated_time, meta.updated_by
     return meta, _revision(
-        resource_id,
-        current_revision_id if revision_id is None else revision_id,
+        meta.resource_id,
+        meta.current_revision_id if revision_id is None else revision_id,
         parent_revision_id,
         payload_id,
         status,
         encoding,
         size,
-        updated_time if written_time is None else written_time,
-        updated_time if rewritten_time is None else rewritten_time,
-        updated_by if written_by is None else written_by,
-        updated_by if rewritten_by is None else rewritten_by,
+        time if written_time is None else written_time,
+        time if rewritten_time is None else rewritten_time,
+        user if written_by is None else written_by,
+        user if rewritten_by is None else rewritten_by,
         written_schema,
     )
