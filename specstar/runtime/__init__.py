@@ -7,6 +7,7 @@ from specstar.runtime.connections import Connection, Connections, LazyConnection
 from specstar.runtime.gate import Gate, Gated, gated, interrupted
 from specstar.runtime.home import Home, Waiter
 from specstar.runtime.iterators import left_in_order
+from specstar.runtime.portions import portions
 from specstar.runtime.threads import run_in_thread
 from specstar.runtime.trio_home import in_trio
 
@@ -24,5 +25,6 @@ __all__ = [
     "in_trio",
     "interrupted",
     "left_in_order",
+    "portions",
     "run_in_thread",
 ]

@@ -9,13 +9,17 @@ from specstar.backends.disk.connection import DiskConnection
 from specstar.backends.disk.payload_files import PayloadFiles
 from specstar.errors import DecodeError
 from specstar.roles import PayloadKey, StoredPayload
-from specstar.runtime import Batcher, Home, run_in_thread
+from specstar.runtime import Batcher, Home, portions, run_in_thread
 
 __all__ = ["PayloadFileLane"]
 
 _Write = tuple[PayloadKey, bytes]
 _MAX_FILES = 32
 _IN_FLIGHT = 3
+
+
+def _size_of(write: _Write) -> int:
+    return len(write[1])
 
 
 class PayloadFileLane:
@@ -33,7 +37,7 @@ class PayloadFileLane:
             max_items=_MAX_FILES,
             max_bytes=connection.batch_bytes,
             max_in_flight=_IN_FLIGHT,
-            size_of=lambda item: len(item[1]),
+            size_of=_size_of,
             key_of=lambda item: item[0],
         )
         self._reads: Batcher[PayloadKey, bytes | None] = Batcher(
@@ -46,15 +50,7 @@ class PayloadFileLane:
 
     async def write_many(self, items: Sequence[_Write]) -> None:
         """Store several payloads, durably."""
-        portion: list[_Write] = []
-        size = 0
-        for item in items:
-            if portion and (len(portion) >= _MAX_FILES or size + len(item[1]) > self._batch_bytes):
-                await self._run_writes(portion)
-                portion, size = [], 0
-            portion.append(item)
-            size += len(item[1])
-        if portion:
+        for portion in portions(items, _size_of, max_bytes=self._batch_bytes, max_items=_MAX_FILES):
             await self._run_writes(portion)
 
     async def read(self, key: PayloadKey) -> bytes | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from specstar.backends.postgres.lost_answers import fence
@@ -13,7 +13,7 @@ from specstar.backends.postgres.tables import ModelTables
 from specstar.errors import BackendUnavailable
 from specstar.roles.resource import PayloadKey, ResourceStore, StoredPayload
 from specstar.roles.storage import ModelSpec
-from specstar.runtime import Batcher
+from specstar.runtime import Batcher, portions
 
 if TYPE_CHECKING:
     from specstar.backends.postgres.connection import PostgresConnection, Row
@@ -42,7 +42,7 @@ class PostgresResourceStore(ResourceStore):
             max_items=MAX_ROWS,
             max_bytes=tables.batch_bytes,
             max_in_flight=3,
-            size_of=lambda item: 256 + len(item[1]),
+            size_of=_size,
         )
         self._gets: Batcher[PayloadKey, bytes | object | None] = Batcher(
             tables.home, self._flush_gets, name=f"postgres payload reads of {model.name}", max_items=MAX_ROWS
@@ -52,7 +52,7 @@ class PostgresResourceStore(ResourceStore):
         await self._puts.submit((key, payload))
 
     async def put_many(self, items: Sequence[tuple[PayloadKey, bytes]]) -> None:
-        for batch in _batches(items, self._tables.batch_bytes):
+        for batch in portions(items, _size, max_bytes=self._tables.batch_bytes, max_items=MAX_ROWS):
             for outcome in await self._flush_puts(batch):
                 if outcome is not None:
                     raise outcome
@@ -151,15 +151,5 @@ def _payload(found: bytes | object | None) -> bytes | None:
     return found
 
 
-def _batches(items: Sequence[Item], max_bytes: int) -> Iterator[list[Item]]:
-    batch: list[Item] = []
-    size = 0
-    for item in items:
-        more = 256 + len(item[1])
-        if batch and (len(batch) >= MAX_ROWS or size + more > max_bytes):
-            yield batch
-            batch, size = [], 0
-        batch.append(item)
-        size += more
-    if batch:
-        yield batch
+def _size(item: Item) -> int:
+    return 256 + len(item[1])

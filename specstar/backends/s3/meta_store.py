@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from specstar.backends.provider import BackendContext
@@ -19,8 +19,13 @@ from specstar.backends.sqlite.writes import EnsureModel, EraseRow, WriteRow
 from specstar.errors import SpecstarError
 from specstar.query import Condition, Query
 from specstar.roles import MetaStore, MetaWrite, ModelSpec, ResourceMeta, RevisionInfo
+from specstar.runtime import portions
 
 __all__ = ["S3MetaStore"]
+
+
+def _size_of(operation: WriteRow) -> int:
+    return operation.size
 
 
 class S3MetaStore(MetaStore):
@@ -79,10 +84,14 @@ class S3MetaStore(MetaStore):
         await self._write([Change(change.meta.resource_id, operation)], operation.size, raise_it=True)
 
     async def write_many(self, changes: Sequence[MetaWrite]) -> list[Exception | None]:
+        # All are encoded first: what cannot be is refused before anything is pushed.
+        operations = [WriteRow(self._tables, change) for change in changes]
         results: list[Exception | None] = []
-        for portion, size in self._portions(changes):
+        for portion in portions(operations, _size_of, max_bytes=self._context.options.batch_bytes):
             try:
-                written = await self._write(portion, size)
+                written = await self._write(
+                    [Change(operation.row[0], operation) for operation in portion], sum(map(_size_of, portion))
+                )
             except SpecstarError as error:
                 if len(portion) == len(changes):
                     raise
@@ -90,20 +99,6 @@ class S3MetaStore(MetaStore):
                 written = [error] * len(portion)
             results += [result if isinstance(result, Exception) else None for result in written]
         return results
-
-    def _portions(self, changes: Sequence[MetaWrite]) -> Iterator[tuple[list[Change], int]]:
-        """Cut into what may share a push, each with its size."""
-        portion: list[Change] = []
-        size = 0
-        for change in changes:
-            operation = WriteRow(self._tables, change)
-            if portion and size + operation.size > self._context.options.batch_bytes:
-                yield portion, size
-                portion, size = [], 0
-            portion.append(Change(change.meta.resource_id, operation))
-            size += operation.size
-        if portion:
-            yield portion, size
 
     async def erase(self, resource_id: str, *, expected_version: int | None = None) -> list[RevisionInfo]:
         operation = EraseRow(self._tables, resource_id, expected_version)

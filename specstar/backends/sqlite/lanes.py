@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ from specstar.backends.sqlite.faults import DISK_ERRORS
 from specstar.backends.sqlite.reads import prefetches
 from specstar.backends.sqlite.writes import joined
 from specstar.errors import BackendError, SpecstarError
-from specstar.runtime import Batcher, Home, run_in_thread
+from specstar.runtime import Batcher, Home, portions, run_in_thread
 
 __all__ = ["DatabaseFile", "Lanes"]
 
@@ -46,20 +46,6 @@ class _Several:
 
     def run(self, database: Database) -> Any:
         raise AssertionError("taken apart by the lane")
-
-
-def _portions(operations: Sequence[_Sized], max_bytes: int) -> Iterator[_Several]:
-    """Bounded pieces, between which other writers get their turn."""
-    portion: list[_Sized] = []
-    size = 0
-    for operation in operations:
-        if portion and (len(portion) >= _PORTION_ITEMS or size + operation.size > max_bytes):
-            yield _Several(portion)
-            portion, size = [], 0
-        portion.append(operation)
-        size += operation.size
-    if portion:
-        yield _Several(portion)
 
 
 class DatabaseFile:
@@ -178,11 +164,12 @@ class Lanes:
     async def write_all(self, operations: Sequence[_Sized]) -> list[Any]:
         """Write several, each by itself; one entry each: its result or its own error."""
         results: list[Any] = []
-        for portion in _portions(operations, self._portion_bytes):
+        # Bounded pieces, between which other writers get their turn.
+        for portion in portions(operations, _size_of, max_bytes=self._portion_bytes, max_items=_PORTION_ITEMS):
             try:
-                results += await self.write(portion)
+                results += await self.write(_Several(portion))
             except SpecstarError as error:
-                results += [error] * len(portion.operations)
+                results += [error] * len(portion)
         return results
 
     async def drain(self) -> None:

@@ -13,6 +13,7 @@ from specstar.errors import (
     BackendError,
     BackendUnavailable,
     DuplicateResourceError,
+    InvalidInputError,
     LimitExceededError,
     OutcomeUnknownError,
     ResourceNotFoundError,
@@ -441,6 +442,19 @@ async def test_portions_pushed_before_one_that_fails_stay_acknowledged(server: S
         results = await store.write_many([created(f"r{n}", name="x" * 40_000) for n in range(1, 4)])
         assert [type(result) for result in results] == [type(None), BackendError, type(None)]
         assert await ids(rig) == {"r0", "r1", "r3"}
+
+
+async def test_what_cannot_be_encoded_is_refused_before_any_portion_is_pushed(server: ScriptedS3) -> None:
+    async with opened(options_for(server.endpoint_url, batch_bytes=64 << 10)) as rig:
+        store = rig.meta()
+        await store.write(created("r0"))
+        before = pushes(server)
+        last = created("r3")
+        last.meta.indexed_data["name"] = object()
+        with pytest.raises(InvalidInputError):
+            await store.write_many([*(created(f"r{n}", name="x" * 40_000) for n in range(1, 3)), last])
+        assert pushes(server) == before
+        assert await ids(rig) == {"r0"}
 
 
 async def test_a_cancelled_caller_leaves_the_others_alone(server: ScriptedS3) -> None:
