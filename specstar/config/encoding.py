@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import enum
 
-__all__ = ["Encoding"]
+import msgspec
+
+__all__ = ["UNDECODABLE", "Encoding"]
+
+UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError)
+"""What msgspec raises for damaged bytes of our own records: its own errors, and one that it lets through."""
 
 
 class Encoding(enum.StrEnum):

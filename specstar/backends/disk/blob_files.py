@@ -30,6 +30,7 @@ from specstar.backends.disk.durable import (
     read_fully,
     write_fully,
 )
+from specstar.config.encoding import UNDECODABLE
 from specstar.errors import BackendUnavailable, BlobIntegrityError, BlobNotFoundError, InvalidInputError
 from specstar.roles import BlobInfo
 
@@ -291,7 +292,7 @@ def _read_trailer(descriptor: int, file_id: str) -> BlobInfo:
         (length,) = _LENGTH.unpack_from(tail, len(tail) - _FOOTER)
         start = whole - _FOOTER - length
         if length <= _MAX_TRAILER and start >= 0:
-            with suppress(msgspec.MsgspecError, UnicodeDecodeError):
+            with suppress(*UNDECODABLE):
                 trailer = _decode_trailer(read_fully(descriptor, length, start))
                 if trailer.size == start:
                     return _info(file_id, trailer)

@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from specstar.backends.disk.durable import FolderTree, TempFolder, disk_errors, read_fully, write_fully
+from specstar.config.encoding import UNDECODABLE
 from specstar.errors import DecodeError
 from specstar.roles import PayloadKey, StoredPayload
 
@@ -161,5 +162,5 @@ def _parse(data: bytes) -> tuple[_Header, int] | None:
         return None
     try:
         return _decode_header(data[fixed : fixed + length]), fixed + length
-    except (msgspec.MsgspecError, UnicodeDecodeError):  # msgspec lets the latter through
+    except UNDECODABLE:
         return None

@@ -19,6 +19,7 @@ import msgspec
 
 from specstar.backends.disk.blob_files import BlobFiles
 from specstar.backends.disk.durable import FolderTree, disk_errors, fsync_folder, link_new, write_fully
+from specstar.config.encoding import UNDECODABLE
 from specstar.errors import BlobIntegrityError, BlobNotFoundError, UsageError
 from specstar.roles import BlobInfo
 
@@ -86,7 +87,7 @@ class Uploads:
                 if info is None:
                     raise _unknown(upload_id) from None
                 return info
-            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            except UNDECODABLE as error:
                 raise BlobIntegrityError(f"the session of upload {upload_id} is damaged: abort it") from error
 
     def _finished(self, folder: Path) -> BlobInfo | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from specstar.backends.postgres.statements import META_COLUMNS, REVISION_COLUMNS
-from specstar.config.encoding import Encoding
+from specstar.config.encoding import UNDECODABLE, Encoding
 from specstar.errors import DecodeError, InvalidInputError
 from specstar.query.values import INT_MAX, INT_MIN
 from specstar.roles.records import ResourceMeta, RevisionInfo, RevisionStatus
@@ -143,7 +143,7 @@ def _meta(
 def _indexed(indexed: str, resource_id: str) -> dict[str, Any]:
     try:
         data = _decode(indexed)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNDECODABLE as error:
         message = f"the indexed fields of {resource_id!r} are damaged: {error}"
         raise DecodeError(message, resource_id=resource_id) from error
     for part in data.values():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 from msgspec import Struct
 
+from specstar.config.encoding import UNDECODABLE
 from specstar.errors import DecodeError, InvalidInputError, LimitExceededError
 from specstar.roles import Message
 
@@ -52,7 +53,7 @@ def unpack(packed: bytes) -> Message:
     """The message in these bytes. Raises `DecodeError` for bytes of another program or version."""
     try:
         version, id_, attempts, priority, partition_key, body = _fields(_decode(packed))
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except UNDECODABLE as error:
         raise DecodeError(f"not a message of specstar: {error}") from error
     if version != VERSION:
         raise DecodeError(f"a message of version {version}; this specstar reads version {VERSION}", job_id=id_)

@@ -21,6 +21,7 @@ from specstar.backends.s3.errors import ObjectMissing, PreconditionFailed
 from specstar.backends.s3.multipart import copy_object
 from specstar.backends.s3.options import S3Options
 from specstar.backends.s3.resource_store import delete_page, object_pages
+from specstar.config.encoding import UNDECODABLE
 from specstar.errors import BlobIntegrityError, BlobNotFoundError, InvalidInputError
 from specstar.roles import BlobInfo, UploadSession
 
@@ -93,7 +94,7 @@ class Uploads:
             return msgspec.json.decode(answer["Body"], type=_Record)
         except ObjectMissing:
             raise _unknown(upload_id) from None
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except UNDECODABLE as error:
             raise BlobIntegrityError(
                 f"the record of upload {upload_id} is damaged: {error}", file_id=upload_id
             ) from error
