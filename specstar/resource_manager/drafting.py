@@ -12,7 +12,7 @@ from specstar.resource_manager.codec import Codec
 from specstar.resource_manager.ids import checked_id, new_id
 from specstar.resource_manager.writer import Current
 from specstar.roles import MetaWrite, ResourceMeta, RevisionInfo, RevisionStatus
-from specstar.roles.storage import StorageWrite
+from specstar.roles.storage import Advance, StorageWrite
 
 __all__ = ["Drafting"]
 
@@ -96,6 +96,35 @@ class Drafting(Generic[T]):
             schema_version=self._schema_version,
         )
         return StorageWrite(MetaWrite(after, revision, meta.version), payload)
+
+    def onward(
+        self,
+        codec: Codec[T],
+        resource_id: str,
+        parent_revision_id: str,
+        data: T,
+        payload: bytes,
+        status: RevisionStatus,
+    ) -> Advance:
+        """The revision after one that is known by its id alone."""
+        revision_id = new_id()
+        author = self._authorship.current()
+        now, user = author.now(), author.user
+        revision = RevisionInfo(
+            resource_id=resource_id,
+            revision_id=revision_id,
+            parent_revision_id=parent_revision_id,
+            payload_id=revision_id,
+            status=status,
+            encoding=codec.encoding,
+            size=len(payload),
+            created_time=now,
+            updated_time=now,
+            created_by=user,
+            updated_by=user,
+            schema_version=self._schema_version,
+        )
+        return Advance(revision, self._project(data), payload)
 
     def rewritten(
         self, codec: Codec[T], current: Current, data: T, payload: bytes, status: RevisionStatus

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import threading
 from time import time_ns
+from typing import TypeGuard
 
 from specstar.errors import InvalidInputError, LimitExceededError
 
-__all__ = ["MAX_ID_BYTES", "checked_id", "new_id"]
+__all__ = ["MAX_ID_BYTES", "checked_id", "is_id", "new_id"]
 
 MAX_ID_BYTES = 1024
 """The longest id a caller may give, in bytes of UTF-8: what every backend can index."""
@@ -81,6 +82,14 @@ def checked_id(value: str, *, field: str = "resource_id") -> str:
     if "\0" in value:
         raise InvalidInputError(f"{field} must not contain a NUL character", field=field)
     return value
+
+
+def is_id(value: str | None) -> TypeGuard[str]:
+    """True for what may be the id of something stored."""
+    try:
+        return value is not None and bool(checked_id(value))
+    except InvalidInputError:
+        return False
 
 
 def _after_fork() -> None:

@@ -20,7 +20,7 @@ from specstar.query import Condition, Fields, Projector, Query, build_query, cur
 from specstar.resource_manager.authorship import Authorship
 from specstar.resource_manager.codec import Codec
 from specstar.resource_manager.drafting import Drafting
-from specstar.resource_manager.ids import checked_id
+from specstar.resource_manager.ids import checked_id, is_id
 from specstar.resource_manager.resource import Page, Resource
 from specstar.resource_manager.slot import StorageSlot
 from specstar.resource_manager.writer import Current
@@ -121,11 +121,15 @@ class ResourceManager(Generic[T]):
         """
         checked_id(resource_id)
         payload = self._codec.encode(data)
+        writer, kind = self._slot.writer, RevisionStatus(status)
+        if writer.advancing is not None and is_id(expected_revision_id):
+            item = self._draft.onward(self._codec, resource_id, expected_revision_id, data, payload, kind)
+            return await writer.advance(writer.advancing, item)
 
         async def plan(current: Current) -> StorageWrite:
-            return self._draft.next(self._codec, current.meta, data, payload, RevisionStatus(status))
+            return self._draft.next(self._codec, current.meta, data, payload, kind)
 
-        after = await self._slot.writer.change(resource_id, plan, expected_revision_id=expected_revision_id)
+        after = await writer.change(resource_id, plan, expected_revision_id=expected_revision_id)
         return cast("RevisionInfo", after.revision)
 
     @gated

@@ -16,8 +16,7 @@ from specstar.errors import (
     SpecstarError,
 )
 from specstar.resource_manager.key_lock import KeyLock
-from specstar.roles import ResourceMeta, RevisionInfo, Storage
-from specstar.roles.storage import StorageWrite
+from specstar.roles import Advance, AdvancingStorage, ResourceMeta, RevisionInfo, Storage, StorageWrite
 from specstar.runtime import Home
 
 __all__ = ["Current", "Writer"]
@@ -50,6 +49,7 @@ class Writer(Generic[T]):
 
     def __init__(self, home: Home, storage: Storage, *, model: str) -> None:
         self.storage = storage
+        self.advancing = storage if isinstance(storage, AdvancingStorage) else None
         self._model = model
         self._locks = KeyLock(home)
         # Not a dict: there, finding the oldest entry walks over all that were removed before it.
@@ -83,6 +83,16 @@ class Writer(Generic[T]):
         await self._locks.acquire(resource_id)
         try:
             return await self._change(resource_id, plan, expected_revision_id, needs_revision, deleted)
+        finally:
+            self._locks.release(resource_id)
+
+    async def advance(self, storage: AdvancingStorage, item: Advance) -> RevisionInfo:
+        """Write the next revision without looking first. Raises what `AdvancingStorage.advance` raises."""
+        resource_id = item.revision.resource_id
+        await self._locks.acquire(resource_id)
+        try:
+            self.forget(resource_id)
+            return await storage.advance(item)
         finally:
             self._locks.release(resource_id)
 

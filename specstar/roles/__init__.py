@@ -10,9 +10,11 @@ from specstar.roles.meta import MetaStore, MetaWrite
 from specstar.roles.mq import Consumer, DeadLetter, Delivery, Message, MessageQueue, MessageQueueFactory
 from specstar.roles.records import BlobInfo, ResourceMeta, RevisionInfo, RevisionStatus, StoredRevision
 from specstar.roles.resource import PayloadKey, ResourceStore, StoredPayload
-from specstar.roles.storage import ModelSpec, Storage, StorageWrite
+from specstar.roles.storage import Advance, AdvancingStorage, ModelSpec, Storage, StorageWrite
 
 __all__ = [
+    "Advance",
+    "AdvancingStorage",
     "BlobInfo",
     "BlobReader",
     "BlobStore",

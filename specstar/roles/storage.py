@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from msgspec import Struct
 
@@ -13,7 +13,7 @@ from specstar.roles.meta import MetaWrite
 from specstar.roles.records import ResourceMeta, RevisionInfo, StoredRevision
 from specstar.roles.resource import PayloadKey, StoredPayload
 
-__all__ = ["ModelSpec", "Storage", "StorageWrite"]
+__all__ = ["Advance", "AdvancingStorage", "ModelSpec", "Storage", "StorageWrite"]
 
 
 class ModelSpec(Struct, frozen=True, kw_only=True):
@@ -28,6 +28,18 @@ class StorageWrite(NamedTuple):
 
     change: MetaWrite
     payload: bytes | None
+
+
+class Advance(NamedTuple):
+    """A new current revision of a resource whose row the caller has not read.
+
+    `revision.parent_revision_id` is the revision that must be the current one; `revision.revision_id` is new. Both its times
+    are the time of the change. `indexed_data` is the projection of the new payload.
+    """
+
+    revision: RevisionInfo
+    indexed_data: dict[str, Any]
+    payload: bytes
 
 
 class Storage(ABC):
@@ -114,3 +126,15 @@ class Storage(ABC):
     async def sync(self) -> None:
         """What `MetaStore.sync` does."""
         return
+
+
+class AdvancingStorage(Storage):
+    """A storage that can check the current revision and write the next one in one step, without a read before it."""
+
+    @abstractmethod
+    async def advance(self, item: Advance) -> RevisionInfo:
+        """Make the revision the current one; returns it, with the time of the row if that was later.
+
+        Raises `ResourceNotFoundError`, `ResourceDeletedError`, `RevisionConflictError` (with the actual current revision),
+        and else what `write` raises.
+        """

@@ -5,28 +5,37 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from datetime import datetime
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from specstar.errors import BackendUnavailable, OutcomeUnknownError, SpecstarError
 from specstar.roles.meta import MetaWrite
+from specstar.roles.storage import Advance
 
 if TYPE_CHECKING:
     from specstar.backends.postgres.connection import PostgresConnection, Row
     from specstar.backends.postgres.outcomes import AnswerLost, ServerSession
     from specstar.backends.postgres.statements import MetaSql
 
-__all__ = ["Outcome", "fence", "find_out"]
+__all__ = ["Applied", "Outcome", "fence", "find_out"]
 
 logger = logging.getLogger("specstar")
 
 # The start time tells our process from a stranger's that got its number later.
 _END_PROCESS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND backend_start = $2"
 
-Outcome: TypeAlias = Literal["applied", "absent"] | OutcomeUnknownError
+
+class Applied(NamedTuple):
+    """The write is there. `time` is that of its revision as stored, where it wrote one."""
+
+    time: datetime | None
+
+
+Outcome: TypeAlias = Applied | Literal["absent"] | OutcomeUnknownError
 
 
 async def find_out(
-    connection: PostgresConnection, sql: MetaSql, lost: AnswerLost | None, changes: Sequence[MetaWrite]
+    connection: PostgresConnection, sql: MetaSql, lost: AnswerLost | None, changes: Sequence[MetaWrite | Advance]
 ) -> list[Outcome]:
     """One outcome a change: it is there, it is not and never will be, or nobody can say.
 
@@ -40,7 +49,7 @@ async def find_out(
             async with asyncio.timeout_at(deadline):
                 if lost is not None:
                     await fence(connection, lost.session)
-                ids = [change.meta.resource_id for change in changes]
+                ids = [_resource_id(change) for change in changes]
                 revisions = [change.revision.revision_id if change.revision else None for change in changes]
                 rows = await connection.fetch(sql.outcome, ids, revisions, doing="finding out about a write")
                 return [_judge(changes[row[0] - 1], row) for row in sorted(rows, key=lambda row: row[0])]
@@ -65,23 +74,30 @@ async def fence(connection: PostgresConnection, session: ServerSession) -> None:
         await asyncio.sleep(0.02)
 
 
-def _judge(change: MetaWrite, row: Row) -> Outcome:
-    meta, revision = change.meta, change.revision
+def _resource_id(change: MetaWrite | Advance) -> str:
+    return change.revision.resource_id if isinstance(change, Advance) else change.meta.resource_id
+
+
+def _judge(change: MetaWrite | Advance, row: Row) -> Outcome:
     _, version, updated_time, current_revision_id, payload_id, revision_time, status = row
+    if isinstance(change, Advance):
+        # Its revision's id is new: if it is there at all, it came with this write.
+        return "absent" if payload_id is None else Applied(revision_time)
+    meta, revision = change.meta, change.revision
     if (
         revision is not None
         and payload_id == revision.payload_id
         and revision_time == revision.updated_time
         and status == revision.status.value
     ):
-        return "applied"
+        return Applied(revision_time)
     if version is None or version == change.expected_version:
         return "absent"
     if (version, updated_time, current_revision_id) == (meta.version, meta.updated_time, meta.current_revision_id):
-        return "applied"
+        return Applied(revision_time)
     if change.expected_version is None:
         # The revision id of a create is new: if it is there at all, it came with this create.
-        return "applied" if payload_id is not None else "absent"
+        return Applied(revision_time) if payload_id is not None else "absent"
     if revision is not None and payload_id is None:
         return "absent"
     return OutcomeUnknownError(
@@ -90,10 +106,10 @@ def _judge(change: MetaWrite, row: Row) -> Outcome:
     )
 
 
-def _unknown(connection: PostgresConnection, change: MetaWrite) -> OutcomeUnknownError:
+def _unknown(connection: PostgresConnection, change: MetaWrite | Advance) -> OutcomeUnknownError:
     limit = connection.options.acquire_timeout_seconds
     return OutcomeUnknownError(
-        f"{connection.where} was lost during a write of {change.meta.resource_id!r} and did not come back within {limit:g} s: "
+        f"{connection.where} was lost during a write of {_resource_id(change)!r} and did not come back within {limit:g} s: "
         "it was made whole or not at all; read it before repeating",
         backend="postgres",
     )

@@ -13,12 +13,12 @@ from specstar.config.encoding import UNDECODABLE, Encoding
 from specstar.errors import DecodeError, InvalidInputError
 from specstar.query.values import INT_MAX, INT_MIN
 from specstar.roles.records import ResourceMeta, RevisionInfo, RevisionStatus
-from specstar.roles.storage import StorageWrite
+from specstar.roles.storage import Advance, StorageWrite
 
 if TYPE_CHECKING:
     from specstar.backends.postgres.connection import Row
 
-__all__ = ["columns_of", "encode_indexed", "meta_of", "meta_with_revision", "revision_of"]
+__all__ = ["advance_columns", "columns_of", "encode_indexed", "meta_of", "meta_with_revision", "revision_of"]
 
 META_WIDTH = len(META_COLUMNS)
 REVISION_WIDTH = len(REVISION_COLUMNS)
@@ -80,7 +80,33 @@ def columns_of(items: Sequence[tuple[StorageWrite, str]], *, update: bool) -> li
     columns.append([item.payload for item, _ in items])
     if update:
         columns.append([item.change.expected_version for item, _ in items])
-    count = len(items)
+    return _lean(columns)
+
+
+def advance_columns(items: Sequence[tuple[Advance, str]]) -> list[list[Any]]:
+    """The parameters of a batch of advances, in the order of the statement, with None for a stable revision in JSON by
+    nobody."""
+    revisions = [item.revision for item, _ in items]
+    return _lean(
+        [
+            [revision.resource_id for revision in revisions],
+            [revision.parent_revision_id for revision in revisions],
+            [revision.revision_id for revision in revisions],
+            [None if revision.status is _STABLE else revision.status._value_ for revision in revisions],
+            [None if revision.encoding is _JSON else revision.encoding._value_ for revision in revisions],
+            [revision.size for revision in revisions],
+            [revision.updated_time for revision in revisions],
+            [revision.updated_by or None for revision in revisions],
+            [revision.schema_version for revision in revisions],
+            [indexed for _, indexed in items],
+            [item.payload for item, _ in items],
+        ]
+    )
+
+
+def _lean(columns: list[list[Any]]) -> list[list[Any]]:
+    """An array of None alone goes as an empty one."""
+    count = len(columns[0])
     return [[] if column[0] is None and column.count(None) == count else column for column in columns]
 
 

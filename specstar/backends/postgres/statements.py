@@ -76,6 +76,7 @@ class MetaSql:
 
     create: str
     update: str
+    advance: str
     state: str
     outcome: str
     read: str
@@ -105,7 +106,8 @@ def meta_sql(names: TableNames) -> MetaSql:
     return MetaSql(
         create=_write(names, update=False),
         update=_write(names, update=True),
-        state=f"SELECT m.resource_id, m.current_revision_id FROM {meta} m {one_batch}",
+        advance=_advance(names),
+        state=f"SELECT m.resource_id, m.current_revision_id, m.is_deleted FROM {meta} m {one_batch}",
         outcome=(
             "SELECT k.position, m.version, m.updated_time, m.current_revision_id, r.payload_id, r.updated_time, r.status "
             "FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS k(resource_id, revision_id, position) "
@@ -200,6 +202,46 @@ def _write(names: TableNames, *, update: bool) -> str:
         f"ON CONFLICT (resource_id, revision_id) DO UPDATE SET {rewritten}, "
         "payload = coalesce(excluded.payload, r.payload)) "
         "SELECT w.resource_id FROM w"
+    )
+
+
+# The columns of a batch of advances. NULL stands for what `rows.advance_columns` says.
+_ADVANCE_COLUMNS: tuple[tuple[str, str], ...] = (
+    ("resource_id", "text"),
+    ("parent_revision_id", "text"),
+    ("revision_id", "text"),
+    ("status", "text"),
+    ("encoding", "text"),
+    ("size", "bigint"),
+    ("changed_time", "timestamptz"),
+    ("changed_by", "text"),
+    ("schema_version", "text"),
+    ("indexed", "jsonb"),
+    ("payload", "bytea"),
+)
+
+
+def _advance(names: TableNames) -> str:
+    """A batch of next revisions, each on the condition that its parent is current. The row itself need not be known.
+
+    Returns the ids of the rows that were written, and the time where the row was already at a later one.
+    """
+    arrays = ", ".join(_unseen(f"${position}::{kind}[]") for position, (_, kind) in enumerate(_ADVANCE_COLUMNS, 1))
+    columns = ", ".join(name for name, _ in _ADVANCE_COLUMNS)
+    # Conditions and new values in one step: what another transaction changed meanwhile is looked at again by the server.
+    return (
+        f"WITH w AS (UPDATE {names.meta} m SET current_revision_id = n.revision_id, "
+        "revision_count = m.revision_count + 1, version = m.version + 1, "
+        "updated_time = greatest(m.updated_time, n.changed_time), updated_by = coalesce(n.changed_by, ''), "
+        "schema_version = n.schema_version, indexed = n.indexed "
+        f"FROM unnest({arrays}) AS n({columns}) "
+        "WHERE m.resource_id = n.resource_id AND m.current_revision_id = n.parent_revision_id AND NOT m.is_deleted "
+        "RETURNING m.updated_time, m.updated_by, n.*), "
+        f"r AS (INSERT INTO {names.revision} (resource_id, {', '.join(name for name, _ in REVISION_COLUMNS)}, payload) "
+        "SELECT w.resource_id, w.revision_id, w.parent_revision_id, w.revision_id, coalesce(w.status, 'stable'), "
+        "coalesce(w.encoding, 'json'), w.size, w.updated_time, w.updated_time, w.updated_by, w.updated_by, "
+        "w.schema_version, w.payload FROM w) "
+        "SELECT w.resource_id, NULLIF(w.updated_time, w.changed_time) FROM w"
     )
 
 

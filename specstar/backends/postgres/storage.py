@@ -14,7 +14,7 @@ from specstar.backends.postgres.writer import MetaWriter
 from specstar.query import Condition, Query
 from specstar.roles.records import ResourceMeta, RevisionInfo, StoredRevision
 from specstar.roles.resource import PayloadKey, StoredPayload
-from specstar.roles.storage import ModelSpec, Storage, StorageWrite
+from specstar.roles.storage import Advance, AdvancingStorage, ModelSpec, StorageWrite
 
 if TYPE_CHECKING:
     from specstar.backends.postgres.connection import PostgresConnection
@@ -26,7 +26,7 @@ __all__ = ["PostgresStorage"]
 _PAGE = 1000
 
 
-class PostgresStorage(Storage):
+class PostgresStorage(AdvancingStorage):
     """The resources of one model in a meta and a revision table; payloads are a column of the latter."""
 
     def __init__(self, context: BackendContext[PostgresOptions, PostgresConnection], model: ModelSpec) -> None:
@@ -37,6 +37,9 @@ class PostgresStorage(Storage):
 
     async def write(self, item: StorageWrite) -> None:
         await self._writer.write(item)
+
+    async def advance(self, item: Advance) -> RevisionInfo:
+        return await self._writer.advance(item)
 
     async def write_many(self, items: Sequence[StorageWrite]) -> list[Exception | None]:
         return await self._writer.write_many(items)

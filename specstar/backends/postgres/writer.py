@@ -7,19 +7,15 @@ import copy
 import logging
 import random
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from operator import attrgetter
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
 
-from specstar.backends.postgres.lost_answers import Outcome, find_out
+from specstar.backends.postgres.lost_answers import Applied, find_out
 from specstar.backends.postgres.outcomes import AnswerLost, BadValue, WriteRace
-from specstar.backends.postgres.rows import columns_of, encode_indexed
-from specstar.errors import (
-    BackendUnavailable,
-    DuplicateResourceError,
-    ResourceNotFoundError,
-    RevisionConflictError,
-    SpecstarError,
-)
-from specstar.roles.storage import StorageWrite
+from specstar.backends.postgres.writes import Kind, Write, change_of, kind_of, size_of, write_of
+from specstar.errors import BackendUnavailable, SpecstarError
+from specstar.roles.records import RevisionInfo
+from specstar.roles.storage import Advance, StorageWrite
 from specstar.runtime import Batcher
 
 if TYPE_CHECKING:
@@ -32,28 +28,15 @@ logger = logging.getLogger("specstar")
 
 MAX_ROWS = 256
 MAX_IN_FLIGHT = 2
-_ROW_BYTES = 512
 _RACES = 6
 _LOSSES = 3
 
-
-class _Change(NamedTuple):
-    write: StorageWrite
-    indexed: str
+_Result: TypeAlias = RevisionInfo | Exception | None
 
 
 class _Entry(NamedTuple):
     position: int
-    change: _Change
-
-
-def _resource_id(change: _Change) -> str:
-    return change.write.change.meta.resource_id
-
-
-def _size(change: _Change) -> int:
-    payload = change.write.payload
-    return _ROW_BYTES + len(change.indexed) + (len(payload) if payload is not None else 0)
+    write: Write
 
 
 class MetaWriter:
@@ -62,62 +45,66 @@ class MetaWriter:
     def __init__(self, tables: ModelTables) -> None:
         self._tables = tables
         self._sql = tables.meta_sql
-        self._batcher: Batcher[_Change, None] = Batcher(
+        self._batcher: Batcher[Write, RevisionInfo | None] = Batcher(
             tables.home,
             self._flush,
             name=f"postgres writes of {tables.model}",
             max_items=MAX_ROWS,
             max_bytes=tables.batch_bytes,
             max_in_flight=MAX_IN_FLIGHT,
-            size_of=_size,
-            key_of=_resource_id,
+            size_of=size_of,
+            key_of=attrgetter("resource_id"),
             writes=True,
         )
 
     async def write(self, item: StorageWrite) -> None:
         """Apply one change with the next batch."""
-        meta = item.change.meta
-        await self._batcher.submit(_Change(item, encode_indexed(meta.indexed_data, meta.resource_id)))
+        await self._batcher.submit(write_of(item))
+
+    async def advance(self, item: Advance) -> RevisionInfo:
+        """Write the next revision of a resource with the next batch; see `AdvancingStorage.advance`."""
+        return cast("RevisionInfo", await self._batcher.submit(write_of(item)))
 
     async def write_many(self, items: Sequence[StorageWrite]) -> list[Exception | None]:
         """Apply many changes, in batches of their own."""
         results: list[Exception | None] = [None] * len(items)
         entries: list[_Entry] = []
         for position, item in enumerate(items):
-            meta = item.change.meta
             try:
-                entries.append(_Entry(position, _Change(item, encode_indexed(meta.indexed_data, meta.resource_id))))
+                entries.append(_Entry(position, write_of(item)))
             except SpecstarError as error:
                 results[position] = error
         for batch in _batches(entries, self._tables.batch_bytes):
+            outcomes: Sequence[_Result]
             try:
                 connection = await self._tables.ready()
                 async with connection.pool.alone():
-                    outcomes = await self._flush([entry.change for entry in batch])
+                    outcomes = await self._flush([entry.write for entry in batch])
             except SpecstarError as error:
                 outcomes = [_twin(error) for _ in batch]
             for entry, outcome in zip(batch, outcomes, strict=True):
-                results[entry.position] = outcome
+                if isinstance(outcome, Exception):
+                    results[entry.position] = outcome
         return results
 
-    async def _flush(self, changes: list[_Change]) -> list[Exception | None]:
+    async def _flush(self, writes: list[Write]) -> list[_Result]:
         connection = await self._tables.ready()
-        results: list[Exception | None] = [None] * len(changes)
+        results: list[_Result] = [None] * len(writes)
         # Rows are locked in the order of their ids, so that writers of the same rows queue up instead of deadlocking.
-        entries = sorted((_Entry(*pair) for pair in enumerate(changes)), key=lambda entry: _resource_id(entry.change))
-        creates = [entry for entry in entries if entry.change.write.change.expected_version is None]
-        updates = [entry for entry in entries if entry.change.write.change.expected_version is not None]
-        for group, update in ((creates, False), (updates, True)):
-            if group:
-                await self._apply(connection, group, results, update=update)
+        entries = sorted((_Entry(*pair) for pair in enumerate(writes)), key=lambda entry: entry.write.resource_id)
+        groups: dict[Kind, list[_Entry]] = {}
+        for entry in entries:
+            groups.setdefault(kind_of(entry.write), []).append(entry)
+        for kind, group in groups.items():
+            await self._apply(connection, kind, group, results)
         return results
 
     async def _apply(
-        self, connection: PostgresConnection, entries: list[_Entry], results: list[Exception | None], *, update: bool
+        self, connection: PostgresConnection, kind: Kind, entries: list[_Entry], results: list[_Result]
     ) -> None:
         left = list(entries)
         try:
-            await self._attempts(connection, left, results, update=update)
+            await self._attempts(connection, kind, left, results)
         except SpecstarError as error:
             # Those that are written by now stay acknowledged.
             for entry in left:
@@ -125,14 +112,14 @@ class MetaWriter:
                     results[entry.position] = _twin(error)
 
     async def _attempts(
-        self, connection: PostgresConnection, entries: list[_Entry], results: list[Exception | None], *, update: bool
+        self, connection: PostgresConnection, kind: Kind, entries: list[_Entry], results: list[_Result]
     ) -> None:
         """Takes out of `entries` what is written or has its own error: what it raises is for those that are left."""
-        sql = self._sql.update if update else self._sql.create
+        sql = kind.sql(self._sql)
         races = losses = 0
         while True:
             try:
-                rows = await connection.attempt(sql, *columns_of([entry.change for entry in entries], update=update))
+                rows = await connection.attempt(sql, *kind.columns([entry.write for entry in entries]))
             except WriteRace as race:
                 races += 1
                 if races > _RACES:
@@ -140,79 +127,83 @@ class MetaWriter:
                     raise BackendUnavailable(message, backend="postgres") from (race.__cause__ or race)
                 await asyncio.sleep(random.uniform(0.2, 1.0) * 0.01 * 2**races)
             except BadValue as bad:
-                await self._isolate(connection, entries, results, bad, update=update)
+                await self._isolate(connection, kind, entries, results, bad)
                 return
             except AnswerLost as lost:
                 logger.warning("postgres: the answer to a write of %d rows was lost; finding out", len(entries))
                 losses += 1
-                pending = await find_out(connection, self._sql, lost, [entry.change.write.change for entry in entries])
-                for entry, outcome in zip(entries, pending, strict=True):
-                    if isinstance(outcome, Exception):
-                        results[entry.position] = outcome
-                entries[:] = _absent(entries, pending)
+                await self._find_out(connection, kind, lost, entries, results)
                 if not entries:
                     return
                 if lost.timed_out or losses >= _LOSSES:
                     message = f"{connection.where} did not answer; nothing was written; retry later"
                     raise BackendUnavailable(message, backend="postgres") from lost.__cause__
             else:
-                written = {row[0] for row in rows}
-                entries[:] = [entry for entry in entries if _resource_id(entry.change) not in written]
+                made = {row[0]: row for row in rows}
+                if kind.result is not None:
+                    for entry in entries:
+                        if (row := made.get(entry.write.resource_id)) is not None:
+                            results[entry.position] = kind.result(entry.write, row[1])
+                entries[:] = [entry for entry in entries if entry.write.resource_id not in made]
                 if entries:
-                    await self._explain(connection, entries, results, after_loss=losses > 0, update=update)
+                    await self._explain(connection, kind, entries, results, after_loss=losses > 0)
                 return
+
+    async def _find_out(
+        self,
+        connection: PostgresConnection,
+        kind: Kind,
+        lost: AnswerLost | None,
+        entries: list[_Entry],
+        results: list[_Result],
+    ) -> None:
+        """After a lost answer: takes out of `entries` all but those that were not written."""
+        outcomes = await find_out(connection, self._sql, lost, [change_of(entry.write) for entry in entries])
+        absent: list[_Entry] = []
+        for entry, outcome in zip(entries, outcomes, strict=True):
+            if outcome == "absent":
+                absent.append(entry)
+            elif not isinstance(outcome, Applied):
+                results[entry.position] = outcome
+            elif kind.result is not None:
+                results[entry.position] = kind.result(entry.write, outcome.time)
+        entries[:] = absent
 
     async def _isolate(
         self,
         connection: PostgresConnection,
+        kind: Kind,
         entries: list[_Entry],
-        results: list[Exception | None],
+        results: list[_Result],
         bad: BadValue,
-        *,
-        update: bool,
     ) -> None:
         """Halve the batch until the change that was refused stands alone."""
         if len(entries) == 1:
             results[entries[0].position] = connection.translated(bad.__cause__ or bad, f"writing {self._tables.model}")
             return
         middle = len(entries) // 2
-        await self._apply(connection, entries[:middle], results, update=update)
-        await self._apply(connection, entries[middle:], results, update=update)
+        await self._apply(connection, kind, entries[:middle], results)
+        await self._apply(connection, kind, entries[middle:], results)
 
     async def _explain(
         self,
         connection: PostgresConnection,
+        kind: Kind,
         missed: list[_Entry],
-        results: list[Exception | None],
+        results: list[_Result],
         *,
         after_loss: bool,
-        update: bool,
     ) -> None:
         """Say why the condition of a write did not hold. Takes out of `missed` what was written after all."""
         if after_loss:
             # The first attempt may have arrived after all, behind our back: then it is what the second one met.
-            outcomes = await find_out(connection, self._sql, None, [entry.change.write.change for entry in missed])
-            for entry, outcome in zip(missed, outcomes, strict=True):
-                if isinstance(outcome, Exception):
-                    results[entry.position] = outcome
-            missed[:] = _absent(missed, outcomes)
-        model = self._tables.model
-        ids = [_resource_id(entry.change) for entry in missed]
-        if not update:
-            for entry, resource_id in zip(missed, ids, strict=True):
-                results[entry.position] = DuplicateResourceError(resource_id, model=model)
-            return
-        found = {row[0]: row[1] for row in await connection.fetch(self._sql.state, ids)}
-        for entry, resource_id in zip(missed, ids, strict=True):
-            if resource_id in found:
-                actual = found[resource_id]
-                results[entry.position] = RevisionConflictError(resource_id, actual_revision_id=actual, model=model)
-            else:
-                results[entry.position] = ResourceNotFoundError(resource_id, model=model)
-
-
-def _absent(entries: list[_Entry], outcomes: list[Outcome]) -> list[_Entry]:
-    return [entry for entry, outcome in zip(entries, outcomes, strict=True) if outcome == "absent"]
+            await self._find_out(connection, kind, None, missed, results)
+        ids = [entry.write.resource_id for entry in missed]
+        rows = await connection.fetch(self._sql.state, ids) if kind.looks else []
+        found = {row[0]: row for row in rows}
+        for entry in missed:
+            row = found.get(entry.write.resource_id)
+            results[entry.position] = kind.refusal(entry.write, row, self._tables.model)
 
 
 def _batches(entries: list[_Entry], max_bytes: int) -> Iterator[list[_Entry]]:
@@ -221,7 +212,7 @@ def _batches(entries: list[_Entry], max_bytes: int) -> Iterator[list[_Entry]]:
     ids: set[str] = set()
     size = 0
     for entry in entries:
-        resource_id, more = _resource_id(entry.change), _size(entry.change)
+        resource_id, more = entry.write.resource_id, size_of(entry.write)
         if batch and (len(batch) >= MAX_ROWS or size + more > max_bytes or resource_id in ids):
             yield batch
             batch, ids, size = [], set(), 0
