@@ -97,6 +97,9 @@ def meta_sql(names: TableNames) -> MetaSql:
     meta, revision = names.meta, names.revision
     current = f"FROM {meta} m LEFT JOIN {revision} r ON r.resource_id = m.resource_id AND r.revision_id = "
     one_batch = f"WHERE m.resource_id = ANY({_unseen('$1::text[]')}::text[])"
+    # Key by key, by the index: a join of sets would read the whole of a small or fresh table for each batch.
+    each_key = f"FROM unnest({_unseen('$1::text[]')}) AS k(resource_id) CROSS JOIN LATERAL"
+    one_key = "WHERE m.resource_id = k.resource_id LIMIT 1"
     pairs = (
         f"FROM unnest({_unseen('$1::text[]')}, {_unseen('$3::text[]')}) AS k(resource_id, revision_id) "
         f"JOIN {meta} m USING (resource_id) "
@@ -114,12 +117,12 @@ def meta_sql(names: TableNames) -> MetaSql:
             f"LEFT JOIN {meta} m ON m.resource_id = k.resource_id "
             f"LEFT JOIN {revision} r ON r.resource_id = k.resource_id AND r.revision_id = k.revision_id"
         ),
-        read=f"SELECT {_JOINED} {current} m.current_revision_id {one_batch}",
-        read_full=f"SELECT {_JOINED}, {_PAYLOAD} {current} m.current_revision_id {one_batch}",
+        read=f"SELECT found.* {each_key} (SELECT {_JOINED} {current} m.current_revision_id {one_key}) found",
+        read_full=f"SELECT found.* {each_key} (SELECT {_JOINED}, {_PAYLOAD} {current} m.current_revision_id {one_key}) found",
         read_full_one=f"SELECT {_JOINED}, {_PAYLOAD} {current} m.current_revision_id WHERE m.resource_id = $1::text",
         read_at=f"SELECT {_JOINED}, k.revision_id {pairs.replace('$3', '$2')}",
         read_at_full=f"SELECT {_JOINED}, {_PAYLOAD}, k.revision_id {pairs}",
-        read_meta=f"SELECT {_META} FROM {meta} m {one_batch}",
+        read_meta=f"SELECT found.* {each_key} (SELECT {_META} FROM {meta} m {one_key}) found",
         payload=(
             f"SELECT r.payload FROM {revision} r WHERE r.resource_id = $1 AND r.revision_id = $2 AND r.payload_id = $3"
         ),
