@@ -25,9 +25,9 @@ What each operator means, and what a value becomes, stands in `builder`, `values
 from __future__ import annotations
 
 from specstar.query.builder import QB, FieldRef, QueryBuilder
-from specstar.query.conditions import Condition, decode_condition
+from specstar.query.conditions import Compare, Condition, decode_condition
 from specstar.query.cursor import cursor_of, make_cursor
-from specstar.query.dialects import POSTGRES, SQLITE, Dialect, quote_identifier
+from specstar.query.dialects import POSTGRES, SQLITE, Dialect, PostgresBatch, quote_identifier
 from specstar.query.evaluate import EvaluatedRow, matches, run_query, sort_key
 from specstar.query.fields import META_FIELDS, Fields, IndexedField, MetaField
 from specstar.query.indexes import IndexDefinition, index_definitions
@@ -45,6 +45,7 @@ __all__ = [
     "POSTGRES",
     "QB",
     "SQLITE",
+    "Compare",
     "Compiled",
     "Condition",
     "Dialect",
@@ -54,6 +55,7 @@ __all__ = [
     "IndexDefinition",
     "IndexedField",
     "MetaField",
+    "PostgresBatch",
     "Projector",
     "Query",
     "QueryBuilder",

@@ -17,7 +17,7 @@ from specstar.query.fields import MetaField
 from specstar.query.ordering import KEY_LENGTH, RANKS
 from specstar.query.values import Scalar, time_of
 
-__all__ = ["POSTGRES", "SQLITE", "Dialect", "quote_identifier"]
+__all__ = ["POSTGRES", "SQLITE", "Dialect", "PostgresBatch", "quote_identifier"]
 
 ParamKind = Literal["string", "number", "bool", "time", "int"]
 
@@ -310,6 +310,19 @@ class _Postgres(Dialect):
 
     def item(self, column: str, path: str) -> str:
         return f"({column} -> {_pg_literal(path)})"
+
+
+class PostgresBatch(_Postgres):
+    """PostgreSQL, for many queries of one shape in one statement: operands are columns `k.p1`, `k.p2` of a table `k` that
+    holds a row for each query. `types` are the types of these columns, in the order of the parameters.
+    """
+
+    def __init__(self) -> None:
+        self.types: list[str] = []
+
+    def placeholder(self, number: int, kind: ParamKind) -> str:
+        self.types.append(self._TYPES[kind])
+        return f"k.p{number}"
 
 
 SQLITE: Dialect = _SQLite()

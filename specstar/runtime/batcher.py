@@ -91,6 +91,11 @@ class Batcher(Generic[Item, Result]):
         """Items that wait to be sent, without those that wait for their key."""
         return len(self._pending)
 
+    @property
+    def busy(self) -> bool:
+        """True if something waits or is in flight."""
+        return self._in_flight > 0 or bool(self._pending)
+
     async def submit(self, item: Item) -> Result:
         """Send one item with the next batch and wait for its own result or error."""
         if self._home.closing:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from specstar.backends.postgres.point_search import PointSearches
 from specstar.backends.postgres.reader import MetaReader, Partial, full_of, largest_payload
 from specstar.backends.postgres.rows import meta_of, meta_with_revision
 from specstar.errors import DecodeError
@@ -12,6 +13,7 @@ from specstar.query import POSTGRES, Compiled, Condition, Fields, Query, compile
 from specstar.roles.records import ResourceMeta, RevisionInfo, StoredRevision
 
 if TYPE_CHECKING:
+    from specstar.backends.postgres.connection import Row
     from specstar.backends.postgres.tables import ModelTables
 
 __all__ = ["Searcher"]
@@ -24,15 +26,12 @@ class Searcher:
         self._tables = tables
         self._sql = tables.search_sql
         self._fields = Fields(tables.spec.indexed_fields)
+        self._points = PointSearches(tables, self._fields)
 
     async def search(self, query: Query, reader: MetaReader) -> list[StoredRevision]:
         """The matching resources with their payloads; those too large for one answer are fetched one by one."""
-        sql, args = self._statement(query, self._sql.search_full, first_param=2)
-        most = largest_payload(self._tables.batch_bytes, query.limit)
-        connection = await self._tables.ready()
-        rows = await connection.fetch_alone(sql, most, *args, doing="searching")
         results: list[StoredRevision] = []
-        for row in rows:
+        for row in await self._full_rows(query):
             first = full_of(row)
             found = await reader.complete(first) if isinstance(first, Partial) else first
             if isinstance(found, ResourceMeta):
@@ -40,6 +39,14 @@ class Searcher:
             if found is not None:
                 results.append(found)
         return results
+
+    async def _full_rows(self, query: Query) -> list[Row]:
+        if self._points.takes(query):
+            return await self._points.rows(query)
+        sql, args = self._statement(query, self._sql.search_full, first_param=2)
+        most = largest_payload(self._tables.batch_bytes, query.limit)
+        connection = await self._tables.ready()
+        return await connection.fetch_alone(sql, most, *args, doing="searching")
 
     async def search_rows(self, query: Query) -> list[tuple[ResourceMeta, RevisionInfo]]:
         """The matching rows with their current revisions."""

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from specstar.backends.postgres.names import TableNames
 from specstar.query import Compiled
 
-__all__ = ["META_COLUMNS", "REVISION_COLUMNS", "MetaSql", "PayloadSql", "SearchSql", "meta_sql", "payload_sql"]
+__all__ = [
+    "ADVANCE_COLUMNS",
+    "META_COLUMNS",
+    "REVISION_COLUMNS",
+    "MetaSql",
+    "PayloadSql",
+    "SearchSql",
+    "meta_sql",
+    "payload_sql",
+]
 
 # Name and type, in the order in which rows are read and written.
 META_COLUMNS: tuple[tuple[str, str], ...] = (
@@ -209,7 +219,7 @@ def _write(names: TableNames, *, update: bool) -> str:
 
 
 # The columns of a batch of advances. NULL stands for what `rows.advance_columns` says.
-_ADVANCE_COLUMNS: tuple[tuple[str, str], ...] = (
+ADVANCE_COLUMNS: tuple[tuple[str, str], ...] = (
     ("resource_id", "text"),
     ("parent_revision_id", "text"),
     ("revision_id", "text"),
@@ -229,8 +239,8 @@ def _advance(names: TableNames) -> str:
 
     Returns the ids of the rows that were written, and the time where the row was already at a later one.
     """
-    arrays = ", ".join(_unseen(f"${position}::{kind}[]") for position, (_, kind) in enumerate(_ADVANCE_COLUMNS, 1))
-    columns = ", ".join(name for name, _ in _ADVANCE_COLUMNS)
+    arrays = ", ".join(_unseen(f"${position}::{kind}[]") for position, (_, kind) in enumerate(ADVANCE_COLUMNS, 1))
+    columns = ", ".join(name for name, _ in ADVANCE_COLUMNS)
     # Conditions and new values in one step: what another transaction changed meanwhile is looked at again by the server.
     return (
         f"WITH w AS (UPDATE {names.meta} m SET current_revision_id = n.revision_id, "
@@ -271,6 +281,18 @@ class SearchSql:
     def search_full(self, compiled: Compiled) -> str:
         """The same with payloads of at most `$1` bytes."""
         return self._joined(f"{_JOINED}, {_PAYLOAD.replace('$2', '$1')}", compiled)
+
+    def search_full_each(self, compiled: Compiled, types: Sequence[str]) -> str:
+        """`search_full` for many queries of one shape, compiled for `PostgresBatch`: position from 1, then the same columns.
+
+        The operands are arrays from `$2` on, one of each type.
+        """
+        arrays = ", ".join(_unseen(f"${number}::{kind}[]") for number, kind in enumerate(types, 2))
+        columns = ", ".join(f"p{number}" for number, _ in enumerate(types, 1))
+        return (
+            f"SELECT k.position, found.* FROM unnest({arrays}) WITH ORDINALITY AS k({columns}, position) "
+            f"CROSS JOIN LATERAL ({self.search_full(compiled)}) found"
+        )
 
     def search_meta(self, compiled: Compiled) -> str:
         """Rows alone."""

@@ -190,6 +190,45 @@ async def test_a_lost_race_raises_and_overwrites_nothing(users: Users) -> None:
     assert (found.data.age, found.meta.version) == (2, 2)
 
 
+async def test_a_conditional_update_records_what_an_update_after_a_read_does(users: Users) -> None:
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    with users.using(user="ann", now=tomorrow):
+        first = await users.create(User("a", 1))
+    with users.using(user="bob"):
+        info = await users.update(
+            first.resource_id, User("b", 2), expected_revision_id=first.revision_id, status="draft"
+        )
+    found = await users.get(first.resource_id)
+    assert found.info == info
+    assert (info.parent_revision_id, info.status) == (first.revision_id, RevisionStatus.draft)
+    assert (info.created_by, found.meta.created_by, found.meta.updated_by) == ("bob", "ann", "bob")
+    assert (found.meta.revision_count, found.meta.version) == (2, (await users.get_meta(first.resource_id)).version)
+    # Time never runs backwards for a resource, whatever a writer's clock says.
+    assert info.created_time == info.updated_time == found.meta.updated_time == tomorrow
+    assert [entry.data.name for entry in await users.search(QB["age"] == 2, limit=5)] == ["b"]
+    assert not await users.search(QB["age"] == 1, limit=5)
+    assert await users.list_revisions(first.resource_id) == [first, info]
+    # The next change is decided on the row as it is now.
+    assert (await users.modify(first.resource_id, User("c", 3))).revision_id == info.revision_id
+    assert (await users.update(first.resource_id, User("d", 4))).parent_revision_id == info.revision_id
+
+
+@pytest.mark.parametrize("expected", ["", "nonsense", "a\0b", "\ud800", "x" * 5000])
+async def test_a_condition_that_no_revision_can_meet_is_a_conflict(users: Users, expected: str) -> None:
+    first = await users.create(User("a", 1))
+    with pytest.raises(RevisionConflictError) as caught:
+        await users.update(first.resource_id, User("b"), expected_revision_id=expected)
+    assert caught.value.actual_revision_id == first.revision_id
+    with pytest.raises(ResourceNotFoundError):
+        await users.update("missing", User("b"), expected_revision_id=expected)
+    await users.delete(first.resource_id)
+    with pytest.raises(ResourceDeletedError):
+        await users.update(first.resource_id, User("b"), expected_revision_id=expected)
+    with pytest.raises(ResourceDeletedError):
+        await users.update(first.resource_id, User("b"), expected_revision_id=first.revision_id)
+    assert len(await users.list_revisions(first.resource_id)) == 1
+
+
 async def test_of_many_conditional_updates_exactly_one_wins(users: Users) -> None:
     first = await users.create(User("a", 0))
     won: list[int] = []
@@ -595,3 +634,38 @@ async def test_garbage_collection_spares_what_is_referenced(users: Users) -> Non
     assert await users.collect_garbage(older_than_seconds=0) == 0
     assert (await users.get(infos[0].resource_id)).data.age == 9
     assert (await users.get(infos[2].resource_id)).data.age == 2
+
+
+async def test_searches_of_one_shape_at_once_each_get_their_own_answer(users: Users) -> None:
+    long = "n" * 3000
+    made = await users.create_many(
+        [User(f"name{number % 7}", number % 5, tags=["t"]) for number in range(60)]
+        + [User(long + "1", 100), User(long + "2", 100)]
+    )
+    await users.delete(made[0].resource_id)
+    await users.search(QB["age"] == 0, limit=1)
+    wrong: list[Any] = []
+
+    async def find(condition: Any, limit: int, matches: Callable[[int], bool]) -> None:
+        expected = [info.resource_id for number, info in enumerate(made) if number and matches(number)][:limit]
+        page = await users.search(condition, limit=limit)
+        if [entry.resource_id for entry in page] != expected:
+            wrong.append((condition, limit, [entry.resource_id for entry in page], expected))
+
+    async with anyio.create_task_group() as group:
+        for number in range(45):
+            age, name = number % 7, f"name{number % 9}"
+            group.start_soon(
+                find, QB["age"] == age, 1 + number % 3, lambda at, age=age: at < 60 and at % 5 == age and age < 5
+            )
+            group.start_soon(
+                find,
+                QB["name"] == name,
+                100,
+                lambda at, name=name: at < 60 and f"name{at % 7}" == name,
+            )
+        for end in ("1", "2", "3"):
+            group.start_soon(find, QB["name"] == long + end, 10, lambda at, end=end: at == 59 + int(end) and end != "3")
+        group.start_soon(find, QB["age"] == "0", 10, lambda at: False)
+        group.start_soon(find, QB["admin"] == False, 100, lambda at: True)  # noqa: E712  a condition
+    assert not wrong

@@ -16,12 +16,22 @@ from specstar.backends.postgres import PostgresOptions, PostgresProvider
 from specstar.backends.postgres.connection import PostgresConnection
 from specstar.backends.provider import BackendContext
 from specstar.query import IndexedField
-from specstar.roles import MetaStore, MetaWrite, ModelSpec, ResourceMeta, ResourceStore, RevisionInfo, Storage
-from specstar.roles.storage import StorageWrite
+from specstar.roles import (
+    Advance,
+    MetaStore,
+    MetaWrite,
+    ModelSpec,
+    ResourceMeta,
+    ResourceStore,
+    RevisionInfo,
+    Storage,
+    StorageWrite,
+    StoredRevision,
+)
 from specstar.runtime import LazyConnection
 from specstar.runtime.home import AsyncioHome
 
-__all__ = ["Rig", "admin", "change_of", "ids", "new", "open_rig", "touched"]
+__all__ = ["Rig", "admin", "advance_of", "change_of", "ids", "new", "open_rig", "touched"]
 
 TIME = datetime(2024, 5, 1, 10, 0, 0, 123456, tzinfo=UTC)
 _numbers = itertools.count(1)
@@ -88,6 +98,17 @@ def new(resource_id: str, payload: bytes = b"{}", **indexed: Any) -> StorageWrit
 def change_of(before: StorageWrite, payload: bytes = b"{}", **indexed: Any) -> StorageWrite:
     """The next revision of a resource, on condition that it is as `before` left it."""
     return _write(before.change.meta.resource_id, before.change.meta, payload, indexed)
+
+
+def advance_of(
+    before: StorageWrite | StoredRevision, payload: bytes = b"{}", *, behind: timedelta = timedelta(), **indexed: Any
+) -> Advance:
+    """The next revision of a resource of which only the id of its current revision is known, by a clock `behind` ours."""
+    meta = before.change.meta if isinstance(before, StorageWrite) else before.meta
+    revision = _write(meta.resource_id, meta, payload, indexed).change.revision
+    assert revision is not None
+    time = revision.updated_time - behind
+    return Advance(msgspec.structs.replace(revision, created_time=time, updated_time=time), indexed, payload)
 
 
 def touched(before: StorageWrite, **changes: Any) -> StorageWrite:

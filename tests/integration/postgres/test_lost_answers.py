@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from datetime import timedelta
 
 import pytest
 
 from specstar.errors import BackendUnavailable, OutcomeUnknownError, RevisionConflictError
-from specstar.roles import PayloadKey, Storage, StoredRevision
+from specstar.roles import AdvancingStorage, PayloadKey, Storage, StoredRevision
 from tests.faults.tools.tcp_proxy import TcpProxy
-from tests.integration.postgres.rig import Rig, admin, change_of, ids, new, open_rig, touched
+from tests.integration.postgres.rig import Rig, admin, advance_of, change_of, ids, new, open_rig, touched
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -163,6 +164,40 @@ async def test_a_write_that_others_built_upon_is_still_acknowledged(
         proxy.break_off()
         proxy.answers.dropping = False
         await writing
+
+
+async def test_an_advance_with_a_lost_answer_answers_as_stored(
+    proxy: TcpProxy, far: Rig, postgres_database: str
+) -> None:
+    storage = far.storage()
+    assert isinstance(storage, AdvancingStorage)
+    first, other = new("r", b"1"), new("s", b"1")
+    await storage.write(first)
+    await storage.write(other)
+    warmed = await storage.advance(advance_of(other, b"2"))
+    losing = asyncio.create_task(lose_the_answer(proxy))
+    await asyncio.sleep(0)
+    # By a clock that is behind: the row's time holds, and only the server knows it.
+    item = advance_of(first, b"2", behind=timedelta(hours=1))
+    made = await storage.advance(item)
+    await losing
+    found = await storage.read("r")
+    assert isinstance(found, StoredRevision)
+    assert (found.revision, found.payload, found.meta.revision_count) == (made, b"2", 2)
+    assert made.updated_time == first.change.meta.updated_time
+    assert warmed.parent_revision_id == other.change.meta.current_revision_id
+    async with open_rig(postgres_database) as near:
+        proxy.requests.flowing.clear()
+        writing = asyncio.create_task(storage.advance(advance_of(found, b"lost")))
+        await asyncio.sleep(0.1)
+        rival = near.storage()
+        assert isinstance(rival, AdvancingStorage)
+        winner = await rival.advance(advance_of(found, b"won"))
+        proxy.break_off()
+        proxy.requests.flowing.set()
+        with pytest.raises(RevisionConflictError) as caught:
+            await writing
+        assert caught.value.actual_revision_id == winner.revision_id
 
 
 async def test_erasing_with_a_lost_answer(proxy: TcpProxy, far: Rig) -> None:

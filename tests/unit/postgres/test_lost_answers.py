@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from specstar.backends.postgres.lost_answers import _judge
+from specstar.backends.postgres.lost_answers import Applied, _judge
 from specstar.errors import OutcomeUnknownError
-from specstar.roles import MetaWrite, ResourceMeta, RevisionInfo
+from specstar.roles import Advance, MetaWrite, ResourceMeta, RevisionInfo
 
 NOW = datetime(2024, 5, 1, tzinfo=UTC)
 LATER = NOW + timedelta(seconds=1)
@@ -21,6 +21,7 @@ def write(version: int, revision: RevisionInfo | None, expected: int | None) -> 
     return MetaWrite(meta, revision, expected)
 
 
+ADVANCE = Advance(REVISION, {}, b"{}")
 CREATE, UPDATE, TOUCH = write(1, REVISION, None), write(3, REVISION, 2), write(3, None, 2)
 OURS = ("p2", NOW, "stable")
 NONE = (None, None, None)
@@ -44,8 +45,19 @@ NONE = (None, None, None)
         pytest.param(TOUCH, (3, NOW, "v2", *NONE), "applied", id="touch: ours"),
         pytest.param(TOUCH, (2, LATER, "v2", *NONE), "absent", id="touch: still the old row"),
         pytest.param(TOUCH, (3, LATER, "v2", *NONE), "unknown", id="touch: another's or overwritten"),
+        pytest.param(ADVANCE, (None, None, None, *NONE), "absent", id="advance: erased"),
+        pytest.param(ADVANCE, (2, NOW, "v1", *NONE), "absent", id="advance: still the old row"),
+        pytest.param(ADVANCE, (3, LATER, "v3", *NONE), "absent", id="advance: another won"),
+        pytest.param(ADVANCE, (3, NOW, "v2", *OURS), "applied", id="advance: ours"),
+        pytest.param(ADVANCE, (7, LATER, "v9", *OURS), "applied", id="advance: ours, changed since"),
     ],
 )
-def test_judgement(change: MetaWrite, row: tuple[Any, ...], outcome: str) -> None:
+def test_judgement(change: MetaWrite | Advance, row: tuple[Any, ...], outcome: str) -> None:
     found = _judge(change, (1, *row))
-    assert found == outcome if outcome != "unknown" else isinstance(found, OutcomeUnknownError)
+    match outcome:
+        case "applied":
+            assert found == Applied(row[4])
+        case "unknown":
+            assert isinstance(found, OutcomeUnknownError)
+        case _:
+            assert found == outcome

@@ -8,12 +8,12 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from specstar.backends.postgres.rows import columns_of, encode_indexed, meta_of, meta_with_revision
-from specstar.backends.postgres.statements import META_COLUMNS, REVISION_COLUMNS
+from specstar.backends.postgres.rows import advance_columns, columns_of, encode_indexed, meta_of, meta_with_revision
+from specstar.backends.postgres.statements import ADVANCE_COLUMNS, META_COLUMNS, REVISION_COLUMNS
 from specstar.config.encoding import Encoding
 from specstar.errors import DecodeError, InvalidInputError
 from specstar.roles import MetaWrite, ResourceMeta, RevisionInfo, RevisionStatus
-from specstar.roles.storage import StorageWrite
+from specstar.roles.storage import Advance, StorageWrite
 
 NOW = datetime(2024, 5, 1, tzinfo=UTC)
 META = ResourceMeta(resource_id="r", current_revision_id="v", created_time=NOW, updated_time=NOW, indexed_data={"a": 1})
@@ -42,6 +42,33 @@ def test_columns_follow_the_statement() -> None:
     }
     assert update[-2:] == [[b"x", None], [None, 3]]
     assert [column[:1] for column in create] == [column[:1] for column in update[:-1]]
+
+
+def test_columns_of_an_advance_follow_the_statement() -> None:
+    plain = replace(REVISION, parent_revision_id="u")
+    draft = replace(plain, status=RevisionStatus.draft, encoding=Encoding.msgpack, updated_by="bob", schema_version="2")
+    names = [name for name, _ in ADVANCE_COLUMNS]
+
+    def sent(*revisions: RevisionInfo) -> dict[str, list[object]]:
+        columns = advance_columns([(Advance(revision, {}, b"x"), "{}") for revision in revisions])
+        return {name: column for name, column in zip(names, columns, strict=True) if column}
+
+    assert sent(plain) == {
+        "resource_id": ["r"],
+        "parent_revision_id": ["u"],
+        "revision_id": ["v"],
+        "size": [0],
+        "changed_time": [NOW],
+        "indexed": ["{}"],
+        "payload": [b"x"],
+    }
+    both = sent(plain, draft)
+    assert {name: both[name] for name in ("status", "encoding", "changed_by", "schema_version")} == {
+        "status": [None, "draft"],
+        "encoding": [None, "msgpack"],
+        "changed_by": [None, "bob"],
+        "schema_version": [None, "2"],
+    }
 
 
 def test_what_differs_is_sent() -> None:
