@@ -93,7 +93,9 @@ async def _run(
             import services
 
             console.print(f"starting {', '.join(servers)}")
-            setting["environment"] = stack.enter_context(services.ServiceHost()).environment(servers)
+            setting["environment"] = stack.enter_context(
+                services.ServiceHost(postgres_settings=machine.postgres_settings())
+            ).environment(servers)
         plan = Plan(seconds=plan_seconds, rounds=rounds, setting=setting)
         columns = (
             BarColumn(),

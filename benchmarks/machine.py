@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-__all__ = ["describe"]
+__all__ = ["describe", "postgres_settings"]
 
 
 def describe() -> dict[str, Any]:
@@ -24,6 +24,15 @@ def describe() -> dict[str, Any]:
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "load": round(os.getloadavg()[0], 1),
     }
+
+
+def postgres_settings() -> dict[str, str]:
+    """What PostgreSQL's documentation advises for the memory of this machine: a quarter for its buffers.
+
+    Its default is 128 MB whatever the machine has, less than the data of the curves.
+    """
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {"shared_buffers": f"{max(128, (memory >> 22))}MB"}
 
 
 def _cpu() -> str:

@@ -112,7 +112,8 @@ def postgres(scale: Scale) -> Suite:
         ),
         notes=(
             (
-                f"One private server with its default settings, `synchronous_commit` on: every answer is a commit on disk. "
+                "One private server with its default settings but for `shared_buffers` (a quarter of the memory), "
+                "`synchronous_commit` on: every answer is a commit on disk. "
                 f"Pools of {_POOL} connections for all but specstar 0.12.3, which has its own way."
             ),
             (
