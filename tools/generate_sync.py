@@ -156,7 +156,8 @@ def _method(member: ast.FunctionDef | ast.AsyncFunctionDef, owner: str) -> str:
         lines.append(f"        return self._inner.{member.name}")
     elif isinstance(member, ast.AsyncFunctionDef):
         call = f"functools.partial(self._inner.{member.name}{_forwarded(member.args)})"
-        lines.append(f"        return self._gate.call({call})")
+        owner = ", self._inner" if "portable" in decorators else ""
+        lines.append(f"        return self._gate.call({call}{owner})")
     else:
         lines.append(f"        return self._inner.{member.name}({_forwarded(member.args).removeprefix(', ')})")
     return "\n".join(lines)

@@ -26,7 +26,7 @@ from specstar.resource_manager.slot import StorageSlot
 from specstar.resource_manager.writer import Current
 from specstar.roles import MetaWrite, PayloadKey, ResourceMeta, RevisionInfo, RevisionStatus, StoredRevision
 from specstar.roles.storage import StorageWrite
-from specstar.runtime import Gate, gated, left_in_order
+from specstar.runtime import Gate, gated, left_in_order, portable
 
 __all__ = ["ResourceManager"]
 
@@ -73,7 +73,7 @@ class ResourceManager(Generic[T]):
 
     # Writing
 
-    @gated
+    @portable
     async def create(self, data: T, *, resource_id: str | None = None, status: Status = "stable") -> RevisionInfo:
         """Store a new resource; returns its first revision once it is durable.
 
@@ -260,7 +260,7 @@ class ResourceManager(Generic[T]):
 
     # Reading
 
-    @gated
+    @portable
     async def get(
         self, resource_id: str, *, revision_id: str | None = None, include_deleted: bool = False
     ) -> Resource[T]:
@@ -294,14 +294,14 @@ class ResourceManager(Generic[T]):
             for item in found
         ]
 
-    @gated
+    @portable
     async def exists(self, resource_id: str) -> bool:
         """True if there is such a resource and it is not deleted."""
         checked_id(resource_id)
         meta = await self._slot.storage.read_meta(resource_id)
         return meta is not None and not meta.is_deleted
 
-    @gated
+    @portable
     async def get_meta(self, resource_id: str) -> ResourceMeta:
         """The meta row, of a deleted resource too. Raises `ResourceNotFoundError`."""
         checked_id(resource_id)
@@ -409,6 +409,9 @@ class ResourceManager(Generic[T]):
         return removed
 
     # Inside
+
+    def _runs_anywhere(self) -> bool:
+        return self._slot.portable
 
     @property
     def _codec(self) -> Codec[T]:

@@ -17,8 +17,19 @@ __all__ = ["StorageSlot"]
 T = TypeVar("T")
 
 
+class _Built(Generic[T]):
+    """What belongs to one generation."""
+
+    __slots__ = ("codec", "generation", "writer")
+
+    def __init__(self, generation: int, writer: Writer[T], codec: Codec[T]) -> None:
+        self.generation = generation
+        self.writer = writer
+        self.codec = codec
+
+
 class StorageSlot(Generic[T]):
-    """Keeps the storage, the writer and the codec of one model. Used on the home loop only."""
+    """Keeps the storage, the writer and the codec of one model, for the home loop and for portable calls elsewhere."""
 
     def __init__(
         self,
@@ -30,34 +41,39 @@ class StorageSlot(Generic[T]):
         self.gate = gate
         self.model = model
         self._make_codec = codec
-        self._codec: Codec[T] | None = None
         self._factory = factory
-        self._generation = -1
-        self._writer: Writer[T] | None = None
+        self._built: _Built[T] | None = None
+
+    @property
+    def portable(self) -> bool:
+        """True if there is a storage of the present generation, and it is portable."""
+        built = self._built
+        return built is not None and built.generation == self.gate.generation and built.writer.storage.portable
+
+    def _current(self) -> _Built[T]:
+        built = self._built
+        return built if built is not None and built.generation == self.gate.generation else self._build()
+
+    def _build(self) -> _Built[T]:
+        home = self.gate.settle()
+        generation = self.gate.generation
+        factory = self._factory()
+        writer: Writer[T] = Writer(home, factory.storage(self.gate, self.model), model=self.model.name)
+        # Two threads may build at once: the later one stays, and the call that has the other is served all the same.
+        built = self._built = _Built(generation, writer, self._make_codec(factory.encoding))
+        return built
 
     @property
     def writer(self) -> Writer[T]:
         """The writer. Raises `NotConfiguredError` if there is no configuration yet."""
-        if self._writer is not None and self._generation == self.gate.generation:
-            return self._writer
-        home = self.gate.settle()
-        generation = self.gate.generation
-        factory = self._factory()
-        storage = factory.storage(self.gate, self.model)
-        self._codec = self._make_codec(factory.encoding)
-        self._writer = Writer(home, storage, model=self.model.name)
-        self._generation = generation
-        return self._writer
+        return self._current().writer
 
     @property
     def storage(self) -> Storage:
         """The storage. Raises like `writer`."""
-        return self.writer.storage
+        return self._current().writer.storage
 
     @property
     def codec(self) -> Codec[T]:
         """The codec for the configured encoding. Raises like `writer`."""
-        if self._codec is None or self._generation != self.gate.generation:
-            _ = self.writer
-        assert self._codec is not None
-        return self._codec
+        return self._current().codec

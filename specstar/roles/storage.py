@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from msgspec import Struct
 
@@ -47,6 +47,9 @@ class Storage(ABC):
 
     A write returns once all of it is durable, and is visible whole or not at all. Errors are those of `MetaStore`.
     """
+
+    portable: ClassVar[bool] = False
+    """Whether `write`, `read` and `read_meta` may be called on any loop and thread: where they await batchers alone."""
 
     @abstractmethod
     async def write(self, item: StorageWrite) -> None:

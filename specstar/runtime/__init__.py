@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from specstar.runtime.batcher import Batcher
 from specstar.runtime.connections import Connection, Connections, LazyConnection, ServerInfo
-from specstar.runtime.gate import Gate, Gated, gated, interrupted
+from specstar.runtime.gate import Gate, Gated, Portable, gated, interrupted, portable
 from specstar.runtime.home import Home, Waiter
 from specstar.runtime.iterators import left_in_order
 from specstar.runtime.portions import portions
@@ -19,12 +19,14 @@ __all__ = [
     "Gated",
     "Home",
     "LazyConnection",
+    "Portable",
     "ServerInfo",
     "Waiter",
     "gated",
     "in_trio",
     "interrupted",
     "left_in_order",
+    "portable",
     "portions",
     "run_in_thread",
 ]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import anyio
 import anyio.lowlevel
 
 from specstar.errors import BackendError, BackendUnavailable, OutcomeUnknownError
 from specstar.runtime.home import Home, Waiter
+from specstar.runtime.sending import send
 
 __all__ = ["Batcher"]
 
@@ -38,14 +39,15 @@ class Batcher(Generic[Item, Result]):
     If it raises, all callers of that batch get the error. While `max_in_flight` flushes are under way, what arrives forms
     the next batch, up to `max_items` and, by `size_of` (bytes), `max_bytes`; a larger item travels alone. Where several
     flushes may be under way, many callers are shared out evenly among them, at least `share_from` to each: one batch is
-    prepared and its answers are handed out while the store works on another. With `gathers`, for a slow store, the callers
-    whom a flush wakes have a few turns of the loop to send again before the next one leaves. With `key_of`, two items of
-    one key are never in flight together, and leave in order of arrival; None as key means free to go.
+    prepared and its answers are handed out while the store works on another. (Not callers on other loops and threads: all of
+    these leave together.) With `gathers`, for a slow store, the callers whom a flush wakes have a few turns of the loop to
+    send again before the next one leaves. With `key_of`, two items of one key are never in flight together, and leave in
+    order of arrival; None as key means free to go.
 
     A caller cancelled while it waits takes its item out; once its item is in flight, the flush goes on for the neighbours.
     An item that waited longer than `max_wait` seconds is refused with `BackendUnavailable` instead of being sent. When the
     home closes under a flush, its callers get `BackendUnavailable`, or `OutcomeUnknownError` if the flush `writes`. All
-    methods belong to the home loop; the flushes are tasks of the home.
+    methods but `submit` belong to the home loop; the flushes are tasks of the home.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class Batcher(Generic[Item, Result]):
         self._in_flight = 0
         self._items_in_flight = 0
         self._starting = False
+        self._shares = True
         self._idle: anyio.Event | None = None
         # One entry per key that is pending or in flight; the deque holds those that must wait for it.
         self._keys: dict[Hashable, deque[_Entry[Item]] | None] = {}
@@ -97,26 +100,41 @@ class Batcher(Generic[Item, Result]):
         return self._in_flight > 0 or bool(self._pending)
 
     async def submit(self, item: Item) -> Result:
-        """Send one item with the next batch and wait for its own result or error."""
-        if self._home.closing:
-            raise BackendUnavailable(f"{self.name}: closed")
-        waiter = self._home.waiter()
-        key = self._key_of(item) if self._key_of is not None else None
-        self._add(_Entry(item, waiter, key, self._home.time()))
+        """Send one item with the next batch and wait for its own result or error. From any thread and loop."""
+        home = self._home
+        if not home.is_current():
+            return cast("Result", await send(home, self._put_from_afar, item))
+        waiter = home.waiter()
+        if self._put(item, waiter):
+            self._shares = True
+            self._start()
         result: Result = await waiter
         return result
 
-    def _add(self, entry: _Entry[Item]) -> None:
+    def _put_from_afar(self, item: Item, waiter: Waiter[Any]) -> None:
+        if not self._put(item, waiter):
+            return
+        # Not shared out: the way to another thread and back costs more than working side by side gains.
+        self._shares = False
+        if not self._in_flight or len(self._pending) >= self._max_items:
+            self._start()
+
+    def _put(self, item: Item, waiter: Waiter[Any]) -> bool:
+        """True if the item may leave with the next batch, False if it must wait for its key."""
+        if self._home.closing:
+            raise BackendUnavailable(f"{self.name}: closed")
+        key = self._key_of(item) if self._key_of is not None else None
+        entry = _Entry(item, waiter, key, self._home.time())
         if entry.key is not None:
             if entry.key in self._keys:
                 held = self._keys[entry.key]
                 if held is None:
                     held = self._keys[entry.key] = deque()
                 held.append(entry)
-                return
+                return False
             self._keys[entry.key] = None
         self._pending.append(entry)
-        self._start()
+        return True
 
     def _start(self) -> None:
         """Start another flush if one may be added; the new task takes all that arrives in this turn of the loop."""
@@ -169,8 +187,10 @@ class Batcher(Generic[Item, Result]):
         size = 0
         pending = self._pending
         oldest = self._home.time() - self._max_wait
-        share = -(-(len(pending) + self._items_in_flight) // self._max_in_flight)
-        most = min(self._max_items, max(share, self._share_from))
+        most = self._max_items
+        if self._shares:
+            share = -(-(len(pending) + self._items_in_flight) // self._max_in_flight)
+            most = min(most, max(share, self._share_from))
         while pending and len(batch) < most:
             entry = pending[0]
             if entry.waiter.done():  # its caller was cancelled

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import threading
 import time
 from asyncio import events
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import anyio
 
@@ -17,14 +18,15 @@ from specstar.errors import BackendUnavailable, OutcomeUnknownError
 from specstar.runtime.home import AsyncioHome, Call, Home, Outcome
 from specstar.runtime.mailbox import Mailbox
 from specstar.runtime.thread_home import ThreadHome
-from specstar.runtime.trio_home import TrioHome
+from specstar.runtime.trio_home import TrioHome, in_trio
 
 if TYPE_CHECKING:
     import trio
 
-__all__ = ["NotStarted", "block_on", "cross_to", "home_of_caller", "reach"]
+__all__ = ["NotStarted", "block_on", "cross_to", "deliver", "home_of_caller", "reach"]
 
 R = TypeVar("R")
+Submit: TypeAlias = Callable[[Callable[[Outcome[R]], None]], Call[R]]
 logger = logging.getLogger("specstar")
 _LOOK_SECONDS = 1.0
 _START_SECONDS = 30.0
@@ -62,12 +64,21 @@ async def cross_to(home: Home, function: Callable[[], Awaitable[R]]) -> R:
 
 async def reach(home: Home, function: Callable[[], Awaitable[R]]) -> R:
     """`cross_to` for a loop that is not the caller's."""
+    return await deliver(home, functools.partial(home.submit, function))
+
+
+def deliver(home: Home, submit: Submit[R]) -> Coroutine[Any, Any, R]:
+    """Send a call to another loop by `submit` and wait for its outcome: on asyncio, on trio, or blocking the thread."""
     if events._get_running_loop() is not None:
-        return await _from_asyncio(home, function)
-    return await _from_trio(home, function)
+        return _from_asyncio(home, submit)
+    return _from_trio(home, submit) if in_trio() else _blocking(home, submit)
 
 
-async def _from_asyncio(home: Home, function: Callable[[], Awaitable[R]]) -> R:
+async def _blocking(home: Home, submit: Submit[R]) -> R:
+    return _from_thread(home, submit)
+
+
+async def _from_asyncio(home: Home, submit: Submit[R]) -> R:
     loop = asyncio.get_running_loop()
     mailbox = _mailbox(loop, loop.call_soon_threadsafe)
     arrived: asyncio.Future[Outcome[R]] = loop.create_future()
@@ -77,11 +88,9 @@ async def _from_asyncio(home: Home, function: Callable[[], Awaitable[R]]) -> R:
             if not arrived.done():
                 arrived.set_result(outcome)
 
-        # If the caller's loop is closed, nobody waits.
-        with contextlib.suppress(RuntimeError):
-            mailbox.post(arrive)
+        _post(mailbox, arrive)
 
-    call = _submit(home, function, done)
+    call = _sent(submit, done)
     since = loop.time()
     timer: asyncio.TimerHandle | None = None
 
@@ -113,7 +122,7 @@ async def _from_asyncio(home: Home, function: Callable[[], Awaitable[R]]) -> R:
     return _result(home, outcome)
 
 
-async def _from_trio(home: Home, function: Callable[[], Awaitable[R]]) -> R:
+async def _from_trio(home: Home, submit: Submit[R]) -> R:
     import outcome as outcomes
     import trio
 
@@ -129,9 +138,7 @@ async def _from_trio(home: Home, function: Callable[[], Awaitable[R]]) -> R:
             else:
                 trio.lowlevel.reschedule(task, outcomes.Value(outcome))
 
-        # If the caller's run is over, nobody waits.
-        with contextlib.suppress(RuntimeError):
-            mailbox.post(arrive)
+        _post(mailbox, arrive)
 
     def abort(raise_it: Callable[[], Any]) -> trio.lowlevel.Abort:
         nonlocal raise_cancel
@@ -139,7 +146,7 @@ async def _from_trio(home: Home, function: Callable[[], Awaitable[R]]) -> R:
         call.cancel()
         return trio.lowlevel.Abort.FAILED  # wait until the work over there is truly over
 
-    call = _submit(home, function, done)
+    call = _sent(submit, done)
     # A loop of our own tells its callers when it ends, and nothing blocks it.
     watch = None if isinstance(home, ThreadHome) else _watch_in_trio(home, call)
     try:
@@ -171,6 +178,10 @@ def block_on(home: Home, function: Callable[[], Awaitable[R]]) -> R:
 
     Ctrl-C takes the work back, and gives it two seconds to end.
     """
+    return _from_thread(home, functools.partial(home.submit, function))
+
+
+def _from_thread(home: Home, submit: Submit[R]) -> R:
     # One lock a thread, held while nothing has arrived.
     lock = _here.lock
     if lock is None:
@@ -184,7 +195,7 @@ def block_on(home: Home, function: Callable[[], Awaitable[R]]) -> R:
         outcomes.append(outcome)
         lock.release()
 
-    call = _submit(home, function, done)
+    call = _sent(submit, done)
     try:
         if not lock.acquire(timeout=_LOOK_SECONDS):
             since = time.monotonic() - _LOOK_SECONDS
@@ -199,9 +210,17 @@ def block_on(home: Home, function: Callable[[], Awaitable[R]]) -> R:
     return _result(home, outcomes[0])
 
 
-def _submit(home: Home, function: Callable[[], Awaitable[R]], done: Callable[[Outcome[R]], None]) -> Call[R]:
+def _post(mailbox: Mailbox, arrive: Callable[[], None]) -> None:
+    # Not `suppress`: this is on the way of every call.
+    try:  # noqa: SIM105
+        mailbox.post(arrive)
+    except RuntimeError:
+        pass  # the caller's loop is closed: nobody waits
+
+
+def _sent(submit: Submit[R], done: Callable[[Outcome[R]], None]) -> Call[R]:
     try:
-        return home.submit(function, done)
+        return submit(done)
     except RuntimeError as error:
         raise NotStarted("the event loop of the connections is gone; call again") from error
 

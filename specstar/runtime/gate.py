@@ -23,7 +23,7 @@ from specstar.runtime.home import AsyncioHome, Home
 from specstar.runtime.thread_home import ThreadHome
 from specstar.runtime.trio_home import TrioHome, in_trio
 
-__all__ = ["Gate", "Gated", "gated", "interrupted"]
+__all__ = ["Gate", "Gated", "Portable", "gated", "interrupted", "portable"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -51,6 +51,39 @@ def gated(
         home = self._gate.home
         if home is not None and home.is_current():
             return await method(self, *args, **kwargs)
+        return await self._gate.cross(functools.partial(method, self, *args, **kwargs))
+
+    return entry
+
+
+class Portable(Gated, Protocol):
+    """A class some of whose coroutines may run on the caller's own loop, or in its thread, while it says so."""
+
+    def _runs_anywhere(self) -> bool: ...
+
+
+A = TypeVar("A", bound=Portable)
+
+
+def portable(
+    method: Callable[Concatenate[A, P], Coroutine[Any, Any, R]],
+) -> Callable[Concatenate[A, P], Coroutine[Any, Any, R]]:
+    """`gated` for a coroutine method that awaits batchers alone while `self._runs_anywhere()`: these send what they are given
+    to the home loop by themselves, which costs less than a task there.
+    """
+
+    @functools.wraps(method)
+    async def entry(self: A, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        home = self._gate.home
+        if home is not None:
+            if home.is_current():
+                return await method(self, *args, **kwargs)
+            if self._runs_anywhere():
+                try:
+                    return await method(self, *args, **kwargs)
+                except NotStarted:
+                    if events._get_running_loop() is None and not in_trio():
+                        raise  # `Gate.call` chooses the next home
         return await self._gate.cross(functools.partial(method, self, *args, **kwargs))
 
     return entry
@@ -177,8 +210,9 @@ class Gate:
                 while self._is_ending(home):  # noqa: ASYNC110  on another loop
                     await anyio.sleep(0.005)
 
-    def call(self, function: Callable[[], Awaitable[R]]) -> R:
-        """Run `function` on the home loop and block this thread until it is done.
+    def call(self, function: Callable[[], Coroutine[Any, Any, R]], owner: Portable | None = None) -> R:
+        """Run `function` on the home loop and block this thread until it is done. A `portable` method of `owner` runs here
+        while it can, and blocks where it sends something.
 
         Raises `UsageError` inside a running event loop, where blocking would stop the very loop that must do the work, and
         `OutcomeUnknownError` if the home's loop ends while the call is under way.
@@ -189,6 +223,8 @@ class Gate:
             _stay_if_exiting()
             home = self.settle(blocking=True)
             try:
+                if owner is not None and owner._runs_anywhere():
+                    return _run_here(function())
                 return block_on(home, function)
             except NotStarted:
                 sendings += 1
@@ -352,6 +388,17 @@ class _Ending:
 def interrupted(exc_type: type[BaseException] | None) -> bool:
     """True for an exception by which a program is told to end: Ctrl-C, `sys.exit`, a cancellation."""
     return exc_type is not None and not issubclass(exc_type, Exception)
+
+
+def _run_here(coroutine: Coroutine[Any, Any, R]) -> R:
+    """Run a coroutine that never suspends: it blocks the thread instead."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        result: R = end.value
+        return result
+    coroutine.close()
+    raise RuntimeError("a portable method suspended in a thread without a loop")
 
 
 def _refuse_on_a_loop() -> None:

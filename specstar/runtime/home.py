@@ -75,20 +75,18 @@ class Outcome(Generic[T]):
 
 
 class Call(ABC, Generic[T]):
-    """A coroutine function that another thread, or a caller on another loop, has sent to a home.
+    """What another thread, or a caller on another loop, has sent to a home.
 
     `done` gets its outcome exactly once, on the home loop; if that is gone, in the thread that found out.
     """
 
-    __slots__ = ("_calls", "_context", "_done", "_function", "_home", "_mailbox", "cancelled", "started")
+    __slots__ = ("_calls", "_done", "_home", "_mailbox", "cancelled", "started")
 
-    def __init__(self, home: Home, function: Callable[[], Awaitable[T]], done: Callable[[Outcome[T]], None]) -> None:
+    def __init__(self, home: Home, done: Callable[[Outcome[T]], None]) -> None:
         self._home = home
         self._calls = home.calls
         self._mailbox = home.mailbox
-        self._function = function
         self._done = done
-        self._context = callers_context(home.library)
         self.cancelled = False
         self.started = False
 
@@ -122,8 +120,17 @@ class Call(ABC, Generic[T]):
         """Its loop is gone, or never took it up: nothing will come of it. From any thread; False if it has an outcome."""
         return self.finish(Outcome(lost=True, started=self.started))
 
-    @abstractmethod
     def _start(self) -> None:
+        """On the home loop: begin, unless nobody waits any more."""
+        if self.cancelled:
+            self.finish(Outcome(cancelled=True, started=False))
+        elif self._home.ending:
+            self.lose()
+        elif self in self._calls:  # else its caller has given up
+            self._begin()
+
+    @abstractmethod
+    def _begin(self) -> None:
         """Begin, on the home loop."""
 
     @abstractmethod
@@ -268,23 +275,22 @@ class AsyncioHome(Home):
 
 
 class _AsyncioCall(Call[T]):
-    __slots__ = ("_loop", "task")
+    """A coroutine function, run as a task."""
+
+    __slots__ = ("_context", "_function", "_loop", "task")
 
     def __init__(
         self, home: AsyncioHome, function: Callable[[], Awaitable[T]], done: Callable[[Outcome[T]], None]
     ) -> None:
-        super().__init__(home, function, done)
+        super().__init__(home, done)
+        self._function = function
+        self._context = callers_context(home.library)
         self._loop = home.loop
         self.task: asyncio.Task[None] | None = None
 
-    def _start(self) -> None:
-        if self.cancelled:
-            self.finish(Outcome(cancelled=True, started=False))
-        elif self._home.ending:
-            self.lose()
-        elif self in self._calls:  # else its caller has given up
-            self.task = self._loop.create_task(self._run(), context=self._context)
-            self.task.add_done_callback(self._ended)
+    def _begin(self) -> None:
+        self.task = self._loop.create_task(self._run(), context=self._context)
+        self.task.add_done_callback(self._ended)
 
     async def _run(self) -> None:
         self.started = True

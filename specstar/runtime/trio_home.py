@@ -7,7 +7,7 @@ import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from specstar.runtime.home import Call, Home, Outcome, TaskHandle, Waiter, log_task_error
+from specstar.runtime.home import Call, Home, Outcome, TaskHandle, Waiter, callers_context, log_task_error
 from specstar.runtime.mailbox import Mailbox
 
 if TYPE_CHECKING:
@@ -181,30 +181,29 @@ class TrioHome(Home):
 
 
 class _TrioCall(Call[T]):
-    __slots__ = ("_scope", "finished", "task")
+    """A coroutine function, run as a system task."""
+
+    __slots__ = ("_context", "_function", "_scope", "finished", "task")
 
     def __init__(
         self, home: TrioHome, function: Callable[[], Awaitable[T]], done: Callable[[Outcome[T]], None]
     ) -> None:
         import trio
 
-        super().__init__(home, function, done)
+        super().__init__(home, done)
+        self._function = function
+        self._context = callers_context(home.library)
         self._scope = trio.CancelScope()
         self.finished = trio.Event()
         self.task: trio.lowlevel.Task | None = None
 
-    def _start(self) -> None:
+    def _begin(self) -> None:
         import trio
 
-        if self.cancelled:
-            self.finish(Outcome(cancelled=True, started=False))
-        elif self._home.ending:
-            self.lose()
-        elif self in self._calls:  # else its caller has given up
-            try:
-                self.task = trio.lowlevel.spawn_system_task(self._run, context=self._context)
-            except RuntimeError:
-                self.lose()  # the run is ending and takes no more tasks
+        try:
+            self.task = trio.lowlevel.spawn_system_task(self._run, context=self._context)
+        except RuntimeError:
+            self.lose()  # the run is ending and takes no more tasks
 
     async def _run(self) -> None:
         import trio

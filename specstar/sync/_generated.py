@@ -61,7 +61,9 @@ class ResourceManager(Generic[T]):
 
         Raises `DuplicateResourceError` if `resource_id` is taken, `InvalidInputError` if the data does not fit the model.
         """
-        return self._gate.call(functools.partial(self._inner.create, data, resource_id=resource_id, status=status))
+        return self._gate.call(
+            functools.partial(self._inner.create, data, resource_id=resource_id, status=status), self._inner
+        )
 
     def create_many(
         self, data: Sequence[T], *, resource_ids: Sequence[str] | None = None, status: Status = "stable"
@@ -153,7 +155,8 @@ class ResourceManager(Generic[T]):
         `include_deleted`), `DecodeError` if the payload does not fit the model.
         """
         return self._gate.call(
-            functools.partial(self._inner.get, resource_id, revision_id=revision_id, include_deleted=include_deleted)
+            functools.partial(self._inner.get, resource_id, revision_id=revision_id, include_deleted=include_deleted),
+            self._inner,
         )
 
     def get_many(self, resource_ids: Sequence[str], *, include_deleted: bool = False) -> list[Resource[T] | None]:
@@ -162,11 +165,11 @@ class ResourceManager(Generic[T]):
 
     def exists(self, resource_id: str) -> bool:
         """True if there is such a resource and it is not deleted."""
-        return self._gate.call(functools.partial(self._inner.exists, resource_id))
+        return self._gate.call(functools.partial(self._inner.exists, resource_id), self._inner)
 
     def get_meta(self, resource_id: str) -> ResourceMeta:
         """The meta row, of a deleted resource too. Raises `ResourceNotFoundError`."""
-        return self._gate.call(functools.partial(self._inner.get_meta, resource_id))
+        return self._gate.call(functools.partial(self._inner.get_meta, resource_id), self._inner)
 
     def list_revisions(self, resource_id: str) -> list[RevisionInfo]:
         """All revisions, oldest first, of a deleted resource too. Raises `ResourceNotFoundError`."""

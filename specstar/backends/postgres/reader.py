@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
@@ -9,6 +10,7 @@ from specstar.backends.postgres.rows import META_WIDTH, REVISION_WIDTH, meta_of,
 from specstar.errors import BackendUnavailable, DecodeError
 from specstar.roles.records import ResourceMeta, RevisionInfo, StoredRevision
 from specstar.runtime import Batcher
+from specstar.runtime.crossing import cross_to
 
 if TYPE_CHECKING:
     from specstar.backends.postgres.connection import Row
@@ -183,7 +185,9 @@ class MetaReader:
                 found = await self.full_at.one((resource_id, revision_id))
             if not isinstance(found, Partial):
                 return found
-            if (whole := await self._whole(found)) is not None:
+            # A batcher may be called from any loop, what follows may not.
+            whole = await cross_to(self._tables.home, functools.partial(self._whole, found))
+            if whole is not None:
                 return whole
         raise BackendUnavailable(f"{resource_id!r} changes faster than it can be read; retry", backend="postgres")
 

@@ -29,6 +29,8 @@ _PAGE = 1000
 class PostgresStorage(AdvancingStorage):
     """The resources of one model in a meta and a revision table; payloads are a column of the latter."""
 
+    portable = True
+
     def __init__(self, context: BackendContext[PostgresOptions, PostgresConnection], model: ModelSpec) -> None:
         self._tables = tables = ModelTables(context, model, META)
         self._writer = MetaWriter(tables)
