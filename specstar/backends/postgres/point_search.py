@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from specstar.backends.postgres.reader import largest_payload
+from specstar.backends.postgres.reader import MAX_ROWS, largest_payload
 from specstar.query import POSTGRES, Compare, Fields, IndexedField, PostgresBatch, Query, compile_query
 from specstar.query.ordering import kind_of
 from specstar.runtime import Batcher
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["PointSearches"]
 
-MAX_ROWS = 1024
 _MAX_LIMIT = 100
 _MAX_SHAPES = 64
 MAX_IN_FLIGHT = 2
