@@ -8,7 +8,7 @@ import re
 
 from specstar.roles import PayloadKey
 
-__all__ = ["PayloadKeys", "escape", "meta_key", "probe_key", "slashed", "unescape"]
+__all__ = ["PayloadKeys", "base_root", "escape", "meta_key", "probe_key", "slashed", "unescape"]
 
 _UNSAFE = re.compile(rb"[^A-Za-z0-9_-]")
 _ESCAPED = re.compile(rb"\.([0-9A-F]{2})")
@@ -47,6 +47,12 @@ def slashed(prefix: str) -> str:
 def meta_key(prefix: str, model: str) -> str:
     """The key of the database of one model."""
     return f"{slashed(prefix)}meta/{escape(model, _NAME_LIMIT)}.sqlite"
+
+
+def base_root(prefix: str, model: str) -> str:
+    """What the keys of the bases of one model begin with, and nothing else does."""
+    # An escape has capital letters: no name of a model leads here.
+    return f"{slashed(prefix)}meta/{escape(model, _NAME_LIMIT)}.base/"
 
 
 def probe_key(prefix: str, token: str) -> str:

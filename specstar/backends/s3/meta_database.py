@@ -1,20 +1,25 @@
-"""The private copy of the database: a group of writes makes a new copy, so that a refused push leaves the old one as it was."""
+"""The private copy of the database: a group of writes is made on another copy, so that a refused push leaves it as it was."""
 
 from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
+from specstar.backends.s3.meta_delta import Delta, Recording, apply_deltas
+from specstar.backends.s3.meta_log import Base, Log, Snapshot, Stamp, damaged, stamp_of
 from specstar.backends.sqlite.database import Database, Operation
-from specstar.errors import BackendError, LimitExceededError
+from specstar.backends.sqlite.writes import joined
+from specstar.errors import LimitExceededError
 
-__all__ = ["Change", "Copy", "Prepared", "Setup", "Snapshot"]
+__all__ = ["SMALL", "Change", "Copy", "Form", "Prepared", "Setup"]
 
 _COMMITS_KEPT = 1000
 _VACUUM_PAGES = 256
 _PAGE_BYTES = 2048
+SMALL = 128 << 10
+"""Up to here a database is pushed as it is: one object costs less than two."""
 
 
 class Change(NamedTuple):
@@ -56,19 +61,23 @@ class _FindCommits:
         return bool(database.execute(f"SELECT 1 FROM specstar_commits WHERE id IN ({marks}) LIMIT 1", self.ids))
 
 
-class Snapshot(NamedTuple):
-    """A database as bytes, with their SHA-256."""
-
-    data: bytes
-    sha256: str
-
-
 class Prepared(NamedTuple):
-    """A copy with changes in it: one result or error for each, and the bytes to push (None: nothing changed)."""
+    """A copy with changes in it: one result or error for each, and what to push (None: nothing changed).
+
+    `delta`: what a copy without the changes lacks; None if that is not known.
+    """
 
     copy: Copy
     results: list[Any]
     snapshot: Snapshot | None
+    delta: Delta | None = None
+
+
+class Form(NamedTuple):
+    """How a copy is pushed: `base_key` names the base of a log, from a commit id (None: always whole); `limit` in bytes."""
+
+    base_key: Callable[[str], str] | None
+    limit: int
 
 
 class Setup:
@@ -85,9 +94,14 @@ class Setup:
 class Copy:
     """A database in memory. Its methods block: call them in a thread."""
 
-    def __init__(self, database: Database, setup: Operation) -> None:
+    def __init__(self, database: Database, setup: Operation, log: Log | None) -> None:
         self._database = database
         self._setup = setup
+        # What the content comes from, where that is a log; `_local`: with writes on top that are in no log.
+        self._log = log
+        self._local = False
+        # Another copy that lacks nothing but the delta.
+        self._spare: tuple[Copy, Delta] | None = None
         # One thread at a time, also for what is no transaction.
         self._lock = threading.Lock()
         self.users = 0
@@ -96,8 +110,8 @@ class Copy:
     @classmethod
     def empty(cls, name: str, setup: Operation) -> Copy:
         """A new database. `setup` makes the tables."""
-        # Each push sends every page, and each index has one at least: small pages keep small databases small.
-        return cls._ready(Database.in_memory(name, page_size=_PAGE_BYTES), setup)
+        # Each index has a page at least: small pages keep small databases small.
+        return cls._ready(Database.in_memory(name, page_size=_PAGE_BYTES), setup, None)
 
     @classmethod
     def load(cls, data: bytes, name: str, setup: Operation, *, verified: bool) -> Copy:
@@ -107,68 +121,162 @@ class Copy:
             (found,) = database.execute("PRAGMA quick_check(1)")
             if found[0] != "ok":
                 database.close()
-                raise BackendError(f"{name}: the database is damaged ({found[0]}); restore the object from a backup")
-        return cls._ready(database, setup)
+                raise damaged(name, found[0])
+        return cls._ready(database, setup, None)
 
     @classmethod
-    def _ready(cls, database: Database, setup: Operation) -> Copy:
+    def load_log(cls, base: bytes, log: Log, name: str, setup: Operation) -> Copy:
+        """A database from the bytes of a base and what changed since. Raises as `load` does."""
+        if hashlib.sha256(base).hexdigest() != log.base.sha256:
+            raise damaged(name, f"the {len(base)} bytes of {log.base.key} do not match their checksum")
+        database = Database.from_bytes(base, name)
+        try:
+            apply_deltas(database, log.deltas)
+        except BaseException:
+            database.close()
+            raise
+        return cls._ready(database, setup, log)
+
+    @classmethod
+    def _ready(cls, database: Database, setup: Operation, log: Log | None) -> Copy:
         try:
             _raised(database.write([setup]))
         except BaseException:
             database.close()
             raise
-        return cls(database, setup)
+        return cls(database, setup, log)
 
-    def prepare(self, changes: Sequence[Change], commit_id: str, *, limit: int) -> Prepared:
-        """A new copy with the changes in it, ready to be pushed. This one stays as it is.
-
-        Raises `LimitExceededError` if the result has more than `limit` bytes.
-        """
+    def follow(self, log: Log) -> Copy | None:
+        """A copy of this copy with what is new in the log; None if it does not go on from here."""
+        if self._log is None or self._local or (deltas := log.since(self._log)) is None:
+            return None
         copy = self.twin()
-        database = copy._database
         try:
-            results = database.write([change.operation for change in changes])
-            if not any(changed(result) for result in results):
-                return Prepared(copy, results, None)
-            return Prepared(copy, results, copy.seal(commit_id, limit=limit))
+            apply_deltas(copy._database, deltas)
         except BaseException:
-            database.close()
+            copy.close()
             raise
+        copy._log = log
+        return copy
+
+    def prepare(self, changes: Sequence[Change], commit_id: str, form: Form) -> Prepared:
+        """A copy with the changes in it, ready to be pushed. This one stays as it is.
+
+        Raises `LimitExceededError` if the result is too large.
+        """
+        copy = self._next()
+        try:
+            recording = copy._record() if form.base_key is not None else None
+            try:
+                results = copy._database.write([change.operation for change in changes], join=joined)
+                if not any(changed(result) for result in results):
+                    return Prepared(copy, results, None)
+                _raised(copy._database.write([_NoteCommit(commit_id)]))
+                delta = recording.end() if recording is not None else None
+            finally:
+                if recording is not None:
+                    recording.close()
+            snapshot = copy._longer_log(delta, form) if delta is not None else None
+            if snapshot is not None:
+                return Prepared(copy, results, snapshot, delta)
+            return Prepared(copy, results, copy._whole(commit_id, form))
+        except BaseException:
+            copy.close()
+            raise
+
+    def _next(self) -> Copy:
+        """A copy of this copy: the spare one, brought up to date, or a new one."""
+        with self._lock:
+            spare, self._spare = self._spare, None
+        if spare is None:
+            return self.twin()
+        copy, delta = spare
+        try:
+            apply_deltas(copy._database, [delta])
+        except BaseException:
+            copy.close()
+            raise
+        copy._log = self._log
+        return copy
+
+    def keep(self, older: Copy, delta: Delta) -> None:
+        """Keep the copy that this one was made from, which nobody uses any more: the next one is made of it."""
+        self._spare = older, delta
+
+    def _record(self) -> Recording | None:
+        """Note what changes from here on; None where the log could not be continued with it."""
+        if self._log is None or self._local or self._stamp() != self._log.base.stamp:
+            return None
+        return Recording(self._database)
+
+    def _stamp(self) -> Stamp:
+        ((cookie,),) = self._database.execute("PRAGMA schema_version")
+        ((version,),) = self._database.execute("PRAGMA user_version")
+        return Stamp(cookie, version)
 
     def settle(self) -> None:
         """Make the tables that are missing."""
         with self._lock:
             _raised(self._database.write([self._setup]))
+            spare, self._spare = self._spare, None
+        if spare is not None:
+            spare[0].close()
 
     def apply(self, changes: Sequence[Change]) -> list[Any]:
         """Change this very copy; one result or error each."""
         with self._lock:
-            return self._database.write([change.operation for change in changes])
+            self._local = True
+            return self._database.write([change.operation for change in changes], join=joined)
 
     def twin(self) -> Copy:
         """A copy of this copy."""
         with self._lock:
             data = self._database.serialize()
-        return Copy(Database.from_bytes(data, self._database.name), self._setup)
+        twin = Copy(Database.from_bytes(data, self._database.name), self._setup, self._log)
+        twin._local = self._local
+        return twin
 
-    def seal(self, commit_id: str, *, limit: int) -> Snapshot:
-        """Note the commit, and give the bytes to push."""
+    def seal(self, commit_id: str, form: Form) -> Snapshot:
+        """Note the commit, and give what to push: the whole database."""
+        _raised(self._database.write([_NoteCommit(commit_id)]))
+        return self._whole(commit_id, form)
+
+    def _longer_log(self, delta: Delta, form: Form) -> Snapshot | None:
+        """The log with the delta; None if it is time for a new base, or to see if the free pages make room."""
+        size = self._size()
+        log = self._log.longer(delta) if self._log is not None and size <= form.limit else None
+        if log is None:
+            return None
+        self._log = log
+        return Snapshot.of(log, size=size)
+
+    def _whole(self, commit_id: str, form: Form) -> Snapshot:
         database = self._database
-        _raised(database.write([_NoteCommit(commit_id)]))
         ((pages,),) = database.execute("PRAGMA page_count")
         ((free,),) = database.execute("PRAGMA freelist_count")
         if pages > _VACUUM_PAGES and free * 4 > pages:
             database.execute("VACUUM")
-        data = database.serialize()
-        if len(data) > limit:
+        if (size := self._size()) > form.limit:
             raise LimitExceededError(
-                f"{database.name}: with this write the metadata would have {len(data)} bytes, max_meta_bytes is {limit}; "
+                f"{database.name}: with this write the metadata would have {size} bytes, max_meta_bytes is {form.limit}; "
                 "raise it, spread the data over more models, or keep metadata in PostgreSQL",
                 field="max_meta_bytes",
-                limit=limit,
-                actual=len(data),
+                limit=form.limit,
+                actual=size,
             )
-        return Snapshot(data, hashlib.sha256(data).hexdigest())
+        data = database.serialize()
+        older, self._log, self._local = self._log, None, False
+        # Once there is a log it stays one: who reads an older version of it may still want its base.
+        if form.base_key is None or (older is None and size <= SMALL):
+            return Snapshot.whole(data)
+        base = Base(form.base_key(commit_id), hashlib.sha256(data).hexdigest(), size, stamp_of(data))
+        self._log = Log(base, older.base.key if older is not None else None, 0, ())
+        return Snapshot.on_new_base(self._log, data, older=older)
+
+    def _size(self) -> int:
+        ((pages,),) = self._database.execute("PRAGMA page_count")
+        ((page_bytes,),) = self._database.execute("PRAGMA page_size")
+        return int(pages * page_bytes)
 
     def has_commit(self, ids: Sequence[str]) -> bool:
         """True if one of these pushes is in this version or in one before it."""
@@ -186,6 +294,9 @@ class Copy:
         """Close it; waits for a thread that is still inside."""
         with self._lock:
             self._database.close()
+            spare, self._spare = self._spare, None
+        if spare is not None:
+            spare[0].close()
 
 
 def changed(result: Any) -> bool:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import secrets
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
-from specstar.backends.s3.connection import S3Connection, bare_etag
+from specstar.backends.s3.connection import S3Connection, bare_etag, server_time
 from specstar.backends.s3.errors import (
     ConditionalConflict,
     NotImplementedThere,
@@ -16,10 +17,13 @@ from specstar.backends.s3.errors import (
     PreconditionFailed,
     endpoint_of,
 )
-from specstar.backends.s3.keys import probe_key
+from specstar.backends.s3.keys import base_root, meta_key, probe_key
 from specstar.errors import BackendError
 
 __all__ = ["Fetched", "MetaObject", "StoredObject", "refuse_unless_conditional"]
+
+# A signed request is refused after a quarter of an hour: the push that belongs to an older base has ended.
+_ORPHAN_SECONDS = 3600.0
 
 
 class Fetched(NamedTuple):
@@ -55,16 +59,37 @@ class StoredObject(ABC):
     async def probe(self) -> None:
         """Raise `BackendError` if the server does not honour conditions on writes."""
 
+    @abstractmethod
+    def base_key(self, commit_id: str) -> str:
+        """The key for the base that a push makes."""
+
+    @abstractmethod
+    async def put_base(self, key: str, data: bytes) -> None:
+        """Store a base. Its key is used once, so this may be repeated."""
+
+    @abstractmethod
+    async def fetch_base(self, key: str) -> bytes | None:
+        """The bytes of a base; None if it is not there (any more)."""
+
+    @abstractmethod
+    async def delete_base(self, key: str) -> None:
+        """Remove a base."""
+
+    @abstractmethod
+    async def sweep_bases(self, keep: Collection[str]) -> None:
+        """Remove bases that killed writers left; those that may belong to a push under way stay."""
+
 
 class MetaObject(StoredObject):
     """The object in the bucket."""
 
-    def __init__(self, connection: S3Connection, bucket: str, key: str, prefix: str) -> None:
-        self.name = f"s3://{bucket}/{key}"
+    def __init__(self, connection: S3Connection, bucket: str, prefix: str, model: str) -> None:
         self._connection = connection
         self._bucket = bucket
-        self._key = key
+        self._key = meta_key(prefix, model)
+        self._bases = base_root(prefix, model)
         self._prefix = prefix
+        self.name = f"s3://{bucket}/{self._key}"
 
     async def head(self) -> str | None:
         try:
@@ -119,6 +144,37 @@ class MetaObject(StoredObject):
                     connection, self._bucket, probe_key(self._prefix, secrets.token_hex(16))
                 )
                 connection.probed.add(place)
+
+    def base_key(self, commit_id: str) -> str:
+        return f"{self._bases}{commit_id}.sqlite"
+
+    async def put_base(self, key: str, data: bytes) -> None:
+        await self._connection.call(
+            "put_object", Bucket=self._bucket, Key=key, Body=data, ContentType="application/vnd.sqlite3"
+        )
+
+    async def fetch_base(self, key: str) -> bytes | None:
+        try:
+            answer = await self._connection.call("get_object", Bucket=self._bucket, Key=key)
+        except ObjectMissing:
+            return None
+        data: bytes = answer["Body"]
+        return data
+
+    async def delete_base(self, key: str) -> None:
+        await self._connection.call("delete_object", Bucket=self._bucket, Key=key)
+
+    async def sweep_bases(self, keep: Collection[str]) -> None:
+        token: dict[str, Any] = {}
+        while True:
+            answer = await self._connection.call("list_objects_v2", Bucket=self._bucket, Prefix=self._bases, **token)
+            limit = server_time(answer) - _ORPHAN_SECONDS
+            for entry in answer.get("Contents", []):
+                if entry["Key"] not in keep and entry["LastModified"].timestamp() < limit:
+                    await self.delete_base(entry["Key"])
+            if not answer.get("IsTruncated"):
+                return
+            token = {"ContinuationToken": answer["NextContinuationToken"]}
 
 
 async def refuse_unless_conditional(connection: S3Connection, bucket: str, key: str) -> None:

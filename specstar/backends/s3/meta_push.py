@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Coroutine, Sequence
+from typing import Any, NamedTuple
 
 from specstar.backends.s3.connection import S3Connection
 from specstar.backends.s3.errors import (
@@ -16,14 +16,17 @@ from specstar.backends.s3.errors import (
     PreconditionFailed,
     RequestFailed,
 )
-from specstar.backends.s3.meta_database import Copy, Snapshot
-from specstar.backends.s3.meta_object import Fetched, StoredObject
-from specstar.backends.sqlite.database import Operation
+from specstar.backends.s3.meta_database import Copy
+from specstar.backends.s3.meta_load import Loader
+from specstar.backends.s3.meta_log import Snapshot
+from specstar.backends.s3.meta_object import StoredObject
 from specstar.errors import BackendError, BackendUnavailable, OutcomeUnknownError, SpecstarError
 
 __all__ = ["Foreign", "Landed", "Pusher", "deleted", "pause"]
 
 logger = logging.getLogger("specstar")
+
+_SWEEP_EVERY = 64
 
 
 class Landed(NamedTuple):
@@ -47,7 +50,7 @@ class Pusher:
         self,
         connection: S3Connection,
         stored: StoredObject,
-        setup: Operation,
+        loader: Loader,
         *,
         locked: bool,
         attempts: int,
@@ -55,32 +58,67 @@ class Pusher:
     ) -> None:
         self._connection = connection
         self._stored = stored
-        self._setup = setup
+        self._loader = loader
         self._locked = locked
         self._attempts = attempts
         self.seconds = seconds
+        self._bases = 0
 
-    async def load(self, fetched: Fetched) -> Copy:
-        """A fetched version as a database, in a thread."""
-        name, verified = self._stored.name, fetched.verified
-
-        def work() -> Copy:
-            return Copy.load(fetched.data, name, self._setup, verified=verified)
-
-        return await self._connection.in_thread(work)
-
-    async def push(self, snapshot: Snapshot, commits: Sequence[str], *, replaces: str | None) -> Landed | Foreign:
+    async def push(
+        self, snapshot: Snapshot, commits: Sequence[str], *, replaces: str | None, near: Copy | None
+    ) -> Landed | Foreign:
         """Push until the outcome is known. `commits`: the ids of this and of earlier pushes of the same changes.
 
-        Raises `OutcomeUnknownError` if it cannot be found out, and the error of the server if nothing was stored for sure.
+        `near`: the version that is to be replaced, where we have it. Raises `OutcomeUnknownError` if it cannot be found out,
+        and the error of the server if nothing was stored for sure.
         """
+        if self._locked:
+            await self._stored.probe()
+        if snapshot.base is None:
+            return await self._push(snapshot, commits, replaces, near)
+        base, data = snapshot.base
+        await self._stored.put_base(base.key, data)
+        try:
+            outcome = await self._push(snapshot, commits, replaces, near)
+        except OutcomeUnknownError:
+            raise
+        except Exception:
+            self._remove(base.key)
+            raise
+        if isinstance(outcome, Foreign):
+            self._remove(base.key)
+        else:
+            self._tidy(snapshot)
+        return outcome
+
+    def _tidy(self, snapshot: Snapshot) -> None:
+        """A new base is in use: remove the one before the last, and now and then what killed writers left."""
+        if snapshot.obsolete is not None:
+            self._remove(snapshot.obsolete)
+        if self._bases % _SWEEP_EVERY == 0:
+            self._later(self._stored.sweep_bases(snapshot.needed), "what killed writers left")
+        self._bases += 1
+
+    def _remove(self, key: str) -> None:
+        self._later(self._stored.delete_base(key), key)
+
+    def _later(self, work: Coroutine[Any, Any, None], what: str) -> None:
+        async def logged() -> None:
+            try:
+                await work
+            except SpecstarError as error:
+                logger.info("%s: %s is left to a later sweep: %s", self._stored.name, what, error)
+
+        self._connection.start(logged())
+
+    async def _push(
+        self, snapshot: Snapshot, commits: Sequence[str], replaces: str | None, near: Copy | None
+    ) -> Landed | Foreign:
         deadline = asyncio.get_running_loop().time() + self.seconds
         # Set once a request may have reached the server and its answer is not known: it may land at any later time,
         # until the version that it replaces is gone.
         doubt: BackendError | None = None
         attempt = failures = 0
-        if self._locked:
-            await self._stored.probe()
         while True:
             attempt += 1
             try:
@@ -99,7 +137,7 @@ class Pusher:
                 if doubt is not None:
                     raise _unknown(self._stored.name) from error
                 raise
-            found = await self._look(reason, doubt, commits, replaces)
+            found = await self._look(reason, doubt, commits, replaces, near)
             if found is not None:
                 return found
             logger.info("%s: push %d was not taken (%s); again", self._stored.name, attempt, type(reason).__name__)
@@ -115,32 +153,37 @@ class Pusher:
             await pause(attempt)
 
     async def _look(
-        self, reason: BackendError, doubt: BackendError | None, commits: Sequence[str], replaces: str | None
+        self,
+        reason: BackendError,
+        doubt: BackendError | None,
+        commits: Sequence[str],
+        replaces: str | None,
+        near: Copy | None,
     ) -> Landed | Foreign | None:
         """Read the object and look for our push in it. None: it is still the version that we meant to replace."""
         if isinstance(reason, RequestFailed) and not reason.sent and doubt is None:
             return None
         try:
-            fetched = await self._stored.fetch(replaces)
-            if fetched is None:
-                if replaces is None:
-                    return None
-                raise deleted(self._stored.name)
-            copy = await self.load(fetched)
+            found = await self._loader.load(known=replaces, near=near)
         except NotModified:
             return None
         except BackendUnavailable as error:
             # 412, too, leaves a doubt: something between us and the server may have sent the request twice.
             raise _unknown(self._stored.name) from error
+        if found is None:
+            if replaces is None:
+                return None
+            raise deleted(self._stored.name)
+        etag, copy = found
         if await self._connection.in_thread(copy.has_commit, commits):
             logger.info(
                 "%s: the push had landed although it was answered with %s", self._stored.name, type(reason).__name__
             )
-            return Landed(fetched.etag, copy)
+            return Landed(etag, copy)
         if not self._locked:
             await self._connection.in_thread(copy.close)
             return None
-        return Foreign(fetched.etag, copy)
+        return Foreign(etag, copy)
 
 
 async def pause(attempt: int) -> None:

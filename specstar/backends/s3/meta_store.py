@@ -59,7 +59,7 @@ class S3MetaStore(MetaStore):
         )
         found: MetaSync | None = connection.meta_objects.get(share)
         if found is None:
-            stored = MetaObject(connection, options.bucket, key, options.prefix)
+            stored = MetaObject(connection, options.bucket, options.prefix, self._model.name)
             found = MetaSync(self._context.home, connection, stored, options, self._model.name)
             connection.meta_objects[share] = found
         if self._sync is not found:

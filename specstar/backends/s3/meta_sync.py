@@ -12,8 +12,10 @@ from typing import Any, NamedTuple, TypeVar
 
 from specstar.backends.s3.connection import S3Connection
 from specstar.backends.s3.errors import NotModified
-from specstar.backends.s3.meta_database import Change, Copy, Setup, changed
-from specstar.backends.s3.meta_object import Fetched, StoredObject
+from specstar.backends.s3.meta_database import Change, Copy, Form, Setup, changed
+from specstar.backends.s3.meta_delta import Delta
+from specstar.backends.s3.meta_load import Loader, Version
+from specstar.backends.s3.meta_object import StoredObject
 from specstar.backends.s3.meta_push import Landed, Pusher, deleted
 from specstar.backends.s3.options import S3Options
 from specstar.backends.sqlite.database import Operation
@@ -69,10 +71,13 @@ class MetaSync:
         self._settled = True
         self._options = options
         self._model = model
+        self._loader = Loader(connection, stored, self._setup)
+        # Without locking whole: a log must not outlive its base, which another writer may remove.
+        self._form = Form(stored.base_key if options.enable_locking else None, options.max_meta_bytes)
         self._pusher = Pusher(
             connection,
             stored,
-            self._setup,
+            self._loader,
             locked=options.enable_locking,
             attempts=options.max_attempts,
             seconds=options.operation_timeout_seconds,
@@ -198,10 +203,9 @@ class MetaSync:
             attempt += 1
             begun = self._home.time()
             commits.append(secrets.token_hex(16))
-            limit = self._options.max_meta_bytes
             try:
                 prepared = await self._in_copy(
-                    partial(Copy.prepare, changes=changes, commit_id=commits[-1], limit=limit)
+                    partial(Copy.prepare, changes=changes, commit_id=commits[-1], form=self._form)
                 )
             except LimitExceededError as error:
                 return await self._publish_halves(changes, error)
@@ -212,16 +216,19 @@ class MetaSync:
                     return prepared.results
                 continue
             try:
-                outcome = await self._pusher.push(prepared.snapshot, commits, replaces=self._etag)
+                outcome = await self._pusher.push(prepared.snapshot, commits, replaces=self._etag, near=self._copy)
             except BaseException as error:
                 self._retire(prepared.copy)
                 # What is there now is to be found out before the next call.
                 self._stale = self._stale or isinstance(error, OutcomeUnknownError) or not isinstance(error, Exception)
                 raise
             if isinstance(outcome, Landed):
-                self._swap(outcome.copy or prepared.copy, outcome.etag, len(prepared.snapshot.data))
                 if outcome.copy is not None:
                     self._retire(prepared.copy)
+                    self._swap(outcome.copy, outcome.etag)
+                else:
+                    self._swap(prepared.copy, outcome.etag, prepared.delta)
+                self._warn_if_large(prepared.snapshot.size)
                 self._pushed = self._home.time()
                 self._round = min(1.0, self._pushed - begun)
                 self._won = True
@@ -236,7 +243,7 @@ class MetaSync:
                 self._stale = True
                 logger.info("%s: %d writes refused, another process wrote first", self.name, len(changes))
                 return [RevisionConflictError(change.resource_id, model=self._model) for change in changes]
-            self._swap(outcome.copy, outcome.etag, 0)
+            self._swap(outcome.copy, outcome.etag)
             if self._home.time() >= deadline:
                 raise BackendUnavailable(
                     f"{self.name}: other processes were faster {attempt} times in "
@@ -262,11 +269,10 @@ class MetaSync:
         while self._pending:
             attempt += 1
             commits.append(secrets.token_hex(16))
-            limit = self._options.max_meta_bytes
             twin = await self._in_copy(Copy.twin)
             try:
-                snapshot = await self._connection.in_thread(partial(twin.seal, commits[-1], limit=limit))
-                outcome = await self._pusher.push(snapshot, commits, replaces=self._etag)
+                snapshot = await self._connection.in_thread(twin.seal, commits[-1], self._form)
+                outcome = await self._pusher.push(snapshot, commits, replaces=self._etag, near=None)
             except BaseException as error:
                 self._retire(twin)
                 if isinstance(error, OutcomeUnknownError) or not isinstance(error, Exception):
@@ -274,9 +280,10 @@ class MetaSync:
                 raise
             if isinstance(outcome, Landed):
                 self._pending.clear()
-                self._swap(outcome.copy or twin, outcome.etag, len(snapshot.data))
+                self._swap(outcome.copy or twin, outcome.etag)
                 if outcome.copy is not None:
                     self._retire(twin)
+                self._warn_if_large(snapshot.size)
                 return
             self._retire(twin)
             if not self._options.auto_reload_on_conflict and self._etag is not None:
@@ -291,21 +298,21 @@ class MetaSync:
     async def _settle(self) -> None:
         """Find out about earlier pushes whose answer was lost: local writes that landed must not be made twice."""
         try:
-            fetched = await self._stored.fetch(self._etag)
+            found = await self._loader.load(known=self._etag)
         except NotModified:
             return
-        if fetched is None:
+        if found is None:
             if self._etag is None:
                 return
             raise deleted(self.name)
-        copy = await self._pusher.load(fetched)
+        etag, copy = found
         landed = [count for commit, count in self._sent if await self._connection.in_thread(copy.has_commit, [commit])]
         self._sent.clear()
         if not landed:
             self._retire(copy)
             return
         del self._pending[: max(landed)]
-        await self._replay(copy, fetched.etag)
+        await self._replay(copy, etag)
 
     async def _replay(self, copy: Copy, etag: str) -> None:
         """Put the local writes on top of a foreign version; those that conflict with it are dropped and reported."""
@@ -322,7 +329,7 @@ class MetaSync:
             )
         self._dropped += dropped
         self._pending = kept
-        self._swap(copy, etag, 0)
+        self._swap(copy, etag)
 
     def _raise_dropped(self) -> None:
         if self._dropped:
@@ -354,7 +361,7 @@ class MetaSync:
         """Load the database if that was not done, or if what we have is known to be old; True if it asked the server."""
         if self._copy is None:
             self._settled = True
-            await self._load(await self._stored.fetch())
+            await self._load(await self._loader.load())
             self._start_periodic()
             return True
         if not self._settled:
@@ -365,9 +372,9 @@ class MetaSync:
             return True
         return False
 
-    async def _load(self, fetched: Fetched | None) -> None:
-        if fetched is not None:
-            self._swap(await self._pusher.load(fetched), fetched.etag, len(fetched.data))
+    async def _load(self, found: Version | None) -> None:
+        if found is not None:
+            self._swap(found.copy, found.etag)
         elif self._etag is not None:
             raise deleted(self.name)
         else:
@@ -377,23 +384,25 @@ class MetaSync:
     async def _pull(self) -> bool:
         """Take a foreign version if there is one; True if there was. Local writes are replayed on it, or kept apart from it."""
         try:
-            fetched = await self._stored.fetch(self._etag)
+            found = await self._loader.load(known=self._etag, near=self._copy)
         except NotModified:
             self._stale = False
             return False
-        if fetched is None:
+        if found is None:
             if self._etag is not None:
                 raise deleted(self.name)
             self._stale = False
             return False
         if not self._pending:
-            await self._load(fetched)
+            await self._load(found)
             return True
+        etag, copy = found
         if self._options.auto_reload_on_conflict or self._etag is None:
-            await self._replay(await self._pusher.load(fetched), fetched.etag)
+            await self._replay(copy, etag)
             return True
-        if self._diverged != fetched.etag:
-            self._diverged = fetched.etag
+        self._retire(copy)
+        if self._diverged != etag:
+            self._diverged = etag
             logger.warning(
                 "%s: another process wrote; %d local writes are kept apart from it, sync() will refuse them",
                 self.name,
@@ -415,14 +424,22 @@ class MetaSync:
             if copy.retired:
                 self._retire(copy)
 
-    def _swap(self, copy: Copy, etag: str, size: int) -> None:
+    def _swap(self, copy: Copy, etag: str, delta: Delta | None = None) -> None:
+        """Let another copy take the place. `delta`: what the one before lacks, where it may go on as the spare one."""
         old, self._copy, self._etag, self._stale, self._diverged = self._copy, copy, etag, False, None
-        if old is not None:
+        if old is not None and delta is not None and not old.users:
+            # Nobody is about to read it: what is changed in it next is not acknowledged yet.
+            copy.keep(old, delta)
+        elif old is not None:
             self._retire(old)
+
+    def _warn_if_large(self, size: int) -> None:
         if size > _LARGE and not self._warned:
             self._warned = True
             logger.warning(
-                "%s has %d MiB, and each push sends all of it; PostgreSQL suits this better", self.name, size >> 20
+                "%s has %d MiB, which each process holds in memory and sends from time to time; PostgreSQL suits this better",
+                self.name,
+                size >> 20,
             )
 
     def _retire(self, copy: Copy) -> None:
