@@ -16,7 +16,14 @@ import pytest
 from services import S3Endpoint
 from specstar import SpecStar
 from tests.faults.ledger import Figures, fault_count
-from tests.faults.tools.stores import disk_backend, disk_is_sound, postgres_backend, s3_backend, sessions_end
+from tests.faults.tools.stores import (
+    bucket_keys,
+    disk_backend,
+    disk_is_sound,
+    postgres_backend,
+    s3_backend,
+    sessions_end,
+)
 from tests.faults.tools.victims import Victim, victims
 from tests.faults.tools.writing import Orders, declared, write
 from tests.faults.tools.written import Written
@@ -155,7 +162,7 @@ async def test_writers_to_postgresql(figures: Figures, seed: int, tmp_path: Path
 @pytest.mark.timeout(3600)
 async def test_writers_to_s3(figures: Figures, seed: int, s3: S3Endpoint, s3_bucket: str) -> None:
     figures.name = "S3: writers killed with kill -9"
-    loop = _Loop(figures, seed, longest_ms=600, long_blob=(5 << 20) + 70_000)
+    loop = _Loop(figures, seed, longest_ms=600, long_blob=(5 << 20) + 70_000, s3_whole=0)
     await loop.run(
         fault_count(3, share=0.25),
         lambda store: s3_backend(s3, s3_bucket, f"store-{store}"),
@@ -164,3 +171,4 @@ async def test_writers_to_s3(figures: Figures, seed: int, s3: S3Endpoint, s3_buc
         settle=lambda: asyncio.sleep(0.1),
         floating=True,
     )
+    assert any(".base/" in key for key in bucket_keys(s3, s3_bucket, "store-0/meta/"))

@@ -230,7 +230,9 @@ class MetaSync:
                     self._swap(prepared.copy, outcome.etag, prepared.delta)
                 self._warn_if_large(prepared.snapshot.size)
                 self._pushed = self._home.time()
-                self._round = min(1.0, self._pushed - begun)
+                # One with a new base takes longer than what comes next.
+                if prepared.snapshot.base is None or not self._round:
+                    self._round = min(1.0, self._pushed - begun)
                 self._won = True
                 self._row += 1
                 return prepared.results

@@ -17,6 +17,7 @@ import anyio
 import msgspec
 
 from specstar import SpecStar
+from specstar.backends.s3 import meta_database
 from specstar.resource_manager import ResourceManager
 from specstar.roles import RevisionInfo
 from tests.faults.tools.kill_points import die_at
@@ -69,6 +70,8 @@ class Orders(msgspec.Struct, frozen=True):
     """Where to die: the name of a point in `tests.faults.tools.kill_points`."""
     die_after: int = 0
     """How many passages of that point to survive."""
+    s3_whole: int | None = None
+    """Up to how many bytes metadata on S3 is pushed whole, where that is not what the program has for users."""
 
 
 def text_of(key: str, serial: int, size: int) -> str:
@@ -98,6 +101,8 @@ def write(told: Callable[..., None], orders: bytes) -> None:
     what = msgspec.msgpack.decode(orders, type=Orders)
     if what.die_at:
         die_at(what.die_at, what.die_after)
+    if what.s3_whole is not None:
+        meta_database.SMALL = what.s3_whole
     # A writer whose test has gone ends by itself.
     signal.alarm(120)
     options = {"use_uvloop": True} if what.loop == "uvloop" else {}
