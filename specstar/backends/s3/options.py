@@ -132,7 +132,7 @@ class S3Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(
             ge=64 << 10,
             le=1 << 30,
-            description="Largest metadata of a model; a write beyond is refused. Held in memory, and sent whole from time to time.",
+            description="Largest metadata of a model; a write beyond is refused. Held in memory, sent whole from time to time.",
         ),
     ] = 256 * MIB
     batch_bytes: Annotated[
