@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from specstar.backends.provider import BackendContext
+from specstar.backends.s3.blob_file import put_file
 from specstar.backends.s3.blob_garbage import collect_uploads
 from specstar.backends.s3.blob_layout import BlobLayout
 from specstar.backends.s3.blob_reader import S3BlobReader, open_blob
 from specstar.backends.s3.blob_uploads import Uploads
-from specstar.backends.s3.blob_writer import S3BlobWriter, hash_of, put_file, put_small
+from specstar.backends.s3.blob_writer import S3BlobWriter, hash_of, put_small
 from specstar.backends.s3.connection import S3Connection
 from specstar.backends.s3.fanout import for_each
 from specstar.backends.s3.options import S3Options

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import secrets
-import threading
-from pathlib import Path
 from typing import Any
 
 from specstar.backends.s3.blob_layout import BlobLayout, metadata_of, new_info
@@ -14,10 +11,10 @@ from specstar.backends.s3.connection import S3Connection
 from specstar.backends.s3.errors import ConditionalConflict, NotImplementedThere, PreconditionFailed
 from specstar.backends.s3.multipart import MultipartUpload, copy_object
 from specstar.backends.s3.options import S3Options
-from specstar.errors import BlobIntegrityError, InvalidInputError, UsageError
+from specstar.errors import BlobIntegrityError, UsageError
 from specstar.roles import BlobInfo, BlobWriter
 
-__all__ = ["S3BlobWriter", "put_file", "put_small"]
+__all__ = ["S3BlobWriter", "hash_of", "put_small"]
 
 # From this size on it is cheaper to ask first whether the blob is there than to send it in vain.
 _ASK_FIRST = 1 << 20
@@ -39,6 +36,7 @@ async def put_small(
     try:
         await connection.call(
             "put_object",
+            sha256=file_id,
             Bucket=layout.bucket,
             Key=layout.key(file_id),
             Body=data,
@@ -195,82 +193,3 @@ class S3BlobWriter(BlobWriter):
             await self._upload.abort()
         if self._landed:
             await self._connection.clean_up(self._remove(), f"the temporary object {self._key}")
-
-
-async def put_file(
-    connection: S3Connection, options: S3Options, layout: BlobLayout, path: Path, *, content_type: str
-) -> BlobInfo:
-    """Store a file: hash it first, then send its parts straight to the address, unless the blob is there already.
-
-    Raises `InvalidInputError` for a file that cannot be read, `BlobIntegrityError` for one that changes meanwhile.
-    """
-    try:
-        size = await connection.in_thread(lambda: path.stat().st_size)
-        if size < options.multipart_threshold_bytes:
-            data = await connection.in_thread(path.read_bytes)
-            file_id = await hash_of(connection, data)
-            return await put_small(connection, layout, data, file_id=file_id, content_type=content_type)
-        source = await connection.in_thread(_SourceFile, path)
-    except OSError as error:
-        raise InvalidInputError(f"the file cannot be read: {error}", field="source") from error
-    try:
-        return await _send_file(connection, options, layout, source, content_type)
-    except OSError as error:
-        raise InvalidInputError(f"the file cannot be read: {error}", field="source") from error
-    finally:
-        await connection.clean_up(connection.in_thread(source.close), "an open file")
-
-
-class _SourceFile:
-    """A file that is read twice: once for its hash, once, hashed again, to be sent. Used in threads."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("rb", buffering=0)
-        # A cancelled caller closes the file while its thread may still read.
-        self._lock = threading.Lock()
-        self.size = 0
-        self.again = hashlib.sha256()
-
-    def digest(self) -> str:
-        with self._lock:
-            found = hashlib.file_digest(self._file, "sha256").hexdigest()
-            self.size = self._file.tell()
-        return found
-
-    def part(self, start: int, length: int) -> bytes:
-        pieces = []
-        with self._lock:
-            while length and (piece := os.pread(self._file.fileno(), length, start)):
-                pieces.append(piece)
-                start += len(piece)
-                length -= len(piece)
-        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        self.again.update(data)
-        return data
-
-    def close(self) -> None:
-        with self._lock:
-            self._file.close()
-
-
-async def _send_file(
-    connection: S3Connection, options: S3Options, layout: BlobLayout, source: _SourceFile, content_type: str
-) -> BlobInfo:
-    file_id = await connection.in_thread(source.digest)
-    found = await layout.find(connection, file_id)
-    if found is not None:
-        return found
-    info = new_info(file_id, source.size, content_type)
-    upload = MultipartUpload(connection, layout.bucket, layout.key(file_id), at_once=options.part_concurrency)
-    # Leaves some of the 10,000 parts unused.
-    step = max(options.part_size_bytes, -(-source.size // 9_000))
-    try:
-        await upload.start(content_type=content_type, metadata=metadata_of(info))
-        for start in range(0, source.size, step):
-            await upload.add(await connection.in_thread(source.part, start, step))
-        if source.again.hexdigest() != file_id:
-            raise BlobIntegrityError("the file changed while it was being stored; nothing was stored", file_id=file_id)
-        await upload.complete()
-    finally:
-        await upload.abort()
-    return info

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import os
 import random
@@ -16,6 +17,7 @@ from specstar.backends.s3.body import Body
 from specstar.backends.s3.client import make_client
 from specstar.backends.s3.errors import Failure, ObjectMissing, RequestFailed, classify, endpoint_of, translate
 from specstar.backends.s3.options import S3Options
+from specstar.backends.s3.signing import sign_known_hashes
 from specstar.errors import BackendError, BackendUnavailable, SpecstarError
 from specstar.runtime import Connection, ServerInfo
 
@@ -66,6 +68,7 @@ class S3Connection(Connection):
         self._threads: ThreadPoolExecutor | None = None
         self.uploads: set[tuple[str, str]] = set()
         self.conditional_put = True
+        self.signs_known_hashes = False
         self._pid = os.getpid()
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -83,6 +86,7 @@ class S3Connection(Connection):
             async with asyncio.timeout(_CLIENT_SECONDS):
                 self._context = await make_client(self.options)
                 self._client = await self._context.__aenter__()
+                self.signs_known_hashes = sign_known_hashes(self._client)
         except BaseException as error:
             await self._drop_client()
             if isinstance(error, TimeoutError):
@@ -147,9 +151,12 @@ class S3Connection(Connection):
         attempts: int | None = None,
         timeout: float | None = None,
         pieces: bool = False,
+        sha256: str | None = None,
         **params: Any,
     ) -> dict[str, Any]:
         """One request of the driver, with the whole body in `["Body"]` where the answer streams one (`pieces`: as a list).
+
+        `sha256`: the hash of a `Body` to send, in hex, where it is known.
 
         Transient failures are repeated with backoff and jitter, at most `max_attempts` times within
         `operation_timeout_seconds`. Raises `ObjectMissing`, `PreconditionFailed`, `ConditionalConflict`, `RangeRefused`,
@@ -161,13 +168,19 @@ class S3Connection(Connection):
         seconds = timeout or self.options.operation_timeout_seconds
         deadline = asyncio.get_running_loop().time() + seconds
         method = getattr(self._client, operation)
+        body = params.get("Body")
+        if body is not None and len(body) > _BIG_BODY:
+            if sha256 is None and self.signs_known_hashes:
+                sha256 = (await self.in_thread(hashlib.sha256, body)).hexdigest()
+        else:
+            sha256 = None
         attempt = 0
         while True:
             attempt += 1
             clock = asyncio.timeout_at(deadline)
             try:
                 async with clock:
-                    return await self._send(method, params, pieces)
+                    return await self._send(method, params, pieces, sha256)
             except asyncio.CancelledError:
                 raise
             except Exception as error:
@@ -184,7 +197,11 @@ class S3Connection(Connection):
             await asyncio.sleep(pause)
 
     async def _send(
-        self, method: Callable[..., Awaitable[dict[str, Any]]], params: dict[str, Any], pieces: bool
+        self,
+        method: Callable[..., Awaitable[dict[str, Any]]],
+        params: dict[str, Any],
+        pieces: bool,
+        sha256: str | None,
     ) -> dict[str, Any]:
         self._waiting += 1
         try:
@@ -194,7 +211,7 @@ class S3Connection(Connection):
         try:
             body = params.get("Body")
             if body is not None and len(body) > _BIG_BODY:
-                params = {**params, "Body": Body(body)}
+                params = {**params, "Body": Body(body, sha256)}
             answer = await method(**params)
             stream = answer.get("Body")
             if stream is not None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from specstar.backends.s3.options import S3Options
 
 __all__ = [
+    "BytesRefused",
     "ConditionalConflict",
     "Failure",
     "NotImplementedThere",
@@ -44,6 +45,7 @@ _TRANSIENT = frozenset(
 )
 _CONFLICTS = frozenset({"ConditionalRequestConflict", "OperationAborted", "ConcurrentModification"})
 _MISSING = frozenset({"NoSuchKey", "NoSuchUpload", "404", "NotFound"})
+_OTHER_BYTES = frozenset({"XAmzContentSHA256Mismatch", "BadDigest"})
 # https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-auth-using-authorization-header.html: 15 minutes.
 _LARGEST_SKEW_SECONDS = 14 * 60
 _WRONG_REGION = frozenset(
@@ -77,6 +79,10 @@ class NotImplementedThere(BackendError):
     """501: the server does not know the request, or a condition in it."""
 
 
+class BytesRefused(BackendError):
+    """The bytes that arrived do not have the hash that was signed."""
+
+
 class RangeRefused(BackendError):
     """416: the range begins behind the end of the object."""
 
@@ -100,6 +106,7 @@ class Failure(enum.Enum):
     precondition = "precondition failed"
     conflict = "a conflicting request is in flight"
     range = "range not satisfiable"
+    bytes = "the bytes do not have the announced hash"
     unknown = "not implemented by the server"
     refused = "refused for good"
 
@@ -148,6 +155,8 @@ def _of_answer(error: Any) -> Failure:
         return Failure.throttled if status == 503 else Failure.unanswered
     if code in _MISSING:
         return Failure.missing
+    if code in _OTHER_BYTES:
+        return Failure.bytes
     if status == 304:
         return Failure.unchanged
     if status == 412:
@@ -190,6 +199,12 @@ def translate(error: BaseException, failure: Failure, options: S3Options, *, wha
         return ConditionalConflict(f"{what}: another write of the object is in flight", backend=where)
     if failure is Failure.range:
         return RangeRefused(f"{what}: the range is outside of the object", backend=where)
+    if failure is Failure.bytes:
+        return BytesRefused(
+            f"{what}: the server refused the bytes, they do not have the hash that was signed: they changed while they were "
+            "sent; repeat the call",
+            backend=where,
+        )
     if failure is Failure.unknown:
         return NotImplementedThere(f"{what}: the server does not implement this request", backend=where)
     if failure is Failure.refused:

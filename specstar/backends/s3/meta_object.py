@@ -64,7 +64,7 @@ class StoredObject(ABC):
         """The key for the base that a push makes."""
 
     @abstractmethod
-    async def put_base(self, key: str, data: bytes) -> None:
+    async def put_base(self, key: str, data: bytes, sha256: str) -> None:
         """Store a base. Its key is used once, so this may be repeated."""
 
     @abstractmethod
@@ -125,6 +125,7 @@ class MetaObject(StoredObject):
         answer = await self._connection.call(
             "put_object",
             attempts=1,
+            sha256=sha256,
             Bucket=self._bucket,
             Key=self._key,
             Body=data,
@@ -148,9 +149,14 @@ class MetaObject(StoredObject):
     def base_key(self, commit_id: str) -> str:
         return f"{self._bases}{commit_id}.sqlite"
 
-    async def put_base(self, key: str, data: bytes) -> None:
+    async def put_base(self, key: str, data: bytes, sha256: str) -> None:
         await self._connection.call(
-            "put_object", Bucket=self._bucket, Key=key, Body=data, ContentType="application/vnd.sqlite3"
+            "put_object",
+            sha256=sha256,
+            Bucket=self._bucket,
+            Key=key,
+            Body=data,
+            ContentType="application/vnd.sqlite3",
         )
 
     async def fetch_base(self, key: str) -> bytes | None:

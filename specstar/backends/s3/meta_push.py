@@ -77,7 +77,7 @@ class Pusher:
         if snapshot.base is None:
             return await self._push(snapshot, commits, replaces, near)
         base, data = snapshot.base
-        await self._stored.put_base(base.key, data)
+        await self._stored.put_base(base.key, data, base.sha256)
         try:
             outcome = await self._push(snapshot, commits, replaces, near)
         except OutcomeUnknownError:

@@ -52,8 +52,8 @@ class MultipartUpload:
         self._upload_id = answer["UploadId"]
         self._connection.uploads.add((self._key, answer["UploadId"]))
 
-    async def add(self, data: bytes) -> None:
-        """Send a part in the background."""
+    async def add(self, data: bytes, sha256: str | None = None) -> None:
+        """Send a part in the background. `sha256` in hex, where it is known."""
         if len(self._tasks) >= _MAX_PARTS:
             raise LimitExceededError(
                 f"a blob has at most {_MAX_PARTS} parts; raise part_size_bytes",
@@ -63,7 +63,7 @@ class MultipartUpload:
         await self._slots.acquire()
         self._raise_failed()
         self._size += len(data)
-        self._tasks.append(self._connection.start(self._send(len(self._tasks) + 1, data)))
+        self._tasks.append(self._connection.start(self._send(len(self._tasks) + 1, data, sha256)))
 
     async def add_copy(self, source: dict[str, str], etag: str, start: int, end: int) -> None:
         """Let the server copy bytes of another object as a part, in the background."""
@@ -72,10 +72,11 @@ class MultipartUpload:
         self._size += end - start
         self._tasks.append(self._connection.start(self._copy(len(self._tasks) + 1, source, etag, start, end)))
 
-    async def _send(self, number: int, data: bytes) -> str:
+    async def _send(self, number: int, data: bytes, sha256: str | None) -> str:
         try:
             answer = await self._connection.call(
                 "upload_part",
+                sha256=sha256,
                 Bucket=self._bucket,
                 Key=self._key,
                 UploadId=self._upload_id,
@@ -106,6 +107,10 @@ class MultipartUpload:
         for task in self._tasks:
             if task.done() and (task.cancelled() or task.exception() is not None):
                 task.result()
+
+    async def sent(self) -> None:
+        """Wait for all parts."""
+        await asyncio.gather(*self._tasks)
 
     async def complete(self) -> None:
         """Wait for all parts and join them into the object."""

@@ -1,0 +1,148 @@
+"""Files on their way in: hashed first, then sent in parts straight to their address, unless the blob is there already."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import threading
+from pathlib import Path
+
+from specstar.backends.s3.blob_layout import BlobLayout, metadata_of, new_info
+from specstar.backends.s3.blob_writer import hash_of, put_small
+from specstar.backends.s3.connection import S3Connection
+from specstar.backends.s3.errors import BytesRefused
+from specstar.backends.s3.multipart import MultipartUpload
+from specstar.backends.s3.options import S3Options
+from specstar.errors import BlobIntegrityError, InvalidInputError
+from specstar.roles import BlobInfo
+
+__all__ = ["put_file"]
+
+_READ = 1 << 20
+
+
+async def put_file(
+    connection: S3Connection, options: S3Options, layout: BlobLayout, path: Path, *, content_type: str
+) -> BlobInfo:
+    """Store a file. Raises `InvalidInputError` if it cannot be read, `BlobIntegrityError` if it changes meanwhile."""
+    try:
+        size = await connection.in_thread(lambda: path.stat().st_size)
+        if size < options.multipart_threshold_bytes:
+            data = await connection.in_thread(path.read_bytes)
+            file_id = await hash_of(connection, data)
+            return await put_small(connection, layout, data, file_id=file_id, content_type=content_type)
+        source = await connection.in_thread(_SourceFile, path)
+    except OSError as error:
+        raise InvalidInputError(f"the file cannot be read: {error}", field="source") from error
+    try:
+        return await _send(connection, options, layout, source, content_type)
+    except OSError as error:
+        raise InvalidInputError(f"the file cannot be read: {error}", field="source") from error
+    finally:
+        await connection.clean_up(connection.in_thread(source.close), "an open file")
+
+
+async def _send(
+    connection: S3Connection, options: S3Options, layout: BlobLayout, source: _SourceFile, content_type: str
+) -> BlobInfo:
+    # Leaves some of the 10,000 parts unused.
+    step = max(options.part_size_bytes, -(-source.size // 9_000))
+    signed = connection.signs_known_hashes
+    file_id, hashes = await _hashed(connection, source, step if signed else None)
+    found = await layout.find(connection, file_id)
+    if found is not None:
+        return found
+    info = new_info(file_id, source.size, content_type)
+    upload = MultipartUpload(connection, layout.bucket, layout.key(file_id), at_once=options.part_concurrency)
+    again = None if signed else hashlib.sha256()
+    try:
+        await upload.start(content_type=content_type, metadata=metadata_of(info))
+        for number, start in enumerate(range(0, source.size, step)):
+            part = await connection.in_thread(source.part, start, step, again)
+            await upload.add(part, hashes[number] if hashes else None)
+        if again is not None and again.hexdigest() != file_id:
+            raise _changed(file_id)
+        await upload.sent()
+        if await connection.in_thread(source.touched) and await connection.in_thread(source.digest) != file_id:
+            raise _changed(file_id)
+        await upload.complete()
+    except BytesRefused as error:
+        raise _changed(file_id) from error
+    finally:
+        await upload.abort()
+    return info
+
+
+async def _hashed(connection: S3Connection, source: _SourceFile, step: int | None) -> tuple[str, list[str]]:
+    """The hash of the file and, beside it on another processor, those of its parts: the server holds the parts to them."""
+    if step is None:
+        return await connection.in_thread(source.digest), []
+    file_id, hashes = await asyncio.gather(
+        connection.in_thread(source.digest), connection.in_thread(source.digests, step)
+    )
+    return file_id, hashes
+
+
+def _changed(file_id: str) -> BlobIntegrityError:
+    return BlobIntegrityError("the file changed while it was being stored; nothing was stored", file_id=file_id)
+
+
+class _SourceFile:
+    """A file that is read twice: to be hashed, and to be sent. Used in threads."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb", buffering=0)
+        # A cancelled caller closes the file while its threads may still read.
+        self._reading = threading.Lock()
+        self._hashing = threading.Lock()
+        self._state = self._now()
+        self.size = self._state[0]
+
+    def _now(self) -> tuple[int, int, int]:
+        found = os.fstat(self._file.fileno())
+        return found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+    def digest(self) -> str:
+        """The SHA-256 of the whole."""
+        found = hashlib.sha256()
+        with self._reading:
+            for start in range(0, self.size, _READ):
+                found.update(self._piece(start, min(_READ, self.size - start)))
+        return found.hexdigest()
+
+    def digests(self, step: int) -> list[str]:
+        """The SHA-256 of each part of so many bytes."""
+        hashes = []
+        with self._hashing:
+            for start in range(0, self.size, step):
+                found = hashlib.sha256()
+                for place in range(start, min(start + step, self.size), _READ):
+                    found.update(self._piece(place, min(_READ, start + step - place, self.size - place)))
+                hashes.append(found.hexdigest())
+        return hashes
+
+    def _piece(self, start: int, length: int) -> bytes:
+        return os.pread(self._file.fileno(), length, start)
+
+    def part(self, start: int, length: int, again: hashlib._Hash | None) -> bytes:
+        """The bytes of a part; `again` takes them as well."""
+        pieces = []
+        with self._reading:
+            while length and (piece := self._piece(start, length)):
+                pieces.append(piece)
+                start += len(piece)
+                length -= len(piece)
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        if again is not None:
+            again.update(data)
+        return data
+
+    def touched(self) -> bool:
+        """True if the file was written since it was opened, for servers that do not look at hashes."""
+        with self._reading:
+            return self._now() != self._state
+
+    def close(self) -> None:
+        with self._reading, self._hashing:
+            self._file.close()
