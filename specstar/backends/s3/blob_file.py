@@ -59,7 +59,7 @@ async def _send(
     try:
         await upload.start(content_type=content_type, metadata=metadata_of(info))
         for number, start in enumerate(range(0, source.size, step)):
-            part = await connection.in_thread(source.part, start, step, again)
+            part = await connection.in_thread(source.part, start, min(step, source.size - start), again)
             await upload.add(part, hashes[number] if hashes else None)
         if again is not None and again.hexdigest() != file_id:
             raise _changed(file_id)

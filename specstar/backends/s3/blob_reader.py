@@ -73,7 +73,6 @@ class S3BlobReader(BlobReader):
         self._pieces: deque[bytes] = deque()
         self._unchecked: list[bytes] = []
         self._checking: asyncio.Task[None] | None = None
-        self._submitted = False
         self._over = False
 
     def feed(self, key: str, etag: str, pieces: list[bytes]) -> None:
@@ -110,6 +109,8 @@ class S3BlobReader(BlobReader):
     async def read(self) -> bytes:
         if not self._pieces and not await self._turn():
             return b""
+        if self._whole and self._left == len(self._pieces[0]):
+            await self._verify()
         piece = self._pieces.popleft()
         self._left -= len(piece)
         return piece
@@ -136,25 +137,23 @@ class S3BlobReader(BlobReader):
         return True
 
     async def _check(self) -> None:
-        """Hash the range that came, while its bytes are handed out; the last one waits until the whole blob is checked."""
-        size = sum(map(len, self._unchecked))
-        if not self._submitted:
-            await self._hashed()
-            if size <= _HASH_ON_LOOP:
-                self._update(self._unchecked)
-            else:
-                # A task of its own: a cancelled caller must not make the same bytes count twice.
-                self._checking = self._connection.start(self._connection.in_thread(self._update, self._unchecked))
-            self._submitted = True
-        if self._left == size:
-            await self._hashed()
-            if self._hash.hexdigest() != self.info.file_id:
-                self._over = True
-                self._unchecked = []
-                raise BlobIntegrityError(
-                    "the stored bytes do not match the checksum of the blob", file_id=self.info.file_id
-                )
-        self._submitted = False
+        """Hash the range that came, while its bytes are handed out."""
+        await self._hashed()
+        if sum(map(len, self._unchecked)) <= _HASH_ON_LOOP:
+            self._update(self._unchecked)
+        else:
+            # A task of its own: a cancelled caller must not make the same bytes count twice.
+            self._checking = self._connection.start(self._connection.in_thread(self._update, self._unchecked))
+
+    async def _verify(self) -> None:
+        """Before the last piece: see that all of them are the blob."""
+        await self._hashed()
+        if self._hash.hexdigest() != self.info.file_id:
+            self._over = True
+            self._pieces.clear()
+            raise BlobIntegrityError(
+                "the stored bytes do not match the checksum of the blob", file_id=self.info.file_id
+            )
 
     async def _hashed(self) -> None:
         """Wait for the range before."""

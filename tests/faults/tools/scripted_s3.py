@@ -1,7 +1,8 @@
 """A small S3 server in this process whose faults are scripted: what a real server does once in a blue moon, on demand.
 
-It keeps objects in memory, honours conditions on reads and writes, ranges, metadata and multipart uploads, and checks no
-signature. `script(method, key, number)` is asked before each request (`number` counts from 1) and may return a `Fault`.
+It keeps objects in memory, honours conditions on reads and writes, ranges, metadata and multipart uploads, compares bodies
+with the hash that was signed, and checks no signature. `script(method, key, number)` is asked before each request (`number`
+counts from 1) and may return a `Fault`.
 """
 
 from __future__ import annotations
@@ -80,6 +81,7 @@ class ScriptedS3:
         self.requests: list[tuple[str, str]] = []
         self.script: Script = _nothing_wrong
         self.honours_conditions = True
+        self.compares_hashes = True
         self.endpoint_url = ""
         self._numbers = itertools.count(1)
         self._versions = itertools.count(1)
@@ -139,6 +141,9 @@ class ScriptedS3:
         return etag
 
     def _handle(self, request: _Request) -> _Answer:
+        signed = request.headers.get("x-amz-content-sha256", "UNSIGNED-PAYLOAD")
+        if self.compares_hashes and len(signed) == 64 and hashlib.sha256(request.body).hexdigest() != signed:
+            return _error(400, "XAmzContentSHA256Mismatch")
         if request.key.startswith("missing"):
             return _error(404, "NoSuchBucket")
         if "/" not in request.key:

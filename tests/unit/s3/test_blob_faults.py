@@ -7,9 +7,12 @@ import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from specstar.backends.s3.body import Body
+from specstar.backends.s3.errors import BytesRefused
 from specstar.errors import (
     BackendError,
     BackendUnavailable,
@@ -148,9 +151,17 @@ async def test_a_cancelled_upload_leaves_no_part(server: ScriptedS3, way: str, r
         assert not (await rig.lazy.get()).uploads
 
 
-async def test_a_file_that_changes_while_it_is_sent_is_not_stored(server: ScriptedS3, tmp_path: Path) -> None:
+UNSIGNED = {"client_kwargs": {"config": {"s3": {"payload_signing_enabled": False}}}}
+
+
+@pytest.mark.parametrize("compares", [True, False])
+@pytest.mark.parametrize("more", [{}, UNSIGNED])
+async def test_a_file_that_changes_while_it_is_sent_is_not_stored(
+    server: ScriptedS3, tmp_path: Path, compares: bool, more: dict[str, Any]
+) -> None:
     path = tmp_path / "source"
     path.write_bytes(os.urandom(12 * MIB))
+    server.compares_hashes = compares
 
     def script(method: str, key: str, number: int) -> Fault | None:
         if method == "POST":
@@ -159,13 +170,61 @@ async def test_a_file_that_changes_while_it_is_sent_is_not_stored(server: Script
         return None
 
     server.script = script
-    async with opened(options_for(server.endpoint_url, **SMALL_PARTS)) as rig:
+    async with opened(options_for(server.endpoint_url, **SMALL_PARTS, **more)) as rig:
         with pytest.raises(BlobIntegrityError, match="changed"):
             await rig.blob().put_file(path, content_type="a/b")
         assert server.objects == {}
         assert server.uploads == {}
         with pytest.raises(InvalidInputError, match="cannot be read"):
             await rig.blob().put_file(tmp_path / "missing", content_type="a/b")
+
+
+@pytest.mark.parametrize("more", [{}, UNSIGNED])
+async def test_a_file_that_grows_while_it_is_sent_is_stored_as_it_was(
+    server: ScriptedS3, tmp_path: Path, more: dict[str, Any]
+) -> None:
+    path, data = tmp_path / "source", os.urandom(12 * MIB)
+    path.write_bytes(data)
+
+    def script(method: str, key: str, number: int) -> Fault | None:
+        with path.open("ab") as file:
+            file.write(b"another line")
+        return None
+
+    async with opened(options_for(server.endpoint_url, **SMALL_PARTS, **more)) as rig:
+        await rig.lazy.get()
+        server.script = script
+        info = await rig.blob().put_file(path, content_type="a/b")
+        assert (info.file_id, info.size) == (hashlib.sha256(data).hexdigest(), len(data))
+        assert await read(rig, info.file_id) == data
+
+
+@pytest.mark.parametrize("more", [{}, UNSIGNED])
+async def test_bodies_are_hashed_in_threads(
+    server: ScriptedS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any]
+) -> None:
+    """The driver would do it once more, on the event loop."""
+    read_to_sign: list[int] = []
+
+    def noted(self: Body, size: int = -1) -> bytes:
+        read_to_sign.append(size)
+        return b""
+
+    monkeypatch.setattr(Body, "read", noted)
+    async with opened(options_for(server.endpoint_url, **SMALL_PARTS, **more)) as rig:
+        for way, size in (("bytes", 2), ("bytes", 12), ("stream", 12), ("file", 12)):
+            data = os.urandom(size * MIB)
+            assert await read(rig, await put(rig, way, data, tmp_path)) == data
+    assert read_to_sign == []
+
+
+async def test_bytes_that_arrive_with_another_hash_are_refused(server: ScriptedS3) -> None:
+    data = os.urandom(2 * MIB)
+    async with opened(options_for(server.endpoint_url)) as rig:
+        connection = await rig.lazy.get()
+        with pytest.raises(BytesRefused):
+            await connection.call("put_object", sha256="0" * 64, Bucket="bucket", Key="key", Body=data)
+        assert server.objects == {}
 
 
 @pytest.mark.parametrize("size", [1000, 3 * MIB, 20 * MIB])
