@@ -15,7 +15,7 @@ class Body:
     `io.BytesIO` would be copied by the HTTP client before it is sent, and read in small pieces.
     """
 
-    def __init__(self, data: bytes, sha256: str | None = None) -> None:
+    def __init__(self, data: bytes | memoryview, sha256: str | None = None) -> None:
         self.sha256 = sha256
         """The hash of the bytes in hex, where it is known: the driver then signs that, and does not read them."""
         self._view = memoryview(data)

@@ -52,7 +52,7 @@ class MultipartUpload:
         self._upload_id = answer["UploadId"]
         self._connection.uploads.add((self._key, answer["UploadId"]))
 
-    async def add(self, data: bytes, sha256: str | None = None) -> None:
+    async def add(self, data: bytes | memoryview, sha256: str | None = None) -> None:
         """Send a part in the background. `sha256` in hex, where it is known."""
         if len(self._tasks) >= _MAX_PARTS:
             raise LimitExceededError(
@@ -72,7 +72,7 @@ class MultipartUpload:
         self._size += end - start
         self._tasks.append(self._connection.start(self._copy(len(self._tasks) + 1, source, etag, start, end)))
 
-    async def _send(self, number: int, data: bytes, sha256: str | None) -> str:
+    async def _send(self, number: int, data: bytes | memoryview, sha256: str | None) -> str:
         try:
             answer = await self._connection.call(
                 "upload_part",
