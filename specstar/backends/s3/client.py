@@ -7,6 +7,7 @@ import contextlib
 from typing import Any
 from urllib.parse import urlsplit
 
+from specstar.backends.s3.http_session import http_session_class
 from specstar.backends.s3.options import S3Options
 from specstar.errors import ConfigError, MissingDependencyError
 
@@ -76,7 +77,7 @@ def client_config(options: S3Options, given: Any) -> Any:
         # A fixed one: the driver builds its own anew for every request, a tenth of its work.
         "user_agent": f"specstar aiobotocore/{aiobotocore.__version__}",
         "connector_args": {"keepalive_timeout": _KEEPALIVE_SECONDS},
-        "http_session_cls": _http_session(),
+        "http_session_cls": http_session_class(),
     }
     if options.endpoint_url is not None:
         # Many servers do not know the checksums that newer drivers send by default (boto/botocore#3277).
@@ -100,30 +101,6 @@ def client_config(options: S3Options, given: Any) -> Any:
         return AioConfig(**settings)
     except Exception as error:
         raise ConfigError(f"client_kwargs.config: {error}") from error
-
-
-def _http_session() -> Any:
-    """The driver's HTTP session, whose requests do not leave an error behind that nobody sees.
-
-    A connection that breaks before the body is asked for (100-continue) is reported by the reader of the answer; aiohttp's
-    task that writes would report it once more, to the event loop's log.
-    """
-    import aiohttp
-    from aiobotocore.httpsession import AIOHTTPSession
-
-    class Request(aiohttp.ClientRequest):
-        async def write_bytes(self, *args: Any, **kwargs: Any) -> None:
-            with contextlib.suppress(aiohttp.ClientConnectionResetError):
-                await super().write_bytes(*args, **kwargs)
-
-    class Session(AIOHTTPSession):  # type: ignore[misc, unused-ignore]
-        async def _get_session(self, proxy_url: Any) -> Any:
-            parent: Any = super()
-            session = await parent._get_session(proxy_url)
-            session._request_class = Request
-            return session
-
-    return Session
 
 
 def drop_sockets(client: Any, *, on_their_loop: bool) -> None:

@@ -1,0 +1,61 @@
+"""The driver's HTTP session, with what its HTTP client leaves undone."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from functools import partial
+from typing import Any
+
+__all__ = ["http_session_class"]
+
+_QUICK_ACK: int | None = getattr(socket, "TCP_QUICKACK", None)
+# More than this comes in many packets, and every second one is acknowledged at once anyway.
+_SHORT = 16 << 10
+
+
+def http_session_class() -> Any:
+    """A class of sessions whose requests do not leave an error behind that nobody sees, and whose answers come at once.
+
+    A connection that breaks before the body is asked for (100-continue) is reported by the reader of the answer; aiohttp's
+    task that writes would report it once more, to the event loop's log.
+
+    A server that sends head and body of a short answer one by one, with Nagle's algorithm on (Ceph's gateway, unless told
+    otherwise), waits with the body until the head is acknowledged, for which this side takes 40 ms, hoping to send the
+    acknowledgement along with something else.
+    """
+    import aiohttp
+    from aiobotocore.httpsession import AIOHTTPSession
+    from aiohttp.client_proto import ResponseHandler
+
+    class Request(aiohttp.ClientRequest):
+        async def write_bytes(self, *args: Any, **kwargs: Any) -> None:
+            with contextlib.suppress(aiohttp.ClientConnectionResetError):
+                await super().write_bytes(*args, **kwargs)
+
+    class Handler(ResponseHandler):
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            # For these bytes only: the kernel goes back to waiting by itself.
+            if len(data) < _SHORT and self.transport is not None:
+                acknowledge(self.transport)
+
+    class Session(AIOHTTPSession):  # type: ignore[misc, unused-ignore]
+        async def _get_session(self, proxy_url: Any) -> Any:
+            parent: Any = super()
+            session = await parent._get_session(proxy_url)
+            if session._request_class is not Request:
+                session._request_class = Request
+                if _QUICK_ACK is not None:
+                    session.connector._factory = partial(Handler, loop=session.loop)
+            return session
+
+    return Session
+
+
+def acknowledge(transport: Any) -> None:
+    """Tell the other side at once what has arrived."""
+    connected = transport.get_extra_info("socket")
+    if connected is not None and _QUICK_ACK is not None:
+        with contextlib.suppress(OSError):
+            connected.setsockopt(socket.IPPROTO_TCP, _QUICK_ACK, 1)
