@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 from functools import partial
@@ -34,11 +35,18 @@ def http_session_class() -> Any:
                 await super().write_bytes(*args, **kwargs)
 
     class Handler(ResponseHandler):
+        raw_socket: Any = None
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self.raw_socket = transport.get_extra_info("socket")
+
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
             # For these bytes only: the kernel goes back to waiting by itself.
-            if len(data) < _SHORT and self.transport is not None:
-                acknowledge(self.transport)
+            if len(data) < _SHORT and self.transport is not None and self.raw_socket is not None:
+                with contextlib.suppress(OSError):
+                    self.raw_socket.setsockopt(socket.IPPROTO_TCP, _QUICK_ACK, 1)
 
     class Session(AIOHTTPSession):  # type: ignore[misc, unused-ignore]
         async def _get_session(self, proxy_url: Any) -> Any:
@@ -47,15 +55,7 @@ def http_session_class() -> Any:
             if session._request_class is not Request:
                 session._request_class = Request
                 if _QUICK_ACK is not None:
-                    session.connector._factory = partial(Handler, loop=session.loop)
+                    session.connector._factory = partial(Handler, loop=asyncio.get_running_loop())
             return session
 
     return Session
-
-
-def acknowledge(transport: Any) -> None:
-    """Tell the other side at once what has arrived."""
-    connected = transport.get_extra_info("socket")
-    if connected is not None and _QUICK_ACK is not None:
-        with contextlib.suppress(OSError):
-            connected.setsockopt(socket.IPPROTO_TCP, _QUICK_ACK, 1)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from email.utils import formatdate
@@ -82,6 +83,8 @@ class ScriptedS3:
         self.script: Script = _nothing_wrong
         self.honours_conditions = True
         self.compares_hashes = True
+        # Head and body of an answer one by one, each when the one before has arrived.
+        self.nagle = False
         self.endpoint_url = ""
         self._numbers = itertools.count(1)
         self._versions = itertools.count(1)
@@ -130,7 +133,13 @@ class ScriptedS3:
         date = "" if "Date" in answer.headers else f"Date: {formatdate(usegmt=True)}\r\n"
         if fault is not None and fault.cut:
             body = body[: len(body) // 2]
-        writer.write(f"HTTP/1.1 {answer.status} X\r\n{date}{head}\r\n".encode() + body)
+        first = f"HTTP/1.1 {answer.status} X\r\n{date}{head}\r\n".encode()
+        if self.nagle:
+            writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
+            writer.write(first)
+            writer.write(body)
+        else:
+            writer.write(first + body)
         await writer.drain()
         return not (fault is not None and fault.cut)
 

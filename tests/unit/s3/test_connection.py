@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import time
 from collections.abc import Callable
 
@@ -243,3 +244,18 @@ async def test_a_refused_head_under_a_wrong_clock_is_explained(server: ScriptedS
             server.script = lambda method, key, number, headers=headers: Fault(403, headers=headers)  # type: ignore[misc]
             with pytest.raises(BackendError, match=advice):
                 await connection.call("head_object", Bucket="bucket", Key="key")
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_QUICKACK"), reason="Linux has it")
+async def test_an_answer_in_two_parts_comes_at_once(server: ScriptedS3) -> None:
+    """The kernel acknowledges the first part after 40 ms, and the server sends the second one only then."""
+    server.nagle = True
+    server.put("bucket/key", b"body")
+    async with opened(options_for(server.endpoint_url)) as rig:
+        connection = await rig.lazy.get()
+        took: list[float] = []
+        for _ in range(30):
+            begun = time.perf_counter()
+            assert (await connection.call("get_object", Bucket="bucket", Key="key"))["Body"] == b"body"
+            took.append(time.perf_counter() - begun)
+        assert sorted(took)[15] < 0.03
