@@ -27,7 +27,8 @@ def sign_known_hashes(client: Any) -> bool:
 
     class KnownHash(S3SigV4Auth):  # type: ignore[misc, unused-ignore]
         def payload(self, request: Any) -> Any:
-            body = request.body
+            # Not `body`, which prepares the whole request.
+            body = request.data
             known = body.sha256 if isinstance(body, Body) else None
             return known or super().payload(request)
 

@@ -1,0 +1,74 @@
+"""What is made quicker in the driver: the same outcome, with less work."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import botocore.endpoint_provider
+import pytest
+from aiobotocore.config import AioConfig
+from aiobotocore.session import AioSession
+from botocore.utils import parse_timestamp
+
+from specstar.backends.s3.shortcuts import resolve_endpoints_once, time_of
+from specstar.roles import PayloadKey
+from tests.faults.tools.scripted_s3 import ScriptedS3
+from tests.unit.s3.rig import opened, options_for
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Wed, 25 Nov 2026 10:41:16 GMT",
+        "2026-11-25T10:41:16.123Z",
+        "2026-11-25T10:41:16Z",
+        "2026-11-25T10:41:16+01:00",
+        "1795603276",
+        pytest.param(1795603276, id="number"),
+    ],
+)
+async def test_times_are_read_as_the_driver_reads_them(text: Any) -> None:
+    assert time_of(text) == parse_timestamp(text)
+    assert time_of(text).utcoffset() is not None
+
+
+async def test_times_of_other_forms_go_the_drivers_way() -> None:
+    assert time_of("25 November 2026 10:41 UTC") == datetime(2026, 11, 25, 10, 41, tzinfo=UTC)
+    with pytest.raises(ValueError, match="nonsense"):
+        time_of("nonsense")
+
+
+async def test_an_endpoint_is_found_once_for_a_bucket(server: ScriptedS3, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluated: list[object] = []
+    original = botocore.endpoint_provider.RuleSet.evaluate
+
+    def counted(self: botocore.endpoint_provider.RuleSet, given: dict[str, object]) -> object:
+        evaluated.append(given)
+        return original(self, given)
+
+    monkeypatch.setattr(botocore.endpoint_provider.RuleSet, "evaluate", counted)
+    async with opened(options_for(server.endpoint_url)) as rig:
+        for number in range(20):
+            await rig.resource().put(PayloadKey(f"r{number}", "p"), b"x")
+            assert await rig.resource().get(PayloadKey(f"r{number}", "p")) == b"x"
+    assert len(evaluated) < 6
+
+
+@pytest.mark.parametrize("bucket", ["plain", "with.dots", "arn:aws:s3:us-west-2:123456789012:accesspoint/mine"])
+@pytest.mark.parametrize("style", ["path", "virtual", "auto"])
+async def test_endpoints_stay_the_same(bucket: str, style: str) -> None:
+    urls: list[str] = []
+    for quick in (False, True):
+        session: Any = AioSession()
+        if quick:
+            resolve_endpoints_once(session, None)
+        config = AioConfig(signature_version="s3v4", s3={"addressing_style": style})
+        keys = {"aws_access_key_id": "key", "aws_secret_access_key": "secret"}
+        async with session.create_client("s3", region_name="us-west-2", config=config, **keys) as client:
+            params = {"Bucket": bucket, "Key": "a key/with parts"}
+            url = await client.generate_presigned_url("get_object", Params=params)
+            urls.append(url.partition("?")[0])
+    assert urls[0] == urls[1]
