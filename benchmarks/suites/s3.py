@@ -90,8 +90,12 @@ def s3(scale: Scale) -> Suite:
             ),
             (
                 "Meta write by hand: a row into a SQLite database, then one conditional put (`If-Match`) of the database a call, "
-                "in turn. specstar puts the rows of all callers that wait with one conditional put."
+                "in turn. specstar puts the rows of all callers that wait with one conditional put, which carries what changed "
+                "since a base; now and then a new base."
             ),
-            "specstar also hashes blobs (SHA-256) on the way in and stores them by that.",
+            (
+                "specstar also hashes blobs (SHA-256) on the way in and stores them by that, and checks the hash of what it "
+                "reads; aioboto3 checks nothing of what it reads in ranges."
+            ),
         ),
     )
