@@ -172,8 +172,8 @@ class S3Connection(Connection):
         if body is not None and len(body) > _BIG_BODY:
             if sha256 is None and self.signs_known_hashes:
                 sha256 = (await self.in_thread(hashlib.sha256, body)).hexdigest()
-        else:
-            sha256 = None
+        elif isinstance(body, memoryview):
+            params["Body"] = bytes(body)
         attempt = 0
         while True:
             attempt += 1

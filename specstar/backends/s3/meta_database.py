@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from specstar.backends.s3.meta_delta import Delta, Recording, apply_deltas
 from specstar.backends.s3.meta_log import Base, Log, Snapshot, Stamp, damaged, stamp_of
 from specstar.backends.sqlite.database import Database, Operation
+from specstar.backends.sqlite.forks import working
 from specstar.backends.sqlite.writes import joined
 from specstar.errors import LimitExceededError
 
@@ -125,6 +126,7 @@ class Copy:
         return cls._ready(database, setup, None)
 
     @classmethod
+    @working()
     def load_log(cls, base: bytes, log: Log, name: str, setup: Operation) -> Copy:
         """A database from the bytes of a base and what changed since. Raises as `load` does."""
         if hashlib.sha256(base).hexdigest() != log.base.sha256:
@@ -146,6 +148,7 @@ class Copy:
             raise
         return cls(database, setup, log)
 
+    @working()
     def follow(self, log: Log) -> Copy | None:
         """A copy of this copy with what is new in the log; None if it does not go on from here."""
         if self._log is None or self._local or (deltas := log.since(self._log)) is None:
@@ -159,6 +162,7 @@ class Copy:
         copy._log = log
         return copy
 
+    @working()
     def prepare(self, changes: Sequence[Change], commit_id: str, form: Form) -> Prepared:
         """A copy with the changes in it, ready to be pushed. This one stays as it is.
 
@@ -236,6 +240,7 @@ class Copy:
         twin._local = self._local
         return twin
 
+    @working()
     def seal(self, commit_id: str, form: Form) -> Snapshot:
         """Note the commit, and give what to push: the whole database."""
         _raised(self._database.write([_NoteCommit(commit_id)]))

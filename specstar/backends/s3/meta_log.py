@@ -13,6 +13,7 @@ import apsw
 from specstar.backends.s3.meta_delta import Delta
 from specstar.backends.sqlite.database import APPLICATION_ID
 from specstar.backends.sqlite.faults import translate
+from specstar.backends.sqlite.forks import working
 from specstar.errors import BackendError
 
 __all__ = [
@@ -153,6 +154,7 @@ def encode(log: Log) -> bytes:
         connection.close()
 
 
+@working()
 def decode(data: bytes, name: str, *, verified: bool) -> Log:
     """The log from the bytes of its object. Raises `BackendError` if they are damaged."""
     connection = apsw.Connection(":memory:")

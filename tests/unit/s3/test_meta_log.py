@@ -11,6 +11,7 @@ import pytest
 from specstar.backends.s3 import meta_database, meta_log, meta_object
 from specstar.backends.s3.meta_database import Copy
 from specstar.backends.s3.meta_delta import Delta, Recording, apply_deltas
+from specstar.backends.sqlite import forks
 from specstar.backends.sqlite.database import Database, Operation
 from specstar.backends.sqlite.reads import GetMeta, ListRevisions
 from specstar.backends.sqlite.tables import ModelTables
@@ -393,3 +394,19 @@ async def test_a_damaged_log_is_noticed_without_its_checksum(harm: Callable[[byt
     assert meta_log.decode(data, "log", verified=False).deltas[0].rows == 1
     with pytest.raises(BackendError):
         meta_log.decode(harm(data), "log", verified=False)
+
+
+@pytest.mark.usefixtures("from_the_first")
+async def test_a_fork_waits_for_what_is_under_way(server: ScriptedS3, monkeypatch: pytest.MonkeyPatch) -> None:
+    under_way: list[int] = []
+    original = Recording.end
+
+    def end(self: Recording) -> Delta:
+        under_way.append(forks._jobs)
+        return original(self)
+
+    monkeypatch.setattr(Recording, "end", end)
+    async with opened(options_for(server.endpoint_url)) as rig:
+        await rig.meta().write(created("r0"))
+        await rig.meta().write(created("r1"))
+    assert under_way == [1]
