@@ -22,8 +22,8 @@ from specstar.errors import BackendError
 
 __all__ = ["Fetched", "MetaObject", "StoredObject", "refuse_unless_conditional"]
 
-# A signed request is refused after a quarter of an hour: the push that belongs to an older base has ended.
-_ORPHAN_SECONDS = 3600.0
+# The push that belongs to an older base has ended, whatever its timeouts: a signed request is good for 15 minutes.
+_ORPHAN_SECONDS = 86_400.0
 
 
 class Fetched(NamedTuple):
