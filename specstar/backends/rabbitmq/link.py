@@ -39,6 +39,7 @@ class Link:
         self.lost = False
         self.topology = Topology(self, options.operation_timeout_seconds)
         self.publisher: Publisher | None = None
+        self.intake = transport.intake
         self._transport = transport
         self._connection = connection
         self._publisher_lock = asyncio.Lock()
@@ -128,7 +129,7 @@ class Link:
             publisher = self.publisher
             if publisher is None or not publisher.open:
                 channel = await self.open_channel(confirms=True)
-                publisher = Publisher(channel, window=self.options.max_unconfirmed, blocked=self.blocked)
+                publisher = Publisher(channel, self.intake, window=self.options.max_unconfirmed, blocked=self.blocked)
                 if publisher.fast_path_problem is not None:
                     logger.warning("publishing call by call: %s", publisher.fast_path_problem)
                 self.publisher = publisher

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from aiormq.exceptions import DeliveryError, PublishError
 
 from specstar.backends.rabbitmq import wire
+from specstar.backends.rabbitmq.contents import ACK, NACK, RETURN, Contents, settled_by
 from specstar.backends.rabbitmq.faults import LinkLostError, ReturnedError, refused, unavailable
+from specstar.backends.rabbitmq.intake import METHOD
 
 if TYPE_CHECKING:
     from aiormq.abc import DeliveredMessage
     from aiormq.channel import Channel
+
+    from specstar.backends.rabbitmq.intake import Intake
 
 __all__ = ["Outgoing", "Publisher"]
 
@@ -23,12 +27,13 @@ _MAX_BYTES_IN_FLIGHT = 32 << 20
 _WRITER_FULL_SECONDS = 0.002
 _SWEEP_SECONDS = 0.05
 _DRAIN_POLL_SECONDS = 0.01
+_NO_ROUTE = 312
 
 
 class Outgoing(ABC):
-    """One message on its way. The driver sees it as the future of its confirm."""
+    """One message on its way."""
 
-    __slots__ = ("body", "deadline", "headers", "priority", "publisher", "queue")
+    __slots__ = ("body", "deadline", "headers", "priority", "queue", "sent")
 
     def __init__(
         self, queue: str, body: bytes, deadline: float, priority: int = 0, headers: dict[str, Any] | None = None
@@ -38,7 +43,7 @@ class Outgoing(ABC):
         self.deadline = deadline
         self.priority = priority
         self.headers = headers
-        self.publisher: Publisher | None = None
+        self.sent = False
 
     @abstractmethod
     def over(self) -> bool:
@@ -47,26 +52,6 @@ class Outgoing(ABC):
     @abstractmethod
     def finish(self, error: Exception | None) -> None:
         """Give its caller the result."""
-
-    # What the driver calls on the future of a confirm.
-
-    def done(self) -> bool:
-        return False
-
-    def cancelled(self) -> bool:
-        return False
-
-    def set_result(self, _frame: Any) -> None:
-        if self.publisher is not None:
-            self.publisher.settled(self)
-        if not self.over():
-            self.finish(None)
-
-    def set_exception(self, error: Exception) -> None:
-        if self.publisher is not None:
-            self.publisher.settled(self)
-        if not self.over():
-            self.finish(_own(error, self.queue))
 
 
 class _Single(Outgoing):
@@ -120,9 +105,9 @@ class Publisher:
     methods belong to the loop. `publish` may be cancelled: what was sent by then may still arrive.
     """
 
-    def __init__(self, channel: Channel, *, window: int, blocked: Callable[[], bool]) -> None:
+    def __init__(self, channel: Channel, intake: Intake | None, *, window: int, blocked: Callable[[], bool]) -> None:
         self.channel = channel
-        self.fast_path_problem = wire.problem(channel)
+        self.fast_path_problem = wire.problem(channel) if intake is not None else "it has no use for our transport"
         self._loop = asyncio.get_running_loop()
         self.time = self._loop.time
         self._window = window
@@ -136,10 +121,14 @@ class Publisher:
         self._closed = False
         self._sweeper: asyncio.TimerHandle | None = None
         self._public_calls: set[asyncio.Task[None]] = set()
+        # By tag, oldest first. An ordered dictionary forgets its oldest entry without a walk over all those before.
+        self._unconfirmed: OrderedDict[int, Outgoing] = OrderedDict()
+        self._tag = 0
+        self._returns = Contents((RETURN,), self._returned)
         # Where the driver's inner parts are not as expected, this holds what the driver's own call is sending.
         self._sending: dict[int, Outgoing] = {}
-        if self.fast_path_problem is None:
-            channel.message_id_delivery_tag = wire.TagsByMessageId()
+        if intake is not None and self.fast_path_problem is None:
+            intake.divert(channel.number, self._take)
         self._observer = channel.closing
         self._observer.add_done_callback(self._lost)
 
@@ -195,14 +184,47 @@ class Publisher:
             await group.waiter
         return [(places[id(outgoing)], error) for outgoing, error in group.failed]
 
-    def settled(self, outgoing: Outgoing) -> None:
+    # Answers of the broker.
+
+    def _take(self, kind: int, data: bytes, start: int, stop: int, /) -> bool:
+        if kind == METHOD:
+            method = data[start : start + 4]
+            if method in (ACK, NACK):
+                tag, multiple = settled_by(data, start)
+                self._confirmed(tag, multiple=multiple, refused=method == NACK)
+                return True
+        return self._returns(kind, data, start, stop)
+
+    def _confirmed(self, tag: int, *, multiple: bool, refused: bool) -> None:
+        unconfirmed = self._unconfirmed
+        if not multiple:
+            outgoing = unconfirmed.pop(tag, None)
+            if outgoing is not None:
+                self._settled(outgoing, _refused_by_broker(outgoing.queue) if refused else None)
+            return
+        while unconfirmed and next(iter(unconfirmed)) <= tag:
+            _, outgoing = unconfirmed.popitem(last=False)
+            self._settled(outgoing, _refused_by_broker(outgoing.queue) if refused else None)
+
+    def _returned(self, method: bytes, header: bytes, _body: bytes) -> None:
+        """A message for no queue. Its confirm follows, and frees its place."""
+        code, text, tag = wire.returned(method, header)
+        outgoing = self._unconfirmed.get(tag)
+        if outgoing is not None and not outgoing.over():
+            outgoing.finish(_returned_by_broker(code, text, outgoing.queue))
+
+    def _settled(self, outgoing: Outgoing, error: Exception | None) -> None:
         """The broker has answered for this message."""
-        outgoing.publisher = None
+        outgoing.sent = False
         self._in_flight -= 1
         self._bytes -= len(outgoing.body)
         if self._pending and not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._flush)
+        if not outgoing.over():
+            outgoing.finish(error)
+
+    # Sending.
 
     def _flush(self) -> None:
         self._scheduled = False
@@ -217,12 +239,12 @@ class Publisher:
             self._loop.call_later(_WRITER_FULL_SECONDS, self._flush)
             return
         frames: list[bytes] = []
-        number, limit, methods, confirmations = channel.number, self._limit, self._methods, channel.confirmations
+        number, limit, methods, unconfirmed = channel.number, self._limit, self._methods, self._unconfirmed
         while pending and self._room(pending[0]):
             outgoing = pending.popleft()
             if outgoing.over():
                 continue
-            tag = channel.delivery_tag + 1
+            tag = self._tag + 1
             try:
                 method = methods.get(outgoing.queue)
                 if method is None:
@@ -233,9 +255,8 @@ class Publisher:
             except Exception as error:  # one message that cannot be encoded must not hold up the others
                 outgoing.finish(refused(f"this message cannot be encoded: {error}"))
                 continue
-            # Every tag must be known to the driver, or it drops confirms.
-            channel.delivery_tag = tag
-            confirmations[tag] = outgoing  # type: ignore[assignment]
+            self._tag = tag
+            unconfirmed[tag] = outgoing
             frames.append(method)
             frames += content
             self._count(outgoing)
@@ -248,7 +269,7 @@ class Publisher:
         return self._in_flight == 0 or self._bytes + len(outgoing.body) <= _MAX_BYTES_IN_FLIGHT
 
     def _count(self, outgoing: Outgoing) -> None:
-        outgoing.publisher = self
+        outgoing.sent = True
         self._in_flight += 1
         self._bytes += len(outgoing.body)
 
@@ -272,19 +293,21 @@ class Publisher:
                 outgoing.body, routing_key=outgoing.queue, mandatory=True, properties=properties
             )
         except Exception as error:  # it belongs to the caller that waits
-            outgoing.set_exception(error)
+            self._settled_by_call(outgoing, _own(error, outgoing.queue))
         except BaseException:
-            outgoing.set_exception(LinkLostError("cancelled"))
+            self._settled_by_call(outgoing, LinkLostError("cancelled"))
             raise
         else:
-            outgoing.set_result(None)
+            self._settled_by_call(outgoing, None)
         finally:
             self._sending.pop(id(outgoing), None)
 
+    def _settled_by_call(self, outgoing: Outgoing, error: Exception | None) -> None:
+        if not self._closed:
+            self._settled(outgoing, error)
+
     def _all(self) -> list[Outgoing]:
-        confirmations: dict[int, Any] = self.channel.confirmations
-        sent = [entry for entry in confirmations.values() if isinstance(entry, Outgoing)]
-        return [*self._sending.values(), *sent, *self._pending]
+        return [*self._sending.values(), *self._unconfirmed.values(), *self._pending]
 
     def _sweep(self) -> None:
         """Give up on what has waited too long. A sent message keeps its place in the window until its confirm."""
@@ -303,7 +326,7 @@ class Publisher:
             blocked = self._blocked()
             why = "the broker blocks publishers (memory or disk alarm)" if blocked else "the broker did not confirm"
             for outgoing in overdue:
-                sent = "it may arrive or not" if outgoing.publisher is not None else "it was not sent"
+                sent = "it may arrive or not" if outgoing.sent else "it was not sent"
                 outgoing.finish(unavailable(f"publishing to {outgoing.queue!r}: {why} in time; {sent}; retry later"))
             while self._pending and self._pending[0].over():
                 self._pending.popleft()
@@ -319,10 +342,10 @@ class Publisher:
             self._sweeper = None
         reason = None if observer.cancelled() else observer.exception()
         for outgoing in self._all():
-            outgoing.publisher = None
             if not outgoing.over():
                 outgoing.finish(LinkLostError(f"the channel closed: {reason}"))
         self._pending.clear()
+        self._unconfirmed.clear()
 
 
 def _own(error: Exception, queue: str) -> Exception:
@@ -330,15 +353,20 @@ def _own(error: Exception, queue: str) -> Exception:
     if isinstance(error, PublishError):
         returned: DeliveredMessage | None = error.message
         code = getattr(returned.delivery, "reply_code", None) if returned is not None else None
-        if code == 312:
-            own: Exception = ReturnedError(f"no queue {queue!r}")
-        else:
-            own = refused(f"the broker returned a message for {queue!r}: {error.args[0]}")
+        own = _returned_by_broker(code, str(error.args[0]), queue)
     elif isinstance(error, DeliveryError):
-        own = refused(f"the broker refused a message for {queue!r} (the queue is full, or lost its leader)")
-    elif isinstance(error, LinkLostError):
-        return error
+        own = _refused_by_broker(queue)
     else:
         own = LinkLostError(f"the channel closed: {error}")
     own.__cause__ = error
     return own
+
+
+def _returned_by_broker(code: int | None, text: str, queue: str) -> Exception:
+    if code == _NO_ROUTE:
+        return ReturnedError(f"no queue {queue!r}")
+    return refused(f"the broker returned a message for {queue!r}: {text}")
+
+
+def _refused_by_broker(queue: str) -> Exception:
+    return refused(f"the broker refused a message for {queue!r} (the queue is full, or lost its leader)")

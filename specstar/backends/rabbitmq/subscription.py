@@ -13,6 +13,7 @@ import aiormq
 
 from specstar.backends.rabbitmq import wire
 from specstar.backends.rabbitmq.acks import Acks
+from specstar.backends.rabbitmq.contents import DELIVER, Contents, delivery_of
 from specstar.backends.rabbitmq.delivery import RabbitMQDelivery
 from specstar.backends.rabbitmq.envelope import unpack
 from specstar.backends.rabbitmq.faults import translated
@@ -55,8 +56,8 @@ class Subscription:
         self._keys: dict[str, deque[RabbitMQDelivery]] = {}
         problem = wire.problem(channel)
         self._acks = Acks(channel, public_calls_only=problem is not None)
-        if problem is None:
-            channel._on_deliver_frame = self._on_deliver_frame  # type: ignore[method-assign]
+        if problem is None and link.intake is not None:
+            link.intake.divert(channel.number, Contents((DELIVER,), self._on_frames))
         channel.on_consumer_cancel_callbacks.add(self._cancelled_by_broker)
         self._observer = channel.closing
         self._observer.add_done_callback(self._on_closed)
@@ -82,22 +83,10 @@ class Subscription:
 
     # Deliveries coming in.
 
-    async def _on_deliver_frame(self, frame: spec.Basic.Deliver) -> None:
-        """In place of the driver's, which starts a task a delivery."""
-        channel: Any = self._channel
-        header = await channel._get_frame()
-        size = header.body_size
-        body = b""
-        if size:
-            body = (await channel._get_frame()).value
-            if len(body) < size:
-                pieces, received = [body], len(body)
-                while received < size:
-                    piece = (await channel._get_frame()).value
-                    pieces.append(piece)
-                    received += len(piece)
-                body = b"".join(pieces)
-        self._take(frame.delivery_tag or 0, bool(frame.redelivered), body)
+    def _on_frames(self, method: bytes, _header: bytes, body: bytes) -> None:
+        """In place of the driver's way, which takes a task a delivery."""
+        tag, redelivered = delivery_of(method)
+        self._take(tag, redelivered, body)
 
     async def _on_message(self, message: DeliveredMessage) -> None:
         delivery: Any = message.delivery

@@ -13,6 +13,8 @@ from aiormq.connection import SSLContextProvider, TransportFactory
 from aiormq.exceptions import AMQPConnectionError
 from yarl import URL
 
+from specstar.backends.rabbitmq.intake import Intake
+
 __all__ = ["KeptTransport"]
 
 _KEEPALIVE = {"TCP_KEEPIDLE": 20, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 4}
@@ -28,6 +30,7 @@ class KeptTransport(TransportFactory):
         self._socket: socket.socket | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self.intake: Intake | None = None
         self._pid = os.getpid()
 
     async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -38,15 +41,20 @@ class KeptTransport(TransportFactory):
             secure = await contexts.get_context() if url.scheme == "amqps" else None
             sock = await _connect(host, port)
             try:
-                reader, writer = await asyncio.open_connection(
-                    sock=sock, ssl=secure, server_hostname=host if secure else None, limit=_READ_AHEAD
+                loop = asyncio.get_running_loop()
+                reader = Intake(limit=_READ_AHEAD, loop=loop)
+                protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+                transport, _ = await loop.create_connection(
+                    lambda: protocol, sock=sock, ssl=secure, server_hostname=host if secure else None
                 )
+                writer = asyncio.StreamWriter(transport, protocol, reader, loop)
             except BaseException:
                 sock.close()
                 raise
         except OSError as error:
             raise AMQPConnectionError(*error.args) from error
-        self._socket, self._writer, self._loop = sock, writer, asyncio.get_running_loop()
+        self._socket, self._writer, self._loop = sock, writer, loop
+        self.intake = reader
         return reader, writer
 
     def drop(self) -> None:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from aiormq.channel import Channel
 
 __all__ = [
-    "TagsByMessageId",
     "ack_frame",
     "body_limit",
     "content",
@@ -30,6 +29,7 @@ __all__ = [
     "nack_frame",
     "problem",
     "publish_method",
+    "returned",
     "write",
 ]
 
@@ -106,27 +106,25 @@ async def delete_queues(channel: Channel, names: Sequence[str]) -> int:
     return removed
 
 
-class TagsByMessageId(dict[str, int]):
-    """The driver's table from message id to delivery tag, without a table: the id is the tag."""
-
-    def get(self, key: str, default: Any = None) -> Any:
-        try:
-            return int(key, 16)
-        except ValueError:
-            return default
+def returned(method: bytes, header: bytes) -> tuple[int, str, int]:
+    """Reply code, reply text, and the delivery tag that was the message's id, of a message that came back."""
+    frame = spec.Basic.Return()
+    frame.unmarshal(method[4:])
+    content = ContentHeader()
+    content.unmarshal(header)
+    try:
+        tag = int(content.properties.message_id or "", 16)
+    except ValueError:
+        tag = 0
+    return frame.reply_code or 0, frame.reply_text or "", tag
 
 
 def problem(channel: Channel) -> str | None:
     """Why the inner parts of this driver cannot be used, or None."""
     for name, kind in {
-        "confirmations": dict,
-        "message_id_delivery_tag": dict,
-        "delivery_tag": int,
         "write_queue": asyncio.Queue,
         "rpc_frames": asyncio.Queue,
         "number": int,
-        "_on_deliver_frame": object,
-        "_get_frame": object,
     }.items():
         if not isinstance(getattr(channel, name, None), kind):
             return f"aiormq's Channel.{name} is gone or has changed"

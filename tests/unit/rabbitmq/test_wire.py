@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from types import SimpleNamespace
 from typing import Any
 
@@ -53,9 +52,7 @@ async def test_the_driver_that_is_installed_has_all_that_the_fast_path_needs() -
     assert wire.problem(_channel()) is None
 
 
-@pytest.mark.parametrize(
-    "part", ["confirmations", "message_id_delivery_tag", "delivery_tag", "write_queue", "rpc_frames"]
-)
+@pytest.mark.parametrize("part", ["write_queue", "rpc_frames", "number"])
 async def test_a_driver_that_has_changed_is_noticed(part: str) -> None:
     channel = _channel()
     setattr(channel, part, None)
@@ -76,10 +73,12 @@ async def test_a_full_writer_takes_nothing() -> None:
     assert not wire.write(channel, b"x")
 
 
-def test_the_message_id_is_the_tag() -> None:
-    tags = wire.TagsByMessageId()
-    assert tags.get(f"{77:016x}") == 77
-    assert tags.get("of somebody else") is None
+@pytest.mark.parametrize(("message_id", "tag"), [(f"{77:016x}", 77), ("of somebody else", 0), (None, 0)])
+def test_a_returned_message_says_why_and_which(message_id: str | None, tag: int) -> None:
+    method = spec.Basic.Return(reply_code=312, reply_text="NO_ROUTE", exchange="", routing_key="gone")
+    header = ContentHeader(body_size=3, properties=spec.Basic.Properties(message_id=message_id, delivery_mode=2))
+    frames = [pamqp.frame.marshal(frame, 1)[7:-1] for frame in (method, header)]
+    assert wire.returned(*frames) == (312, "NO_ROUTE", tag)
 
 
 def _channel() -> Channel:
@@ -87,9 +86,6 @@ def _channel() -> Channel:
     channel = Channel.__new__(Channel)
     tune = SimpleNamespace(frame_max=131_072)
     parts = {
-        "confirmations": OrderedDict(),
-        "message_id_delivery_tag": {},
-        "delivery_tag": 0,
         "write_queue": asyncio.Queue(maxsize=2),
         "rpc_frames": asyncio.Queue(),
         "number": 1,
