@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -82,7 +83,7 @@ class Attempt:
                 self.scope.cancel()
 
     async def run(
-        self, invoke: Invoke, codec: JobCodec[Any], timeout: float | None
+        self, invoke: Invoke, codec: JobCodec[Any], timeout: float | None, new_scope: Callable[..., anyio.CancelScope]
     ) -> Succeeded | Failed | Interrupted:
         """Call the handler. Never raises but for a cancellation of the worker itself, or Ctrl-C."""
         try:
@@ -90,7 +91,7 @@ class Attempt:
         except DecodeError as error:
             return Failed(f"DecodeError: {error}", None, final=True)
         deadline = math.inf if timeout is None else anyio.current_time() + timeout
-        self.scope = scope = anyio.CancelScope(deadline=deadline)
+        self.scope = scope = new_scope(deadline=deadline)
         outcome: Succeeded | Failed | None = None
         try:
             if self.reason is not None:

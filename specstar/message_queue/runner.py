@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import anyio
 import msgspec
 
 from specstar.errors import (
@@ -52,6 +53,8 @@ class JobRunner:
         self._worker = worker
         self._state = queue._state()
         self._policy = queue._policy()
+        # The scopes of this event loop themselves: asking which loop it is costs as much as the scope.
+        self._new_scope = type(anyio.CancelScope())
         self._invoke = invoker(queue.handler, is_async=queue.is_async, caller=worker.caller, threads=worker.threads)
 
     async def handle(self, delivery: Delivery) -> None:
@@ -98,7 +101,10 @@ class JobRunner:
         if self._state is None:
             return await self._claim_without_state(record, delivery)
         try:
-            return await self._patiently(lambda: self._claim(record, delivery))
+            try:
+                return await self._claim(record, delivery)
+            except BackendError as error:
+                return await self._again(lambda: self._claim(record, delivery), error)
         except DecodeError as error:
             # The stored state is damaged: nobody can tell whether to run it.
             await self._end(delivery.dead(message, reason=f"DecodeError: {error}"), delivery)
@@ -212,7 +218,7 @@ class JobRunner:
         job_id = attempt.record.job_id
         self.attempts[job_id] = attempt
         try:
-            outcome = await attempt.run(self._invoke, self._queue._codec, self._queue.timeout)
+            outcome = await attempt.run(self._invoke, self._queue._codec, self._queue.timeout, self._new_scope)
             await self._settle(attempt, outcome)
         finally:
             if self.attempts.get(job_id) is attempt:
@@ -285,7 +291,10 @@ class JobRunner:
     async def _record(self, attempt: Attempt, record: JobRecord) -> None:
         """Write an outcome, if the job is still this worker's; tell those who wait."""
         if attempt.snapshot is not None:
-            await self._patiently(lambda: self._write(attempt, record))
+            try:
+                await self._write(attempt, record)
+            except BackendError as error:
+                await self._again(lambda: self._write(attempt, record), error)
         self._queue._notify(record.job_id)
 
     async def _write(self, attempt: Attempt, record: JobRecord) -> None:
@@ -309,20 +318,19 @@ class JobRunner:
             attempt.snapshot = snapshot = found
         raise BackendUnavailable(f"job {record.job_id} is changed by others all the time", role="meta")
 
-    async def _patiently(self, operation: Callable[[], Awaitable[R]]) -> R:
-        """Repeat while the state's backend fails. Raises `_GaveUp` when the worker ends before it is back."""
+    async def _again(self, operation: Callable[[], Awaitable[R]], error: BackendError) -> R:
+        """Repeat what has failed while the state's backend fails. Raises `_GaveUp` when the worker ends before it is back."""
         pause = 0.1
         while True:
-            try:
-                return await operation()
-            except BackendError as error:
-                if self._worker.interrupted:
-                    raise _GaveUp(str(error)) from error
-                logger.warning(
-                    "jobs %r: the state of a job cannot be kept, again in %g s: %s", self._name, pause, error
-                )
+            if self._worker.interrupted:
+                raise _GaveUp(str(error)) from error
+            logger.warning("jobs %r: the state of a job cannot be kept, again in %g s: %s", self._name, pause, error)
             await self._worker.sleep(pause, even_when_stopping=True)
             pause = min(pause * 2, 5.0)
+            try:
+                return await operation()
+            except BackendError as failure:
+                error = failure
 
     async def _end_of(self, attempt: Attempt, ending: Callable[[Delivery], Awaitable[None]]) -> None:
         """End the delivery of an attempt; one that took its place meanwhile too."""

@@ -69,7 +69,15 @@ class StoredJobState(JobState):
         return Snapshot(record, meta.version, meta)
 
     async def settle(self, snapshot: Snapshot, record: JobRecord) -> Snapshot:
-        item, after = written(record, _row(snapshot), revision_id=new_id())
+        row, seen = _row(snapshot), snapshot.record
+        # The outcome of the run that the row tells of: written out the same way, at a price.
+        same_run = seen.worker is record.worker and seen.started_time is record.started_time
+        item, after = written(
+            record,
+            row,
+            revision_id=new_id(),
+            run=row.updated_by if same_run and seen.delivery == record.delivery else None,
+        )
         await self._storage.write(item)
         return after
 
@@ -86,8 +94,10 @@ class StoredJobState(JobState):
         return await self._storage.count(condition)
 
 
-def written(record: JobRecord, row: ResourceMeta | None, *, revision_id: str) -> tuple[StorageWrite, Snapshot]:
-    """The write of a whole record over `row` (None: a new resource), and the snapshot after it."""
+def written(
+    record: JobRecord, row: ResourceMeta | None, *, revision_id: str, run: str | None = None
+) -> tuple[StorageWrite, Snapshot]:
+    """The write of a whole record over `row` (None: a new resource), and the snapshot after it. `run`: its run, as text."""
     payload = encode_record(record)
     if row is None:
         # The revision is the one that the message names; the payload is of this write alone: refused, it must never discard
@@ -107,7 +117,7 @@ def written(record: JobRecord, row: ResourceMeta | None, *, revision_id: str) ->
             created_time=row.created_time,
             updated_time=now,
             created_by=row.created_by,
-            updated_by=_run_token(record),
+            updated_by=_run_token(record) if run is None else run,
             indexed_data=indexed_data(record),
         )
     revision = RevisionInfo(

@@ -45,7 +45,7 @@ class Worker:
         self._concurrency = concurrency
         self._drain_timeout = drain_timeout
         self._gate = queues[0]._gate
-        self._token = process_token()
+        self._token = f"{process_token()}/{id(self):x}."
         self._runs = 0
         self._home: Home | None = None
         self._stop_calls = 0
@@ -56,7 +56,7 @@ class Worker:
     def next_token(self) -> str:
         """A name for the next run, unlike that of any other run of any process."""
         self._runs += 1
-        return f"{self._token}/{id(self):x}.{self._runs}"
+        return f"{self._token}{self._runs}"
 
     def stop_from_anywhere(self, calls: int) -> None:
         """Begin the drain (1), or end it at once (2 and more). From any thread or signal handler."""

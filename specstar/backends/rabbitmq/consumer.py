@@ -35,6 +35,7 @@ class RabbitMQConsumer(Consumer):
         self.home = home
         self.stopped = False
         self._prefetch = prefetch
+        self._loop = asyncio.get_running_loop()
         self._main: Subscription | None = None
         self._partitions: dict[int, Subscription] = {}
         self._partitioned = False
@@ -66,7 +67,7 @@ class RabbitMQConsumer(Consumer):
                 if self._ready:
                     self._wake()
                 return delivery
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            waiter: asyncio.Future[None] = self._loop.create_future()
             self._waiters.append(waiter)
             try:
                 await waiter
