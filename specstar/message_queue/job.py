@@ -98,7 +98,7 @@ class DeadJob(Struct, Generic[P], frozen=True, kw_only=True):
     dead_time: datetime
 
 
-class JobRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class JobRecord(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """The state of a job, kept as a resource; as it is when enqueued, it is also the body of the message.
 
     `payload` and `result` are JSON. `delivery` is the `attempts` of the message that was in work last, `worker` the run

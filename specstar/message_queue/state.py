@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from specstar.message_queue.job import JobRecord, JobStatus
 from specstar.query import Condition
@@ -13,7 +14,7 @@ from specstar.roles import ResourceMeta
 __all__ = ["JobState", "Snapshot", "indexed_data"]
 
 
-class Snapshot(NamedTuple):
+class Snapshot(Struct, frozen=True, gc=False):
     """The state of a job at one version. `row` is the meta row behind it, where there is one."""
 
     record: JobRecord

@@ -15,7 +15,7 @@ from msgspec import Struct
 __all__ = ["Consumer", "DeadLetter", "Delivery", "Message", "MessageQueue", "MessageQueueFactory"]
 
 
-class Message(Struct, frozen=True, kw_only=True):
+class Message(Struct, frozen=True, kw_only=True, gc=False):
     """One message. `body` is opaque. `attempts` is what its sender wrote: the deliveries that failed so far.
 
     The broker never changes `attempts`: a lost delivery is counted by the worker that gets the message next, which sees

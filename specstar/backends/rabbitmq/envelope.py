@@ -17,7 +17,7 @@ REASON_HEADER = "x-specstar-reason"
 TIME_HEADER = "x-specstar-time"
 
 
-class _Envelope(Struct, frozen=True, array_like=True):
+class _Envelope(Struct, frozen=True, array_like=True, gc=False):
     version: int
     id: str
     attempts: int
