@@ -263,10 +263,11 @@ class Database:
 
     def check_schema(self) -> int:
         """The schema version, 0 for an empty database. Raises `SchemaVersionError` for one that this code must not touch."""
-        ((application,),) = self.execute("PRAGMA application_id")
-        ((version,),) = self.execute("PRAGMA user_version")
-        if application == 0 and version == 0 and not self.execute("SELECT 1 FROM sqlite_schema LIMIT 1"):
-            return 0
+        with self._snapshot():
+            ((application,),) = self.execute("PRAGMA application_id")
+            ((version,),) = self.execute("PRAGMA user_version")
+            if application == 0 and version == 0 and not self.execute("SELECT 1 FROM sqlite_schema LIMIT 1"):
+                return 0
         if application != APPLICATION_ID:
             raise SchemaVersionError(
                 f"{self.name}: this SQLite database belongs to another program, and was left as it is; choose another place"
@@ -320,6 +321,18 @@ class Database:
         """One job at a time, and none while this process forks."""
         with working(), self._lock:
             yield
+
+    @contextmanager
+    def _snapshot(self) -> Iterator[None]:
+        """One state of the database for several reads: else another process may commit between two of them."""
+        if self.connection.in_transaction:
+            yield
+            return
+        self.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._rollback()
 
     def _rollback(self) -> None:
         if self.connection.in_transaction:

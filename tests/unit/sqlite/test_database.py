@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +207,26 @@ def test_a_foreign_or_newer_database_is_refused_and_left_alone(path: Path, state
             open_file(path, read_only=read_only)
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_two_that_make_a_database_at_once_take_each_other_for_specstar(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute = Database.execute
+    made: list[Database] = []
+
+    def between(self: Database, sql: str, values: Sequence[Any] = ()) -> list[Any]:
+        found = execute(self, sql, values)
+        if sql == "PRAGMA application_id":
+            monkeypatch.setattr(Database, "execute", execute)
+            with suppress(BackendUnavailable):  # it may have to wait for the one that looks
+                made.append(open_file(path, busy_timeout=0.05))
+        return found
+
+    monkeypatch.setattr(Database, "execute", between)
+    for database in (open_file(path), *made):
+        assert database.check_schema() == SCHEMA_VERSION
+        database.close()
 
 
 def test_a_database_of_version_1_becomes_one_of_version_2(path: Path) -> None:
