@@ -112,16 +112,31 @@ class Blobs(Contestant):
             return await timed(call, after, seconds, source.size)
 
     async def measure_blob_get(self, callers: int, seconds: float) -> Sample:
-        """Streamed into a file."""
+        """Into a file."""
+
+        async def save(file_id: str, target: Path) -> None:
+            await self.spec.blobs.save(file_id, target)
+
+        return await self._get(save, seconds)
+
+    async def measure_blob_stream(self, callers: int, seconds: float) -> Sample:
+        """Chunk by chunk, each written to a file by the caller."""
+
+        async def stream(file_id: str, target: Path) -> None:
+            with target.open("wb", buffering=0) as file:
+                async with self.spec.blobs.open(file_id) as chunks:
+                    async for chunk in chunks:
+                        await asyncio.to_thread(file.write, chunk)
+
+        return await self._get(stream, seconds)
+
+    async def _get(self, get: Callable[[str, Path], Awaitable[None]], seconds: float) -> Sample:
         with LargeFile(self.folder, self.setting["blob_bytes"]) as source:
             file_id = (await self.spec.blobs.put(source.path)).file_id
             target = self.folder / "copy"
 
             async def call() -> None:
-                with target.open("wb", buffering=0) as file:
-                    async with self.spec.blobs.open(file_id) as chunks:
-                        async for chunk in chunks:
-                            await asyncio.to_thread(file.write, chunk)
+                await get(file_id, target)
 
             async def after() -> None:
                 if target.stat().st_size != source.size:

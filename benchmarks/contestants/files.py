@@ -18,6 +18,7 @@ from benchmarks.sample import person, shuffled_forever
 __all__ = ["HandwrittenFiles"]
 
 _THREADS = 32
+_CHUNK = 1 << 20
 
 
 class Person(msgspec.Struct):
@@ -117,6 +118,21 @@ class HandwrittenFiles(Contestant):
 
             async def call() -> None:
                 await asyncio.to_thread(shutil.copyfile, source.path, target)
+
+            async def after() -> None:
+                target.unlink()
+
+            return await timed(call, after, seconds, source.size)
+
+    async def measure_blob_stream(self, callers: int, seconds: float) -> Sample:
+        """Chunk by chunk, each read and written in a thread."""
+        with LargeFile(self.folder, self.setting["blob_bytes"]) as source:
+            target = self.folder / "copy"
+
+            async def call() -> None:
+                with source.path.open("rb", buffering=0) as read, target.open("wb", buffering=0) as write:
+                    while chunk := await asyncio.to_thread(read.read, _CHUNK):
+                        await asyncio.to_thread(write.write, chunk)
 
             async def after() -> None:
                 target.unlink()

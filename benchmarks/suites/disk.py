@@ -89,6 +89,14 @@ def disk(scale: Scale) -> Suite:
                 ),
             ),
             Case(
+                operation="blob_stream",
+                title="blob of 64 MiB, get chunk by chunk",
+                callers=1,
+                unit="MiB/s",
+                entries=("specstar blobs", "files by hand"),
+                targets=(Target(entry="specstar blobs", at_most=_BLOB_MEMORY_MIB, of="memory"),),
+            ),
+            Case(
                 operation="flight",
                 title="10,000 calls in flight",
                 fresh=True,
@@ -106,7 +114,8 @@ def disk(scale: Scale) -> Suite:
             ),
             (
                 "Blobs by hand: `shutil.copyfile` in a thread, then fsync of file and folder for a put. specstar also hashes the "
-                "content (SHA-256), which is what the blob is stored under. A get ends in a file for both, without fsync."
+                "content (SHA-256), which is what the blob is stored under, and checks it (XXH3) on reading. A get ends in a "
+                "file for both, without fsync; chunk by chunk, each of 1 MiB is written in a thread by both."
             ),
             "specstar 0.12.3 never calls fsync: its figures are for writes that a power loss may take back.",
         ),

@@ -8,9 +8,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Literal
 
+import anyio
 from msgspec import Struct
 
 from specstar.roles.records import BlobInfo
+from specstar.runtime.new_file import NewFile
 from specstar.runtime.threads import run_in_thread
 
 __all__ = ["BlobReader", "BlobStore", "BlobWriter", "UploadSession"]
@@ -92,6 +94,25 @@ class BlobStore(ABC):
     @abstractmethod
     async def open(self, file_id: str, *, start: int = 0, end: int | None = None) -> BlobReader:
         """Begin to read bytes `start` to `end` (exclusive; None: to the last). Out-of-range bounds are clamped."""
+
+    async def save(self, file_id: str, path: Path) -> BlobInfo:
+        """Copy a blob to a local file, checked; it is there once it is whole. Backends with a faster way override this.
+
+        Raises `InvalidInputError` if the file cannot be written, `BlobIntegrityError` like a reader.
+        """
+        reader = await self.open(file_id)
+        begun: list[NewFile] = []
+        try:
+            await run_in_thread(lambda: begun.append(NewFile(path)))
+            while chunk := await reader.read():
+                await run_in_thread(begun[0].write, chunk)
+            await run_in_thread(begun[0].keep)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await reader.aclose()
+                for new in begun:
+                    await run_in_thread(new.drop)
+        return reader.info
 
     @abstractmethod
     async def stat(self, file_id: str) -> BlobInfo:

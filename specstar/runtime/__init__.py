@@ -7,6 +7,7 @@ from specstar.runtime.connections import Connection, Connections, LazyConnection
 from specstar.runtime.gate import Gate, Gated, Portable, gated, interrupted, portable
 from specstar.runtime.home import Home, Waiter
 from specstar.runtime.iterators import left_in_order
+from specstar.runtime.new_file import NewFile
 from specstar.runtime.portions import portions
 from specstar.runtime.threads import run_in_thread
 from specstar.runtime.trio_home import in_trio
@@ -19,6 +20,7 @@ __all__ = [
     "Gated",
     "Home",
     "LazyConnection",
+    "NewFile",
     "Portable",
     "ServerInfo",
     "Waiter",

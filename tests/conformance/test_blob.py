@@ -11,7 +11,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from specstar.errors import BlobIntegrityError, BlobNotFoundError, UsageError
+from specstar.errors import BlobIntegrityError, BlobNotFoundError, InvalidInputError, UsageError
 from specstar.roles import BlobInfo, BlobStore
 from tests.conformance.harness import Bench
 
@@ -56,6 +56,10 @@ async def put_chunks(blobs: BlobStore, chunks: Sequence[bytes], content_type: st
     for chunk in chunks:
         await writer.write(chunk)
     return await writer.commit()
+
+
+def files_in(folder: Path) -> list[str]:
+    return [found.name for found in folder.iterdir() if found.is_file()]
 
 
 async def ids(blobs: BlobStore) -> list[str]:
@@ -197,6 +201,31 @@ async def test_a_reader_can_be_left_early_and_closed_twice(blobs: BlobStore) -> 
     await reader.aclose()
     unread = await blobs.open(info.file_id)
     await unread.aclose()
+
+
+@pytest.mark.parametrize("size", [0, 1, MIB, 2 * MIB + 7])
+async def test_a_blob_is_saved_to_a_file(blobs: BlobStore, tmp_path: Path, size: int) -> None:
+    data = os.urandom(size)
+    info = await blobs.put_bytes(data, content_type="a/b")
+    path = tmp_path / "saved é.bin"
+    for _ in range(2):  # the second time over the first
+        assert await blobs.save(info.file_id, path) == info
+        assert path.read_bytes() == data
+        path.write_bytes(b"something else")
+    assert files_in(tmp_path) == [path.name]
+
+
+async def test_what_is_no_ordinary_file_is_not_replaced(blobs: BlobStore, tmp_path: Path) -> None:
+    info = await blobs.put_bytes(b"data", content_type="a/b")
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (tmp_path, pipe, tmp_path / "missing" / "file", Path("a\0b")):
+        with pytest.raises(InvalidInputError, match="cannot write"):
+            await blobs.save(info.file_id, path)
+    assert pipe.is_fifo()
+    with pytest.raises(BlobNotFoundError):
+        await blobs.save("0" * 64, tmp_path / "file")
+    assert files_in(tmp_path) == []
 
 
 @pytest.mark.parametrize("file_id", BAD_IDS)

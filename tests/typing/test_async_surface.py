@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import assert_type
 
 import msgspec
@@ -71,10 +72,11 @@ async def test_resources() -> None:
         assert_type(await users.permanently_delete(info.resource_id), None)
 
 
-async def test_blobs() -> None:
+async def test_blobs(tmp_path: Path) -> None:
     async with memory_spec() as spec:
         blob = assert_type(await spec.blobs.put(b"text"), BlobInfo)
         assert_type(await spec.blobs.get(blob.file_id), bytes)
+        assert_type(await spec.blobs.save(blob.file_id, tmp_path / "saved"), BlobInfo)
         async with spec.blobs.open(blob.file_id) as chunks:
             assert_type(chunks.info, BlobInfo)
             assert_type([chunk async for chunk in chunks], list[bytes])

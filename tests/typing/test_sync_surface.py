@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 from typing import assert_type
 
 import msgspec
@@ -70,10 +71,11 @@ def test_resources() -> None:
         assert_type(users.permanently_delete(info.resource_id), None)
 
 
-def test_blobs() -> None:
+def test_blobs(tmp_path: Path) -> None:
     with memory_spec() as spec:
         blob = assert_type(spec.blobs.put(b"text"), BlobInfo)
         assert_type(spec.blobs.get(blob.file_id), bytes)
+        assert_type(spec.blobs.save(blob.file_id, tmp_path / "saved"), BlobInfo)
         with spec.blobs.open(blob.file_id) as chunks:
             assert_type(chunks.info, BlobInfo)
             assert_type(list(chunks), list[bytes])

@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TypeVar
 
 import anyio
 
-from specstar.backends.disk.blob_files import BlobFile, BlobFiles, NewBlob
+from specstar.backends.disk.blob_files import BlobFiles
+from specstar.backends.disk.blob_reader import DiskBlobReader
+from specstar.backends.disk.blob_trailer import BlobFile
 from specstar.backends.disk.connection import SWEEP_SECONDS, DiskConnection
-from specstar.backends.disk.durable import disk_errors, read_fully
-from specstar.backends.disk.hasher import Hasher
+from specstar.backends.disk.durable import disk_errors
+from specstar.backends.disk.new_blob import NewBlob
 from specstar.backends.disk.options import DiskOptions
 from specstar.backends.disk.uploads import Uploads
 from specstar.backends.provider import BackendContext
-from specstar.errors import BlobIntegrityError, UsageError
+from specstar.errors import UsageError
 from specstar.roles import BlobInfo, BlobReader, BlobStore, BlobWriter, UploadSession
 from specstar.runtime import run_in_thread
 
 __all__ = ["DiskBlobStore"]
 
 T = TypeVar("T")
-_CHUNK = 1 << 20
-_AHEAD = 4 << 20
 # Smaller writes are gathered up to this before they go to a thread.
 _GATHER = 256 << 10
 
@@ -71,12 +70,16 @@ class DiskBlobStore(BlobStore):
 
         try:
             await self._in_thread(connection, job)
-            return _Reader(connection.blob_limit, opened[0], start, end)
+            return DiskBlobReader(connection.blob_limit, connection.read_ahead, opened[0], start, end)
         except BaseException:
             # Cancelled while the thread opened it.
             for file in opened:
                 os.close(file.descriptor)
             raise
+
+    async def save(self, file_id: str, path: Path) -> BlobInfo:
+        connection, files, _ = await self._way()
+        return await self._in_thread(connection, lambda: files.save(file_id, path))
 
     async def stat(self, file_id: str) -> BlobInfo:
         connection, files, _ = await self._way()
@@ -178,63 +181,3 @@ class _Writer(BlobWriter):
     def _check(self) -> None:
         if self._ended:
             raise UsageError("this upload has ended: create another one")
-
-
-class _Reader(BlobReader):
-    """Reads a few chunks a thread job; a blob that is read from its first to its last byte is checked against its hash."""
-
-    def __init__(self, limit: anyio.CapacityLimiter, file: BlobFile, start: int, end: int | None) -> None:
-        self.info = file.info
-        self._limit = limit
-        self._descriptor: int | None = file.descriptor
-        self._place = max(start, 0)
-        self._end = self.info.size if end is None else min(end, self.info.size)
-        self._ready: deque[bytes] = deque()
-        whole = self._place == 0 and self._end == self.info.size
-        self._check = Hasher(beside=self.info.size > _CHUNK) if whole else None
-        self._fault: BlobIntegrityError | None = None
-
-    async def read(self) -> bytes:
-        if not self._ready and self._fault is None:
-            if self._descriptor is None or (self._place >= self._end and self._check is None):
-                return b""
-            await run_in_thread(self._read, self._descriptor, limiter=self._limit)
-        if self._ready:
-            return self._ready.popleft()
-        if self._fault is not None:
-            raise self._fault
-        return b""
-
-    def _read(self, descriptor: int) -> None:
-        last = min(self._place + _AHEAD, self._end)
-        while self._place < last:
-            size = min(_CHUNK, last - self._place)
-            with disk_errors(self.info.file_id):
-                chunk = read_fully(descriptor, size, self._place)
-            if len(chunk) < size:
-                self._damaged()
-                return
-            self._place += size
-            self._ready.append(chunk)
-            if self._check is not None:
-                self._check.feed(chunk)
-        if self._check is not None and self._place == self._end:
-            check, self._check = self._check, None
-            if check.hexdigest() != self.info.file_id:
-                # The last bytes are kept back, so that nobody takes the blob for complete.
-                self._ready.clear()
-                self._damaged()
-
-    def _damaged(self) -> None:
-        file_id = self.info.file_id
-        message = f"blob {file_id} is damaged; delete it, and put its content again"
-        self._fault = BlobIntegrityError(message, file_id=file_id)
-
-    async def aclose(self) -> None:
-        descriptor, self._descriptor = self._descriptor, None
-        self._ready.clear()
-        if self._check is not None:
-            self._check.stop()
-        if descriptor is not None:
-            # A file opened for reading closes without waiting for the disk.
-            os.close(descriptor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,6 +24,7 @@ logger = logging.getLogger("specstar")
 _DATABASE = "specstar.sqlite3"
 _FILE_THREADS = 4
 _BLOB_THREADS = 8
+_AHEAD_THREADS = 4
 # A writer that needs longer than this for one file is taken for dead.
 SWEEP_SECONDS = 24 * 3600.0
 
@@ -36,6 +38,8 @@ class DiskConnection(Connection):
         self.temps = TempFolder(self.root / "_tmp")
         self.file_limit = anyio.CapacityLimiter(_FILE_THREADS)
         self.blob_limit = anyio.CapacityLimiter(_BLOB_THREADS)
+        # Its threads start when first used.
+        self.read_ahead = ThreadPoolExecutor(_AHEAD_THREADS, thread_name_prefix="specstar-ahead")
         self._file = DatabaseFile(str(self.root / _DATABASE), readers=reader_threads, busy_timeout=busy_timeout)
         self._pid = os.getpid()
         self._lanes: Lanes | None = None
@@ -95,12 +99,15 @@ class DiskConnection(Connection):
 
     async def aclose(self) -> None:
         """Let what is under way finish, then close."""
+        self.read_ahead.shutdown(wait=False)
         if self._lanes is not None:
             await self._lanes.drain()
             await run_in_thread(self._file.close, limiter=self.file_limit)
 
     def abandon(self) -> None:
         """Close at once. In a forked child only the child's copies are closed, which the parent does not notice."""
+        if os.getpid() == self._pid:
+            self.read_ahead.shutdown(wait=False)
         if os.getpid() != self._pid and not fork_was_clean():
             self._file.leak()
         else:

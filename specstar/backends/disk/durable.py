@@ -128,19 +128,30 @@ class FolderTree:
     def make(self, folder: Path) -> None:
         """See that a folder is there."""
         if folder not in self._durable:
-            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.mkdir(exist_ok=True)
+            except FileNotFoundError:
+                self.forget(folder)
+                folder.mkdir(parents=True, exist_ok=True)
 
     def settle(self, folders: Iterable[Path]) -> None:
         """Make the entries of these folders durable, and the names of the folders themselves."""
         touched = set(folders)
-        fresh = touched - self._durable
-        above = {parent for folder in fresh for parent in folder.parents if parent.is_relative_to(self.base.parent)}
-        fsync_folders(touched | above)
+        fresh = {place for folder in touched - self._durable for place in self._upwards(folder)} - self._durable
+        fsync_folders(touched | {folder.parent for folder in fresh})
         self._durable |= fresh
 
     def forget(self, folder: Path) -> None:
-        """A folder that was durable has been removed by somebody."""
-        self._durable.discard(folder)
+        """A folder that was durable has been removed by somebody, maybe with those above it."""
+        self._durable.difference_update(self._upwards(folder))
+
+    def _upwards(self, folder: Path) -> Iterator[Path]:
+        """The folder and those above it, up to the base."""
+        yield folder
+        for above in folder.parents:
+            if not above.is_relative_to(self.base):
+                return
+            yield above
 
 
 def link_new(source: Path, target: Path) -> bool:

@@ -65,6 +65,16 @@ async def test_every_kind_of_source_gives_the_same_blob(star: SpecStar, tmp_path
     assert (await star.blobs.put(path)).content_type == infos[0].content_type
 
 
+async def test_a_blob_goes_into_a_file(star: SpecStar, tmp_path: Path) -> None:
+    data = sample(3 << 20)
+    info = await star.blobs.put(data)
+    path = tmp_path / "saved"
+    for target in (path, str(path)):
+        assert await star.blobs.save(info.file_id, target) == info
+        assert path.read_bytes() == data
+        path.unlink()
+
+
 async def test_the_type_of_a_path_is_guessed_from_its_name(star: SpecStar, tmp_path: Path) -> None:
     path = tmp_path / "page.html"
     path.write_bytes(b"<p>")

@@ -60,6 +60,16 @@ async def put_path(place: Place, data: bytes) -> Any:
         path.unlink()  # noqa: ASYNC240
 
 
+async def save(place: Place, data: bytes) -> Any:
+    """It is there whole or not at all, and nothing else is left."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "saved"
+        try:
+            await place.spec.blobs.save(id_of(data), path)
+        finally:
+            assert [found.read_bytes() for found in Path(folder).iterdir()] in ([], [data])  # noqa: ASYNC240
+
+
 async def put_iterable(place: Place, data: bytes) -> Any:
     def parts() -> Iterator[bytes]:
         for start in range(0, len(data), _PART):
@@ -150,6 +160,7 @@ BLOB_CASES = [
     _case("put", content, put_iterable, look, note="iterable"),
     _case("put", content, put_async_iterable, look, note="async iterable"),
     _case("get", stored, lambda p, s: p.spec.blobs.get(id_of(s)), look),
+    _case("save", stored, save, look),
     _case("stat", stored, lambda p, s: p.spec.blobs.stat(id_of(s))),
     _case("exists", stored, lambda p, s: p.spec.blobs.exists(id_of(s))),
     _case("delete", stored, lambda p, s: p.spec.blobs.delete(id_of(s)), look),

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from specstar import SpecStar
-from specstar.backends.disk.blob_files import BlobFile, BlobFiles, NewBlob
+from specstar.backends.disk.blob_files import BlobFiles
+from specstar.backends.disk.blob_trailer import BlobFile
+from specstar.backends.disk.new_blob import NewBlob
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import multiprocessing
 import os
@@ -209,7 +210,7 @@ async def test_garbage_of_killed_writers_is_found(bench: Bench, storage: Storage
     assert await storage.read("r") is not None
 
 
-async def test_a_blob_with_flipped_bits_is_not_handed_out_whole(bench: Bench, blobs: BlobStore) -> None:
+async def test_a_blob_with_flipped_bits_is_not_handed_out_whole(bench: Bench, blobs: BlobStore, tmp_path: Path) -> None:
     for size in (1000, 3 << 20, 9 << 20):
         data = os.urandom(size)
         info = await blobs.put_bytes(data, content_type="a/b")
@@ -223,6 +224,58 @@ async def test_a_blob_with_flipped_bits_is_not_handed_out_whole(bench: Bench, bl
                 received += len(chunk)
         assert received < size
         await reader.aclose()
+        for target in (tmp_path / "fresh", tmp_path / "old"):
+            (tmp_path / "old").write_bytes(b"kept")
+            with pytest.raises(BlobIntegrityError):
+                await blobs.save(info.file_id, target)
+        assert (tmp_path / "old").read_bytes() == b"kept"
+        assert sorted(os.listdir(tmp_path)) == ["new", "old"]  # noqa: PTH208  "new" holds the root
+
+
+async def test_a_blob_of_an_early_version_is_checked_by_its_sha_256(
+    bench: Bench, blobs: BlobStore, tmp_path: Path
+) -> None:
+    for size in (0, 1000, 3 << 20):
+        data = os.urandom(size)
+        info = await blobs.put_bytes(data, content_type="a/b")
+        path = root_of(bench) / "_blobs" / info.file_id[:2] / info.file_id[2:4] / info.file_id
+        written = path.read_bytes()
+        trailer = json.loads(written[size:-12])
+        del trailer["xxh3"]
+        old = json.dumps(trailer).encode()
+        path.write_bytes(data + old + len(old).to_bytes(4, "big") + written[-8:])
+        assert await blobs.stat(info.file_id) == info
+        await blobs.save(info.file_id, tmp_path / "saved")
+        assert (tmp_path / "saved").read_bytes() == data
+        if size:
+            with path.open("r+b") as file:
+                file.write(bytes([data[0] ^ 1]))
+            with pytest.raises(BlobIntegrityError):
+                await blobs.save(info.file_id, tmp_path / "saved")
+
+
+async def test_a_reader_that_reads_ahead_can_be_closed_and_outlives_its_connection(
+    bench: Bench, blobs: BlobStore
+) -> None:
+    data = os.urandom(9 << 20)
+    info = await blobs.put_bytes(data, content_type="a/b")
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    for _ in range(50):
+        reader = await blobs.open(info.file_id)
+        await reader.read()
+        await reader.aclose()
+        assert await reader.read() == b""
+    reader = await blobs.open(info.file_id)
+    first = await reader.read()
+    await bench.aclose()
+    rest = []
+    while chunk := await reader.read():
+        rest.append(chunk)
+    assert b"".join([first, *rest]) == data
+    await reader.aclose()
+    with anyio.fail_after(10):
+        while len(os.listdir("/proc/self/fd")) > before:  # noqa: ASYNC110, PTH208  a thread that still reads closes it
+            await anyio.sleep(0.01)
 
 
 async def test_a_blob_with_noise_in_its_trailer_is_damaged(bench: Bench, blobs: BlobStore) -> None:

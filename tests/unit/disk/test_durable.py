@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -86,6 +87,31 @@ def test_new_folders_are_synced_too(payloads: PayloadFiles, tmp_path: Path, monk
     after = calls.log[calls.log.index("replace") + 1 :]
     # The folder of the file, the one above it, the model's, the one for all models, and the root.
     assert after == ["fsync folder"] * 5
+
+
+def test_folders_whose_names_are_durable_are_not_synced_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = tmp_path / "base"
+    tree = FolderTree(base)
+    synced: list[str] = []
+
+    def settle(leaf: Path) -> list[str]:
+        tree.make(leaf)
+        synced.clear()
+        tree.settle([leaf])
+        return list(synced)
+
+    real = durable.fsync_folder
+
+    def seen(path: str | Path) -> None:
+        synced.append(str(Path(path).relative_to(tmp_path)))
+        real(path)
+
+    monkeypatch.setattr(durable, "fsync_folder", seen)
+    assert settle(base / "a" / "b") == [".", "base", "base/a", "base/a/b"]
+    assert settle(base / "a" / "c") == ["base/a", "base/a/c"]
+    assert settle(base / "a" / "b") == ["base/a/b"]
+    shutil.rmtree(base / "a")  # by somebody else
+    assert settle(base / "a" / "d") == [".", "base", "base/a", "base/a/d"]
 
 
 def test_a_blob_is_synced_before_it_gets_its_name(blobs: BlobFiles, monkeypatch: pytest.MonkeyPatch) -> None:

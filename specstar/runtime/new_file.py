@@ -1,0 +1,68 @@
+"""A file of the user's being written: it has its name once it is whole. Blocks: use it in a thread."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from specstar.errors import InvalidInputError
+
+__all__ = ["NewFile"]
+
+
+class NewFile:
+    """Written beside its place under another name, until `keep` puts it there, over what was there. Ends with `drop`.
+
+    No fsync: a power loss may take it. Raises `InvalidInputError` where it cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with self._told():
+            if "\0" in str(path):
+                raise ValueError("the name contains a NUL character")
+            with suppress(FileNotFoundError):
+                # A device or a pipe would be replaced by a file, too.
+                if not stat.S_ISREG(path.stat().st_mode):
+                    raise ValueError("what is there is no ordinary file")
+            self._temporary = path.with_name(f".specstar-{secrets.token_hex(8)}")
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            self._descriptor: int | None = os.open(self._temporary, flags, 0o666)
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append all of it."""
+        assert self._descriptor is not None
+        rest = memoryview(data)
+        with self._told():
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
+
+    def keep(self) -> None:
+        """Give it its name."""
+        with self._told():
+            self._close()
+            self._temporary.replace(self._path)
+
+    def drop(self) -> None:
+        """Remove what was not kept; afterwards, and once more, does nothing."""
+        with suppress(OSError):
+            self._close()
+        with suppress(OSError):
+            self._temporary.unlink()
+
+    def _close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise InvalidInputError(f"cannot write {self._path}: {reason}", field="path") from error
