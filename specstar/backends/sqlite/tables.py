@@ -7,7 +7,11 @@ from specstar.backends.sqlite.rows import META_COLUMNS
 from specstar.query import Fields
 from specstar.roles import ModelSpec
 
-__all__ = ["ModelTables"]
+__all__ = ["CURRENT_ROW", "ModelTables"]
+
+CURRENT_ROW = "current_row"
+"""A column that tables of early versions lack: it is added to them."""
+_REVISION_PLACES = "(?, ?, ?, ?, ?)"
 
 
 class ModelTables:
@@ -16,6 +20,9 @@ class ModelTables:
     Times are integers, microseconds since 1970; `indexed` is JSON text; `info` is the rest of `RevisionInfo` in msgpack.
     Revisions and payloads are rowid tables, since rows in a WITHOUT ROWID table spill to extra pages from a quarter of a
     page on.
+
+    `current_row` says where the current revision most likely lies, its rowid, which spares a look into their index: in a
+    large store a page from the disk. What is found there is compared, so it may be wrong (VACUUM moves rows) or missing.
     """
 
     def __init__(self, model: ModelSpec) -> None:
@@ -38,7 +45,8 @@ class ModelTables:
                 updated_by TEXT NOT NULL,
                 is_deleted INTEGER NOT NULL,
                 schema_version TEXT,
-                indexed TEXT NOT NULL
+                indexed TEXT NOT NULL,
+                {CURRENT_ROW} INTEGER
             ) WITHOUT ROWID""",
             f"""CREATE TABLE IF NOT EXISTS {revisions} (
                 resource_id TEXT NOT NULL,
@@ -70,28 +78,36 @@ class ModelTables:
         places = ", ".join("?" for _ in META_COLUMNS)
         changed = ", ".join(f"{column} = ?" for column in META_COLUMNS[1:])
         self.meta_columns = ", ".join(f"m.{column}" for column in META_COLUMNS)
-        from_current = (
-            f"FROM {meta} AS m LEFT JOIN {revisions} AS v "
-            "ON v.resource_id = m.resource_id AND v.revision_id = m.current_revision_id"
-        )
+        self.add_current_row = f"ALTER TABLE {meta} ADD COLUMN {CURRENT_ROW} INTEGER"
+        # The pluses keep SQLite from taking the index there as well.
+        self.join_current = f"""LEFT JOIN {revisions} AS v ON v.rowid = coalesce(
+            (SELECT c.rowid FROM {revisions} AS c WHERE c.rowid = m.{CURRENT_ROW}
+                AND +c.resource_id = m.resource_id AND +c.revision_id = m.current_revision_id),
+            (SELECT c.rowid FROM {revisions} AS c
+                WHERE c.resource_id = m.resource_id AND c.revision_id = m.current_revision_id))"""
+        from_current = f"FROM {meta} AS m {self.join_current}"
         from_given = (
             f"FROM {meta} AS m LEFT JOIN {revisions} AS v ON v.resource_id = m.resource_id AND v.revision_id = ?"
         )
 
-        self.insert_meta = f"INSERT INTO {meta} ({columns}) VALUES ({places}) ON CONFLICT (resource_id) DO NOTHING"
+        # The revision is appended next.
+        self._last_row = f"(SELECT ifnull(max(rowid), 0) FROM {revisions})"
+        self._together: dict[int, tuple[str, str]] = {}
+        self.insert_meta = self._insert_metas(1)
         self.replace_meta = f"INSERT OR REPLACE INTO {meta} ({columns}) VALUES ({places})"
-        self.update_meta = f"UPDATE {meta} SET {changed} WHERE resource_id = ? AND version = ?"
+        self.update_meta = (
+            f"UPDATE {meta} SET {changed}, {CURRENT_ROW} = CASE WHEN current_revision_id = ?1 THEN {CURRENT_ROW} "
+            f"ELSE {self._last_row} + 1 END WHERE resource_id = ? AND version = ?"
+        )
         self.delete_meta = f"DELETE FROM {meta} WHERE resource_id = ?"
         self.select_version = f"SELECT version, current_revision_id FROM {meta} WHERE resource_id = ?"
         # A revision written again without bytes (a draft made stable) keeps those it has, if they are the same payload.
         self.upsert_revision = f"""INSERT INTO {revisions} (resource_id, revision_id, payload_id, info, payload)
-            VALUES (?, ?, ?, ?, ?) ON CONFLICT (resource_id, revision_id) DO UPDATE SET
+            VALUES {_REVISION_PLACES} ON CONFLICT (resource_id, revision_id) DO UPDATE SET
             payload = CASE WHEN excluded.payload IS NULL AND excluded.payload_id = payload_id
                 THEN payload ELSE excluded.payload END,
             payload_id = excluded.payload_id, info = excluded.info"""
         self.delete_revisions = f"DELETE FROM {revisions} WHERE resource_id = ?"
-
-        self._many: dict[tuple[str, int], str] = {}
 
         self.select_meta = f"SELECT {columns} FROM {meta} WHERE resource_id = ?"
         self.select_current = f"SELECT {self.meta_columns}, v.info {from_current} WHERE m.resource_id = ?"
@@ -128,17 +144,19 @@ class ModelTables:
 
     def from_matching(self, matching: str) -> str:
         """The FROM of a search: its rows, in their order, with their current revisions."""
-        return (
-            f"FROM ({matching}) AS m LEFT JOIN {self.revisions} AS v "
-            "ON v.resource_id = m.resource_id AND v.revision_id = m.current_revision_id"
-        )
+        inner = matching.replace(self.columns, f"{self.columns}, {CURRENT_ROW}", 1)
+        return f"FROM ({inner}) AS m {self.join_current}"
 
-    def many(self, insert: str, count: int) -> str:
-        """The same INSERT for so many rows."""
-        known = self._many.get((insert, count))
+    def together(self, count: int) -> tuple[str, str]:
+        """The statements for so many new resources: their meta rows, then their revisions in the same order."""
+        known = self._together.get(count)
         if known is None:
-            before, _, rest = insert.partition("VALUES (")
-            places, _, after = rest.partition(")")
-            known = f"{before}VALUES {', '.join([f'({places})'] * count)}{after}"
-            self._many[insert, count] = known
+            before, values, after = self.upsert_revision.partition(_REVISION_PLACES)
+            known = self._insert_metas(count), f"{before}{', '.join([values] * count)}{after}"
+            self._together[count] = known
         return known
+
+    def _insert_metas(self, count: int) -> str:
+        columns, places = ", ".join((*META_COLUMNS, CURRENT_ROW)), ", ".join("?" for _ in META_COLUMNS)
+        rows = ", ".join(f"({places}, {self._last_row} + {number})" for number in range(1, count + 1))
+        return f"INSERT INTO {self.meta} ({columns}) VALUES {rows} ON CONFLICT (resource_id) DO NOTHING"

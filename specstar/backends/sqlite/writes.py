@@ -10,7 +10,7 @@ from typing import Any
 from specstar.backends.sqlite.database import Database, Joined
 from specstar.backends.sqlite.rows import decode_revision, encode_meta, encode_revision
 from specstar.backends.sqlite.search import index_statements
-from specstar.backends.sqlite.tables import ModelTables
+from specstar.backends.sqlite.tables import CURRENT_ROW, ModelTables
 from specstar.errors import DuplicateResourceError, ResourceNotFoundError, RevisionConflictError, SpecstarError
 from specstar.roles import MetaWrite, PayloadKey, RevisionInfo
 
@@ -32,7 +32,16 @@ _TOGETHER = (32, 8)
 
 
 def model_is_ready(database: Database, tables: ModelTables) -> bool:
-    """True if all tables and indexes of the model are there."""
+    """True if all tables and indexes of the model are there, with all columns."""
+    return _lacks_nothing(database, tables) and _has_current_row(database, tables)
+
+
+def _has_current_row(database: Database, tables: ModelTables) -> bool:
+    columns = database.execute("SELECT name FROM pragma_table_info(?)", (tables.meta_name,))
+    return (CURRENT_ROW,) in columns
+
+
+def _lacks_nothing(database: Database, tables: ModelTables) -> bool:
     needed = {_created_name(statement) for statement in _statements(tables)}
     values = json.dumps(sorted(needed))
     found = database.execute("SELECT name FROM sqlite_schema WHERE name IN (SELECT value FROM json_each(?))", (values,))
@@ -61,6 +70,8 @@ class EnsureModel:
             return
         for statement in _statements(self.tables):
             database.execute(statement)
+        if not _has_current_row(database, self.tables):
+            database.execute(self.tables.add_current_row)
         shown = self.tables.model.name.encode("utf-8", "backslashreplace").decode()
         database.execute(
             "INSERT OR IGNORE INTO specstar_models (suffix, name) VALUES (?, ?)", (self.tables.suffix, shown)
@@ -124,9 +135,10 @@ class CreateRows(Joined):
             revisions += operation.revision or ()
         # Whatever else fails ends the whole transaction, and the savepoint with it.
         database.execute("SAVEPOINT together")
-        database.execute(tables.many(tables.insert_meta, count), rows)
+        insert_metas, upsert_revisions = tables.together(count)
+        database.execute(insert_metas, rows)
         if new := database.changes() == count:
-            database.execute(tables.many(tables.upsert_revision, count), revisions)
+            database.execute(upsert_revisions, revisions)
         else:
             database.execute("ROLLBACK TO together")
         database.execute("RELEASE together")
