@@ -32,7 +32,9 @@ SWEEP_SECONDS = 24 * 3600.0
 class DiskConnection(Connection):
     """Everything open under one root folder. `root` is absolute."""
 
-    def __init__(self, root: str, *, reader_threads: int, busy_timeout: float, batch_bytes: int) -> None:
+    def __init__(
+        self, root: str, *, reader_threads: int, mmap_bytes: int, busy_timeout: float, batch_bytes: int
+    ) -> None:
         self.root = Path(root)
         self.batch_bytes = batch_bytes
         self.temps = TempFolder(self.root / "_tmp")
@@ -40,7 +42,9 @@ class DiskConnection(Connection):
         self.blob_limit = anyio.CapacityLimiter(_BLOB_THREADS)
         # Its threads start when first used.
         self.read_ahead = ThreadPoolExecutor(_AHEAD_THREADS, thread_name_prefix="specstar-ahead")
-        self._file = DatabaseFile(str(self.root / _DATABASE), readers=reader_threads, busy_timeout=busy_timeout)
+        self._file = DatabaseFile(
+            str(self.root / _DATABASE), readers=reader_threads, busy_timeout=busy_timeout, mmap_bytes=mmap_bytes
+        )
         self._pid = os.getpid()
         self._lanes: Lanes | None = None
         self._opening = anyio.Lock()

@@ -39,6 +39,18 @@ class DiskOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         int,
         Meta(ge=1, le=64, description="Threads, each with its own connection, that read beside the writer. Default 2."),
     ] = 2
+    mmap_bytes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1 << 46,
+            description=(
+                "How much of the database file is mapped into memory for reading. It makes reads of large databases faster; "
+                "but a page that the disk cannot read, or a file that something else cuts short, then ends the process "
+                "(SIGBUS) where it would raise an error. Default 0: nothing."
+            ),
+        ),
+    ] = 0
     batch_bytes: Annotated[
         int,
         Meta(

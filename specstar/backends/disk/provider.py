@@ -46,6 +46,7 @@ class DiskProvider(BackendProvider[DiskOptions, "DiskConnection"]):
             "disk",
             root_path(options.rootdir),
             options.reader_threads,
+            options.mmap_bytes,
             options.busy_timeout_seconds,
             options.batch_bytes,
         )
@@ -56,6 +57,7 @@ class DiskProvider(BackendProvider[DiskOptions, "DiskConnection"]):
         return DiskConnection(
             root_path(options.rootdir),
             reader_threads=options.reader_threads,
+            mmap_bytes=options.mmap_bytes,
             busy_timeout=options.busy_timeout_seconds,
             batch_bytes=options.batch_bytes,
         )

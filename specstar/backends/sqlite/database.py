@@ -74,11 +74,18 @@ class Database:
 
     @classmethod
     def open_file(
-        cls, path: str, *, busy_timeout: float, read_only: bool = False, cache_bytes: int = 32 << 20
+        cls,
+        path: str,
+        *,
+        busy_timeout: float,
+        read_only: bool = False,
+        cache_bytes: int = 32 << 20,
+        mmap_bytes: int = 0,
     ) -> Database:
         """Open a database file in WAL mode; made if it is not there. A `read_only` one must be there.
 
-        A commit is durable when it returns (`synchronous=FULL`). `busy_timeout` in seconds.
+        A commit is durable when it returns (`synchronous=FULL`). `busy_timeout` in seconds. What is mapped (`mmap_bytes`)
+        is read without a system call, but an error of the disk there is a SIGBUS.
         """
         version = tuple(int(part) for part in apsw.sqlite_lib_version().split("."))
         if version < _SAFE_VERSION:
@@ -91,7 +98,7 @@ class Database:
             database = cls(connection, path)
             try:
                 connection.set_busy_timeout(int(busy_timeout * 1000))
-                database._settle(cache_bytes)
+                database._settle(cache_bytes, mmap_bytes)
                 if read_only:
                     database.check_schema()
                     database.execute("PRAGMA query_only=1")
@@ -305,8 +312,8 @@ class Database:
             # Before anything is written that an older specstar would not understand: it refuses the database from here on.
             _while_busy(lambda: self.execute(f"PRAGMA user_version={SCHEMA_VERSION}"), busy_timeout)
 
-    def _settle(self, cache_bytes: int | None) -> None:
-        self.execute("PRAGMA mmap_size=0")
+    def _settle(self, cache_bytes: int | None, mmap_bytes: int = 0) -> None:
+        self.execute(f"PRAGMA mmap_size={mmap_bytes}")
         self.execute("PRAGMA trusted_schema=0")
         self.execute("PRAGMA temp_store=MEMORY")
         if cache_bytes is not None:

@@ -51,8 +51,9 @@ class _Several:
 class DatabaseFile:
     """The open connections to one database file. All methods block: call them in a thread."""
 
-    def __init__(self, path: str, *, readers: int, busy_timeout: float) -> None:
+    def __init__(self, path: str, *, readers: int, busy_timeout: float, mmap_bytes: int = 0) -> None:
         self.path = path
+        self._mmap_bytes = mmap_bytes
         self.readers = readers
         self._busy_timeout = busy_timeout
         self._opened: list[Database] = []
@@ -73,10 +74,16 @@ class DatabaseFile:
 
     def _open(self, read_with: int | None = None) -> Database:
         """A connection that writes, or one that only reads, with at most so many bytes of cache."""
-        cache = {} if read_with is None else {"cache_bytes": read_with}
-        database = Database.open_file(
-            self.path, busy_timeout=self._busy_timeout, read_only=read_with is not None, **cache
-        )
+        if read_with is None:
+            database = Database.open_file(self.path, busy_timeout=self._busy_timeout)
+        else:
+            database = Database.open_file(
+                self.path,
+                busy_timeout=self._busy_timeout,
+                read_only=True,
+                cache_bytes=read_with,
+                mmap_bytes=self._mmap_bytes,
+            )
         self._opened.append(database)
         return database
 

@@ -171,6 +171,7 @@ def expected() -> dict[str, Row]:
         "searching threads of `disk`": option(DiskOptions, "reader_threads"),
         "threads for payload files of `disk`": fixed(count(connection._FILE_THREADS)),
         "threads for blobs of `disk`": fixed(count(connection._BLOB_THREADS)),
+        "threads that read blobs of `disk` ahead": fixed(count(connection._AHEAD_THREADS)),
         "wait for another process on `disk`": option(DiskOptions, "busy_timeout_seconds", "s"),
         "publish on `rabbitmq`": (
             option(RabbitMQOptions, "publish_timeout_seconds", "s")[0],

@@ -102,6 +102,21 @@ def test_roots_are_expanded_and_shared(tmp_path: Path, monkeypatch: pytest.Monke
     assert list(tmp_path.iterdir()) == []
 
 
+async def test_a_mapped_database_is_read_as_it_is_written(tmp_path: Path, anyio_backend: object) -> None:
+    bench = bench_at(tmp_path / "root", mmap_bytes=1 << 30)
+    storage = await bench.storage(model())
+    row = created("r")
+    await storage.write(StorageWrite(row, b"first"))
+    for number in range(300):
+        others = [created(f"r{number}-{place}") for place in range(10)]
+        assert not any(await storage.write_many([StorageWrite(other, b"x" * 3000) for other in others]))
+        found = await storage.read_many([other.meta.resource_id for other in [row, *others]])
+        assert [other and other.payload for other in found] == [b"first", *[b"x" * 3000] * 10]
+    maps = Path("/proc/self/maps").read_text().splitlines()  # noqa: ASYNC240
+    assert any(" r--s " in line and line.endswith("specstar.sqlite3") for line in maps)
+    await bench.aclose()
+
+
 async def test_blobs_alone_need_no_database(bench: Bench, blobs: BlobStore) -> None:
     await blobs.put_bytes(b"x", content_type="a/b")
     assert [path.name for path in root_of(bench).iterdir()] == ["_blobs"]
