@@ -12,7 +12,7 @@ import warnings
 import weakref
 from asyncio import events
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
 
 import anyio
 
@@ -210,7 +210,7 @@ class Gate:
                 while self._is_ending(home):  # noqa: ASYNC110  on another loop
                     await anyio.sleep(0.005)
 
-    def call(self, function: Callable[[], Coroutine[Any, Any, R]], owner: Portable | None = None) -> R:
+    def call(self, function: Callable[[], Awaitable[R]], owner: Portable | None = None) -> R:
         """Run `function` on the home loop and block this thread until it is done. A `portable` method of `owner` runs here
         while it can, and blocks where it sends something.
 
@@ -224,7 +224,7 @@ class Gate:
             home = self.settle(blocking=True)
             try:
                 if owner is not None and owner._runs_anywhere():
-                    return _run_here(function())
+                    return run_here(function())
                 return block_on(home, function)
             except NotStarted:
                 sendings += 1
@@ -390,8 +390,9 @@ def interrupted(exc_type: type[BaseException] | None) -> bool:
     return exc_type is not None and not issubclass(exc_type, Exception)
 
 
-def _run_here(coroutine: Coroutine[Any, Any, R]) -> R:
-    """Run a coroutine that never suspends: it blocks the thread instead."""
+def run_here(portable_call: Awaitable[R]) -> R:
+    """Run a coroutine that never suspends in a thread without a loop: it blocks the thread instead."""
+    coroutine = cast("Coroutine[Any, Any, R]", portable_call)
     try:
         coroutine.send(None)
     except StopIteration as end:

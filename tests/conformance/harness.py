@@ -14,11 +14,15 @@ from specstar.backends.provider import BackendContext, Role
 from specstar.resource_manager.composed import ComposedStorage
 from specstar.roles import BlobReader, BlobStore, BlobWriter, MetaStore, ModelSpec, ResourceStore, Storage
 from specstar.runtime import Gate
+from specstar.runtime.gate import run_here
 from tests.conformance.cases import Case
 
 __all__ = ["Bench"]
 
 S = TypeVar("S")
+Run = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
+# What a portable storage lets run on any loop and in any thread.
+_PORTABLE = {"write", "read", "read_meta"}
 
 
 class Bench:
@@ -31,6 +35,7 @@ class Bench:
         self.case = case
         self.gate = Gate()
         self._run = self._block if blocking else self.gate.run
+        self._run_portable = _in_a_thread if blocking else _here
         self.gate.renew(native=self._native())
 
     def _native(self) -> bool:
@@ -48,7 +53,8 @@ class Bench:
             return make()
 
         store = await self._run(build)
-        return cast("S", _Crossing(self._run, store))
+        portable = isinstance(store, Storage) and store.portable
+        return cast("S", _Crossing(self._run, store, self._run_portable if portable else None))
 
     async def _block(self, function: Callable[[], Awaitable[Any]]) -> Any:
         return await anyio.to_thread.run_sync(self.gate.call, function)
@@ -97,8 +103,9 @@ class Bench:
 class _Crossing:
     """Any object with coroutine methods, driven through a gate. Readers and writers that it returns cross too."""
 
-    def __init__(self, run: Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]], target: Any) -> None:
+    def __init__(self, run: Run, target: Any, run_portable: Run | None = None) -> None:
         self._run = run
+        self._run_portable = run_portable
         self._target = target
 
     def __getattr__(self, name: str) -> Any:
@@ -110,7 +117,9 @@ class _Crossing:
         return functools.partial(self._call, value)
 
     async def _call(self, method: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any) -> Any:
-        result = await self._run(functools.partial(method, *args, **kwargs))
+        portable = self._run_portable if method.__name__ in _PORTABLE else None
+        run = portable or self._run
+        result = await run(functools.partial(method, *args, **kwargs))
         return _Crossing(self._run, result) if isinstance(result, BlobReader | BlobWriter) else result
 
     async def _iterate(
@@ -122,6 +131,14 @@ class _Crossing:
                 yield await self._run(functools.partial(_next_page, pages))
             except StopAsyncIteration:
                 return
+
+
+async def _here(function: Callable[[], Awaitable[Any]]) -> Any:
+    return await function()
+
+
+async def _in_a_thread(function: Callable[[], Awaitable[Any]]) -> Any:
+    return await anyio.to_thread.run_sync(lambda: run_here(function()))
 
 
 async def _next_page(pages: AsyncIterator[Any]) -> Any:
