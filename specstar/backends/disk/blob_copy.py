@@ -9,9 +9,9 @@ import os
 from collections.abc import Callable
 from queue import SimpleQueue
 
+from specstar.backends.checksums import Check
 from specstar.backends.disk.beside import beside
 from specstar.backends.disk.blob_trailer import BlobFile, damaged
-from specstar.backends.disk.checksums import Check
 from specstar.backends.disk.durable import disk_errors, read_fully
 
 __all__ = ["copy_out"]
@@ -22,7 +22,7 @@ _BUFFERS = 4
 
 def copy_out(file: BlobFile, write: Callable[[memoryview], None]) -> None:
     """Hand the whole content to `write`, piece by piece. Raises `BlobIntegrityError` at the end for a damaged blob."""
-    check, size = Check(file), file.info.size
+    check, size = Check(file.info.file_id, file.xxh3), file.info.size
     if size <= _PIECE:
         with disk_errors(file.info.file_id):
             data = read_fully(file.descriptor, size, 0)

@@ -10,8 +10,8 @@ from contextlib import suppress
 
 import anyio
 
+from specstar.backends.checksums import Check
 from specstar.backends.disk.blob_trailer import BlobFile, damaged
-from specstar.backends.disk.checksums import Check
 from specstar.backends.disk.durable import disk_errors, read_fully
 from specstar.errors import SpecstarError
 from specstar.roles import BlobReader
@@ -40,7 +40,7 @@ class DiskBlobReader(BlobReader):
         self._place = max(start, 0)
         self._end = self.info.size if end is None else min(end, self.info.size)
         whole = self._place == 0 and self._end == self.info.size
-        self._check = Check(file) if whole else None
+        self._check = Check(file.info.file_id, file.xxh3) if whole else None
         self._over = self._place >= self._end and not whole
         # Held by the thread that reads. Chunks are added at the right only under it, and taken at the left by the caller.
         self._reading = threading.Lock()

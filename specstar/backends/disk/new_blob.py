@@ -9,9 +9,9 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from queue import SimpleQueue
 
+from specstar.backends.checksums import Checksums
 from specstar.backends.disk.beside import beside
 from specstar.backends.disk.blob_trailer import Trailer, packed
-from specstar.backends.disk.checksums import Checksums
 from specstar.backends.disk.durable import TempFolder, disk_errors, write_fully
 from specstar.roles import BlobInfo
 
@@ -94,13 +94,12 @@ class NewBlob:
 
     def finish(self, content_type: str) -> BlobInfo:
         """Write the trailer and make the file durable."""
-        trailer = Trailer(
-            size=self.size, content_type=content_type, created_time=datetime.now(UTC), xxh3=self._sums.xxh3
-        )
+        sums = self._sums.sums()
+        trailer = Trailer(size=self.size, content_type=content_type, created_time=datetime.now(UTC), xxh3=sums.xxh3)
         with disk_errors(self.path):
             write_fully(self.descriptor, packed(trailer))
             os.fsync(self.descriptor)
-        return trailer.info(self._sums.file_id)
+        return trailer.info(sums.file_id)
 
     def drop(self) -> None:
         """Close and remove the temporary file; once more does nothing."""

@@ -7,10 +7,12 @@ import hashlib
 import mmap
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
+from specstar.backends.checksums import Checksums, Sums
 from specstar.backends.s3.blob_layout import BlobLayout, metadata_of, new_info
-from specstar.backends.s3.blob_writer import hash_of, put_small
+from specstar.backends.s3.blob_writer import put_small, sums_of
 from specstar.backends.s3.connection import S3Connection
 from specstar.backends.s3.errors import BytesRefused
 from specstar.backends.s3.multipart import MultipartUpload
@@ -32,8 +34,8 @@ async def put_file(
         size = await connection.in_thread(lambda: path.stat().st_size)
         if size < options.multipart_threshold_bytes:
             data = await connection.in_thread(path.read_bytes)
-            file_id = await hash_of(connection, data)
-            return await put_small(connection, layout, data, file_id=file_id, content_type=content_type)
+            sums = await sums_of(connection, data)
+            return await put_small(connection, layout, data, sums=sums, content_type=content_type)
         source = await connection.in_thread(_SourceFile, path)
     except OSError as error:
         raise InvalidInputError(f"the file cannot be read: {error}", field="source") from error
@@ -51,7 +53,8 @@ async def _send(
     # Leaves some of the 10,000 parts unused.
     step = max(options.part_size_bytes, -(-source.size // 9_000))
     signed = connection.signs_known_hashes
-    file_id, hashes = await _hashed(connection, source, step if signed else None)
+    sums, hashes = await _hashed(connection, source, step if signed else None)
+    file_id = sums.file_id
     found = await layout.find(connection, file_id)
     if found is not None:
         return found
@@ -59,14 +62,14 @@ async def _send(
     upload = MultipartUpload(connection, layout.bucket, layout.key(file_id), at_once=options.part_concurrency)
     again = None if signed else hashlib.sha256()
     try:
-        await upload.start(content_type=content_type, metadata=metadata_of(info))
+        await upload.start(content_type=content_type, metadata=metadata_of(info, sums))
         for number, start in enumerate(range(0, source.size, step)):
             part = await connection.in_thread(source.part, start, min(step, source.size - start), again)
             await upload.add(part, hashes[number] if hashes else None)
         if again is not None and again.hexdigest() != file_id:
             raise _changed(file_id)
         await upload.sent()
-        if await connection.in_thread(source.touched) and await connection.in_thread(source.digest) != file_id:
+        if await connection.in_thread(source.touched) and await connection.in_thread(source.sums) != sums:
             raise _changed(file_id)
         await upload.complete()
     except BytesRefused as error:
@@ -76,14 +79,12 @@ async def _send(
     return info
 
 
-async def _hashed(connection: S3Connection, source: _SourceFile, step: int | None) -> tuple[str, list[str]]:
-    """The hash of the file and, beside it on another processor, those of its parts: the server holds the parts to them."""
+async def _hashed(connection: S3Connection, source: _SourceFile, step: int | None) -> tuple[Sums, list[str]]:
+    """The checksums of the file and, beside it on another processor, those of its parts: the server holds the parts to them."""
     if step is None:
-        return await connection.in_thread(source.digest), []
-    file_id, hashes = await asyncio.gather(
-        connection.in_thread(source.digest), connection.in_thread(source.digests, step)
-    )
-    return file_id, hashes
+        return await connection.in_thread(source.sums), []
+    sums, hashes = await asyncio.gather(connection.in_thread(source.sums), connection.in_thread(source.digests, step))
+    return sums, hashes
 
 
 def _changed(file_id: str) -> BlobIntegrityError:
@@ -105,10 +106,12 @@ class _SourceFile:
         found = os.fstat(self._file.fileno())
         return found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
-    def digest(self) -> str:
-        """The SHA-256 of the whole."""
+    def sums(self) -> Sums:
+        """The checksums of the whole."""
+        made = Checksums()
         with self._reading:
-            return self._digest(0, self.size)
+            self._feed(made.update, 0, self.size)
+        return made.sums()
 
     def digests(self, step: int) -> list[str]:
         """The SHA-256 of each part of so many bytes."""
@@ -116,11 +119,15 @@ class _SourceFile:
             return [self._digest(start, min(start + step, self.size)) for start in range(0, self.size, step)]
 
     def _digest(self, start: int, end: int) -> str:
-        found, held = hashlib.sha256(), memoryview(bytearray(_READ))
-        while start < end and (count := os.preadv(self._file.fileno(), [held[: end - start]], start)):
-            found.update(held[:count])
-            start += count
+        found = hashlib.sha256()
+        self._feed(found.update, start, end)
         return found.hexdigest()
+
+    def _feed(self, update: Callable[[memoryview], None], start: int, end: int) -> None:
+        held = memoryview(bytearray(_READ))
+        while start < end and (count := os.preadv(self._file.fileno(), [held[: end - start]], start)):
+            update(held[:count])
+            start += count
 
     def part(self, start: int, length: int, again: hashlib._Hash | None) -> memoryview:
         """The bytes of a part; `again` takes them as well."""

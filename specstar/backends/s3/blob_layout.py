@@ -6,6 +6,7 @@ import re
 from datetime import UTC, datetime
 from typing import Any
 
+from specstar.backends.checksums import Sums
 from specstar.backends.s3.connection import S3Connection
 from specstar.backends.s3.errors import ObjectMissing
 from specstar.backends.s3.keys import slashed
@@ -13,11 +14,13 @@ from specstar.backends.s3.options import S3Options
 from specstar.errors import BlobNotFoundError
 from specstar.roles import BlobInfo
 
-__all__ = ["BlobLayout"]
+__all__ = ["BlobLayout", "metadata_of", "new_info", "xxh3_of"]
 
 _FILE_ID = re.compile(r"[0-9a-f]{64}")
 _UPLOAD_ID = re.compile(r"[0-9a-f]{32}")
+_XXH3 = re.compile(r"[0-9a-f]{32}")
 _CREATED = "created"
+_CHECKSUM = "xxh3"
 
 
 class BlobLayout:
@@ -76,6 +79,12 @@ def new_info(file_id: str, size: int, content_type: str) -> BlobInfo:
     return BlobInfo(file_id=file_id, size=size, content_type=content_type, created_time=datetime.now(UTC))
 
 
-def metadata_of(info: BlobInfo) -> dict[str, str]:
+def metadata_of(info: BlobInfo, sums: Sums) -> dict[str, str]:
     """What the object keeps beside S3's own fields."""
-    return {_CREATED: info.created_time.isoformat()}
+    return {_CREATED: info.created_time.isoformat(), _CHECKSUM: sums.xxh3}
+
+
+def xxh3_of(answer: dict[str, Any]) -> str | None:
+    """The checksum that is stored with a blob, from the answer to GET or HEAD; None if there is none."""
+    found = answer.get("Metadata", {}).get(_CHECKSUM)
+    return found if found is not None and _XXH3.fullmatch(found) else None

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections import deque
 
-from specstar.backends.s3.blob_layout import BlobLayout
+from specstar.backends.checksums import Check
+from specstar.backends.s3.blob_layout import BlobLayout, xxh3_of
 from specstar.backends.s3.connection import S3Connection, bare_etag
 from specstar.backends.s3.errors import ObjectMissing, PreconditionFailed, RangeRefused
 from specstar.errors import BlobIntegrityError, BlobNotFoundError
@@ -39,13 +39,15 @@ async def open_blob(
             _, _, total = str(answer.get("ContentRange") or "").rpartition("/")
             size = int(total) if total.isdigit() else answer["ContentLength"]
             info = layout.info(file_id, answer, size=size)
-            reader = S3BlobReader(connection, layout.bucket, info, start, _clamped(end, size), at_once=at_once)
+            check = Check(file_id, xxh3_of(answer))
+            reader = S3BlobReader(connection, layout.bucket, info, start, _clamped(end, size), check, at_once=at_once)
             reader.feed(key, answer["ETag"], answer["Body"])
             return reader
     found = await layout.find(connection, file_id)
     if found is None:
         raise BlobNotFoundError(file_id)
-    return S3BlobReader(connection, layout.bucket, found, found.size, found.size, at_once=at_once)
+    nothing = Check(file_id, None)
+    return S3BlobReader(connection, layout.bucket, found, found.size, found.size, nothing, at_once=at_once)
 
 
 def _clamped(end: int | None, size: int) -> int:
@@ -56,7 +58,15 @@ class S3BlobReader(BlobReader):
     """Keeps up to `part_concurrency` ranges of 8 MiB in flight or in hand."""
 
     def __init__(
-        self, connection: S3Connection, bucket: str, info: BlobInfo, start: int, end: int, *, at_once: int
+        self,
+        connection: S3Connection,
+        bucket: str,
+        info: BlobInfo,
+        start: int,
+        end: int,
+        check: Check,
+        *,
+        at_once: int,
     ) -> None:
         self.info = info
         self._connection = connection
@@ -68,7 +78,7 @@ class S3BlobReader(BlobReader):
         self._end = end
         self._left = max(0, end - start)
         self._whole = start == 0 and end == info.size
-        self._hash = hashlib.sha256()
+        self._sum = check
         self._ahead: deque[asyncio.Task[list[bytes]]] = deque()
         self._pieces: deque[bytes] = deque()
         self._unchecked: list[bytes] = []
@@ -148,7 +158,7 @@ class S3BlobReader(BlobReader):
     async def _verify(self) -> None:
         """Before the last piece: see that all of them are the blob."""
         await self._hashed()
-        if self._hash.hexdigest() != self.info.file_id:
+        if not self._sum.passed():
             self._over = True
             self._pieces.clear()
             raise BlobIntegrityError(
@@ -163,7 +173,7 @@ class S3BlobReader(BlobReader):
 
     def _update(self, pieces: list[bytes]) -> None:
         for piece in pieces:
-            self._hash.update(piece)
+            self._sum.update(piece)
 
     async def aclose(self) -> None:
         self._over = True

@@ -12,7 +12,7 @@ from specstar.backends.s3.blob_garbage import collect_uploads
 from specstar.backends.s3.blob_layout import BlobLayout
 from specstar.backends.s3.blob_reader import S3BlobReader, open_blob
 from specstar.backends.s3.blob_uploads import Uploads
-from specstar.backends.s3.blob_writer import S3BlobWriter, hash_of, put_small
+from specstar.backends.s3.blob_writer import S3BlobWriter, put_small, sums_of
 from specstar.backends.s3.connection import S3Connection
 from specstar.backends.s3.fanout import for_each
 from specstar.backends.s3.options import S3Options
@@ -41,8 +41,8 @@ class S3BlobStore(BlobStore):
     async def put_bytes(self, data: bytes, *, content_type: str) -> BlobInfo:
         connection = self._lazy.opened or await self._lazy.get()
         if len(data) < self._options.multipart_threshold_bytes:
-            file_id = await hash_of(connection, data)
-            return await put_small(connection, self._layout, data, file_id=file_id, content_type=content_type)
+            sums = await sums_of(connection, data)
+            return await put_small(connection, self._layout, data, sums=sums, content_type=content_type)
         writer = await self.create(content_type=content_type, size_hint=len(data))
         try:
             view = memoryview(data)

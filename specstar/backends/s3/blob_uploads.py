@@ -7,13 +7,13 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import secrets
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 import msgspec
 
+from specstar.backends.checksums import Checksums, Sums
 from specstar.backends.s3.blob_layout import BlobLayout, metadata_of, new_info
 from specstar.backends.s3.blob_writer import S3BlobWriter
 from specstar.backends.s3.connection import S3Connection, bare_etag
@@ -171,7 +171,8 @@ class Uploads:
         size, etag = held["ContentLength"], held["ETag"]
         _check_size(record, size)
         try:
-            file_id = await self._hash(connection, key, size, etag)
+            sums = await self._hash(connection, key, size, etag)
+            file_id = sums.file_id
             info = await self._layout.find(connection, file_id)
             if info is not None:
                 return info
@@ -184,7 +185,7 @@ class Uploads:
                 etag=etag,
                 size=size,
                 content_type=record.content_type,
-                metadata=metadata_of(info),
+                metadata=metadata_of(info, sums),
                 at_once=self._options.part_concurrency,
             )
         except PreconditionFailed:
@@ -193,9 +194,9 @@ class Uploads:
             ) from None
         return info
 
-    async def _hash(self, connection: S3Connection, key: str, size: int, etag: str) -> str:
-        """The SHA-256 of an object, by reading it with a few ranges ahead."""
-        found = hashlib.sha256()
+    async def _hash(self, connection: S3Connection, key: str, size: int, etag: str) -> Sums:
+        """The checksums of an object, by reading it with a few ranges ahead."""
+        found = Checksums()
 
         async def fetch(start: int) -> bytes:
             span = f"bytes={start}-{min(start + _RANGE, size) - 1}"
@@ -221,7 +222,7 @@ class Uploads:
             await asyncio.gather(*ahead, return_exceptions=True)
         if seen != size:
             raise BlobIntegrityError(f"{seen} bytes came for {size}")
-        return found.hexdigest()
+        return found.sums()
 
     async def _from_chunks(self, connection: S3Connection, upload_id: str, record: _Record) -> BlobInfo:
         chunks = await self._chunks(connection, self._folder(upload_id))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from typing import Any
 
+from specstar.backends.checksums import Checksums, Sums
 from specstar.backends.s3.blob_layout import BlobLayout, metadata_of, new_info
 from specstar.backends.s3.connection import S3Connection
 from specstar.backends.s3.errors import ConditionalConflict, NotImplementedThere, PreconditionFailed
@@ -14,7 +14,7 @@ from specstar.backends.s3.options import S3Options
 from specstar.errors import BlobIntegrityError, UsageError
 from specstar.roles import BlobInfo, BlobWriter
 
-__all__ = ["S3BlobWriter", "hash_of", "put_small"]
+__all__ = ["S3BlobWriter", "put_small", "sums_of"]
 
 # From this size on it is cheaper to ask first whether the blob is there than to send it in vain.
 _ASK_FIRST = 1 << 20
@@ -24,9 +24,10 @@ _PARTS_PER_SIZE = 1000
 
 
 async def put_small(
-    connection: S3Connection, layout: BlobLayout, data: bytes, *, file_id: str, content_type: str
+    connection: S3Connection, layout: BlobLayout, data: bytes, *, sums: Sums, content_type: str
 ) -> BlobInfo:
-    """Store bytes whose hash is known, by one request."""
+    """Store bytes whose checksums are known, by one request."""
+    file_id = sums.file_id
     if len(data) >= _ASK_FIRST or not connection.conditional_put:
         found = await layout.find(connection, file_id)
         if found is not None:
@@ -41,14 +42,14 @@ async def put_small(
             Key=layout.key(file_id),
             Body=data,
             ContentType=content_type,
-            Metadata=metadata_of(info),
+            Metadata=metadata_of(info, sums),
             **condition,
         )
     except NotImplementedThere:
         if not condition:
             raise
         connection.conditional_put = False
-        return await put_small(connection, layout, data, file_id=file_id, content_type=content_type)
+        return await put_small(connection, layout, data, sums=sums, content_type=content_type)
     except (PreconditionFailed, ConditionalConflict):
         # Whoever stored it first, perhaps an earlier attempt of ours: the same bytes.
         found = await layout.find(connection, file_id)
@@ -58,11 +59,11 @@ async def put_small(
     return info
 
 
-async def hash_of(connection: S3Connection, data: bytes) -> str:
-    """The SHA-256 of bytes; large ones are hashed in a thread."""
+async def sums_of(connection: S3Connection, data: bytes) -> Sums:
+    """The checksums of bytes; large ones are hashed in a thread."""
     if len(data) <= _HASH_ON_LOOP:
-        return hashlib.sha256(data).hexdigest()
-    return (await connection.in_thread(hashlib.sha256, data)).hexdigest()
+        return Checksums.of(data)
+    return await connection.in_thread(Checksums.of, data)
 
 
 class S3BlobWriter(BlobWriter):
@@ -90,7 +91,7 @@ class S3BlobWriter(BlobWriter):
         self._chunks: list[bytes] = []
         self._held = 0
         self._size = 0
-        self._hash = hashlib.sha256()
+        self._sums = Checksums()
         self._upload: MultipartUpload | None = None
         self._key = f"{layout.uploads}{secrets.token_hex(16)}/data"
         self._landed = False
@@ -130,7 +131,7 @@ class S3BlobWriter(BlobWriter):
 
     def _join(self, chunks: list[bytes]) -> bytes:
         data = b"".join(chunks) if len(chunks) != 1 else chunks[0]
-        self._hash.update(data)
+        self._sums.update(data)
         return data
 
     async def commit(self) -> BlobInfo:
@@ -148,18 +149,17 @@ class S3BlobWriter(BlobWriter):
         if self._upload is None:
             data = b"".join(self._chunks)
             self._chunks = []
-            file_id = await hash_of(self._connection, data)
-            return await put_small(
-                self._connection, self._layout, data, file_id=file_id, content_type=self._content_type
-            )
+            sums = await sums_of(self._connection, data)
+            return await put_small(self._connection, self._layout, data, sums=sums, content_type=self._content_type)
         if self._held:
             await self._flush()
         # Said before: if the answer is lost, the object may be there all the same.
         self._landed = True
         await self._upload.complete()
-        return await self._move(self._hash.hexdigest())
+        return await self._move(self._sums.sums())
 
-    async def _move(self, file_id: str) -> BlobInfo:
+    async def _move(self, sums: Sums) -> BlobInfo:
+        file_id = sums.file_id
         info = await self._layout.find(self._connection, file_id)
         if info is None:
             info = new_info(file_id, self._size, self._content_type)
@@ -174,7 +174,7 @@ class S3BlobWriter(BlobWriter):
                 etag=source["ETag"],
                 size=self._size,
                 content_type=self._content_type,
-                metadata=metadata_of(info),
+                metadata=metadata_of(info, sums),
                 at_once=self._at_once,
             )
         await self._connection.clean_up(self._remove(), f"the temporary object {self._key}")

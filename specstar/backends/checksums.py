@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+from typing import NamedTuple
 
 import xxhash
 
-from specstar.backends.disk.blob_trailer import BlobFile
-
-__all__ = ["Check", "Checksums"]
+__all__ = ["Check", "Checksums", "Sums"]
 
 # What both take in turn stays in the processor's cache.
 _PIECE = 256 << 10
+
+
+class Sums(NamedTuple):
+    """Of a whole blob, in hex. `file_id` is the SHA-256, `xxh3` the XXH3 of 128 bits."""
+
+    file_id: str
+    xxh3: str
 
 
 class Checksums:
@@ -29,24 +35,25 @@ class Checksums:
             self._sha256.update(piece)
             self._xxh3.update(piece)
 
-    @property
-    def file_id(self) -> str:
-        """The id of a blob with this content."""
-        return self._sha256.hexdigest()
+    def sums(self) -> Sums:
+        """Of all that was appended."""
+        return Sums(self._sha256.hexdigest(), self._xxh3.hexdigest())
 
-    @property
-    def xxh3(self) -> str:
-        """In hex, for its trailer."""
-        return self._xxh3.hexdigest()
+    @classmethod
+    def of(cls, data: bytes) -> Sums:
+        """Of bytes at hand."""
+        made = cls()
+        made.update(data)
+        return made.sums()
 
 
 class Check:
-    """Of what is read from first to last byte: by XXH3, or by SHA-256 where the blob has nothing else."""
+    """Of what is read from first to last byte: by XXH3, or by SHA-256 where nothing else was stored with the blob."""
 
-    def __init__(self, file: BlobFile) -> None:
-        digest = hashlib.sha256() if file.xxh3 is None else xxhash.xxh3_128()
+    def __init__(self, file_id: str, xxh3: str | None) -> None:
+        digest = hashlib.sha256() if xxh3 is None else xxhash.xxh3_128()
         self._hexdigest = digest.hexdigest
-        self._expected = file.info.file_id if file.xxh3 is None else file.xxh3
+        self._expected = file_id if xxh3 is None else xxh3
         self.update = digest.update
 
     def passed(self) -> bool:
