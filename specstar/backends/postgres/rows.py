@@ -67,10 +67,7 @@ def columns_of(items: Sequence[tuple[StorageWrite, str]], *, update: bool) -> li
         [meta.current_revision_id for meta in metas],
         [None if meta.revision_count == 1 else meta.revision_count for meta in metas],
         [None if meta.version == 1 else meta.version for meta in metas],
-        [meta.created_time for meta in metas],
-        [None if meta.updated_time is meta.created_time else meta.updated_time for meta in metas],
-        [meta.created_by or None for meta in metas],
-        [None if meta.updated_by == meta.created_by else meta.updated_by for meta in metas],
+        *(_made(metas) if not update else _moved(metas)),
         [meta.is_deleted or None for meta in metas],
         [meta.schema_version for meta in metas],
         [indexed for _, indexed in items],
@@ -108,6 +105,27 @@ def _lean(columns: list[list[Any]]) -> list[list[Any]]:
     """An array of None alone goes as an empty one."""
     count = len(columns[0])
     return [[] if column[0] is None and column.count(None) == count else column for column in columns]
+
+
+def _made(metas: list[ResourceMeta]) -> tuple[list[Any], ...]:
+    """Times and users of new rows."""
+    return (
+        [meta.created_time for meta in metas],
+        [None if meta.updated_time is meta.created_time else meta.updated_time for meta in metas],
+        [meta.created_by or None for meta in metas],
+        [None if meta.updated_by == meta.created_by else meta.updated_by for meta in metas],
+    )
+
+
+def _moved(metas: list[ResourceMeta]) -> tuple[list[Any], ...]:
+    """Times and users of changed rows, whose creation stays what it was."""
+    nothing = [None] * len(metas)
+    return (
+        nothing,
+        [meta.updated_time for meta in metas],
+        nothing,
+        [meta.updated_by or None for meta in metas],
+    )
 
 
 _NO_REVISION = (None,) * REVISION_WIDTH

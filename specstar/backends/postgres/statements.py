@@ -154,8 +154,8 @@ def meta_sql(names: TableNames) -> MetaSql:
     )
 
 
-# What NULL stands for in a batch of writes; empty arrays are read as arrays of NULL. A revision without a size is none.
-# Both ways, `rows` has the other half.
+# What NULL stands for in a batch of writes; empty arrays are read as arrays of NULL. A revision without a size is none. Of
+# an update nothing about the creation is sent. Both ways, `rows` has the other half.
 INCOMING: dict[str, str] = {
     "revision_count": "1",
     "version": "1",
@@ -195,7 +195,7 @@ def _write(names: TableNames, *, update: bool) -> str:
     meta_names = ", ".join(name for name, _ in META_COLUMNS)
     revision_names = ", ".join(name for name, _ in REVISION_COLUMNS)
     if update:
-        changes = ", ".join(f"{name} = n.{name}" for name, _ in META_COLUMNS[1:])
+        changes = ", ".join(f"{name} = n.{name}" for name, _ in META_COLUMNS[1:] if not name.startswith("created_"))
         rows = (
             f"UPDATE {names.meta} m SET {changes} FROM n "
             "WHERE m.resource_id = n.resource_id AND m.version = n.expected_version RETURNING m.resource_id"

@@ -35,13 +35,16 @@ def test_columns_follow_the_statement() -> None:
     assert sent == {
         "resource_id": ["r", "r"],
         "current_revision_id": ["v", "v"],
-        "created_time": [NOW, NOW],
+        "updated_time": [NOW, NOW],
         "indexed": ["{}", "{}"],
         "r_payload_id": ["p", None],
         "r_size": [0, None],
     }
     assert update[-2:] == [[b"x", None], [None, 3]]
-    assert [column[:1] for column in create] == [column[:1] for column in update[:-1]]
+    made = {name: column for name, column in zip(names, create, strict=False) if column}
+    # Whose creation it is stays with the row.
+    assert made.pop("created_time") == [NOW]
+    assert made == {name: column[:1] for name, column in sent.items() if name != "updated_time"}
 
 
 def test_columns_of_an_advance_follow_the_statement() -> None:
@@ -84,7 +87,6 @@ def test_what_differs_is_sent() -> None:
     assert sent == {
         "resource_id": "r",
         "current_revision_id": "v",
-        "created_time": NOW,
         "indexed": "{}",
         "revision_count": 3,
         "version": 2,
