@@ -94,8 +94,8 @@ def s3(scale: Scale) -> Suite:
                 "since a base; now and then a new base."
             ),
             (
-                "specstar also hashes blobs (SHA-256) on the way in and stores them by that, and checks the hash of what it "
-                "reads; aioboto3 checks nothing of what it reads in ranges."
+                "specstar also hashes blobs (SHA-256) on the way in and stores them by that, and checks what it reads "
+                "by an XXH3; aioboto3 checks nothing of what it reads in ranges."
             ),
         ),
     )
