@@ -358,10 +358,14 @@ async def test_callers_of_a_flush_that_is_cut_off_learn_what_is_known(writes: bo
 @pytest.mark.parametrize("gathers", [False, True])
 async def test_with_gathers_the_callers_of_one_flush_travel_with_those_who_waited(gathers: bool) -> None:
     batches: list[int] = []
+    all_there = anyio.Event()
 
     async def flush(items: list[int]) -> Sequence[int]:
         batches.append(len(items))
-        await anyio.sleep(0.002)
+        await all_there.wait()
+        # Long enough for those whom the flush before has woken to send again.
+        for _ in range(10):
+            await anyio.lowlevel.checkpoint()
         return items
 
     batcher: Batcher[int, int] = Batcher(make_home(), flush, name="test", max_in_flight=1, gathers=gathers)
@@ -371,11 +375,13 @@ async def test_with_gathers_the_callers_of_one_flush_travel_with_those_who_waite
             await batcher.submit(number)
 
     async with anyio.create_task_group() as group:
-        for half in range(2):
+        # While the first half is under way comes the second.
+        for waiting in (0, 5):
             for _ in range(5):
                 group.start_soon(call_again_and_again)
-            # While the first half is under way comes the second.
-            await anyio.sleep(0.001 * (1 - half))
+            while not batches or batcher.pending < waiting:
+                await anyio.lowlevel.checkpoint()
+        all_there.set()
     assert sum(batches) == 200
     assert batches.count(10) >= 15 if gathers else batches.count(5) == 40
 
