@@ -217,8 +217,15 @@ async def end():
 
 asyncio.run(end())
 gc.collect()
-threads = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
-say("threads", [name for name in threads if not name.startswith("Trio")])
+def others():
+    names = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
+    return [name for name in names if not name.startswith("Trio")]
+
+# The end of a loop tells its threads to end, but does not wait for it.
+until = time.monotonic() + 10
+while others() and time.monotonic() < until:
+    time.sleep(0.01)
+say("threads", others())
 """,
         backend,
         TURNS[turn],
