@@ -108,14 +108,23 @@ class Link:
 
     def discard(self, channel: Channel) -> None:
         """Close a channel without waiting for it; unacknowledged messages on it go back to their queues."""
-        if channel.is_closed or self.lost:
-            return
-        task = asyncio.get_running_loop().create_task(self.close_channel(channel))
-        self._discarded.add(task)
-        task.add_done_callback(self._discarded.discard)
+        if not channel.is_closed and not self.lost:
+            self._closing_of(channel)
 
     async def close_channel(self, channel: Channel) -> None:
-        """Close a channel in order, after all frames sent before; a broken link ends it too."""
+        """Close a channel in order, after all frames sent before; a broken link ends it too.
+
+        It goes on if the caller is cancelled: the driver would say close twice, for which the broker ends the connection.
+        """
+        await asyncio.shield(self._closing_of(channel))
+
+    def _closing_of(self, channel: Channel) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(self._close(channel))
+        self._discarded.add(task)
+        task.add_done_callback(self._discarded.discard)
+        return task
+
+    async def _close(self, channel: Channel) -> None:
         with contextlib.suppress(TimeoutError, OSError, RuntimeError, aiormq.AMQPError):
             async with asyncio.timeout(self.options.operation_timeout_seconds):
                 await channel.close(ChannelClosed(200, "closed by this program"))
