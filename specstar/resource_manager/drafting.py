@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 from msgspec.structs import replace
@@ -53,18 +54,8 @@ class Drafting(Generic[T]):
             schema_version=self._schema_version,
             indexed_data=self._project(data),
         )
-        revision = RevisionInfo(
-            resource_id=resource_id,
-            revision_id=revision_id,
-            payload_id=revision_id,
-            status=status,
-            encoding=codec.encoding,
-            size=len(payload),
-            created_time=now,
-            updated_time=now,
-            created_by=author.user,
-            updated_by=author.user,
-            schema_version=self._schema_version,
+        revision = self._revision(
+            codec, resource_id, revision_id, payload, parent=None, status=status, now=now, user=author.user
         )
         return StorageWrite(MetaWrite(meta, revision, None), payload)
 
@@ -80,20 +71,15 @@ class Drafting(Generic[T]):
             schema_version=self._schema_version,
             indexed_data=self._project(data),
         )
-        now, user = after.updated_time, after.updated_by
-        revision = RevisionInfo(
-            resource_id=meta.resource_id,
-            revision_id=revision_id,
-            parent_revision_id=meta.current_revision_id,
-            payload_id=revision_id,
+        revision = self._revision(
+            codec,
+            meta.resource_id,
+            revision_id,
+            payload,
+            parent=meta.current_revision_id,
             status=status,
-            encoding=codec.encoding,
-            size=len(payload),
-            created_time=now,
-            updated_time=now,
-            created_by=user,
-            updated_by=user,
-            schema_version=self._schema_version,
+            now=after.updated_time,
+            user=after.updated_by,
         )
         return StorageWrite(MetaWrite(after, revision, meta.version), payload)
 
@@ -107,13 +93,36 @@ class Drafting(Generic[T]):
         status: RevisionStatus,
     ) -> Advance:
         """The revision after one that is known by its id alone."""
-        revision_id = new_id()
         author = self._authorship.current()
-        now, user = author.now(), author.user
-        revision = RevisionInfo(
+        revision = self._revision(
+            codec,
+            resource_id,
+            new_id(),
+            payload,
+            parent=parent_revision_id,
+            status=status,
+            now=author.now(),
+            user=author.user,
+        )
+        return Advance(revision, self._project(data), payload)
+
+    def _revision(
+        self,
+        codec: Codec[T],
+        resource_id: str,
+        revision_id: str,
+        payload: bytes,
+        *,
+        parent: str | None,
+        status: RevisionStatus,
+        now: datetime,
+        user: str,
+    ) -> RevisionInfo:
+        """A new revision; its payload has its id."""
+        return RevisionInfo(
             resource_id=resource_id,
             revision_id=revision_id,
-            parent_revision_id=parent_revision_id,
+            parent_revision_id=parent,
             payload_id=revision_id,
             status=status,
             encoding=codec.encoding,
@@ -124,7 +133,6 @@ class Drafting(Generic[T]):
             updated_by=user,
             schema_version=self._schema_version,
         )
-        return Advance(revision, self._project(data), payload)
 
     def rewritten(
         self, codec: Codec[T], current: Current, data: T, payload: bytes, status: RevisionStatus

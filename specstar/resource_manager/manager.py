@@ -122,9 +122,9 @@ class ResourceManager(Generic[T]):
         checked_id(resource_id)
         payload = self._codec.encode(data)
         writer, kind = self._slot.writer, RevisionStatus(status)
-        if writer.advancing is not None and is_id(expected_revision_id):
+        if writer.advances and is_id(expected_revision_id):
             item = self._draft.onward(self._codec, resource_id, expected_revision_id, data, payload, kind)
-            return await writer.advance(writer.advancing, item)
+            return await writer.advance(item)
 
         async def plan(current: Current) -> StorageWrite:
             return self._draft.next(self._codec, current.meta, data, payload, kind)

@@ -49,7 +49,7 @@ class Writer(Generic[T]):
 
     def __init__(self, home: Home, storage: Storage, *, model: str) -> None:
         self.storage = storage
-        self.advancing = storage if isinstance(storage, AdvancingStorage) else None
+        self._advancing = storage if isinstance(storage, AdvancingStorage) else None
         self._model = model
         self._locks = KeyLock(home)
         # Not a dict: there, finding the oldest entry walks over all that were removed before it.
@@ -86,13 +86,19 @@ class Writer(Generic[T]):
         finally:
             self._locks.release(resource_id)
 
-    async def advance(self, storage: AdvancingStorage, item: Advance) -> RevisionInfo:
-        """Write the next revision without looking first. Raises what `AdvancingStorage.advance` raises."""
+    @property
+    def advances(self) -> bool:
+        """True if the storage has an `advance`."""
+        return self._advancing is not None
+
+    async def advance(self, item: Advance) -> RevisionInfo:
+        """Write the next revision without looking first, where it `advances`. Raises what `AdvancingStorage.advance` raises."""
+        assert self._advancing is not None
         resource_id = item.revision.resource_id
         await self._locks.acquire(resource_id)
         try:
             self.forget(resource_id)
-            return await storage.advance(item)
+            return await self._advancing.advance(item)
         finally:
             self._locks.release(resource_id)
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from specstar.backends.postgres.reader import MAX_ROWS, largest_payload
-from specstar.query import POSTGRES, Compare, Fields, IndexedField, PostgresBatch, Query, compile_query
+from specstar.query import POSTGRES, Compare, Compiled, Fields, IndexedField, PostgresBatch, Query, compile_query
 from specstar.query.ordering import kind_of
 from specstar.runtime import Batcher
 
@@ -55,7 +55,7 @@ class PointSearches:
         key = compiled.where, query.limit or 0
         shape = self._shapes.get(key)
         if shape is None:
-            shape = self._shapes[key] = _Shape(self._tables, self._fields, query)
+            shape = self._shapes[key] = _Shape(self._tables, self._fields, query, compiled)
             if len(self._shapes) > _MAX_SHAPES:
                 self._shapes.popitem(last=False)
         else:
@@ -66,14 +66,13 @@ class PointSearches:
 class _Shape:
     """The searches that differ in their operands alone."""
 
-    def __init__(self, tables: ModelTables, fields: Fields, query: Query) -> None:
+    def __init__(self, tables: ModelTables, fields: Fields, query: Query, compiled: Compiled) -> None:
         sql = tables.search_sql
         dialect = PostgresBatch()
         self._tables = tables
         self._limit = query.limit or 0
-        self._one_sql = sql.search_full(compile_query(query, fields, POSTGRES, alias="m", first_param=2))
-        compiled = compile_query(query, fields, dialect, alias="m")
-        self._many_sql = sql.search_full_each(compiled, dialect.types)
+        self._one_sql = sql.search_full(compiled)
+        self._many_sql = sql.search_full_each(compile_query(query, fields, dialect, alias="m"), dialect.types)
         self._alone = False
         self._batcher: Batcher[Sequence[Any], list[Row]] = Batcher(
             tables.home,
