@@ -35,14 +35,14 @@ class _Entry(Generic[Item]):
 class Batcher(Generic[Item, Result]):
     """Turns many awaiting callers into few flushes.
 
-    `flush` takes a list of items and returns one entry an item, in order: a result, or an exception for that caller alone.
-    If it raises, all callers of that batch get the error. While `max_in_flight` flushes are under way, what arrives forms
-    the next batch, up to `max_items` and, by `size_of` (bytes), `max_bytes`; a larger item travels alone. Where several
-    flushes may be under way, many callers are shared out evenly among them, at least `share_from` to each: one batch is
-    prepared and its answers are handed out while the store works on another. (Not callers on other loops and threads: all of
-    these leave together.) With `gathers`, for a slow store, the callers whom a flush wakes have a few turns of the loop to
-    send again before the next one leaves. With `key_of`, two items of one key are never in flight together, and leave in
-    order of arrival; None as key means free to go.
+    `flush` takes a list of items and returns one entry an item, in order: a result, or an exception for that caller alone. If
+    it raises, all callers of that batch get the error. While `max_in_flight` flushes are under way, what arrives forms the
+    next batch, up to `max_items` and, by `size_of` (bytes), `max_bytes`; a larger item travels alone. Where several flushes
+    may be under way, many callers are shared out evenly among them, at least `share_from` to each: one batch is prepared and
+    its answers are handed out while the store works on another; those who waited leave one turn of the loop after an answer,
+    with those whom it woke. (Not callers on other loops and threads: all of these leave together.) With `gathers`, for a slow
+    store, the callers whom a flush wakes have a few turns of the loop to send again before the next one leaves. With
+    `key_of`, two items of one key are never in flight together, and leave in order of arrival; None as key means free to go.
 
     A caller cancelled while it waits takes its item out; once its item is in flight, the flush goes on for the neighbours.
     An item that waited longer than `max_wait` seconds is refused with `BackendUnavailable` instead of being sent. When the
@@ -160,6 +160,9 @@ class Batcher(Generic[Item, Result]):
                 batch = []
                 if self._gathers:
                     await self._gather()
+                elif self._pending and self._max_in_flight > 1:
+                    # Those whom it woke go with those who waited: else three groups would take turns at two flushes.
+                    await anyio.lowlevel.checkpoint()
         except BaseException:
             # Cancelled: the home is closing. Nobody may wait for ever.
             in_flight = f"{self.name}: closed while the call was in flight"

@@ -86,6 +86,35 @@ async def test_many_callers_are_shared_out_among_the_flushes_under_way() -> None
     assert 10 <= batcher.flushes <= 14
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_whom_a_flush_wakes_leave_with_those_who_waited() -> None:
+    sizes: list[int] = []
+    ends = [anyio.Event() for _ in range(8)]
+
+    async def flush(items: list[int]) -> Sequence[int]:
+        sizes.append(len(items))
+        await ends[len(sizes) - 1].wait()
+        return items
+
+    async def call_twice(number: int) -> None:
+        await batcher.submit(number)
+        await batcher.submit(number)
+
+    batcher: Batcher[int, int] = Batcher(make_home(), flush, name="test", max_in_flight=2)
+    async with anyio.create_task_group() as group:
+        for callers in (10, 54):
+            for number in range(callers):
+                group.start_soon(call_twice, number)
+            await anyio.wait_all_tasks_blocked()
+        assert (sizes, batcher.pending) == ([10, 32], 22)
+        ends[0].set()
+        await anyio.wait_all_tasks_blocked()
+        assert (sizes, batcher.pending) == ([10, 32, 32], 0)
+        for end in ends[1:]:
+            end.set()
+    assert sum(sizes) == 128
+
+
 async def test_few_callers_are_not_shared_out() -> None:
     sizes: list[int] = []
 
