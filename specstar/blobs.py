@@ -15,7 +15,7 @@ import anyio.to_thread
 
 from specstar.errors import BlobNotFoundError, InvalidInputError, UsageError
 from specstar.roles import BlobInfo, BlobReader, BlobStore, BlobWriter, UploadSession
-from specstar.runtime import Gate, gated
+from specstar.runtime import Gate, clean_up, gated
 
 __all__ = ["BlobManager", "BlobSource", "BlobStream"]
 
@@ -59,8 +59,7 @@ class BlobStream:
     ) -> None:
         reader, self._reader = self._reader, None
         if reader is not None:
-            with anyio.move_on_after(_CLEANUP_SECONDS, shield=True):
-                await self._gate.run(reader.aclose)
+            await clean_up(functools.partial(self._gate.run, reader.aclose), seconds=_CLEANUP_SECONDS)
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
@@ -139,9 +138,8 @@ class BlobManager:
                     await run(functools.partial(writer.write, chunk))
             return await run(writer.commit)
         finally:
-            with anyio.move_on_after(_CLEANUP_SECONDS, shield=True):
-                for writer in begun:
-                    await run(writer.abort)
+            for writer in begun:
+                await clean_up(functools.partial(run, writer.abort), seconds=_CLEANUP_SECONDS)
 
     async def get(self, file_id: str, *, start: int = 0, end: int | None = None) -> bytes:
         """The bytes of a blob, or those from `start` to `end` (exclusive), in memory. Large blobs: use `open`."""

@@ -28,6 +28,7 @@ from specstar.message_queue.retry import checked_seconds
 from specstar.message_queue.state import JobState
 from specstar.resource_manager.ids import checked_id, new_id
 from specstar.roles import Message, MessageQueue
+from specstar.runtime import clean_up
 
 __all__ = ["MAX_PRIORITY", "JobSender", "checked_count", "message_of", "seconds_until"]
 
@@ -199,10 +200,12 @@ async def _forget(state: JobState, records: Sequence[JobRecord], *, in_flight: b
                         await state.create(record)
                 await state.withdraw(record.job_id)
 
-    with anyio.move_on_after(_CLEANUP_SECONDS, shield=True):
+    async def erase_all() -> None:
         async with anyio.create_task_group() as group:
             for _ in range(min(len(records), _CLEANUP_TASKS)):
                 group.start_soon(erase)
+
+    await clean_up(erase_all, seconds=_CLEANUP_SECONDS)
 
 
 def _may_have_landed(error: BaseException) -> bool:

@@ -8,14 +8,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Literal
 
-import anyio
 from msgspec import Struct
 
 from specstar.roles.records import BlobInfo
+from specstar.runtime.cleanup import clean_up
 from specstar.runtime.new_file import NewFile
 from specstar.runtime.threads import run_in_thread
 
 __all__ = ["BlobReader", "BlobStore", "BlobWriter", "UploadSession"]
+
+_CLEANUP_SECONDS = 30.0
 
 
 class UploadSession(Struct, frozen=True, kw_only=True):
@@ -89,7 +91,7 @@ class BlobStore(ABC):
         finally:
             for source in opened:
                 source.close()
-            await writer.abort()
+            await clean_up(writer.abort, seconds=_CLEANUP_SECONDS)
 
     @abstractmethod
     async def open(self, file_id: str, *, start: int = 0, end: int | None = None) -> BlobReader:
@@ -102,16 +104,19 @@ class BlobStore(ABC):
         """
         reader = await self.open(file_id)
         begun: list[NewFile] = []
+
+        async def end() -> None:
+            await reader.aclose()
+            for new in begun:
+                await run_in_thread(new.drop)
+
         try:
             await run_in_thread(lambda: begun.append(NewFile(path)))
             while chunk := await reader.read():
                 await run_in_thread(begun[0].write, chunk)
             await run_in_thread(begun[0].keep)
         finally:
-            with anyio.CancelScope(shield=True):
-                await reader.aclose()
-                for new in begun:
-                    await run_in_thread(new.drop)
+            await clean_up(end, seconds=_CLEANUP_SECONDS)
         return reader.info
 
     @abstractmethod

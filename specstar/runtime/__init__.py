@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from specstar.runtime.batcher import Batcher
+from specstar.runtime.cleanup import clean_up
 from specstar.runtime.connections import Connection, Connections, LazyConnection, ServerInfo
 from specstar.runtime.gate import Gate, Gated, Portable, gated, interrupted, portable
 from specstar.runtime.home import Home, Waiter
@@ -24,6 +25,7 @@ __all__ = [
     "Portable",
     "ServerInfo",
     "Waiter",
+    "clean_up",
     "gated",
     "in_trio",
     "interrupted",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -20,13 +21,14 @@ from specstar.backends.disk.uploads import Uploads
 from specstar.backends.provider import BackendContext
 from specstar.errors import UsageError
 from specstar.roles import BlobInfo, BlobReader, BlobStore, BlobWriter, UploadSession
-from specstar.runtime import run_in_thread
+from specstar.runtime import clean_up, run_in_thread
 
 __all__ = ["DiskBlobStore"]
 
 T = TypeVar("T")
 # Smaller writes are gathered up to this before they go to a thread.
 _GATHER = 256 << 10
+_CLEANUP_SECONDS = 30.0
 
 
 class DiskBlobStore(BlobStore):
@@ -175,8 +177,7 @@ class _Writer(BlobWriter):
         new, self._new = self._new, None
         self._gathered = bytearray()
         if new is not None:
-            with anyio.CancelScope(shield=True):
-                await run_in_thread(new.drop, limiter=self._limit)
+            await clean_up(functools.partial(run_in_thread, new.drop, limiter=self._limit), seconds=_CLEANUP_SECONDS)
 
     def _check(self) -> None:
         if self._ended:

@@ -90,3 +90,38 @@ async def test_an_upload_is_not_dropped_under_the_thread_that_writes_it(
     await slow.cancel(asyncio.create_task(spec.blobs.put(iter([bytes(300_000)]))))
     assert events == ["written", "dropped"]
     assert not [path for path in (tmp_path / "_blobs" / "_tmp").rglob("*") if path.is_file()]
+
+
+async def test_a_blob_is_closed_though_its_reader_is_cancelled_while_the_closing_is_on_its_way(
+    spec: SpecStar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = await spec.blobs.put(b"bytes")
+    opened, home, go_on = list[int](), asyncio.get_running_loop(), threading.Event()
+    open_file = BlobFiles.open
+
+    def open_and_note(files: BlobFiles, file_id: str) -> BlobFile:
+        file = open_file(files, file_id)
+        opened.append(file.descriptor)
+        return file
+
+    monkeypatch.setattr(BlobFiles, "open", open_and_note)
+
+    async def read() -> None:
+        async with spec.blobs.open(info.file_id):
+            # The home loop does not come to the closing before the cancellation.
+            home.call_soon_threadsafe(go_on.wait, 10)
+
+    async def cancelled_at_the_end() -> None:
+        task = asyncio.create_task(read())
+        while not opened:  # noqa: ASYNC110  a thread sets it
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.05)
+        task.cancel()
+        await asyncio.sleep(0)
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    await asyncio.to_thread(lambda: asyncio.run(cancelled_at_the_end()))
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(opened[0])
