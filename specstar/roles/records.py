@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 from msgspec import Struct, field
 
@@ -63,7 +63,7 @@ class RevisionInfo(Struct, frozen=True, kw_only=True, gc=False):
     schema_version: str | None = None
 
 
-class StoredRevision(NamedTuple):
+class StoredRevision(Struct, frozen=True, gc=False):
     """A resource as a store hands it over: its meta row, one revision, and the payload as encoded bytes."""
 
     meta: ResourceMeta

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
@@ -80,11 +81,12 @@ class Lookup(Generic[K, R]):
                 self._sql, *self._arguments(list(dict.fromkeys(keys)), self._tables.batch_bytes)
             )
         found: dict[K, R | Exception] = {}
+        key_of, decode = self._key_of, self._decode
         for row in rows:
             try:
-                found[self._key_of(row)] = self._decode(row)
+                found[key_of(row)] = decode(row)
             except DecodeError as error:
-                found[self._key_of(row)] = error
+                found[key_of(row)] = error
         return [found.get(key) for key in keys]
 
     async def many(self, keys: Sequence[K]) -> list[R | None]:
@@ -101,9 +103,7 @@ class Lookup(Generic[K, R]):
         return results
 
 
-def _id_of(row: Row) -> str:
-    resource_id: str = row[0]
-    return resource_id
+_id_of: Callable[[Row], str] = operator.itemgetter(0)
 
 
 def _ids(keys: list[str], _batch_bytes: int) -> tuple[Any, ...]:

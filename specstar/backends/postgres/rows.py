@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -22,6 +21,8 @@ __all__ = ["advance_columns", "columns_of", "encode_indexed", "meta_of", "meta_w
 
 META_WIDTH = len(META_COLUMNS)
 REVISION_WIDTH = len(REVISION_COLUMNS)
+_JOINED_WIDTH = META_WIDTH + REVISION_WIDTH
+_PAYLOAD_ID = META_WIDTH + [name for name, _ in REVISION_COLUMNS].index("payload_id")
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
@@ -153,22 +154,19 @@ def _revision_values(pair: tuple[ResourceMeta, RevisionInfo | None]) -> tuple[An
 
 def meta_of(row: Row) -> ResourceMeta:
     """The meta row in the first columns of a record."""
-    return _meta(*row[:META_WIDTH])
-
-
-def _meta(
-    resource_id: str,
-    current_revision_id: str,
-    revision_count: int,
-    version: int,
-    created_time: datetime,
-    updated_time: datetime | None,
-    created_by: str,
-    updated_by: str | None,
-    is_deleted: bool,
-    schema_version: str | None,
-    indexed: str,
-) -> ResourceMeta:
+    (
+        resource_id,
+        current_revision_id,
+        revision_count,
+        version,
+        created_time,
+        updated_time,
+        created_by,
+        updated_by,
+        is_deleted,
+        schema_version,
+        indexed,
+    ) = row[:META_WIDTH]
     return ResourceMeta(
         resource_id=resource_id,
         current_revision_id=current_revision_id,
@@ -208,23 +206,46 @@ def _doubles_back(value: Any) -> Any:
 
 def revision_of(resource_id: str, row: Row, start: int) -> RevisionInfo:
     """The revision in the columns of a record from `start` on."""
-    return _revision(resource_id, *row[start : start + REVISION_WIDTH])
+    return _revision(resource_id, row[start : start + REVISION_WIDTH], None)
 
 
-def _revision(
-    resource_id: str,
-    revision_id: str,
-    parent_revision_id: str | None,
-    payload_id: str,
-    status: str | None,
-    encoding: str | None,
-    size: int,
-    created_time: datetime,
-    updated_time: datetime,
-    created_by: str,
-    updated_by: str,
-    schema_version: str | None,
-) -> RevisionInfo:
+def meta_with_revision(row: Row) -> tuple[ResourceMeta, RevisionInfo | None]:
+    """The first columns of a record of the joined tables: the meta row and, if there is one, its revision.
+
+    NULL stands for what the row has said before: see `statements._SAID_BEFORE`.
+    """
+    meta = meta_of(row)
+    if row[_PAYLOAD_ID] is None:
+        return meta, None
+    return meta, _revision(meta.resource_id, row[META_WIDTH:_JOINED_WIDTH], meta)
+
+
+def _revision(resource_id: str, columns: Row, meta: ResourceMeta | None) -> RevisionInfo:
+    (
+        revision_id,
+        parent_revision_id,
+        payload_id,
+        status,
+        encoding,
+        size,
+        created_time,
+        updated_time,
+        created_by,
+        updated_by,
+        schema_version,
+    ) = columns
+    if meta is not None:
+        time, user = meta.updated_time, meta.updated_by
+        if revision_id is None:
+            revision_id = meta.current_revision_id
+        if created_time is None:
+            created_time = time
+        if updated_time is None:
+            updated_time = time
+        if created_by is None:
+            created_by = user
+        if updated_by is None:
+            updated_by = user
     try:
         known_status, known_encoding = _STATUS[status], _ENCODING[encoding]
     except KeyError as error:
@@ -246,42 +267,4 @@ def _revision(
         created_by=created_by,
         updated_by=updated_by,
         schema_version=schema_version,
-    )
-
-
-def meta_with_revision(row: Row) -> tuple[ResourceMeta, RevisionInfo | None]:
-    """The first columns of a record of the joined tables: the meta row and, if there is one, its revision.
-
-    NULL stands for what the row has said before: see `statements._SAID_BEFORE`.
-    """
-    meta = _meta(*row[:META_WIDTH])
-    (
-        revision_id,
-        parent_revision_id,
-        payload_id,
-        status,
-        encoding,
-        size,
-        written_time,
-        rewritten_time,
-        written_by,
-        rewritten_by,
-        written_schema,
-    ) = row[META_WIDTH : META_WIDTH + REVISION_WIDTH]
-    if payload_id is None:
-        return meta, None
-    time, user = meta.updated_time, meta.updated_by
-    return meta, _revision(
-        meta.resource_id,
-        meta.current_revision_id if revision_id is None else revision_id,
-        parent_revision_id,
-        payload_id,
-        status,
-        encoding,
-        size,
-        time if written_time is None else written_time,
-        time if rewritten_time is None else rewritten_time,
-        user if written_by is None else written_by,
-        user if rewritten_by is None else rewritten_by,
-        written_schema,
     )
