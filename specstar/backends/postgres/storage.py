@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING
 
 from specstar.backends.postgres.eraser import erase
 from specstar.backends.postgres.reader import MetaReader
@@ -37,27 +37,23 @@ class PostgresStorage(AdvancingStorage):
         self._reader = MetaReader(tables)
         self._searcher = Searcher(tables)
 
-    # Those on the way of every call hand the coroutine on: one less to resume.
+    async def write(self, item: StorageWrite) -> None:
+        await self._writer.write(item)
 
-    def write(self, item: StorageWrite) -> Coroutine[Any, Any, None]:
-        return self._writer.write(item)
-
-    def advance(self, item: Advance) -> Coroutine[Any, Any, RevisionInfo]:
-        return self._writer.advance(item)
+    async def advance(self, item: Advance) -> RevisionInfo:
+        return await self._writer.advance(item)
 
     async def write_many(self, items: Sequence[StorageWrite]) -> list[Exception | None]:
         return await self._writer.write_many(items)
 
-    def read(
-        self, resource_id: str, revision_id: str | None = None
-    ) -> Coroutine[Any, Any, StoredRevision | ResourceMeta | None]:
-        return self._reader.read(resource_id, revision_id)
+    async def read(self, resource_id: str, revision_id: str | None = None) -> StoredRevision | ResourceMeta | None:
+        return await self._reader.read(resource_id, revision_id)
 
     async def read_many(self, resource_ids: Sequence[str]) -> list[StoredRevision | None]:
         return await self._reader.read_many(resource_ids)
 
-    def read_meta(self, resource_id: str) -> Coroutine[Any, Any, ResourceMeta | None]:
-        return self._reader.meta.one(resource_id)
+    async def read_meta(self, resource_id: str) -> ResourceMeta | None:
+        return await self._reader.meta.one(resource_id)
 
     async def read_revision(
         self, resource_id: str, revision_id: str | None = None
