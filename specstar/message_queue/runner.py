@@ -48,6 +48,8 @@ class JobRunner:
 
     def __init__(self, worker: Worker, queue: JobQueue[Any]) -> None:
         self.attempts: dict[str, Attempt] = {}
+        # The messages of the runs that have begun here or are about to, by the name of the run.
+        self._in_hand: dict[str, Delivery] = {}
         self._queue = queue
         self._name = queue.name
         self._worker = worker
@@ -100,15 +102,22 @@ class JobRunner:
             return None
         if self._state is None:
             return await self._claim_without_state(record, delivery)
+        # One name however often the beginning is tried: a mark that landed after all is known by it.
+        run = self._worker.next_token()
+        self._in_hand[run] = delivery
+        attempt: Attempt | None = None
         try:
             try:
-                return await self._claim(record, delivery)
+                attempt = await self._claim(record, delivery, run)
             except BackendError as error:
-                return await self._again(lambda: self._claim(record, delivery), error)
+                attempt = await self._again(lambda: self._claim(record, delivery, run), error)
         except DecodeError as error:
             # The stored state is damaged: nobody can tell whether to run it.
             await self._end(delivery.dead(message, reason=f"DecodeError: {error}"), delivery)
-            return None
+        finally:
+            if attempt is None:
+                del self._in_hand[run]
+        return attempt
 
     def _adopted(self, delivery: Delivery) -> bool:
         """Give a message that came again to the attempt of this process that lost it with its connection, and still runs."""
@@ -119,13 +128,21 @@ class JobRunner:
             return False  # it is being stopped, and leaves its message to the next attempt: this one
         logger.info("job %s in %r came again while it runs here: it goes on", delivery.message.id, self._name)
         attempt.delivery = delivery
+        if attempt.record.worker is not None:
+            self._in_hand[attempt.record.worker] = delivery
         return True
 
-    async def _claim(self, record: JobRecord, delivery: Delivery) -> Attempt | None:
+    def _holds(self, found: JobRecord) -> bool:
+        """True if the job runs in this worker, whose message of it is safe until the end: no other one is needed."""
+        if found.status is not JobStatus.running or found.worker is None:
+            return False
+        held = self._in_hand.get(found.worker)
+        return held is not None and not held.lost
+
+    async def _claim(self, record: JobRecord, delivery: Delivery, run: str) -> Attempt | None:
         state, message = self._state, delivery.message
         if state is None:
             raise AssertionError("called with state only")
-        token = self._worker.next_token()
         # The record of a key may be another than the message's: one sender took its own back, and another sent the key anew.
         first = not delivery.redelivered and not message.attempts and record.idempotency_key is None
         snapshot = (state.assume(record) if first else None) or await state.read(record.job_id)
@@ -135,13 +152,17 @@ class JobRunner:
                 if snapshot is None:
                     snapshot = await state.create(_replace(record, attempts=message.attempts))
                 found = snapshot.record
-                if found.worker == token:
+                if found.worker == run:
                     return Attempt(found, snapshot, delivery)  # our mark had landed after all
-                decision = decide(
-                    found,
-                    message_attempts=message.attempts,
-                    redelivered=delivery.redelivered,
-                    max_attempts=self._policy.max_attempts,
+                decision = (
+                    Decision.drop
+                    if self._holds(found)
+                    else decide(
+                        found,
+                        message_attempts=message.attempts,
+                        redelivered=delivery.redelivered,
+                        max_attempts=self._policy.max_attempts,
+                    )
                 )
                 if decision is not Decision.run:
                     await self._turned_down(decision, snapshot, delivery)
@@ -156,7 +177,7 @@ class JobRunner:
                     status=JobStatus.running,
                     attempts=found.attempts + 1,
                     delivery=message.attempts,
-                    worker=token,
+                    worker=run,
                     started_time=datetime.now(UTC),
                     scheduled_time=None,
                 )
@@ -223,6 +244,8 @@ class JobRunner:
         finally:
             if self.attempts.get(job_id) is attempt:
                 del self.attempts[job_id]
+            if attempt.record.worker is not None:
+                self._in_hand.pop(attempt.record.worker, None)
 
     async def _settle(self, attempt: Attempt, outcome: Succeeded | Failed | Interrupted) -> None:
         """Record the outcome first, then end the delivery."""

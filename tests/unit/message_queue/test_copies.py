@@ -1,0 +1,99 @@
+"""A second message of a job that runs in this very worker."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import anyio
+import pytest
+
+from specstar import Job, JobStatus, SpecStar
+from specstar.errors import BackendUnavailable, OutcomeUnknownError
+from specstar.message_queue.job import JobRecord
+from specstar.message_queue.state import Snapshot
+from specstar.message_queue.stored_state import StoredJobState
+from specstar.roles import Delivery, Message
+from tests.conformance.jobs.harness import Mail, eventually, workers
+
+
+class Copy(Delivery):
+    """A message that comes again, since whoever had it died."""
+
+    lost = False
+
+    def __init__(self, message: Message) -> None:
+        self.message = message
+        self.redelivered = True
+        self.ends: list[str] = []
+
+    async def ack(self) -> None:
+        self.ends.append("ack")
+
+    async def retry(self, message: Message, *, delay: float) -> None:
+        self.ends.append("retry")
+
+    async def dead(self, message: Message, *, reason: str) -> None:
+        self.ends.append("dead")
+
+
+@pytest.mark.parametrize("max_retries", [0, 5])
+async def test_it_is_dropped_while_the_job_runs(spec: SpecStar, max_retries: int) -> None:
+    """It neither runs beside it, nor ends a job that is on its last attempt."""
+    begun, go_on = anyio.Event(), anyio.Event()
+    runs = 0
+
+    async def handler(job: Job[Mail]) -> None:
+        nonlocal runs
+        runs += 1
+        begun.set()
+        await go_on.wait()
+
+    queue = spec.add_job(Mail, handler, name="mails", max_retries=max_retries)
+    sent = await queue.enqueue(Mail("a"))
+    async with workers(spec, concurrency=2):
+        await begun.wait()
+        (lane,) = queue._lanes
+        copy = Copy(lane.attempts[sent.job_id].delivery.message)
+        with anyio.fail_after(5):
+            await lane._runner.handle(copy)
+        assert copy.ends == ["ack"]
+        go_on.set()
+        await eventually(lambda: not lane.attempts)
+    assert (await queue.get(sent.job_id)).status is JobStatus.succeeded
+    assert runs == 1
+
+
+class _FailingOnce(StoredJobState):
+    """State whose first mark loses its answer, and then cannot be read once."""
+
+    troubles: ClassVar[list[Exception]] = []
+
+    async def mark(self, snapshot: Snapshot, record: JobRecord) -> Snapshot:
+        after = await super().mark(snapshot, record)
+        if len(self.troubles) == 2:
+            raise self.troubles.pop()
+        return after
+
+    async def read(self, job_id: str) -> Snapshot | None:
+        if len(self.troubles) == 1:
+            raise self.troubles.pop()
+        return await super().read(job_id)
+
+
+async def test_a_mark_that_landed_before_its_store_failed_is_known_again(
+    spec: SpecStar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its run begins, instead of being taken for another worker's."""
+
+    async def handler(job: Job[Mail]) -> str:
+        return "done"
+
+    monkeypatch.setattr("specstar.message_queue.backend.StoredJobState", _FailingOnce)
+    queue = spec.add_job(Mail, handler, name="mails")
+    queue._backend._state_is_durable = lambda: True
+    sent = await queue.enqueue(Mail("a"))
+    _FailingOnce.troubles[:] = [BackendUnavailable("gone"), OutcomeUnknownError("the answer was lost")]
+    async with workers(spec):
+        job = await queue.wait(sent.job_id, timeout=10)
+    assert job.result == "done"
+    assert not _FailingOnce.troubles
