@@ -12,7 +12,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -110,8 +110,10 @@ class Victim:
 
     def signal(self, number: int) -> None:
         """Send a signal; one that is gone already gets none."""
-        if not self.over and self._process.is_alive():
-            os.kill(self.pid, number)
+        # It may end at any moment, and whoever looks after it may notice first.
+        with suppress(ProcessLookupError):
+            if not self.over and self._process.is_alive():
+                os.kill(self.pid, number)
 
     def end(self, within: float = 60.0) -> int:
         """Wait for its end; its exit code, negative for a signal. Raises `AssertionError` for what went wrong in it."""
