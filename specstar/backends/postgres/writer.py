@@ -29,6 +29,7 @@ logger = logging.getLogger("specstar")
 MAX_ROWS = 256
 MAX_IN_FLIGHT = 2
 _RACES = 6
+_TURNS = 10
 _LOSSES = 3
 
 _Result: TypeAlias = RevisionInfo | Exception | None
@@ -116,7 +117,7 @@ class MetaWriter:
     ) -> None:
         """Takes out of `entries` what is written or has its own error: what it raises is for those that are left."""
         sql = kind.sql(self._sql)
-        races = losses = 0
+        races = losses = turns = 0
         while True:
             try:
                 rows = await connection.attempt(sql, *kind.columns([entry.write for entry in entries]))
@@ -147,7 +148,14 @@ class MetaWriter:
                 entries[:] = [entry for entry in entries if entry.write.resource_id not in made]
                 if entries:
                     await self._explain(connection, kind, entries, results, after_loss=losses > 0)
-                return
+                if not entries:
+                    return
+                turns += 1
+                if turns > _TURNS:
+                    message = (
+                        f"{self._tables.model}: changed to and fro faster than written; nothing was written; retry"
+                    )
+                    raise BackendUnavailable(message, backend="postgres")
 
     async def _find_out(
         self,
@@ -194,16 +202,21 @@ class MetaWriter:
         *,
         after_loss: bool,
     ) -> None:
-        """Say why the condition of a write did not hold. Takes out of `missed` what was written after all."""
+        """Say why the condition of a write did not hold. Leaves in `missed` what is to be tried again."""
         if after_loss:
             # The first attempt may have arrived after all, behind our back: then it is what the second one met.
             await self._find_out(connection, kind, None, missed, results)
         ids = [entry.write.resource_id for entry in missed]
         rows = await connection.fetch(self._sql.state, ids) if kind.looks else []
         found = {row[0]: row for row in rows}
+        again: list[_Entry] = []
         for entry in missed:
-            row = found.get(entry.write.resource_id)
-            results[entry.position] = kind.refusal(entry.write, row, self._tables.model)
+            refusal = kind.refusal(entry.write, found.get(entry.write.resource_id), self._tables.model)
+            if refusal is None:
+                again.append(entry)
+            else:
+                results[entry.position] = refusal
+        missed[:] = again
 
 
 def _batches(entries: list[_Entry], max_bytes: int) -> Iterator[list[_Entry]]:

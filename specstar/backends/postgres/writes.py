@@ -66,12 +66,13 @@ class Kind:
     """Writes that one statement makes.
 
     `refusal` says why a write was not made; where it `looks`, from the row that is there: id, current revision, deleted.
+    None: what stood against it is gone by now, so it is to be tried again.
     `result` is the answer to one that was made, whose time may be another than was asked for; without it there is none.
     """
 
     sql: Callable[[MetaSql], str]
     columns: Callable[[Sequence[Any]], list[list[Any]]]
-    refusal: Callable[[Write, Row | None, str], SpecstarError]
+    refusal: Callable[[Write, Row | None, str], SpecstarError | None]
     looks: bool = True
     result: Callable[[Write, datetime | None], RevisionInfo] | None = None
 
@@ -86,19 +87,17 @@ def _changed(write: Write, row: Row | None, model: str) -> SpecstarError:
     return RevisionConflictError(write.resource_id, actual_revision_id=row[1], model=model)
 
 
-def _not_advanced(write: Write, row: Row | None, model: str) -> SpecstarError:
+def _not_advanced(write: Write, row: Row | None, model: str) -> SpecstarError | None:
     if row is None:
         return ResourceNotFoundError(write.resource_id, model=model)
     _, current, deleted = row
     if deleted:
         return ResourceDeletedError(write.resource_id, model=model)
     expected = cast("Advance", write.item).revision.parent_revision_id
+    if current == expected:  # restored, or switched back, after the statement
+        return None
     return RevisionConflictError(
-        write.resource_id,
-        expected_revision_id=expected,
-        # It may have become the expected one again since.
-        actual_revision_id=None if current == expected else current,
-        model=model,
+        write.resource_id, expected_revision_id=expected, actual_revision_id=current, model=model
     )
 
 

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from specstar.backends.postgres.reader import Partial, largest_payload
+from specstar.backends.postgres.storage import PostgresStorage
 from specstar.errors import (
     BackendUnavailable,
     DuplicateResourceError,
@@ -21,7 +22,7 @@ from specstar.errors import (
 from specstar.query import build_query
 from specstar.roles import MetaWrite, PayloadKey, RevisionStatus, Storage, StoredRevision
 from specstar.roles.storage import StorageWrite
-from tests.integration.postgres.rig import Rig, admin, change_of, ids, new, open_rig, touched
+from tests.integration.postgres.rig import Rig, admin, advance_of, change_of, ids, new, open_rig, touched
 
 
 def flushes(storage: Any) -> int:
@@ -294,3 +295,41 @@ def test_what_an_answer_holds() -> None:
     for batch_bytes in (64 << 10, 4 << 20, 256 << 20):
         assert all(rows * largest_payload(batch_bytes, rows) <= 2 * batch_bytes for rows in (1, 7, 255, 256))
     assert [largest_payload(4 << 20, rows) for rows in (1, 256, 1_000_000, None)] == [8 << 20, *[32 << 10] * 3]
+
+
+@pytest.mark.parametrize("times", [1, 100])
+async def test_an_advance_that_met_a_deleted_resource_is_tried_again_if_it_was_restored_since(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    """Between the statement and the look at what stood against it. A conflict would name a revision that never changed."""
+    storage = rig.storage()
+    assert isinstance(storage, PostgresStorage)
+    first = new("r", b"1")
+    deleted = touched(first, is_deleted=True)
+    await storage.write_many([first])
+    await storage.write(deleted)
+    connection = await rig.connection()
+    attempt, left = connection.attempt, times
+
+    async def restored_after(sql: str, *args: Any) -> Any:
+        nonlocal left
+        rows = await attempt(sql, *args)
+        if sql == storage._writer._sql.advance:
+            left -= 1
+            if left == 0:
+                await rig.storage().write(touched(deleted, is_deleted=False))
+        return rows
+
+    async def looks_restored(sql: str, *args: Any, **options: Any) -> Any:
+        return [("r", first.change.meta.current_revision_id, False)]
+
+    monkeypatch.setattr(connection, "attempt", restored_after)
+    monkeypatch.setattr(connection, "fetch", looks_restored)
+    advance = advance_of(first, b"2")
+    if times > 1:
+        with pytest.raises(BackendUnavailable, match="to and fro"):
+            await storage.advance(advance)
+    else:
+        await storage.advance(advance)
+    monkeypatch.undo()
+    assert await payload_of(storage, "r") == (b"1" if times > 1 else b"2")
