@@ -5,7 +5,8 @@ from __future__ import annotations
 from specstar.runtime.batcher import Batcher
 from specstar.runtime.cleanup import clean_up
 from specstar.runtime.connections import Connection, Connections, LazyConnection, ServerInfo
-from specstar.runtime.gate import Gate, Gated, Portable, gated, interrupted, portable
+from specstar.runtime.entry import Gated, Portable, gated, portable
+from specstar.runtime.gate import Gate, interrupted
 from specstar.runtime.home import Home, Waiter
 from specstar.runtime.iterators import left_in_order
 from specstar.runtime.new_file import NewFile

@@ -1,4 +1,4 @@
-"""The gate: every public coroutine enters here and runs on the home loop, whoever calls it and from where."""
+"""The gate: calls go through it to the home loop, whoever makes them and from where."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import warnings
 import weakref
 from asyncio import events
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import anyio
 
@@ -23,70 +23,19 @@ from specstar.runtime.home import AsyncioHome, Home
 from specstar.runtime.thread_home import ThreadHome
 from specstar.runtime.trio_home import TrioHome, in_trio
 
-__all__ = ["Gate", "Gated", "Portable", "gated", "interrupted", "portable"]
+__all__ = ["Gate", "Movable", "interrupted"]
 
-P = ParamSpec("P")
 R = TypeVar("R")
-S = TypeVar("S", bound="Gated")
 logger = logging.getLogger("specstar")
 _SENDINGS = 3
 _THREAD_END_SECONDS = 5.0
 _HURRIED_SECONDS = 1.0
 
 
-class Gated(Protocol):
-    """A class whose public coroutines enter through a gate."""
-
-    @property
-    def _gate(self) -> Gate: ...
-
-
-def gated(
-    method: Callable[Concatenate[S, P], Coroutine[Any, Any, R]],
-) -> Callable[Concatenate[S, P], Coroutine[Any, Any, R]]:
-    """Run the coroutine method on the home loop of `self._gate`."""
-
-    @functools.wraps(method)
-    async def entry(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        home = self._gate.home
-        if home is not None and home.is_current():
-            return await method(self, *args, **kwargs)
-        return await self._gate.cross(functools.partial(method, self, *args, **kwargs))
-
-    return entry
-
-
-class Portable(Gated, Protocol):
-    """A class some of whose coroutines may run on the caller's own loop, or in its thread, while it says so."""
+class Movable(Protocol):
+    """The owner of coroutines that may run on the caller's own loop, or in its thread, while it says so."""
 
     def _runs_anywhere(self) -> bool: ...
-
-
-A = TypeVar("A", bound=Portable)
-
-
-def portable(
-    method: Callable[Concatenate[A, P], Coroutine[Any, Any, R]],
-) -> Callable[Concatenate[A, P], Coroutine[Any, Any, R]]:
-    """`gated` for a coroutine method that awaits batchers alone while `self._runs_anywhere()`: these send what they are given
-    to the home loop by themselves, which costs less than a task there.
-    """
-
-    @functools.wraps(method)
-    async def entry(self: A, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        home = self._gate.home
-        if home is not None:
-            if home.is_current():
-                return await method(self, *args, **kwargs)
-            if self._runs_anywhere():
-                try:
-                    return await method(self, *args, **kwargs)
-                except NotStarted:
-                    if events._get_running_loop() is None and not in_trio():
-                        raise  # `Gate.call` chooses the next home
-        return await self._gate.cross(functools.partial(method, self, *args, **kwargs))
-
-    return entry
 
 
 class Gate:
@@ -210,7 +159,7 @@ class Gate:
                 while self._is_ending(home):  # noqa: ASYNC110  on another loop
                     await anyio.sleep(0.005)
 
-    def call(self, function: Callable[[], Awaitable[R]], owner: Portable | None = None) -> R:
+    def call(self, function: Callable[[], Awaitable[R]], owner: Movable | None = None) -> R:
         """Run `function` on the home loop and block this thread until it is done. A `portable` method of `owner` runs here
         while it can, and blocks where it sends something.
 
