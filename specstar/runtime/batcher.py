@@ -138,7 +138,12 @@ class Batcher(Generic[Item, Result]):
 
     def _start(self) -> None:
         """Start another flush if one may be added; the new task takes all that arrives in this turn of the loop."""
-        if self._starting or self._in_flight >= self._max_in_flight or self._home.closing:
+        if self._starting or self._in_flight >= self._max_in_flight:
+            return
+        if self._home.closing:
+            # Another thread said so after this item had been let in, and no flush is under way that would take it.
+            while not self._in_flight and (rest := self._take()):
+                self._fail(rest, BackendUnavailable(f"{self.name}: closed before the call was sent"))
             return
         self._starting = True
         self._in_flight += 1

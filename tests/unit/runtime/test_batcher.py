@@ -314,6 +314,22 @@ async def test_closing_the_home_fails_those_who_wait_instead_of_hanging() -> Non
             await batcher.submit(9)
 
 
+async def test_a_home_that_another_thread_closes_while_an_item_comes_in_does_not_leave_its_caller_hanging() -> None:
+    home = make_home()
+
+    async def flush(items: list[int]) -> Sequence[int]:
+        return items
+
+    def key_of(item: int) -> int:
+        home.closing = True  # between the look at it and the start of a flush
+        return item
+
+    batcher: Batcher[int, int] = Batcher(home, flush, name="test", key_of=key_of)
+    with anyio.fail_after(5), pytest.raises(BackendUnavailable, match="closed"):
+        await batcher.submit(1)
+    assert not batcher.busy
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     keys=st.lists(st.integers(0, 4), max_size=40),
