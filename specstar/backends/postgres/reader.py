@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import operator
 from collections.abc import Callable, Hashable, Sequence
@@ -82,12 +83,16 @@ class Lookup(Generic[K, R]):
             )
         found: dict[K, R | Exception] = {}
         key_of, decode = self._key_of, self._decode
+        damaged = False
         for row in rows:
             try:
                 found[key_of(row)] = decode(row)
             except DecodeError as error:
                 found[key_of(row)] = error
-        return [found.get(key) for key in keys]
+                damaged = True
+        results = [found.get(key) for key in keys]
+        # Callers of one key may wait together, and each raises an error of its own.
+        return [_own(entry) for entry in results] if damaged else results
 
     async def many(self, keys: Sequence[K]) -> list[R | None]:
         """All keys at once, outside the batcher. Raises the first `DecodeError`."""
@@ -101,6 +106,14 @@ class Lookup(Generic[K, R]):
                     raise entry
                 results.append(entry)
         return results
+
+
+def _own(entry: R | Exception | None) -> R | Exception | None:
+    if not isinstance(entry, Exception):
+        return entry
+    twin = copy.copy(entry)
+    twin.__cause__ = entry.__cause__
+    return twin
 
 
 _id_of: Callable[[Row], str] = operator.itemgetter(0)
