@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
 from specstar.backends.s3.meta_delta import Delta, Recording, apply_deltas
-from specstar.backends.s3.meta_log import Base, Log, Snapshot, Stamp, damaged, stamp_of
+from specstar.backends.s3.meta_log import Base, Commit, Log, Snapshot, Stamp, damaged, stamp_of
 from specstar.backends.sqlite.database import Database, Operation
 from specstar.backends.sqlite.forks import working
 from specstar.backends.sqlite.writes import joined
@@ -31,35 +31,37 @@ class Change(NamedTuple):
 
 
 class _NoteCommit:
-    """Leave the id of a push in the database, so that its writer finds it there when the answer was lost."""
+    """Leave the id of a push in the database, so that its writer finds it there when the answer was lost; its number."""
 
     __slots__ = ("commit_id",)
 
     def __init__(self, commit_id: str) -> None:
         self.commit_id = commit_id
 
-    def run(self, database: Database) -> None:
+    def run(self, database: Database) -> int:
         database.execute("CREATE TABLE IF NOT EXISTS specstar_commits (number INTEGER PRIMARY KEY, id TEXT NOT NULL)")
-        database.execute("INSERT INTO specstar_commits (id) VALUES (?)", (self.commit_id,))
-        database.execute(
-            "DELETE FROM specstar_commits WHERE number <= (SELECT max(number) FROM specstar_commits) - ?",
-            (_COMMITS_KEPT,),
+        ((number,),) = database.execute(
+            "INSERT INTO specstar_commits (id) VALUES (?) RETURNING number", (self.commit_id,)
         )
+        database.execute("DELETE FROM specstar_commits WHERE number <= ?", (number - _COMMITS_KEPT,))
+        return int(number)
 
 
-class _FindCommits:
-    """True if one of the ids is there."""
+class _FindCommit:
+    """True if a push is there, None if it would be forgotten by now."""
 
-    __slots__ = ("ids",)
+    __slots__ = ("commit",)
 
-    def __init__(self, ids: Sequence[str]) -> None:
-        self.ids = ids
+    def __init__(self, commit: Commit) -> None:
+        self.commit = commit
 
-    def run(self, database: Database) -> bool:
+    def run(self, database: Database) -> bool | None:
         if not database.execute("SELECT 1 FROM sqlite_schema WHERE name = 'specstar_commits'"):
             return False
-        marks = ", ".join("?" for _ in self.ids)
-        return bool(database.execute(f"SELECT 1 FROM specstar_commits WHERE id IN ({marks}) LIMIT 1", self.ids))
+        if database.execute("SELECT 1 FROM specstar_commits WHERE id = ?", (self.commit.id,)):
+            return True
+        ((oldest,),) = database.execute("SELECT min(number) FROM specstar_commits")
+        return None if oldest is not None and oldest > self.commit.number else False
 
 
 class Prepared(NamedTuple):
@@ -75,9 +77,9 @@ class Prepared(NamedTuple):
 
 
 class Form(NamedTuple):
-    """How a copy is pushed: `base_key` names the base of a log, from a commit id (None: always whole); `limit` in bytes."""
+    """How a copy is pushed: as a log, if that is `logged` and it is not small, or whole; `limit` in bytes."""
 
-    base_key: Callable[[str], str] | None
+    logged: bool
     limit: int
 
 
@@ -130,7 +132,7 @@ class Copy:
     def load_log(cls, base: bytes, log: Log, name: str, setup: Operation) -> Copy:
         """A database from the bytes of a base and what changed since. Raises as `load` does."""
         if hashlib.sha256(base).hexdigest() != log.base.sha256:
-            raise damaged(name, f"the {len(base)} bytes of {log.base.key} do not match their checksum")
+            raise damaged(name, f"the {len(base)} bytes of its base {log.base.name} do not match their checksum")
         database = Database.from_bytes(base, name)
         try:
             apply_deltas(database, log.deltas)
@@ -170,20 +172,20 @@ class Copy:
         """
         copy = self._next()
         try:
-            recording = copy._record() if form.base_key is not None else None
+            recording = copy._record() if form.logged else None
             try:
                 results = copy._database.write([change.operation for change in changes], join=joined)
                 if not any(changed(result) for result in results):
                     return Prepared(copy, results, None)
-                _raised(copy._database.write([_NoteCommit(commit_id)]))
+                commit = copy._note(commit_id)
                 delta = recording.end() if recording is not None else None
             finally:
                 if recording is not None:
                     recording.close()
-            snapshot = copy._longer_log(delta, form) if delta is not None else None
+            snapshot = copy._longer_log(commit, delta, form) if delta is not None else None
             if snapshot is not None:
                 return Prepared(copy, results, snapshot, delta)
-            return Prepared(copy, results, copy._whole(commit_id, form))
+            return Prepared(copy, results, copy._whole(commit, form))
         except BaseException:
             copy.close()
             raise
@@ -196,7 +198,9 @@ class Copy:
             return self.twin()
         copy, delta = spare
         try:
-            apply_deltas(copy._database, [delta])
+            # A reader whose caller was cancelled may still be inside.
+            with copy._lock:
+                apply_deltas(copy._database, [delta])
         except BaseException:
             copy.close()
             raise
@@ -243,19 +247,22 @@ class Copy:
     @working()
     def seal(self, commit_id: str, form: Form) -> Snapshot:
         """Note the commit, and give what to push: the whole database."""
-        _raised(self._database.write([_NoteCommit(commit_id)]))
-        return self._whole(commit_id, form)
+        return self._whole(self._note(commit_id), form)
 
-    def _longer_log(self, delta: Delta, form: Form) -> Snapshot | None:
+    def _note(self, commit_id: str) -> Commit:
+        (number,) = _raised(self._database.write([_NoteCommit(commit_id)]))
+        return Commit(commit_id, number)
+
+    def _longer_log(self, commit: Commit, delta: Delta, form: Form) -> Snapshot | None:
         """The log with the delta; None if it is time for a new base, or to see if the free pages make room."""
         size = self._size()
         log = self._log.longer(delta) if self._log is not None and size <= form.limit else None
         if log is None:
             return None
         self._log = log
-        return Snapshot.of(log, size=size)
+        return Snapshot.of(commit, log, size=size)
 
-    def _whole(self, commit_id: str, form: Form) -> Snapshot:
+    def _whole(self, commit: Commit, form: Form) -> Snapshot:
         database = self._database
         ((pages,),) = database.execute("PRAGMA page_count")
         ((free,),) = database.execute("PRAGMA freelist_count")
@@ -272,23 +279,22 @@ class Copy:
         data = database.serialize()
         older, self._log, self._local = self._log, None, False
         # Once there is a log it stays one: who reads an older version of it may still want its base.
-        if form.base_key is None or (older is None and size <= SMALL):
-            return Snapshot.whole(data)
-        base = Base(form.base_key(commit_id), hashlib.sha256(data).hexdigest(), size, stamp_of(data))
-        self._log = Log(base, older.base.key if older is not None else None, 0, ())
-        return Snapshot.on_new_base(self._log, data, older=older)
+        if not form.logged or (older is None and size <= SMALL):
+            return Snapshot.whole(commit, data)
+        base = Base(f"{commit.id}.sqlite", hashlib.sha256(data).hexdigest(), size, stamp_of(data))
+        self._log = Log(base, older.base.name if older is not None else None, 0, ())
+        return Snapshot.on_new_base(commit, self._log, data, older=older)
 
     def _size(self) -> int:
         ((pages,),) = self._database.execute("PRAGMA page_count")
         ((page_bytes,),) = self._database.execute("PRAGMA page_size")
         return int(pages * page_bytes)
 
-    def has_commit(self, ids: Sequence[str]) -> bool:
-        """True if one of these pushes is in this version or in one before it."""
-        (found,) = self.read([_FindCommits(ids)])
-        if isinstance(found, Exception):
-            raise found
-        return bool(found)
+    def holds(self, commit: Commit) -> bool | None:
+        """True if this push is in this version or in one before it; None if so many came since that nobody can tell."""
+        (found,) = _raised(self.read([_FindCommit(commit)]))
+        answer: bool | None = found
+        return answer
 
     def read(self, operations: Sequence[Operation]) -> list[Any]:
         """Run operations that only read; one result or error each."""
@@ -309,7 +315,8 @@ def changed(result: Any) -> bool:
     return not isinstance(result, Exception) and result != []
 
 
-def _raised(results: Sequence[Any]) -> None:
+def _raised(results: list[Any]) -> list[Any]:
     for result in results:
         if isinstance(result, Exception):
             raise result
+    return results

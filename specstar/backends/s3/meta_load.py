@@ -63,5 +63,5 @@ class Loader:
         log = await in_thread(partial(decode, fetched.data, name, verified=fetched.verified))
         if near is not None and (copy := await in_thread(near.follow, log)) is not None:
             return copy
-        base = await self._stored.fetch_base(log.base.key)
+        base = await self._stored.fetch_base(log.base.name)
         return None if base is None else await in_thread(Copy.load_log, base, log, name, self._setup)

@@ -19,6 +19,7 @@ from specstar.errors import BackendError
 __all__ = [
     "LOG_VERSION",
     "Base",
+    "Commit",
     "Log",
     "Snapshot",
     "Stamp",
@@ -36,7 +37,7 @@ _REQUEST_BYTES = 256 << 10
 _OVERHEAD = 12 << 10
 _TABLES = """
 CREATE TABLE specstar_base (
-    key TEXT NOT NULL, sha256 TEXT NOT NULL, size INTEGER NOT NULL,
+    name TEXT NOT NULL, sha256 TEXT NOT NULL, size INTEGER NOT NULL,
     cookie INTEGER NOT NULL, version INTEGER NOT NULL, previous TEXT, sent INTEGER NOT NULL
 );
 CREATE TABLE specstar_changes (number INTEGER PRIMARY KEY, rows INTEGER NOT NULL, changes BLOB NOT NULL);
@@ -51,16 +52,19 @@ class Stamp(NamedTuple):
 
 
 class Base(NamedTuple):
-    """The object with the database from which a log goes on."""
+    """The object with the database from which a log goes on.
 
-    key: str
+    By its name in the folder of the bases, which is another one once all is copied to another prefix.
+    """
+
+    name: str
     sha256: str
     size: int
     stamp: Stamp
 
 
 class Log(NamedTuple):
-    """A version of the database. `previous`: the base before, kept for those who still read a log of it.
+    """A version of the database. `previous`: the name of the base before, kept for those who still read a log of it.
 
     `sent`: the bytes of all logs since the base.
     """
@@ -86,38 +90,45 @@ class Log(NamedTuple):
         return self.deltas[count:]
 
 
+class Commit(NamedTuple):
+    """The mark that a push leaves in the database: its own id, and the how-manieth push it is."""
+
+    id: str
+    number: int
+
+
 class Snapshot(NamedTuple):
     """What a push sends: the bytes of the object with their SHA-256, and first the base they stand on, if that is new.
 
-    `size`: bytes of the whole database. Once the push has landed, nobody needs the base `obsolete`, and no others than
-    `needed`.
+    `commit`: which push this is. `size`: bytes of the whole database. Once the push has landed, nobody needs the base
+    `obsolete`, and none from before but `needed`.
     """
 
+    commit: Commit
     data: bytes
     sha256: str
     size: int
     base: tuple[Base, bytes] | None = None
     obsolete: str | None = None
-
     needed: frozenset[str] = frozenset()
 
     @classmethod
-    def whole(cls, data: bytes) -> Snapshot:
+    def whole(cls, commit: Commit, data: bytes) -> Snapshot:
         """The database itself."""
-        return cls(data, hashlib.sha256(data).hexdigest(), len(data))
+        return cls(commit, data, hashlib.sha256(data).hexdigest(), len(data))
 
     @classmethod
-    def of(cls, log: Log, *, size: int) -> Snapshot:
+    def of(cls, commit: Commit, log: Log, *, size: int) -> Snapshot:
         """A log whose base is there."""
         data = encode(log)
-        return cls(data, hashlib.sha256(data).hexdigest(), size)
+        return cls(commit, data, hashlib.sha256(data).hexdigest(), size)
 
     @classmethod
-    def on_new_base(cls, log: Log, data: bytes, *, older: Log | None) -> Snapshot:
+    def on_new_base(cls, commit: Commit, log: Log, data: bytes, *, older: Log | None) -> Snapshot:
         """A log that begins, with its base."""
         obsolete = older.previous if older is not None else None
-        needed = frozenset(key for key in (log.base.key, log.previous) if key is not None)
-        return cls.of(log, size=log.base.size)._replace(base=(log.base, data), obsolete=obsolete, needed=needed)
+        needed = frozenset(name for name in (log.base.name, log.previous) if name is not None)
+        return cls.of(commit, log, size=log.base.size)._replace(base=(log.base, data), obsolete=obsolete, needed=needed)
 
 
 def stamp_of(data: bytes) -> Stamp:
@@ -144,7 +155,7 @@ def encode(log: Log) -> bytes:
         cursor = connection.cursor()
         cursor.execute(f"PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={LOG_VERSION}; BEGIN; {_TABLES}")
         base = log.base
-        values = (base.key, base.sha256, base.size, base.stamp.cookie, base.stamp.version, log.previous, log.sent)
+        values = (base.name, base.sha256, base.size, base.stamp.cookie, base.stamp.version, log.previous, log.sent)
         cursor.execute("INSERT INTO specstar_base VALUES (?, ?, ?, ?, ?, ?, ?)", values)
         rows = [(number, delta.rows, delta.changes) for number, delta in enumerate(log.deltas, 1)]
         cursor.executemany("INSERT INTO specstar_changes VALUES (?, ?, ?)", rows)
@@ -165,15 +176,15 @@ def decode(data: bytes, name: str, *, verified: bool) -> Log:
             (found,) = cursor.execute("PRAGMA quick_check(1)").fetchall()
             if found[0] != "ok":
                 raise damaged(name, str(found[0]))
-        columns = "key, sha256, size, cookie, version, previous, sent"
+        columns = "name, sha256, size, cookie, version, previous, sent"
         row: tuple[Any, ...]
         (row,) = cursor.execute(f"SELECT {columns} FROM specstar_base").fetchall()
-        key, sha256, size, cookie, version, previous, sent = row
+        base_name, sha256, size, cookie, version, previous, sent = row
         rows: list[tuple[Any, ...]] = cursor.execute(
             "SELECT changes, rows FROM specstar_changes ORDER BY number"
         ).fetchall()
         deltas = tuple(Delta(*each) for each in rows)
-        return Log(Base(key, sha256, size, Stamp(cookie, version)), previous, sent, deltas)
+        return Log(Base(base_name, sha256, size, Stamp(cookie, version)), previous, sent, deltas)
     except apsw.Error as error:
         raise translate(error, name) from error
     except (UnicodeDecodeError, ValueError) as error:

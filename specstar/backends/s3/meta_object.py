@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
-from specstar.backends.s3.connection import S3Connection, bare_etag, server_time
+from specstar.backends.s3.connection import S3Connection, bare_etag
 from specstar.backends.s3.errors import (
     ConditionalConflict,
     NotImplementedThere,
@@ -18,6 +18,7 @@ from specstar.backends.s3.errors import (
     endpoint_of,
 )
 from specstar.backends.s3.keys import base_root, meta_key, probe_key
+from specstar.backends.s3.resource_store import object_pages
 from specstar.errors import BackendError
 
 __all__ = ["Fetched", "MetaObject", "StoredObject", "refuse_unless_conditional"]
@@ -60,24 +61,23 @@ class StoredObject(ABC):
         """Raise `BackendError` if the server does not honour conditions on writes."""
 
     @abstractmethod
-    def base_key(self, commit_id: str) -> str:
-        """The key for the base that a push makes."""
+    async def put_base(self, name: str, data: bytes, sha256: str) -> None:
+        """Store a base. Its name is used once, so this may be repeated."""
 
     @abstractmethod
-    async def put_base(self, key: str, data: bytes, sha256: str) -> None:
-        """Store a base. Its key is used once, so this may be repeated."""
-
-    @abstractmethod
-    async def fetch_base(self, key: str) -> bytes | None:
+    async def fetch_base(self, name: str) -> bytes | None:
         """The bytes of a base; None if it is not there (any more)."""
 
     @abstractmethod
-    async def delete_base(self, key: str) -> None:
+    async def delete_base(self, name: str) -> None:
         """Remove a base."""
 
     @abstractmethod
-    async def sweep_bases(self, keep: Collection[str]) -> None:
-        """Remove bases that killed writers left; those that may belong to a push under way stay."""
+    async def sweep_bases(self, newest: str, keep: Collection[str]) -> None:
+        """Remove bases that killed writers left: all but `keep` that are a day older than `newest`, a base whose push landed.
+
+        By the server's clock, and not by the time at which this runs: it may come late, when newer bases are old as well.
+        """
 
 
 class MetaObject(StoredObject):
@@ -146,41 +146,35 @@ class MetaObject(StoredObject):
                 )
                 connection.probed.add(place)
 
-    def base_key(self, commit_id: str) -> str:
-        return f"{self._bases}{commit_id}.sqlite"
-
-    async def put_base(self, key: str, data: bytes, sha256: str) -> None:
+    async def put_base(self, name: str, data: bytes, sha256: str) -> None:
         await self._connection.call(
             "put_object",
             sha256=sha256,
             Bucket=self._bucket,
-            Key=key,
+            Key=self._bases + name,
             Body=data,
             ContentType="application/vnd.sqlite3",
         )
 
-    async def fetch_base(self, key: str) -> bytes | None:
+    async def fetch_base(self, name: str) -> bytes | None:
         try:
-            answer = await self._connection.call("get_object", Bucket=self._bucket, Key=key)
+            answer = await self._connection.call("get_object", Bucket=self._bucket, Key=self._bases + name)
         except ObjectMissing:
             return None
         data: bytes = answer["Body"]
         return data
 
-    async def delete_base(self, key: str) -> None:
-        await self._connection.call("delete_object", Bucket=self._bucket, Key=key)
+    async def delete_base(self, name: str) -> None:
+        await self._connection.call("delete_object", Bucket=self._bucket, Key=self._bases + name)
 
-    async def sweep_bases(self, keep: Collection[str]) -> None:
-        token: dict[str, Any] = {}
-        while True:
-            answer = await self._connection.call("list_objects_v2", Bucket=self._bucket, Prefix=self._bases, **token)
-            limit = server_time(answer) - _ORPHAN_SECONDS
-            for entry in answer.get("Contents", []):
-                if entry["Key"] not in keep and entry["LastModified"].timestamp() < limit:
-                    await self.delete_base(entry["Key"])
-            if not answer.get("IsTruncated"):
-                return
-            token = {"ContinuationToken": answer["NextContinuationToken"]}
+    async def sweep_bases(self, newest: str, keep: Collection[str]) -> None:
+        times: dict[str, float] = {}
+        async for page in object_pages(self._connection, self._bucket, self._bases):
+            times.update((entry["Key"].removeprefix(self._bases), entry["LastModified"].timestamp()) for entry in page)
+        # Not there: others have moved on, and will sweep.
+        limit = times.get(newest, 0.0) - _ORPHAN_SECONDS
+        for name in [name for name, time in times.items() if time < limit and name not in keep]:
+            await self.delete_base(name)
 
 
 async def refuse_unless_conditional(connection: S3Connection, bucket: str, key: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from typing import Any, NamedTuple
 
 from specstar.backends.s3.connection import S3Connection
@@ -18,7 +18,7 @@ from specstar.backends.s3.errors import (
 )
 from specstar.backends.s3.meta_database import Copy
 from specstar.backends.s3.meta_load import Loader
-from specstar.backends.s3.meta_log import Snapshot
+from specstar.backends.s3.meta_log import Commit, Snapshot
 from specstar.backends.s3.meta_object import StoredObject
 from specstar.errors import BackendError, BackendUnavailable, OutcomeUnknownError, SpecstarError
 
@@ -64,10 +64,8 @@ class Pusher:
         self.seconds = seconds
         self._bases = 0
 
-    async def push(
-        self, snapshot: Snapshot, commits: Sequence[str], *, replaces: str | None, near: Copy | None
-    ) -> Landed | Foreign:
-        """Push until the outcome is known. `commits`: the ids of this and of earlier pushes of the same changes.
+    async def push(self, snapshot: Snapshot, *, replaces: str | None, near: Copy | None) -> Landed | Foreign:
+        """Push until the outcome is known.
 
         `near`: the version that is to be replaced, where we have it. Raises `OutcomeUnknownError` if it cannot be found out,
         and the error of the server if nothing was stored for sure.
@@ -75,32 +73,32 @@ class Pusher:
         if self._locked:
             await self._stored.probe()
         if snapshot.base is None:
-            return await self._push(snapshot, commits, replaces, near)
+            return await self._push(snapshot, replaces, near)
         base, data = snapshot.base
-        await self._stored.put_base(base.key, data, base.sha256)
+        await self._stored.put_base(base.name, data, base.sha256)
         try:
-            outcome = await self._push(snapshot, commits, replaces, near)
+            outcome = await self._push(snapshot, replaces, near)
         except OutcomeUnknownError:
             raise
-        except Exception:
-            self._remove(base.key)
+        except SpecstarError:
+            self._remove(base.name)
             raise
         if isinstance(outcome, Foreign):
-            self._remove(base.key)
+            self._remove(base.name)
         else:
-            self._tidy(snapshot)
+            self._tidy(snapshot, base.name)
         return outcome
 
-    def _tidy(self, snapshot: Snapshot) -> None:
+    def _tidy(self, snapshot: Snapshot, newest: str) -> None:
         """A new base is in use: remove the one before the last, and now and then what killed writers left."""
         if snapshot.obsolete is not None:
             self._remove(snapshot.obsolete)
         if self._bases % _SWEEP_EVERY == 0:
-            self._later(self._stored.sweep_bases(snapshot.needed), "what killed writers left")
+            self._later(self._stored.sweep_bases(newest, snapshot.needed), "what killed writers left")
         self._bases += 1
 
-    def _remove(self, key: str) -> None:
-        self._later(self._stored.delete_base(key), key)
+    def _remove(self, name: str) -> None:
+        self._later(self._stored.delete_base(name), name)
 
     def _later(self, work: Coroutine[Any, Any, None], what: str) -> None:
         async def logged() -> None:
@@ -111,9 +109,7 @@ class Pusher:
 
         self._connection.start(logged())
 
-    async def _push(
-        self, snapshot: Snapshot, commits: Sequence[str], replaces: str | None, near: Copy | None
-    ) -> Landed | Foreign:
+    async def _push(self, snapshot: Snapshot, replaces: str | None, near: Copy | None) -> Landed | Foreign:
         deadline = asyncio.get_running_loop().time() + self.seconds
         # Set once a request may have reached the server and its answer is not known: it may land at any later time,
         # until the version that it replaces is gone.
@@ -135,15 +131,15 @@ class Pusher:
                     doubt = error
             except SpecstarError as error:
                 if doubt is not None:
-                    raise _unknown(self._stored.name) from error
+                    raise self._unknown(error) from error
                 raise
-            found = await self._look(reason, doubt, commits, replaces, near)
+            found = await self._look(reason, doubt, snapshot.commit, replaces, near)
             if found is not None:
                 return found
             logger.info("%s: push %d was not taken (%s); again", self._stored.name, attempt, type(reason).__name__)
             if failures >= self._attempts or asyncio.get_running_loop().time() >= deadline:
                 if doubt is not None:
-                    raise _unknown(self._stored.name) from doubt
+                    raise self._unknown(doubt) from doubt
                 if isinstance(reason, BackendUnavailable):
                     raise reason
                 raise BackendUnavailable(
@@ -156,7 +152,7 @@ class Pusher:
         self,
         reason: BackendError,
         doubt: BackendError | None,
-        commits: Sequence[str],
+        commit: Commit,
         replaces: str | None,
         near: Copy | None,
     ) -> Landed | Foreign | None:
@@ -165,25 +161,35 @@ class Pusher:
             return None
         try:
             found = await self._loader.load(known=replaces, near=near)
+            landed = await self._connection.in_thread(found.copy.holds, commit) if found is not None else False
         except NotModified:
             return None
-        except BackendUnavailable as error:
+        except SpecstarError as error:
             # 412, too, leaves a doubt: something between us and the server may have sent the request twice.
-            raise _unknown(self._stored.name) from error
+            raise self._unknown(error) from error
         if found is None:
             if replaces is None:
                 return None
             raise deleted(self._stored.name)
         etag, copy = found
-        if await self._connection.in_thread(copy.has_commit, commits):
+        if landed:
             logger.info(
                 "%s: the push had landed although it was answered with %s", self._stored.name, type(reason).__name__
             )
             return Landed(etag, copy)
+        if landed is False and self._locked:
+            return Foreign(etag, copy)
+        await self._connection.in_thread(copy.close)
         if not self._locked:
-            await self._connection.in_thread(copy.close)
             return None
-        return Foreign(etag, copy)
+        raise OutcomeUnknownError(
+            f"{self._stored.name}: the answer to a push was lost, and others pushed so often since that nobody can tell"
+        )
+
+    def _unknown(self, error: SpecstarError) -> OutcomeUnknownError:
+        return OutcomeUnknownError(
+            f"{self._stored.name}: the answer to a push was lost, and the object could not be read to find out: {error}"
+        )
 
 
 async def pause(attempt: int) -> None:
@@ -197,7 +203,3 @@ def deleted(name: str) -> BackendError:
         f"{name}: the metadata object was deleted by someone else; nothing was written. Restore it, or restart the program to "
         "begin with an empty database"
     )
-
-
-def _unknown(name: str) -> OutcomeUnknownError:
-    return OutcomeUnknownError(f"{name}: the answer to a push was lost, and the object could not be read to find out")

@@ -7,6 +7,7 @@ import logging
 import random
 import secrets
 from collections.abc import Callable, Hashable, Sequence
+from copy import copy as copy_of
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -15,6 +16,7 @@ from specstar.backends.s3.errors import NotModified
 from specstar.backends.s3.meta_database import Change, Copy, Form, Setup, changed
 from specstar.backends.s3.meta_delta import Delta
 from specstar.backends.s3.meta_load import Loader, Version
+from specstar.backends.s3.meta_log import Commit
 from specstar.backends.s3.meta_object import StoredObject
 from specstar.backends.s3.meta_push import Landed, Pusher, deleted
 from specstar.backends.s3.options import S3Options
@@ -73,7 +75,7 @@ class MetaSync:
         self._model = model
         self._loader = Loader(connection, stored, self._setup)
         # Without locking whole: a log must not outlive its base, which another writer may remove.
-        self._form = Form(stored.base_key if options.enable_locking else None, options.max_meta_bytes)
+        self._form = Form(options.enable_locking, options.max_meta_bytes)
         self._pusher = Pusher(
             connection,
             stored,
@@ -88,8 +90,8 @@ class MetaSync:
         self._stale = False
         self._pending: list[Change] = []
         self._dropped: list[str] = []
-        # Pushes whose outcome is not known: commit id, and how many of the pending writes were in it.
-        self._sent: list[tuple[str, int]] = []
+        # Pushes whose outcome is not known, and how many of the pending writes were in each.
+        self._sent: list[tuple[Commit, int]] = []
         self._diverged: str | None = None
         self._warned = False
         # While other processes are known to write: when that ends, and how long one push takes.
@@ -197,15 +199,13 @@ class MetaSync:
     async def _publish(self, changes: list[Change]) -> list[Any]:
         """Make changes on a copy and push it; one result or error each."""
         deadline = self._home.time() + self._options.operation_timeout_seconds
-        commits: list[str] = []
         attempt = 0
         while True:
             attempt += 1
             begun = self._home.time()
-            commits.append(secrets.token_hex(16))
             try:
                 prepared = await self._in_copy(
-                    partial(Copy.prepare, changes=changes, commit_id=commits[-1], form=self._form)
+                    partial(Copy.prepare, changes=changes, commit_id=secrets.token_hex(16), form=self._form)
                 )
             except LimitExceededError as error:
                 return await self._publish_halves(changes, error)
@@ -216,7 +216,7 @@ class MetaSync:
                     return prepared.results
                 continue
             try:
-                outcome = await self._pusher.push(prepared.snapshot, commits, replaces=self._etag, near=self._copy)
+                outcome = await self._pusher.push(prepared.snapshot, replaces=self._etag, near=self._copy)
             except BaseException as error:
                 self._retire(prepared.copy)
                 # What is there now is to be found out before the next call.
@@ -259,67 +259,64 @@ class MetaSync:
         if len(changes) == 1:
             return [error]
         middle = len(changes) // 2
-        return await self._publish(changes[:middle]) + await self._publish(changes[middle:])
+        results: list[Any] = []
+        for half in changes[:middle], changes[middle:]:
+            try:
+                results += await self._publish(half)
+            except SpecstarError as refused:
+                # The other half may be in the bucket: it stays acknowledged.
+                results += [copy_of(refused) for _ in half]
+        return results
 
     async def _push_pending(self) -> None:
         """Push the local copy; with `auto_reload_on_conflict`, replay the local writes on what others pushed."""
         deadline = self._home.time() + self._options.operation_timeout_seconds
-        if self._sent:
-            await self._settle()
-        commits: list[str] = []
         attempt = 0
         while self._pending:
             attempt += 1
-            commits.append(secrets.token_hex(16))
             twin = await self._in_copy(Copy.twin)
+            commit: Commit | None = None
             try:
-                snapshot = await self._connection.in_thread(twin.seal, commits[-1], self._form)
-                outcome = await self._pusher.push(snapshot, commits, replaces=self._etag, near=None)
+                snapshot = await self._connection.in_thread(twin.seal, secrets.token_hex(16), self._form)
+                commit = snapshot.commit
+                outcome = await self._pusher.push(snapshot, replaces=self._etag, near=None)
             except BaseException as error:
                 self._retire(twin)
-                if isinstance(error, OutcomeUnknownError) or not isinstance(error, Exception):
-                    self._sent += [(commit, len(self._pending)) for commit in commits]
+                if commit is not None and (isinstance(error, OutcomeUnknownError) or not isinstance(error, Exception)):
+                    self._sent.append((commit, len(self._pending)))
                 raise
             if isinstance(outcome, Landed):
                 self._pending.clear()
+                self._sent.clear()
                 self._swap(outcome.copy or twin, outcome.etag)
                 if outcome.copy is not None:
                     self._retire(twin)
                 self._warn_if_large(snapshot.size)
                 return
             self._retire(twin)
-            if not self._options.auto_reload_on_conflict and self._etag is not None:
-                self._retire(outcome.copy)
+            if not await self._replay(outcome.copy, outcome.etag):
                 raise RevisionConflictError(self._pending[0].resource_id, model=self._model)
-            await self._replay(outcome.copy, outcome.etag)
             if self._home.time() >= deadline:
                 raise BackendUnavailable(
                     f"{self.name}: other processes were faster {attempt} times; local writes are kept"
                 )
 
-    async def _settle(self) -> None:
-        """Find out about earlier pushes whose answer was lost: local writes that landed must not be made twice."""
-        try:
-            found = await self._loader.load(known=self._etag)
-        except NotModified:
-            return
-        if found is None:
-            if self._etag is None:
-                return
-            raise deleted(self.name)
-        etag, copy = found
-        landed = [count for commit, count in self._sent if await self._connection.in_thread(copy.has_commit, [commit])]
-        self._sent.clear()
-        if not landed:
-            self._retire(copy)
-            return
-        del self._pending[: max(landed)]
-        await self._replay(copy, etag)
+    async def _replay(self, copy: Copy, etag: str) -> bool:
+        """Put the local writes on top of a foreign version; those that conflict with it are dropped and reported.
 
-    async def _replay(self, copy: Copy, etag: str) -> None:
-        """Put the local writes on top of a foreign version; those that conflict with it are dropped and reported."""
-        pending = list(self._pending)
-        results = await self._connection.in_thread(lambda: copy.apply(pending))
+        Those that are in it, by a push whose answer was lost, are not made twice. False, and the version is closed, if local
+        writes must not be put on top of it.
+        """
+        # Each push had all that those before it had.
+        landed = 0
+        for commit, count in self._sent:
+            if await self._connection.in_thread(copy.holds, commit):
+                landed = count
+        if not (landed or self._options.auto_reload_on_conflict or self._etag is None):
+            self._retire(copy)
+            return False
+        pending = self._pending[landed:]
+        results = await self._connection.in_thread(copy.apply, pending) if pending else []
         kept = [change for change, result in zip(pending, results, strict=True) if changed(result)]
         dropped = [change.resource_id for change, result in zip(pending, results, strict=True) if not changed(result)]
         if dropped:
@@ -331,7 +328,9 @@ class MetaSync:
             )
         self._dropped += dropped
         self._pending = kept
+        self._sent.clear()
         self._swap(copy, etag)
+        return True
 
     def _raise_dropped(self) -> None:
         if self._dropped:
@@ -367,8 +366,13 @@ class MetaSync:
             self._start_periodic()
             return True
         if not self._settled:
-            await self._in_copy(Copy.settle)
+            # Said before: a store that comes meanwhile wants it once more.
             self._settled = True
+            try:
+                await self._in_copy(Copy.settle)
+            except BaseException:
+                self._settled = False
+                raise
         if self._stale and not self._pending:
             await self._pull()
             return True
@@ -398,13 +402,10 @@ class MetaSync:
         if not self._pending:
             await self._load(found)
             return True
-        etag, copy = found
-        if self._options.auto_reload_on_conflict or self._etag is None:
-            await self._replay(copy, etag)
+        if await self._replay(found.copy, found.etag):
             return True
-        self._retire(copy)
-        if self._diverged != etag:
-            self._diverged = etag
+        if self._diverged != found.etag:
+            self._diverged = found.etag
             logger.warning(
                 "%s: another process wrote; %d local writes are kept apart from it, sync() will refuse them",
                 self.name,

@@ -13,6 +13,7 @@ import itertools
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from email.utils import formatdate
 from typing import Literal
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -80,6 +81,8 @@ class ScriptedS3:
         self.objects: dict[str, _Object] = {}
         self.uploads: dict[str, tuple[str, dict[int, bytes], dict[str, str]]] = {}
         self.requests: list[tuple[str, str]] = []
+        # When objects were written, in listings: seconds after the beginning of 2035.
+        self.times: dict[str, float] = {}
         self.script: Script = _nothing_wrong
         self.honours_conditions = True
         self.compares_hashes = True
@@ -214,14 +217,17 @@ class ScriptedS3:
 
     def _list(self, request: _Request) -> _Answer:
         prefix = request.query.get("prefix", [""])[0]
-        keys = [key.partition("/")[2] for key in self.objects if key.startswith(f"{request.key}/{prefix}")]
         rows = "".join(
-            f"<Contents><Key>{key}</Key><Size>1</Size><LastModified>2035-01-01T00:00:00.000Z</LastModified></Contents>"
-            for key in sorted(keys)
+            f"<Contents><Key>{key.partition('/')[2]}</Key><Size>1</Size><LastModified>{self._time(key)}</LastModified></Contents>"
+            for key in sorted(self.objects)
+            if key.startswith(f"{request.key}/{prefix}")
         )
         return _Answer(
             200, f"<ListBucketResult>{rows}</ListBucketResult>".encode(), {"Content-Type": "application/xml"}
         )
+
+    def _time(self, key: str) -> str:
+        return (datetime(2035, 1, 1, tzinfo=UTC) + timedelta(seconds=self.times.get(key, 0.0))).isoformat()
 
     def _multipart(self, request: _Request) -> _Answer:
         if "uploads" in request.query:

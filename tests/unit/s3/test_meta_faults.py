@@ -322,6 +322,74 @@ async def test_without_auto_sync_a_lost_answer_does_not_repeat_the_writes(server
         assert await ids(rig) == {"r1", "r2", "r3"}
 
 
+@pytest.mark.parametrize("reload", [True, False])
+async def test_without_auto_sync_a_read_after_a_lost_answer_finds_the_writes_once(
+    server: ScriptedS3, reload: bool
+) -> None:
+    options = options_for(server.endpoint_url, auto_sync=False, max_attempts=1, auto_reload_on_conflict=reload)
+    async with opened(options) as rig:
+        store = rig.meta()
+        await store.write(created("r1"))
+        await store.sync()
+        await store.write(created("r2"))
+        server.script = lambda method, key, number: Fault(when="after") if key == KEY else None
+        with pytest.raises(OutcomeUnknownError):
+            await store.sync()
+        server.script = lambda method, key, number: None
+        assert await store.get("r2") is not None
+        await store.write(created("r3"))
+        await store.sync()
+        assert await ids(rig) == {"r1", "r2", "r3"}
+
+
+@pytest.mark.parametrize("reload", [True, False])
+async def test_without_auto_sync_a_push_that_lands_late_is_no_conflict(server: ScriptedS3, reload: bool) -> None:
+    """The caller gave up on the first push, which reaches the server when the second one is on its way."""
+    options = options_for(server.endpoint_url, auto_sync=False, auto_reload_on_conflict=reload)
+    async with opened(options) as rig:
+        store = rig.meta()
+        await store.write(created("r1"))
+        await store.sync()
+        await store.write(created("r2"))
+        server.script = on_push(Fault(delay=0.4), Fault(delay=0.8))
+        before = pushes(server)
+        first = asyncio.create_task(store.sync())
+        await until(lambda: pushes(server) == before + 1)
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        await store.write(created("r3"))
+        await store.sync()
+        assert await ids(rig) == {"r1", "r2", "r3"}
+
+
+async def test_a_push_that_too_many_others_followed_is_said_to_be_unknown(
+    server: ScriptedS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(meta_database, "_COMMITS_KEPT", 3)
+    options = options_for(server.endpoint_url, auto_reload_on_conflict=True)
+    async with opened(options) as one, opened(options) as two:
+        await one.meta().write(created("r0"))
+        await two.meta().get("r0")
+        looks = 0
+
+        def script(method: str, key: str, number: int) -> Fault | None:
+            nonlocal looks
+            if key != KEY or looks:
+                return None
+            looks += method == "GET"
+            return Fault(when="after") if method == "PUT" else Fault(delay=0.5)
+
+        server.script = script
+        writing = asyncio.create_task(one.meta().write(created("r1")))
+        await until(lambda: looks == 1)
+        for number in range(2, 6):
+            await two.meta().write(created(f"r{number}"))
+        assert not writing.done()
+        with pytest.raises(OutcomeUnknownError):
+            await writing
+        assert await ids(one) == {f"r{number}" for number in range(6)}
+
+
 async def test_sync_interval_pulls_and_pushes(server: ScriptedS3) -> None:
     options = options_for(server.endpoint_url, auto_sync=False, sync_interval=0.1, check_etag_on_read=False)
     async with opened(options) as one, opened(options_for(server.endpoint_url)) as two:
@@ -419,6 +487,19 @@ async def test_a_database_beyond_its_limit_refuses_only_the_writes_that_do_not_f
         assert results[0] is None
         assert results[2] is None
         assert await ids(rig) == {"r1", "r3"}
+
+
+async def test_half_of_a_group_that_was_pushed_stays_acknowledged(server: ScriptedS3) -> None:
+    async with opened(options_for(server.endpoint_url, max_meta_bytes=200_000, max_attempts=1)) as rig:
+        store = rig.meta()
+        await store.write(created("r0"))
+        server.script = on_push(None, Fault(status=403))
+        sizes = {"r1": 60_000, "r2": 60_000, "r3": 300_000, "r4": 10}
+        results = await asyncio.gather(
+            *(store.write(created(name, name="x" * size)) for name, size in sizes.items()), return_exceptions=True
+        )
+        assert [type(result) for result in results] == [type(None), type(None), LimitExceededError, BackendError]
+        assert await ids(rig) == {"r0", "r1", "r2"}
 
 
 async def test_a_push_carries_no_more_than_batch_bytes(server: ScriptedS3) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -26,7 +28,7 @@ pytestmark = pytest.mark.anyio
 
 KEY = "bucket/meta/Sample.sqlite"
 BASES = "bucket/meta/Sample.base/"
-FORM = meta_database.Form(lambda commit_id: f"bases/{commit_id}", 1 << 30)
+FORM = meta_database.Form(logged=True, limit=1 << 30)
 
 
 @pytest.fixture
@@ -301,14 +303,14 @@ class Twins:
             return
         if prepared.snapshot.base is not None:
             base, data = prepared.snapshot.base
-            self.bases[base.key] = data
+            self.bases[base.name] = data
         older, self.first = self.first, prepared.copy
         if prepared.delta is not None:
             self.first.keep(older, prepared.delta)
         else:
             older.close()
         log = meta_log.decode(prepared.snapshot.data, "log", verified=False)
-        loaded = Copy.load_log(self.bases[log.base.key], log, "loaded", EnsureModel(self.tables))
+        loaded = Copy.load_log(self.bases[log.base.name], log, "loaded", EnsureModel(self.tables))
         followed = self.other.follow(log) if self.other is not None else None
         self.logs += followed is not None
         if self.other is not None:
@@ -389,7 +391,7 @@ async def test_changes_that_do_not_fit_are_noticed() -> None:
     ],
 )
 async def test_a_damaged_log_is_noticed_without_its_checksum(harm: Callable[[bytes], bytes]) -> None:
-    base = meta_log.Base("key", "0" * 64, 1000, meta_log.Stamp(1, 2))
+    base = meta_log.Base("name", "0" * 64, 1000, meta_log.Stamp(1, 2))
     data = meta_log.encode(meta_log.Log(base, "previous", 5, (Delta(b"changes" * 1000, 1),)))
     assert meta_log.decode(data, "log", verified=False).deltas[0].rows == 1
     with pytest.raises(BackendError):
@@ -410,3 +412,112 @@ async def test_a_fork_waits_for_what_is_under_way(server: ScriptedS3, monkeypatc
         await rig.meta().write(created("r0"))
         await rig.meta().write(created("r1"))
     assert under_way == [1]
+
+
+@pytest.mark.usefixtures("from_the_first")
+async def test_rows_that_exchange_their_places_are_followed(server: ScriptedS3) -> None:
+    """Erased and made again in another order: what is unique in them moves to the row of the other."""
+    one, two = created("r0"), created("r1")
+    async with opened(options_for(server.endpoint_url, check_etag_on_read=False)) as rig:
+        store = rig.meta()
+        assert await store.write_many([one, two]) == [None, None]
+        await asyncio.gather(
+            store.erase("r0"), store.erase("r1"), store.write(two), store.write(one), store.write(created("r2"))
+        )
+        assert await ids(rig) == {"r0", "r1", "r2"}
+        await store.write(created("r3"))
+        assert await ids(rig) == {"r0", "r1", "r2", "r3"}
+
+
+@pytest.mark.usefixtures("new_base_with_each_push")
+@pytest.mark.parametrize(
+    "fault", [pytest.param(Fault(403, "ExpiredToken"), id="refused"), pytest.param(None, id="damaged")]
+)
+async def test_the_base_of_a_push_stays_if_the_object_cannot_be_read(server: ScriptedS3, fault: Fault | None) -> None:
+    async with opened(options_for(server.endpoint_url)) as rig:
+        await rig.meta().write(created("r0"))
+        held: list[bytes] = []
+
+        def script(method: str, key: str, number: int) -> Fault | None:
+            if method == "PUT" and key == KEY:
+                return Fault(when="after")
+            if method == "GET" and key == KEY:
+                landed = server.objects[KEY]
+                held[:] = [landed.data]
+                server.objects[KEY] = replace(landed, data=landed.data[:-1])
+                return fault
+            return None
+
+        server.script = script
+        with pytest.raises(OutcomeUnknownError):
+            await rig.meta().write(created("r1"))
+        server.script = lambda method, key, number: None
+        server.objects[KEY] = replace(server.objects[KEY], data=held[0])
+        await asyncio.sleep(0.1)
+        assert await ids(rig) == {"r0", "r1"}
+
+
+@pytest.mark.usefixtures("new_base_with_each_push")
+async def test_a_copy_in_another_place_leaves_the_first_alone(server: ScriptedS3) -> None:
+    async with opened(options_for(server.endpoint_url, prefix="first")) as rig:
+        for number in range(3):
+            await rig.meta().write(created(f"r{number}"))
+        # The base before the last is on its way out.
+        await until(lambda: len([key for key in server.objects if ".base/" in key]) == 2)
+        for key, held in list(server.objects.items()):
+            server.objects[key.replace("/first/", "/second/")] = held
+        async with opened(options_for(server.endpoint_url, prefix="second")) as copied:
+            server.requests.clear()
+            for number in range(3, 6):
+                await copied.meta().write(created(f"r{number}"))
+            await asyncio.sleep(0.1)
+            assert not [key for _, key in server.requests if "/first/" in key]
+            assert await ids(copied) == {f"r{number}" for number in range(6)}
+        assert await ids(rig) == {f"r{number}" for number in range(3)}
+
+
+@pytest.mark.usefixtures("new_base_with_each_push")
+async def test_a_sweep_that_comes_late_leaves_newer_bases(server: ScriptedS3) -> None:
+    """A process that was stopped for long between its push and the sweep."""
+    async with opened(options_for(server.endpoint_url)) as rig:
+        await rig.meta().write(created("r0"))
+        stored = meta_object.MetaObject(await rig.lazy.get(), "bucket", "", "Sample")
+        (first,) = bases(server)
+        server.times[first] = 0.0
+        server.times[f"{BASES}before.sqlite"] = -25 * 3600.0
+        server.put(f"{BASES}before.sqlite", b"left")
+        await rig.meta().write(created("r1"))
+        (second,) = bases(server) - {first, f"{BASES}before.sqlite"}
+        server.times[second] = 25 * 3600.0
+        await stored.sweep_bases(first.removeprefix(BASES), [first.removeprefix(BASES)])
+        assert bases(server) == {first, second}
+        await stored.sweep_bases("gone.sqlite", [])
+        assert bases(server) == {first, second}
+
+
+async def test_a_store_that_comes_while_tables_are_made_gets_its_own(
+    server: ScriptedS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(options_for(server.endpoint_url)) as rig:
+        await rig.meta(model(fields=("name",))).write(created("r0"))
+        made, go_on = threading.Event(), threading.Event()
+        original = Copy.settle
+
+        def settle(self: Copy) -> None:
+            original(self)
+            made.set()
+            assert go_on.wait(5)
+
+        monkeypatch.setattr(Copy, "settle", settle)
+        second = asyncio.create_task(rig.meta(model(fields=("name", "any"))).get("r0"))
+        await until(made.is_set)
+        third = asyncio.create_task(rig.meta(model(fields=("name", "age"))).get("r0"))
+        await asyncio.sleep(0.05)
+        go_on.set()
+        await asyncio.gather(second, third)
+        connection = await rig.lazy.get()
+        (sync,) = connection.meta_objects.values()
+        indexes = sync._copy._database.execute(
+            "SELECT sql FROM sqlite_schema WHERE type = 'index' AND sql LIKE '%age%'"
+        )
+        assert indexes
