@@ -78,7 +78,7 @@ class S3BlobReader(BlobReader):
         self._end = end
         self._left = max(0, end - start)
         self._whole = start == 0 and end == info.size
-        self._sum = check
+        self.check = check
         self._ahead: deque[asyncio.Task[list[bytes]]] = deque()
         self._pieces: deque[bytes] = deque()
         self._unchecked: list[bytes] = []
@@ -127,24 +127,36 @@ class S3BlobReader(BlobReader):
 
     async def _turn(self) -> bool:
         """Take the next range; False at the end."""
-        if self._over:
+        if self._over or not await self._come():
             return False
-        if not self._unchecked:
-            if not self._ahead:
-                if self._left:
-                    raise BlobIntegrityError(f"{self._left} bytes of the blob are missing", file_id=self.info.file_id)
-                return False
-            # Stays the first until it is there: a cancelled read loses nothing.
-            task = self._ahead[0]
-            pieces = await asyncio.shield(task)
-            self._ahead.popleft()
-            self._unchecked = pieces
-            self._top_up()
         if self._whole:
             await self._check()
         self._pieces.extend(self._unchecked)
         self._unchecked = []
         return True
+
+    async def _come(self) -> bool:
+        """Wait for the next range; False at the end."""
+        if self._unchecked:
+            return True
+        if not self._ahead:
+            if self._left:
+                raise BlobIntegrityError(f"{self._left} bytes of the blob are missing", file_id=self.info.file_id)
+            return False
+        # Stays the first until it is there: a cancelled read loses nothing.
+        pieces = await asyncio.shield(self._ahead[0])
+        self._ahead.popleft()
+        self._unchecked = pieces
+        self._top_up()
+        return True
+
+    async def take(self) -> list[bytes]:
+        """The next range as it came, for those who check the whole by themselves, with `check`; empty at the end."""
+        if not await self._come():
+            return []
+        pieces, self._unchecked = self._unchecked, []
+        self._left -= sum(map(len, pieces))
+        return pieces
 
     async def _check(self) -> None:
         """Hash the range that came, while its bytes are handed out."""
@@ -158,7 +170,7 @@ class S3BlobReader(BlobReader):
     async def _verify(self) -> None:
         """Before the last piece: see that all of them are the blob."""
         await self._hashed()
-        if not self._sum.passed():
+        if not self.check.passed():
             self._over = True
             self._pieces.clear()
             raise BlobIntegrityError(
@@ -173,7 +185,7 @@ class S3BlobReader(BlobReader):
 
     def _update(self, pieces: list[bytes]) -> None:
         for piece in pieces:
-            self._sum.update(piece)
+            self.check.update(piece)
 
     async def aclose(self) -> None:
         self._over = True

@@ -11,6 +11,7 @@ from specstar.backends.s3.blob_file import put_file
 from specstar.backends.s3.blob_garbage import collect_uploads
 from specstar.backends.s3.blob_layout import BlobLayout
 from specstar.backends.s3.blob_reader import S3BlobReader, open_blob
+from specstar.backends.s3.blob_save import save_blob
 from specstar.backends.s3.blob_uploads import Uploads
 from specstar.backends.s3.blob_writer import S3BlobWriter, put_small, sums_of
 from specstar.backends.s3.connection import S3Connection
@@ -60,6 +61,9 @@ class S3BlobStore(BlobStore):
         connection = self._lazy.opened or await self._lazy.get()
         at_once = self._options.part_concurrency
         return await open_blob(connection, self._layout, file_id, start=start, end=end, at_once=at_once)
+
+    async def save(self, file_id: str, path: Path) -> BlobInfo:
+        return await save_blob(await self.open(file_id), path)
 
     async def stat(self, file_id: str) -> BlobInfo:
         connection = self._lazy.opened or await self._lazy.get()

@@ -36,6 +36,7 @@ def http_session_class() -> Any:
 
     class Handler(ResponseHandler):
         raw_socket: Any = None
+        received = 0
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
@@ -43,8 +44,9 @@ def http_session_class() -> Any:
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
+            self.received = len(data) + (0 if data.startswith(b"HTTP/") else self.received)
             # For these bytes only: the kernel goes back to waiting by itself.
-            if len(data) < _SHORT and self.transport is not None and self.raw_socket is not None:
+            if self.received < _SHORT and self.transport is not None and self.raw_socket is not None:
                 with contextlib.suppress(OSError):
                     self.raw_socket.setsockopt(socket.IPPROTO_TCP, _QUICK_ACK, 1)
 

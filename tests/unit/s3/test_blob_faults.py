@@ -53,6 +53,10 @@ async def put(rig: Rig, way: str, data: bytes, folder: Path) -> str:
         await writer.abort()
 
 
+def names_in(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
 async def read(rig: Rig, file_id: str) -> bytes:
     reader = await rig.blob().open(file_id)
     try:
@@ -293,6 +297,51 @@ async def test_a_cancelled_read_loses_nothing(server: ScriptedS3) -> None:
         assert await reader.read() == b""
         assert found == data
         await reader.aclose()
+
+
+@pytest.mark.parametrize("size", [0, 1, MIB, 20 * MIB])
+async def test_a_saved_blob_is_whole(server: ScriptedS3, size: int, tmp_path: Path) -> None:
+    data = os.urandom(size)
+    async with opened(options_for(server.endpoint_url)) as rig:
+        info = await rig.blob().put_bytes(data, content_type="a/b")
+        cuts = [Fault(cut=True), Fault(), Fault(503, "SlowDown")]
+        server.script = lambda method, key, number: cuts.pop() if cuts and method == "GET" else None
+        assert await rig.blob().save(info.file_id, tmp_path / "saved") == info
+        assert (tmp_path / "saved").read_bytes() == data
+
+
+@pytest.mark.parametrize("size", [1000, 20 * MIB])
+@pytest.mark.parametrize("by", ["xxh3", "sha256"])
+async def test_a_damaged_blob_is_not_saved(server: ScriptedS3, size: int, by: str, tmp_path: Path) -> None:
+    data = os.urandom(size)
+    async with opened(options_for(server.endpoint_url)) as rig:
+        info = await rig.blob().put_bytes(data, content_type="a/b")
+        server.put(
+            key_of(data),
+            data[:-1] + bytes([data[-1] ^ 1]),
+            server.objects[key_of(data)].headers if by == "xxh3" else None,
+        )
+        with pytest.raises(BlobIntegrityError, match="checksum"):
+            await rig.blob().save(info.file_id, tmp_path / "saved")
+        assert names_in(tmp_path) == []
+
+
+async def test_a_cancelled_save_leaves_nothing(server: ScriptedS3, tmp_path: Path) -> None:
+    data = os.urandom(20 * MIB)
+    async with opened(options_for(server.endpoint_url)) as rig:
+        info = await rig.blob().put_bytes(data, content_type="a/b")
+        for requests in range(1, 5):
+            server.requests.clear()
+            server.script = lambda method, key, number: Fault(delay=0.02 * number % 0.05)
+            saving = asyncio.create_task(rig.blob().save(info.file_id, tmp_path / "saved"))
+            await until(lambda count=requests: len(server.requests) >= count)  # type: ignore[misc]
+            await asyncio.sleep(0.01 * requests)
+            saving.cancel()
+            await asyncio.gather(saving, return_exceptions=True)
+            assert names_in(tmp_path) == []
+        server.script = lambda method, key, number: None
+        await rig.blob().save(info.file_id, tmp_path / "saved")
+        assert (tmp_path / "saved").read_bytes() == data
 
 
 async def test_a_server_without_conditional_puts_still_takes_blobs(server: ScriptedS3) -> None:
