@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -20,6 +19,7 @@ from specstar.errors import (
     RevisionConflictError,
     WaitTimeoutError,
 )
+from specstar.message_queue import clearing
 from specstar.message_queue.attempt import Attempt, Stopped
 from specstar.message_queue.backend import JobBackend
 from specstar.message_queue.codec import DEFAULT_MAX_PAYLOAD_BYTES, JobCodec, decode_record
@@ -28,6 +28,7 @@ from specstar.message_queue.retry import RetryPolicy, checked_seconds
 from specstar.message_queue.sender import MAX_PRIORITY, JobSender, checked_count
 from specstar.message_queue.signature import signature_of
 from specstar.message_queue.state import JobState, Snapshot
+from specstar.message_queue.watchers import Watchers
 from specstar.query import QB, Condition
 from specstar.resource_manager.ids import checked_id
 from specstar.roles import DeadLetter, MessageQueue
@@ -40,7 +41,6 @@ __all__ = ["MAX_PRIORITY", "JobQueue"]
 
 P = TypeVar("P")
 _CONFLICTS = 16
-_PAGE = 500
 _FIRST_POLL_SECONDS = 0.02
 _LAST_POLL_SECONDS = 1.0
 
@@ -111,7 +111,7 @@ class JobQueue(Generic[P]):
         )
         self._every_payload = None if every is None else self._payload_of_ticks(every_payload)
         self._lanes: list[Lane] = []
-        self._watchers: dict[str, list[anyio.Event]] = {}
+        self._watchers = Watchers()
         functools.update_wrapper(self, handler, updated=())
 
     def __call__(self, job: Job[P]) -> Any:
@@ -181,8 +181,7 @@ class JobQueue(Generic[P]):
         """
         if timeout is not None:
             timeout = checked_seconds(timeout, field="timeout")
-        finished = anyio.Event()
-        self._watchers.setdefault(job_id, []).append(finished)
+        finished = self._watchers.add(job_id)
         deadline = None if timeout is None else anyio.current_time() + timeout
         pause = _FIRST_POLL_SECONDS
         try:
@@ -197,10 +196,10 @@ class JobQueue(Generic[P]):
                     )
                 with anyio.move_on_after(left):
                     await finished.wait()
-                    finished = self._watch_again(job_id, finished)
+                    finished = self._watchers.again(job_id, finished)
                 pause = min(pause * 1.5, _LAST_POLL_SECONDS)
         finally:
-            self._unwatch(job_id, finished)
+            self._watchers.remove(job_id, finished)
 
     @gated
     async def search(
@@ -278,36 +277,8 @@ class JobQueue(Generic[P]):
         purged = await self._messages().purge()
         state = self._state()
         if state is not None:
-            waiting = [JobStatus.pending.value, JobStatus.retrying.value]
-            condition = self._condition(QB["status"].in_(waiting) & (QB["created_time"] <= began), None)
-            while True:
-                page = await state.search(condition, limit=_PAGE)
-                changed = 0
-                for snapshot in page:
-                    cancelled = msgspec.structs.replace(
-                        snapshot.record, status=JobStatus.cancelled, finished_time=datetime.now(UTC)
-                    )
-                    try:
-                        await state.settle(snapshot, cancelled)
-                    except (RevisionConflictError, ResourceNotFoundError):
-                        continue
-                    changed += 1
-                    self._notify(snapshot.record.job_id)
-                if not changed:
-                    break
-            await self._messages_went(state, began)
+            await clearing.cancel_waiting(state, self._condition(None, None), began, self._notify)
         return purged
-
-    async def _messages_went(self, state: JobState, before: datetime) -> None:
-        """Let cancelled jobs be forgotten whose messages were purged."""
-        condition = self._condition(QB["created_time"] <= before, JobStatus.cancelled)
-        offset = 0
-        while page := await state.search(condition, limit=_PAGE, offset=offset):
-            offset += len(page)
-            for snapshot in page:
-                if snapshot.record.message_waits:
-                    with contextlib.suppress(RevisionConflictError, ResourceNotFoundError):
-                        await state.settle(snapshot, msgspec.structs.replace(snapshot.record, message_waits=False))
 
     @gated
     async def forget_finished(self, *, older_than: float) -> int:
@@ -317,24 +288,7 @@ class JobQueue(Generic[P]):
         """
         state, messages = self._kept(), self._messages()
         before = datetime.now(UTC) - timedelta(seconds=checked_seconds(older_than, field="older_than"))
-        finished = [status.value for status in JobStatus if status.finished]
-        condition = self._condition(QB["status"].in_(finished) & (QB["updated_time"] < before), None)
-        erased = kept = 0
-        while page := await state.search(condition, limit=_PAGE, offset=kept):
-            went = stay = 0
-            for snapshot in page:
-                if snapshot.record.message_waits and messages.holds(snapshot.record.job_id):
-                    stay += 1
-                    continue
-                try:
-                    went += await state.erase(snapshot.record.job_id, expected_version=snapshot.version)
-                except RevisionConflictError:
-                    continue
-            erased += went
-            kept += stay
-            if not went and not stay:
-                break
-        return erased
+        return await clearing.forget_finished(state, messages, self._condition(None, None), before)
 
     # Dead letters
 
@@ -349,39 +303,12 @@ class JobQueue(Generic[P]):
         messages, state = self._messages(), self._state()
         if state is None:
             return await messages.requeue_dead(job_ids)
-        requeued = 0
-        chosen = list(job_ids) if job_ids is not None else None
-        while True:
-            # The state first: a worker drops the message of a job that counts as failed.
-            ids = chosen
-            if ids is None:
-                ids = [letter.message.id for letter in await messages.dead_letters(limit=_PAGE)]
-            for job_id in ids:
-                await self._revive(state, job_id)
-            count = await messages.requeue_dead(ids) if ids else 0
-            requeued += count
-            if chosen is not None or not count:
-                return requeued
+        return await clearing.requeue_dead(state, messages, None if job_ids is None else list(job_ids))
 
     @gated
     async def purge_dead(self, job_ids: Sequence[str] | None = None) -> int:
         """Delete dead letters (None: all); returns how many. The state of their jobs stays."""
         return await self._messages().purge_dead(job_ids)
-
-    async def _revive(self, state: JobState, job_id: str) -> None:
-        for _ in range(_CONFLICTS):
-            snapshot = await state.read(job_id)
-            if snapshot is None or snapshot.record.status is not JobStatus.failed:
-                return
-            revived = msgspec.structs.replace(
-                snapshot.record, status=JobStatus.pending, attempts=0, delivery=0, worker=None, finished_time=None
-            )
-            try:
-                await state.settle(snapshot, revived)
-            except (RevisionConflictError, ResourceNotFoundError):
-                continue
-            return
-        raise RevisionConflictError(job_id, model=self.name)
 
     def _dead_job(self, letter: DeadLetter) -> DeadJob[P]:
         payload: P | None = None
@@ -450,22 +377,7 @@ class JobQueue(Generic[P]):
 
     def _notify(self, job_id: str) -> None:
         """Wake those who wait for this job in this process."""
-        if self._watchers:
-            for event in self._watchers.get(job_id, ()):
-                event.set()
-
-    def _watch_again(self, job_id: str, seen: anyio.Event) -> anyio.Event:
-        self._unwatch(job_id, seen)
-        event = anyio.Event()
-        self._watchers.setdefault(job_id, []).append(event)
-        return event
-
-    def _unwatch(self, job_id: str, event: anyio.Event) -> None:
-        watching = self._watchers.get(job_id)
-        if watching is not None and event in watching:
-            watching.remove(event)
-            if not watching:
-                del self._watchers[job_id]
+        self._watchers.notify(job_id)
 
     def _payload_of_ticks(self, given: P | None) -> Any:
         """What a periodic job is sent with: what was given, or the type's own default. Checked now, not at the first tick."""

@@ -1,0 +1,107 @@
+"""The state of many jobs at once: cancelled with their messages, sent back to work, or forgotten."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+import msgspec
+
+from specstar.errors import ResourceNotFoundError, RevisionConflictError
+from specstar.message_queue.job import JobStatus
+from specstar.message_queue.state import JobState
+from specstar.query import QB, Condition
+from specstar.roles import MessageQueue
+
+__all__ = ["cancel_waiting", "forget_finished", "requeue_dead"]
+
+_CONFLICTS = 16
+_PAGE = 500
+_replace = msgspec.structs.replace
+
+
+async def cancel_waiting(state: JobState, jobs: Condition, before: datetime, cancelled: Callable[[str], None]) -> None:
+    """After their messages were purged: cancel those of `jobs` that were created by then and wait, and report each."""
+    old = jobs & (QB["created_time"] <= before)
+    waiting = old & QB["status"].in_([JobStatus.pending.value, JobStatus.retrying.value])
+    while True:
+        changed = 0
+        for snapshot in await state.search(waiting, limit=_PAGE):
+            record = _replace(snapshot.record, status=JobStatus.cancelled, finished_time=datetime.now(UTC))
+            try:
+                await state.settle(snapshot, record)
+            except (RevisionConflictError, ResourceNotFoundError):
+                continue
+            changed += 1
+            cancelled(record.job_id)
+        if not changed:
+            break
+    await _messages_went(state, old & (QB["status"] == JobStatus.cancelled.value))
+
+
+async def _messages_went(state: JobState, cancelled: Condition) -> None:
+    """Let cancelled jobs be forgotten whose messages were purged."""
+    offset = 0
+    while page := await state.search(cancelled, limit=_PAGE, offset=offset):
+        offset += len(page)
+        for snapshot in page:
+            if snapshot.record.message_waits:
+                with contextlib.suppress(RevisionConflictError, ResourceNotFoundError):
+                    await state.settle(snapshot, _replace(snapshot.record, message_waits=False))
+
+
+async def forget_finished(state: JobState, messages: MessageQueue, jobs: Condition, before: datetime) -> int:
+    """Erase those of `jobs` that finished before then and whose message is gone; returns how many."""
+    finished = [status.value for status in JobStatus if status.finished]
+    condition = jobs & QB["status"].in_(finished) & (QB["updated_time"] < before)
+    erased = kept = 0
+    while page := await state.search(condition, limit=_PAGE, offset=kept):
+        went = stay = 0
+        for snapshot in page:
+            if snapshot.record.message_waits and messages.holds(snapshot.record.job_id):
+                stay += 1
+                continue
+            try:
+                went += await state.erase(snapshot.record.job_id, expected_version=snapshot.version)
+            except RevisionConflictError:
+                continue
+        erased += went
+        kept += stay
+        if not went and not stay:
+            break
+    return erased
+
+
+async def requeue_dead(state: JobState, messages: MessageQueue, job_ids: Sequence[str] | None) -> int:
+    """Send dead jobs (None: all) back to work with no attempts counted; returns how many."""
+    requeued = 0
+    while True:
+        # The state first: a worker drops the message of a job that counts as failed.
+        ids = job_ids
+        if ids is None:
+            ids = [letter.message.id for letter in await messages.dead_letters(limit=_PAGE)]
+        for job_id in ids:
+            await _revive(state, job_id)
+        count = await messages.requeue_dead(ids) if ids else 0
+        requeued += count
+        if job_ids is not None or not count:
+            return requeued
+
+
+async def _revive(state: JobState, job_id: str) -> None:
+    queue = None
+    for _ in range(_CONFLICTS):
+        snapshot = await state.read(job_id)
+        if snapshot is None or snapshot.record.status is not JobStatus.failed:
+            return
+        queue = snapshot.record.queue
+        revived = _replace(
+            snapshot.record, status=JobStatus.pending, attempts=0, delivery=0, worker=None, finished_time=None
+        )
+        try:
+            await state.settle(snapshot, revived)
+        except (RevisionConflictError, ResourceNotFoundError):
+            continue
+        return
+    raise RevisionConflictError(job_id, model=queue)
