@@ -25,6 +25,7 @@ _DATABASE = "specstar.sqlite3"
 _FILE_THREADS = 4
 _BLOB_THREADS = 8
 _AHEAD_THREADS = 4
+_THREAD_END_SECONDS = 1.0
 # A writer that needs longer than this for one file is taken for dead.
 SWEEP_SECONDS = 24 * 3600.0
 
@@ -106,7 +107,11 @@ class DiskConnection(Connection):
         self.read_ahead.shutdown(wait=False)
         if self._lanes is not None:
             await self._lanes.drain()
-            await run_in_thread(self._file.close, limiter=self.file_limit)
+            await run_in_thread(self._close, self._lanes, limiter=self.file_limit)
+
+    def _close(self, lanes: Lanes) -> None:
+        lanes.end(_THREAD_END_SECONDS)
+        self._file.close()
 
     def abandon(self) -> None:
         """Close at once. In a forked child only the child's copies are closed, which the parent does not notice."""
@@ -116,3 +121,5 @@ class DiskConnection(Connection):
             self._file.leak()
         else:
             self._file.drop()
+        if os.getpid() == self._pid and self._lanes is not None:
+            self._lanes.end(_THREAD_END_SECONDS)

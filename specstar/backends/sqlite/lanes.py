@@ -1,4 +1,4 @@
-"""The way to one database file: one writer, one reader for rows by id, several for searches; each batch is one thread job."""
+"""The way to one database file: one writer, one reader for rows by id, several for searches; a batch is one job of a thread."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Any, Protocol
 
-import anyio
-
 from specstar.backends.sqlite.database import Database, Operation
 from specstar.backends.sqlite.faults import DISK_ERRORS
+from specstar.backends.sqlite.lane_threads import LaneThreads
 from specstar.backends.sqlite.reads import prefetches
 from specstar.backends.sqlite.writes import joined
 from specstar.errors import BackendError, SpecstarError
-from specstar.runtime import Batcher, Home, portions, run_in_thread
+from specstar.runtime import Batcher, Home, portions
 
 __all__ = ["DatabaseFile", "Lanes"]
 
@@ -140,9 +139,9 @@ class Lanes:
         self._file = file
         # Half a batch, so that who writes many leaves room for others in it.
         self._portion_bytes = batch_bytes // 2
-        self._writer_limit = anyio.CapacityLimiter(1)
-        self._reader_limit = anyio.CapacityLimiter(1)
-        self._search_limit = anyio.CapacityLimiter(file.readers)
+        self._writer = LaneThreads(home, "specstar-writer", 1)
+        self._reader = LaneThreads(home, "specstar-reader", 1)
+        self._searchers = LaneThreads(home, "specstar-searcher", file.readers)
         self._writes: Batcher[_Sized, Any] = Batcher(
             home,
             self._flush_writes,
@@ -185,8 +184,13 @@ class Lanes:
             if not await batcher.drain(_DRAIN_SECONDS):
                 raise BackendError(f"{batcher.name}: still busy after {_DRAIN_SECONDS:g} s")
 
+    def end(self, timeout: float) -> None:
+        """End the threads; waits for each, `timeout` seconds at most. Blocks."""
+        for threads in (self._writer, self._reader, self._searchers):
+            threads.end(timeout)
+
     async def _flush_writes(self, operations: list[_Sized]) -> list[Any]:
-        return await run_in_thread(self._write, operations, limiter=self._writer_limit)
+        return await self._writer.run(self._write, operations)
 
     def _write(self, operations: list[_Sized]) -> list[Any]:
         write = self._file.write
@@ -202,11 +206,11 @@ class Lanes:
         ]
 
     async def _flush_reads(self, operations: list[Operation]) -> list[Any]:
-        return await run_in_thread(self._read, operations, limiter=self._reader_limit)
+        return await self._reader.run(self._read, operations)
 
     def _read(self, operations: list[Operation]) -> list[Any]:
         first: list[Operation] = list(prefetches(operations))
         return self._file.reader.read([*first, *operations])[len(first) :]
 
     async def _flush_searches(self, operations: list[Operation]) -> list[Any]:
-        return await run_in_thread(self._file.search, operations, limiter=self._search_limit)
+        return await self._searchers.run(self._file.search, operations)

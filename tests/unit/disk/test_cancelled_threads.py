@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from specstar import SpecStar
 from specstar.backends.disk.blob_files import BlobFiles
 from specstar.backends.disk.blob_trailer import BlobFile
 from specstar.backends.disk.new_blob import NewBlob
+from specstar.backends.sqlite.database import Database, Operation
 
 
 @pytest.fixture(scope="module")
@@ -125,3 +126,25 @@ async def test_a_blob_is_closed_though_its_reader_is_cancelled_while_the_closing
     await asyncio.to_thread(lambda: asyncio.run(cancelled_at_the_end()))
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(opened[0])
+
+
+async def test_a_read_that_is_cancelled_again_and_again_waits_for_its_thread(
+    spec: SpecStar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The batch goes on for its neighbours; closing waits for the thread, which uses the connection."""
+    before = set(threading.enumerate())
+    notes = spec.add_model(dict, name="notes")
+    info = await notes.create({"a": 1})
+    slow, read = Slow(), Database.read
+
+    def slowly(database: Database, operations: Sequence[Operation]) -> list[object]:
+        slow.wait()
+        return read(database, operations)
+
+    monkeypatch.setattr(Database, "read", slowly)
+    neighbour = asyncio.create_task(notes.get(info.resource_id))
+    await slow.cancel(asyncio.create_task(notes.get(info.resource_id)))
+    assert (await neighbour).data == {"a": 1}
+    await spec.aclose()
+    left = set(threading.enumerate()) - before
+    assert not [thread.name for thread in left if thread.name in ("specstar-reader", "specstar-writer")]

@@ -49,7 +49,9 @@ async def opened(tmp_path: Path, anyio_backend: object) -> AsyncIterator[Opened]
     with file.writer.transaction():
         file.writer.execute("CREATE TABLE numbers (number INTEGER)")
     gate = Gate()
-    yield Opened(file, Lanes(gate.settle(), file, batch_bytes=8 << 20), gate)
+    lanes = Lanes(gate.settle(), file, batch_bytes=8 << 20)
+    yield Opened(file, lanes, gate)
+    lanes.end(5)
     file.close()
     await gate.aclose()
 
@@ -169,5 +171,6 @@ async def test_a_transaction_carries_no_more_than_batch_bytes(tmp_path: Path, an
     assert max(written) == 10
     assert 1 in written
     assert written[-4:] == [5, 5, 5, 5]
+    lanes.end(5)
     file.close()
     await gate.aclose()
