@@ -45,17 +45,17 @@ class TestTaskCancel:
     """`Task.cancel()`, which anyio alone obeys at once."""
 
     async def test_it_waits_for_the_thread_and_keeps_its_place(self) -> None:
-        release, ended = threading.Event(), threading.Event()
+        begun, release, ended = threading.Event(), threading.Event(), threading.Event()
         limiter = anyio.CapacityLimiter(1)
 
         def work() -> None:
+            begun.set()
             release.wait(10)
             ended.set()
 
         task = asyncio.create_task(run_in_thread(work, limiter=limiter))
-        while not limiter.borrowed_tokens:  # noqa: ASYNC110
-            await asyncio.sleep(0)
-        await asyncio.sleep(0.02)
+        while not begun.is_set():  # noqa: ASYNC110  another thread sets it
+            await asyncio.sleep(0.001)
         task.cancel()
         await asyncio.sleep(0.02)
         task.cancel()
