@@ -27,7 +27,7 @@ class Fault:
 
     `when` "instead": the request has no effect; "after": it has its effect, and then goes wrong. The answer is `status`
     with `code`, or none at all (`status` 0): the connection is reset. `cut`: the good answer, its body cut in the middle.
-    `delay` in seconds before anything is answered.
+    `delay` in seconds before anything is answered, or until `released`.
     """
 
     status: int = 0
@@ -35,13 +35,14 @@ class Fault:
     when: Literal["instead", "after"] = "instead"
     cut: bool = False
     delay: float = 0.0
+    released: asyncio.Event | None = None
     headers: dict[str, str] = field(default_factory=dict)
     message: str = ""
 
     @property
     def only_late(self) -> bool:
         """True if nothing is wrong with the answer but its time."""
-        return self.delay > 0 and not self.status and self.when == "instead"
+        return (self.delay > 0 or self.released is not None) and not self.status and self.when == "instead"
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,8 @@ class ScriptedS3:
         fault = self.script(request.method, request.key, next(self._numbers))
         if fault is not None and fault.delay:
             await asyncio.sleep(fault.delay)
+        if fault is not None and fault.released is not None:
+            await fault.released.wait()
         fails = fault is not None and not fault.cut and not fault.only_late
         answer = _Answer(500) if fault is not None and fails and fault.when == "instead" else self._handle(request)
         if fault is not None and fails:

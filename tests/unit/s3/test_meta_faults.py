@@ -371,13 +371,14 @@ async def test_a_push_that_too_many_others_followed_is_said_to_be_unknown(
         await one.meta().write(created("r0"))
         await two.meta().get("r0")
         looks = 0
+        enough = asyncio.Event()
 
         def script(method: str, key: str, number: int) -> Fault | None:
             nonlocal looks
             if key != KEY or looks:
                 return None
             looks += method == "GET"
-            return Fault(when="after") if method == "PUT" else Fault(delay=0.5)
+            return Fault(when="after") if method == "PUT" else Fault(released=enough)
 
         server.script = script
         writing = asyncio.create_task(one.meta().write(created("r1")))
@@ -385,6 +386,7 @@ async def test_a_push_that_too_many_others_followed_is_said_to_be_unknown(
         for number in range(2, 6):
             await two.meta().write(created(f"r{number}"))
         assert not writing.done()
+        enough.set()
         with pytest.raises(OutcomeUnknownError):
             await writing
         assert await ids(one) == {f"r{number}" for number in range(6)}
