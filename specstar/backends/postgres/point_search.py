@@ -71,7 +71,7 @@ class _Shape:
         dialect = PostgresBatch()
         self._tables = tables
         self._limit = query.limit or 0
-        self._one_sql = sql.search_full_found(compiled)
+        self._one_sql = sql.search_full(compiled)
         self._many_sql = sql.search_full_each(compile_query(query, fields, dialect, alias="m"), dialect.types)
         self._alone = False
         self._batcher: Batcher[Sequence[Any], list[Row]] = Batcher(

@@ -71,7 +71,6 @@ _JOINED = ", ".join(
     for alias, columns in (("m", META_COLUMNS), ("r", REVISION_COLUMNS))
     for column in (f"{alias}.{name}" for name, _ in columns)
 )
-_AT_CURRENT = "r.resource_id = m.resource_id AND r.revision_id = m.current_revision_id"
 # Large payloads do not travel with a batch: the reader asks for them one by one.
 _PAYLOAD = "CASE WHEN octet_length(r.payload) <= $2 THEN r.payload END"
 
@@ -79,22 +78,6 @@ _PAYLOAD = "CASE WHEN octet_length(r.payload) <= $2 THEN r.payload END"
 def _unseen(array: str) -> str:
     """An array that the planner does not look into: else it would plan short ones anew at every call, for their length."""
     return f"(SELECT {array})"
-
-
-def _found(alias: str, keys: str) -> str:
-    """`keys`, by which a row is looked up, and what makes the planner do that by the index, however small the table is.
-
-    A plan is kept while the table grows: one that reads all of ten rows would read all of a million. So a row seems dear to
-    look at, to be compared with a hundred texts; what is always true before that spares it.
-    """
-    dear = f"octet_length({alias}.resource_id) IS NOT NULL OR {alias}.resource_id @@ ANY (array_fill('-'::text, ARRAY[100]))"
-    return f"{keys} AND ({dear})"
-
-
-def _few(number: str) -> str:
-    """True for every row of a batch, by a number that none is without. The planner takes it for one in two hundred: with
-    few keys to look up it does not prefer to read the whole table."""
-    return f"{number} BETWEEN 0 AND 9223372036854775807"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,48 +105,44 @@ class MetaSql:
 def meta_sql(names: TableNames) -> MetaSql:
     """The statements for the tables of these names."""
     meta, revision = names.meta, names.revision
-    joined = f"FROM {meta} m LEFT JOIN {revision} r ON"
-    current = f"{joined} {_found('r', _AT_CURRENT)}"
-    given = f"{joined} {_found('r', 'r.resource_id = m.resource_id AND r.revision_id = k.revision_id')}"
+    current = f"FROM {meta} m LEFT JOIN {revision} r ON r.resource_id = m.resource_id AND r.revision_id = "
+    one_batch = f"WHERE m.resource_id = ANY({_unseen('$1::text[]')}::text[])"
     # Key by key, by the index: a join of sets would read the whole of a small or fresh table for each batch.
     each_key = f"FROM unnest({_unseen('$1::text[]')}) AS k(resource_id) CROSS JOIN LATERAL"
-    one_key = f"WHERE {_found('m', 'm.resource_id = k.resource_id')} LIMIT 1"
-    at_key = _found("r", "r.resource_id = k.resource_id AND r.revision_id = k.revision_id")
-    each_pair = f"FROM unnest({_unseen('$1::text[]')}, {_unseen('$3::text[]')}) AS k(resource_id, revision_id) CROSS JOIN LATERAL"
+    one_key = "WHERE m.resource_id = k.resource_id LIMIT 1"
+    pairs = (
+        f"FROM unnest({_unseen('$1::text[]')}, {_unseen('$3::text[]')}) AS k(resource_id, revision_id) "
+        f"JOIN {meta} m USING (resource_id) "
+        f"LEFT JOIN {revision} r ON r.resource_id = m.resource_id "
+        "AND r.revision_id = coalesce(k.revision_id, m.current_revision_id)"
+    )
     return MetaSql(
         create=_write(names, update=False),
         update=_write(names, update=True),
         advance=_advance(names),
-        state=(
-            "SELECT found.* "
-            f"{each_key} (SELECT m.resource_id, m.current_revision_id, m.is_deleted FROM {meta} m {one_key}) found"
-        ),
+        state=f"SELECT m.resource_id, m.current_revision_id, m.is_deleted FROM {meta} m {one_batch}",
         outcome=(
             "SELECT k.position, m.version, m.updated_time, m.current_revision_id, r.payload_id, r.updated_time, r.status "
             "FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS k(resource_id, revision_id, position) "
-            f"LEFT JOIN LATERAL (SELECT * FROM {meta} m {one_key}) m ON true "
-            f"LEFT JOIN LATERAL (SELECT * FROM {revision} r WHERE {at_key} LIMIT 1) r ON true"
+            f"LEFT JOIN {meta} m ON m.resource_id = k.resource_id "
+            f"LEFT JOIN {revision} r ON r.resource_id = k.resource_id AND r.revision_id = k.revision_id"
         ),
-        read=f"SELECT found.* {each_key} (SELECT {_JOINED} {current} {one_key}) found",
-        read_full=f"SELECT found.* {each_key} (SELECT {_JOINED}, {_PAYLOAD} {current} {one_key}) found",
-        read_full_one=f"SELECT {_JOINED}, {_PAYLOAD} {current} WHERE {_found('m', 'm.resource_id = $1::text')}",
-        read_at=(
-            f"SELECT found.*, k.revision_id {each_pair.replace('$3', '$2')} (SELECT {_JOINED} {given} {one_key}) found"
-        ),
-        read_at_full=f"SELECT found.*, k.revision_id {each_pair} (SELECT {_JOINED}, {_PAYLOAD} {given} {one_key}) found",
+        read=f"SELECT found.* {each_key} (SELECT {_JOINED} {current} m.current_revision_id {one_key}) found",
+        read_full=f"SELECT found.* {each_key} (SELECT {_JOINED}, {_PAYLOAD} {current} m.current_revision_id {one_key}) found",
+        read_full_one=f"SELECT {_JOINED}, {_PAYLOAD} {current} m.current_revision_id WHERE m.resource_id = $1::text",
+        read_at=f"SELECT {_JOINED}, k.revision_id {pairs.replace('$3', '$2')}",
+        read_at_full=f"SELECT {_JOINED}, {_PAYLOAD}, k.revision_id {pairs}",
         read_meta=f"SELECT found.* {each_key} (SELECT {_META} FROM {meta} m {one_key}) found",
         payload=(
-            f"SELECT r.payload FROM {revision} r "
-            f"WHERE {_found('r', 'r.resource_id = $1 AND r.revision_id = $2 AND r.payload_id = $3')}"
+            f"SELECT r.payload FROM {revision} r WHERE r.resource_id = $1 AND r.revision_id = $2 AND r.payload_id = $3"
         ),
         list_revisions=(
-            f"SELECT r.resource_id, {_REVISION} FROM {revision} r WHERE {_found('r', 'r.resource_id = $1')} "
-            "ORDER BY r.revision_id"
+            f"SELECT r.resource_id, {_REVISION} FROM {revision} r WHERE r.resource_id = $1 ORDER BY r.revision_id"
         ),
         erase=(
-            f"WITH w AS (DELETE FROM {meta} m WHERE {_found('m', 'm.resource_id = $1')} "
-            "AND ($2::bigint IS NULL OR m.version = $2) RETURNING m.resource_id), "
-            f"r AS (DELETE FROM {revision} r USING w WHERE {_found('r', 'r.resource_id = w.resource_id')} "
+            f"WITH w AS (DELETE FROM {meta} m WHERE m.resource_id = $1 AND ($2::bigint IS NULL OR m.version = $2) "
+            "RETURNING m.resource_id), "
+            f"r AS (DELETE FROM {revision} r USING w WHERE r.resource_id = w.resource_id "
             f"RETURNING r.resource_id, {_REVISION}) "
             "SELECT w.resource_id AS erased, r.* FROM w LEFT JOIN r ON true"
         ),
@@ -219,8 +198,7 @@ def _write(names: TableNames, *, update: bool) -> str:
         changes = ", ".join(f"{name} = n.{name}" for name, _ in META_COLUMNS[1:] if not name.startswith("created_"))
         rows = (
             f"UPDATE {names.meta} m SET {changes} FROM n "
-            f"WHERE {_found('m', 'm.resource_id = n.resource_id AND m.version = n.expected_version')} "
-            f"AND {_few('n.expected_version')} RETURNING m.resource_id"
+            "WHERE m.resource_id = n.resource_id AND m.version = n.expected_version RETURNING m.resource_id"
         )
     else:
         rows = (
@@ -270,8 +248,7 @@ def _advance(names: TableNames) -> str:
         "updated_time = greatest(m.updated_time, n.changed_time), updated_by = coalesce(n.changed_by, ''), "
         "schema_version = n.schema_version, indexed = n.indexed "
         f"FROM unnest({arrays}) AS n({columns}) "
-        f"WHERE {_found('m', 'm.resource_id = n.resource_id AND m.current_revision_id = n.parent_revision_id')} "
-        f"AND NOT m.is_deleted AND {_few('n.size')} "
+        "WHERE m.resource_id = n.resource_id AND m.current_revision_id = n.parent_revision_id AND NOT m.is_deleted "
         "RETURNING m.updated_time, m.updated_by, n.*), "
         f"r AS (INSERT INTO {names.revision} (resource_id, {', '.join(name for name, _ in REVISION_COLUMNS)}, payload) "
         "SELECT w.resource_id, w.revision_id, w.parent_revision_id, w.revision_id, coalesce(w.status, 'stable'), "
@@ -294,7 +271,7 @@ class SearchSql:
     def _joined(self, columns: str, compiled: Compiled) -> str:
         return (
             f"SELECT {columns} FROM {self._page(compiled)} LEFT JOIN {self.names.revision} r "
-            f"ON {_AT_CURRENT} ORDER BY {compiled.order_by}"
+            f"ON r.resource_id = m.resource_id AND r.revision_id = m.current_revision_id ORDER BY {compiled.order_by}"
         )
 
     def search(self, compiled: Compiled) -> str:
@@ -305,16 +282,8 @@ class SearchSql:
         """The same with payloads of at most `$1` bytes."""
         return self._joined(f"{_JOINED}, {_PAYLOAD.replace('$2', '$1')}", compiled)
 
-    def search_full_found(self, compiled: Compiled) -> str:
-        """`search_full` for a short page of what one range of an index holds."""
-        page = self._page(compiled._replace(where=_found("m", compiled.where)))
-        current = f"(SELECT * FROM {self.names.revision} r WHERE {_found('r', _AT_CURRENT)} LIMIT 1) r ON true"
-        payload = _PAYLOAD.replace("$2", "$1")
-        return f"SELECT {_JOINED}, {payload} FROM {page} LEFT JOIN LATERAL {current} ORDER BY {compiled.order_by}"
-
     def search_full_each(self, compiled: Compiled, types: Sequence[str]) -> str:
-        """`search_full_found` for many queries of one shape, compiled for `PostgresBatch`: position from 1, then the same
-        columns.
+        """`search_full` for many queries of one shape, compiled for `PostgresBatch`: position from 1, then the same columns.
 
         The operands are arrays from `$2` on, one of each type.
         """
@@ -322,7 +291,7 @@ class SearchSql:
         columns = ", ".join(f"p{number}" for number, _ in enumerate(types, 1))
         return (
             f"SELECT k.position, found.* FROM unnest({arrays}) WITH ORDINALITY AS k({columns}, position) "
-            f"CROSS JOIN LATERAL ({self.search_full_found(compiled)}) found"
+            f"CROSS JOIN LATERAL ({self.search_full(compiled)}) found"
         )
 
     def search_meta(self, compiled: Compiled) -> str:
@@ -358,12 +327,10 @@ def payload_sql(names: TableNames) -> PayloadSql:
         sizes=f"SELECT p.resource_id, p.payload_id, octet_length(p.payload) {keys} JOIN {table} p "
         "USING (resource_id, payload_id)",
         get=(
-            f"SELECT found.* FROM unnest({_unseen('$1::text[]')}, {_unseen('$2::text[]')}) AS k(resource_id, payload_id) "
-            "CROSS JOIN LATERAL (SELECT p.resource_id, p.payload_id, "
-            f"CASE WHEN octet_length(p.payload) <= $3 THEN p.payload END FROM {table} p "
-            f"WHERE {_found('p', 'p.resource_id = k.resource_id AND p.payload_id = k.payload_id')} LIMIT 1) found"
+            "SELECT p.resource_id, p.payload_id, CASE WHEN octet_length(p.payload) <= $3 THEN p.payload END "
+            f"{keys} JOIN {table} p USING (resource_id, payload_id)"
         ),
-        get_one=f"SELECT p.payload FROM {table} p WHERE {_found('p', 'p.resource_id = $1 AND p.payload_id = $2')}",
+        get_one=f"SELECT p.payload FROM {table} p WHERE p.resource_id = $1 AND p.payload_id = $2",
         delete=f"DELETE FROM {table} p USING unnest($1::text[], $2::text[]) AS k(resource_id, payload_id) "
         "WHERE p.resource_id = k.resource_id AND p.payload_id = k.payload_id",
         page=(
