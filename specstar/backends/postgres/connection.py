@@ -26,6 +26,8 @@ Row: TypeAlias = Any
 
 _OLDEST = 14
 _NOBODY = ServerSession(0, None)
+# How long a plan may be one for a table that has grown since.
+_PLAN_SECONDS = 60
 _OWN_SESSION = "SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
 
 
@@ -79,6 +81,7 @@ class PostgresConnection(Connection):
             "timeout": options.connect_timeout_seconds,
             "command_timeout": options.command_timeout_seconds,
             "connection_class": self.pool.session_class,
+            "max_cached_statement_lifetime": _PLAN_SECONDS,
         }
         if options.pgbouncer:
             # PgBouncer refuses most start-up parameters, and statements prepared on one server are unknown to the next.
