@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Sequence
 from itertools import islice
 from typing import Any, Protocol
@@ -11,7 +9,6 @@ from typing import Any, Protocol
 from specstar.backends.sqlite.database import Database, Operation
 from specstar.backends.sqlite.faults import DISK_ERRORS
 from specstar.backends.sqlite.lane_threads import LaneThreads
-from specstar.backends.sqlite.new_rows import NewRows
 from specstar.backends.sqlite.reads import prefetches
 from specstar.backends.sqlite.writes import joined
 from specstar.errors import BackendError, SpecstarError
@@ -27,13 +24,6 @@ _READER_CACHE_BYTES = 64 << 20
 _SEARCHER_CACHE_BYTES = 16 << 20
 _DRAIN_SECONDS = 60.0
 _PORTION_ITEMS = 512
-_SHARE_FROM = 16
-# What a write costs the event loop, and the writer beside its commit: only the order of magnitude matters.
-_CALL_SECONDS = 15e-6
-_ROW_SECONDS = 6e-6
-_FIRST_COMMIT_SECONDS = 0.01
-_PROCESSORS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-_FORGETTING = 0.1
 
 
 class _Sized(Operation, Protocol):
@@ -96,11 +86,8 @@ class DatabaseFile:
         self._opened.append(database)
         return database
 
-    def write(self, operations: Sequence[Operation], at_once: Operation | None = None) -> list[Any]:
-        """Run writes, one thread at a time. `at_once`: those very writes as one.
-
-        After an error of the disk the connection is opened anew first.
-        """
+    def write(self, operations: Sequence[Operation]) -> list[Any]:
+        """Run writes, one thread at a time. After an error of the disk the connection is opened anew first."""
         if self._renew_writer:
             # SQLite keeps a log that it could open only for reading, and never tries again.
             fresh = Database.open_file(self.path, busy_timeout=self._busy_timeout)
@@ -109,7 +96,7 @@ class DatabaseFile:
             self._renew_writer = False
             former.close()
         try:
-            return self.writer.write(operations, join=joined, at_once=at_once)
+            return self.writer.write(operations, join=joined)
         except BackendError as error:
             self._renew_writer = isinstance(error.__cause__, DISK_ERRORS)
             raise
@@ -155,16 +142,13 @@ class Lanes:
         self._writer = LaneThreads(home, "specstar-writer", 1)
         self._reader = LaneThreads(home, "specstar-reader", 1)
         self._searchers = LaneThreads(home, "specstar-searcher", file.readers)
-        self._frees_loop = False
-        self._commit_seconds = _FIRST_COMMIT_SECONDS
         self._writes: Batcher[_Sized, Any] = Batcher(
             home,
             self._flush_writes,
             name=f"{file.path}: writes",
             max_items=_MAX_WRITES,
             max_bytes=batch_bytes,
-            max_in_flight=2,
-            worth=self._worth_a_commit,
+            max_in_flight=1,
             size_of=_size_of,
             writes=True,
         )
@@ -194,13 +178,6 @@ class Lanes:
                 results += [error] * len(portion)
         return results
 
-    def _worth_a_commit(self) -> int:
-        """How many writes are worth a commit of their own beside another: preparing them takes as long as it."""
-        # Other batches than `NewRows` need the interpreter all the time, and gain nothing from being two.
-        if not self._frees_loop or _PROCESSORS == 1:
-            return _MAX_WRITES
-        return max(_SHARE_FROM, int(self._commit_seconds / _CALL_SECONDS / 2))
-
     async def drain(self) -> None:
         """Wait until nothing is under way."""
         for batcher in (self._writes, self._reads, self._searches):
@@ -217,24 +194,14 @@ class Lanes:
 
     def _write(self, operations: list[_Sized]) -> list[Any]:
         write = self._file.write
-        new = NewRows.of(operations)
-        self._frees_loop = new is not None
-        if new is not None:
-            begun = time.perf_counter()
-            results = write(operations, new)
-            took = time.perf_counter() - begun - len(operations) * _ROW_SECONDS
-            self._commit_seconds += (took - self._commit_seconds) * _FORGETTING
-            return results
         if not any(type(operation) is _Several for operation in operations):
             return write(operations)
         flat: list[_Sized] = []
         for operation in operations:
             flat += operation.operations if isinstance(operation, _Several) else [operation]
-        flat_results = iter(write(flat))
+        results = iter(write(flat))
         return [
-            list(islice(flat_results, len(operation.operations)))
-            if isinstance(operation, _Several)
-            else next(flat_results)
+            list(islice(results, len(operation.operations))) if isinstance(operation, _Several) else next(results)
             for operation in operations
         ]
 
