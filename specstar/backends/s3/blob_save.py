@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import anyio
-
 from specstar.backends.s3.blob_reader import S3BlobReader
 from specstar.errors import BlobIntegrityError
 from specstar.roles import BlobInfo
-from specstar.runtime import NewFile, run_in_thread
+from specstar.runtime import NewFile, clean_up, run_in_thread
 
 __all__ = ["save_blob"]
+
+_CLEANUP_SECONDS = 30.0
 
 
 async def save_blob(reader: S3BlobReader, path: Path) -> BlobInfo:
@@ -32,6 +32,11 @@ async def save_blob(reader: S3BlobReader, path: Path) -> BlobInfo:
             )
         begun[0].keep()
 
+    async def leave() -> None:
+        await reader.aclose()
+        for new in begun:
+            await run_in_thread(new.drop)
+
     try:
         # These threads are waited for also when cancelled: the file stays open while one writes.
         await run_in_thread(lambda: begun.append(NewFile(path)))
@@ -39,8 +44,5 @@ async def save_blob(reader: S3BlobReader, path: Path) -> BlobInfo:
             await run_in_thread(append, pieces)
         await run_in_thread(end)
     finally:
-        with anyio.CancelScope(shield=True):
-            await reader.aclose()
-            for new in begun:
-                await run_in_thread(new.drop)
+        await clean_up(leave, seconds=_CLEANUP_SECONDS)
     return reader.info
