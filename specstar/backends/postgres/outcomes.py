@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from datetime import datetime
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-__all__ = ["AnswerLost", "BadValue", "ServerSession", "WriteRace"]
+__all__ = ["AnswerLost", "BadValue", "ServerSession", "WriteRace", "twin_of"]
+
+E = TypeVar("E", bound=Exception)
 
 
 class ServerSession(NamedTuple):
@@ -30,3 +33,10 @@ class WriteRace(Exception):
 
 class BadValue(Exception):
     """The server or driver refused a value: rolled back; it will refuse it again."""
+
+
+def twin_of(error: E) -> E:
+    """An error of its own for each caller of a batch."""
+    twin = copy.copy(error)
+    twin.__cause__ = error.__cause__
+    return twin

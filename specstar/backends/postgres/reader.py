@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import operator
 from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
+from specstar.backends.postgres.outcomes import twin_of
 from specstar.backends.postgres.rows import META_WIDTH, REVISION_WIDTH, meta_of, meta_with_revision, revision_of
 from specstar.errors import BackendUnavailable, DecodeError
 from specstar.roles.records import ResourceMeta, RevisionInfo, StoredRevision
@@ -92,7 +92,9 @@ class Lookup(Generic[K, R]):
                 damaged = True
         results = [found.get(key) for key in keys]
         # Callers of one key may wait together, and each raises an error of its own.
-        return [_own(entry) for entry in results] if damaged else results
+        return (
+            [twin_of(entry) if isinstance(entry, DecodeError) else entry for entry in results] if damaged else results
+        )
 
     async def many(self, keys: Sequence[K]) -> list[R | None]:
         """All keys at once, outside the batcher. Raises the first `DecodeError`."""
@@ -106,14 +108,6 @@ class Lookup(Generic[K, R]):
                     raise entry
                 results.append(entry)
         return results
-
-
-def _own(entry: R | Exception | None) -> R | Exception | None:
-    if not isinstance(entry, Exception):
-        return entry
-    twin = copy.copy(entry)
-    twin.__cause__ = entry.__cause__
-    return twin
 
 
 _id_of: Callable[[Row], str] = operator.itemgetter(0)

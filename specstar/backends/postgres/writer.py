@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import logging
 import random
 from collections.abc import Iterator, Sequence
@@ -11,7 +10,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
 
 from specstar.backends.postgres.lost_answers import Applied, find_out
-from specstar.backends.postgres.outcomes import AnswerLost, BadValue, WriteRace
+from specstar.backends.postgres.outcomes import AnswerLost, BadValue, WriteRace, twin_of
 from specstar.backends.postgres.writes import Kind, Write, change_of, kind_of, size_of, write_of
 from specstar.errors import BackendUnavailable, SpecstarError
 from specstar.roles.records import RevisionInfo
@@ -82,7 +81,7 @@ class MetaWriter:
                 async with connection.pool.alone():
                     outcomes = await self._flush([entry.write for entry in batch])
             except SpecstarError as error:
-                outcomes = [_twin(error) for _ in batch]
+                outcomes = [twin_of(error) for _ in batch]
             for entry, outcome in zip(batch, outcomes, strict=True):
                 if isinstance(outcome, Exception):
                     results[entry.position] = outcome
@@ -110,7 +109,7 @@ class MetaWriter:
             # Those that are written by now stay acknowledged.
             for entry in left:
                 if results[entry.position] is None:
-                    results[entry.position] = _twin(error)
+                    results[entry.position] = twin_of(error)
 
     async def _attempts(
         self, connection: PostgresConnection, kind: Kind, entries: list[_Entry], results: list[_Result]
@@ -234,10 +233,3 @@ def _batches(entries: list[_Entry], max_bytes: int) -> Iterator[list[_Entry]]:
         size += more
     if batch:
         yield batch
-
-
-def _twin(error: SpecstarError) -> SpecstarError:
-    """An error of its own for each caller."""
-    twin = copy.copy(error)
-    twin.__cause__ = error.__cause__
-    return twin

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from specstar.backends.s3 import meta_database
+from specstar.backends.s3.meta_store import S3MetaStore
 from specstar.errors import (
     BackendError,
     BackendUnavailable,
@@ -306,17 +307,22 @@ async def test_without_auto_sync_reload_replays_and_reports_what_conflicts(serve
         await store.sync()
 
 
+async def push_and_lose_the_answer(server: ScriptedS3, store: S3MetaStore) -> None:
+    """r1 is pushed, and r2 too, though nobody knows."""
+    await store.write(created("r1"))
+    await store.sync()
+    await store.write(created("r2"))
+    server.script = lambda method, key, number: Fault(when="after") if key == KEY else None
+    with pytest.raises(OutcomeUnknownError):
+        await store.sync()
+    server.script = lambda method, key, number: None
+
+
 async def test_without_auto_sync_a_lost_answer_does_not_repeat_the_writes(server: ScriptedS3) -> None:
     options = options_for(server.endpoint_url, auto_sync=False, max_attempts=1, auto_reload_on_conflict=True)
     async with opened(options) as rig:
         store = rig.meta()
-        await store.write(created("r1"))
-        await store.sync()
-        await store.write(created("r2"))
-        server.script = lambda method, key, number: Fault(when="after") if key == KEY else None
-        with pytest.raises(OutcomeUnknownError):
-            await store.sync()
-        server.script = lambda method, key, number: None
+        await push_and_lose_the_answer(server, store)
         await store.write(created("r3"))
         await store.sync()
         assert await ids(rig) == {"r1", "r2", "r3"}
@@ -329,13 +335,7 @@ async def test_without_auto_sync_a_read_after_a_lost_answer_finds_the_writes_onc
     options = options_for(server.endpoint_url, auto_sync=False, max_attempts=1, auto_reload_on_conflict=reload)
     async with opened(options) as rig:
         store = rig.meta()
-        await store.write(created("r1"))
-        await store.sync()
-        await store.write(created("r2"))
-        server.script = lambda method, key, number: Fault(when="after") if key == KEY else None
-        with pytest.raises(OutcomeUnknownError):
-            await store.sync()
-        server.script = lambda method, key, number: None
+        await push_and_lose_the_answer(server, store)
         assert await store.get("r2") is not None
         await store.write(created("r3"))
         await store.sync()
