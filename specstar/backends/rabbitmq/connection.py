@@ -36,6 +36,11 @@ class RabbitMQConnection(Connection):
         return self._publishing.current
 
     @property
+    def newest(self) -> Link | None:
+        """The last publishing link, live or not: what is sent on a dead one fails soon. Asking the driver costs more."""
+        return self._publishing.newest
+
+    @property
     def reconnects(self) -> int:
         """How often the publishing link was lost and replaced."""
         return self._publishing.reconnects

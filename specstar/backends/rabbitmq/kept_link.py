@@ -32,7 +32,7 @@ class KeptLink:
         self.reconnects = 0
         self._options = options
         self._place = place(options.amqp_url)
-        self._link: Link | None = None
+        self.newest: Link | None = None
         self._attempt: asyncio.Task[Link] | None = None
         self._failures = 0
         self._next_attempt = 0.0
@@ -42,12 +42,12 @@ class KeptLink:
     @property
     def current(self) -> Link | None:
         """The live link, if there is one right now."""
-        link = self._link
+        link = self.newest
         return link if link is not None and link.live else None
 
     async def open(self) -> None:
         """Connect and log in, in one attempt."""
-        self._link = await Link.connect(self._options)
+        self.newest = await Link.connect(self._options)
 
     async def get(self, timeout: float) -> Link:
         """A live link, reconnecting with growing pauses, within `timeout` seconds.
@@ -103,8 +103,8 @@ class KeptLink:
         if self._closed:
             link.drop()
             raise unavailable(f"the connection to {self._place} is closed")
-        again = self._link is not None
-        self._link = link
+        again = self.newest is not None
+        self.newest = link
         self._failures = 0
         self._last_error = None
         if again:
@@ -120,11 +120,11 @@ class KeptLink:
             attempt.cancel()
             with contextlib.suppress(asyncio.CancelledError, BackendError):
                 await asyncio.wait({attempt})
-        if self._link is not None:
-            await self._link.aclose()
+        if self.newest is not None:
+            await self.newest.aclose()
 
     def abandon(self) -> None:
         """Close the socket, nothing else."""
         self._closed = True
-        if self._link is not None:
-            self._link.drop()
+        if self.newest is not None:
+            self.newest.drop()

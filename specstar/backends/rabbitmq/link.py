@@ -138,7 +138,9 @@ class Link:
             publisher = self.publisher
             if publisher is None or not publisher.open:
                 channel = await self.open_channel(confirms=True)
-                publisher = Publisher(channel, self.intake, window=self.options.max_unconfirmed, blocked=self.blocked)
+                publisher = Publisher(
+                    channel, self._transport, window=self.options.max_unconfirmed, blocked=self.blocked
+                )
                 if publisher.fast_path_problem is not None:
                     logger.warning("publishing call by call: %s", publisher.fast_path_problem)
                 self.publisher = publisher

@@ -40,9 +40,10 @@ class Outbox:
     ) -> None:
         """Send one message. Raises `BackendUnavailable` within the publish timeout, `BackendError` if it is refused."""
         connection = self._connection.opened or await self._connection.get()
-        link = connection.current
+        link = connection.newest
         if (
             link is not None
+            and not link.lost
             and (publisher := link.publisher) is not None
             and publisher.open
             and link.topology.fresh(queue)

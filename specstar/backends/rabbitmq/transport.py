@@ -21,6 +21,8 @@ _KEEPALIVE = {"TCP_KEEPIDLE": 20, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 4}
 # Sent bytes that nobody acknowledges for this long (milliseconds) break the connection: a cut cable shows here.
 _USER_TIMEOUT = 60_000
 _READ_AHEAD = 1 << 20
+# Bytes that the socket has not taken; what is published beyond waits where its caller can still give it up.
+_WRITE_AHEAD = 1 << 20
 
 
 class KeptTransport(TransportFactory):
@@ -56,6 +58,21 @@ class KeptTransport(TransportFactory):
         self._socket, self._writer, self._loop = sock, writer, loop
         self.intake = reader
         return reader, writer
+
+    def full(self) -> bool:
+        """True while `write` should not be called: the socket takes no more, or is gone."""
+        writer = self._writer
+        if writer is None or writer.is_closing():
+            return True
+        return writer.transport.get_write_buffer_size() >= _WRITE_AHEAD
+
+    def write(self, frames: bytes) -> None:
+        """Send whole frames now, past the driver's queue, whose reader runs in a later turn of the loop.
+
+        They come after those that the driver has written, and before those that wait in its queue.
+        """
+        if self._writer is not None:
+            self._writer.write(frames)
 
     def drop(self) -> None:
         """Close the socket at once, without the protocol's goodbye; without the loop, if that is gone or not ours."""

@@ -28,17 +28,19 @@ class Rig:
     def __init__(self, *, window: int = 1000) -> None:
         loop = asyncio.get_running_loop()
         self.closing: asyncio.Future[None] = loop.create_future()
-        self.written: asyncio.Queue[Any] = asyncio.Queue(maxsize=100)
+        self.written: list[bytes] = []
+        self.full = False
         channel: Any = SimpleNamespace(
             number=CHANNEL,
-            write_queue=self.written,
+            write_queue=asyncio.Queue(),
             rpc_frames=asyncio.Queue(),
             connection=SimpleNamespace(connection_tune=SimpleNamespace(frame_max=131_072)),
             is_closed=False,
             closing=self.closing,
         )
         self.intake = Intake(limit=1 << 16, loop=loop)
-        self.publisher = Publisher(channel, self.intake, window=window, blocked=lambda: False)
+        transport: Any = SimpleNamespace(intake=self.intake, full=lambda: self.full, write=self.written.append)
+        self.publisher = Publisher(channel, transport, window=window, blocked=lambda: False)
         assert self.publisher.fast_path_problem is None
 
     def send(self, count: int, *, seconds: float = 60.0) -> list[asyncio.Future[None]]:
@@ -49,16 +51,50 @@ class Rig:
         self.intake.feed_data(b"".join(pamqp.frame.marshal(frame, CHANNEL) for frame in frames))
 
     async def sent(self) -> int:
-        """How many messages were written since the last time."""
+        """How many messages were written since the last time, this turn of the loop included."""
         await asyncio.sleep(0)
-        count = 0
-        while not self.written.empty():
-            data = self.written.get_nowait().payload
+        return sum(self.writes())
+
+    def writes(self) -> list[int]:
+        """How many messages each write since the last time had."""
+        counts = []
+        for frames in self.written:
+            data, count = frames, 0
             while data:
                 size, _, frame = pamqp.frame.unmarshal(data)
                 data = data[size:]
                 count += isinstance(frame, spec.Basic.Publish)
-        return count
+            counts.append(count)
+        self.written.clear()
+        return counts
+
+
+async def test_many_are_under_way_before_the_turn_is_over() -> None:
+    rig = Rig(window=40)
+    rig.send(7)
+    assert rig.writes() == []
+    rig.send(50)
+    # So many that the broker has work; then as many as are under way, or as the window lets through.
+    assert rig.writes() == [8, 8, 16]
+    assert await rig.sent() == 8
+    rig.say(spec.Basic.Ack(delivery_tag=40, multiple=True))
+    assert rig.writes() == []
+    assert await rig.sent() == 17
+
+
+async def test_nothing_is_written_while_the_socket_takes_no_more() -> None:
+    rig = Rig()
+    rig.full = True
+    late = rig.send(1, seconds=0.01)[0]
+    waiters = rig.send(20)
+    assert await rig.sent() == 0
+    await asyncio.sleep(0.1)
+    assert "it was not sent" in str(late.exception())
+    rig.full = False
+    await asyncio.sleep(0.02)
+    assert rig.writes() == [20]
+    rig.say(spec.Basic.Ack(delivery_tag=20, multiple=True))
+    assert all(waiter.exception() is None for waiter in waiters)
 
 
 @given(st.permutations(range(1, 13)), st.sets(st.integers(1, 12)), st.sets(st.integers(1, 12)))
