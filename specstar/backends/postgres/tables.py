@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from specstar.backends.postgres.growth import Growth
 from specstar.backends.postgres.indexes import build, field_indexes, missing, payload_index
 from specstar.backends.postgres.names import TableNames
 from specstar.backends.postgres.schema import Component, ensure
@@ -40,6 +41,7 @@ class ModelTables:
         self.search_sql = SearchSql(self.names)
         # What the writes of one statement may hold together.
         self.batch_bytes = context.options.batch_bytes
+        self.growth = Growth(context.home, component.tables(self.names))
         self._component = component
         self._indexes = field_indexes(self.names, model.indexed_fields) if component.name == "meta" else []
         if finds_payloads:

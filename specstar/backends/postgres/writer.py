@@ -140,6 +140,7 @@ class MetaWriter:
                     raise BackendUnavailable(message, backend="postgres") from lost.__cause__
             else:
                 made = {row[0]: row for row in rows}
+                self._tables.growth.add(len(made), connection)
                 if kind.result is not None:
                     for entry in entries:
                         if (row := made.get(entry.write.resource_id)) is not None:
