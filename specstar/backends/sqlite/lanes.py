@@ -29,7 +29,7 @@ _READER_CACHE_BYTES = 64 << 20
 _SEARCHER_CACHE_BYTES = 16 << 20
 # From here on most reads by id miss what SQLite and the processor keep near.
 _LARGE_BYTES = 2 * _READER_CACHE_BYTES
-_LOOK_EVERY = 256
+_LOOK_EVERY = 16
 _DRAIN_SECONDS = 60.0
 _PORTION_ITEMS = 512
 _SHARE_FROM = 16
