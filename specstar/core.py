@@ -216,8 +216,9 @@ class SpecStar:
     def _declare(self, options: Mapping[str, Any], handler: Callable[[Job[P]], Any]) -> JobQueue[P]:
         from specstar.message_queue.job import INDEXED_FIELDS, MODEL_NAME, JobRecord
         from specstar.message_queue.queue import JobQueue
+        from specstar.message_queue.stored_state import told_by_row
 
-        self.add_model(JobRecord, name=MODEL_NAME, indexed_fields=INDEXED_FIELDS)
+        self.add_model(JobRecord, name=MODEL_NAME, indexed_fields=INDEXED_FIELDS)._live_by_rows(told_by_row)
         queue: JobQueue[P] = JobQueue(self._job_backend, handler, **options)
         if queue.name in self._queues:
             raise InvalidInputError(f"a job named {queue.name!r} is declared already; give another name=", field="name")

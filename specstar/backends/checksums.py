@@ -21,23 +21,23 @@ class Sums(NamedTuple):
 
 
 class Checksums:
-    """Of what is written."""
+    """Of what is written: both in turn by `update`, or each by itself, in a thread of its own."""
 
     def __init__(self) -> None:
-        self._sha256 = hashlib.sha256()
-        self._xxh3 = xxhash.xxh3_128()
+        self.sha256 = hashlib.sha256()
+        self.xxh3 = xxhash.xxh3_128()
 
     def update(self, data: bytes | bytearray | memoryview) -> None:
         """Append."""
         view = memoryview(data)
         for start in range(0, len(view), _PIECE):
             piece = view[start : start + _PIECE]
-            self._sha256.update(piece)
-            self._xxh3.update(piece)
+            self.sha256.update(piece)
+            self.xxh3.update(piece)
 
     def sums(self) -> Sums:
         """Of all that was appended."""
-        return Sums(self._sha256.hexdigest(), self._xxh3.hexdigest())
+        return Sums(self.sha256.hexdigest(), self.xxh3.hexdigest())
 
     @classmethod
     def of(cls, data: bytes) -> Sums:

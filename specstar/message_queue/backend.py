@@ -64,9 +64,9 @@ class JobBackend:
         generation = self.gate.generation
         factory = self._queue_factory().open(self.gate)
         storage = self._storage()
-        stored = StoredJobState(storage, job_model().indexed_fields)
-        state: JobState = stored
         durable = self._state_is_durable()
+        stored = StoredJobState(storage, job_model().indexed_fields, counts_outcomes=durable)
+        state: JobState = stored
         if not durable:
             live = self.gate.connections.share(("specstar.jobs",), LiveJobs, "jobs")
             state = LocalJobState(home, live, stored, storage)

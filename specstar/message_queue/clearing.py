@@ -26,15 +26,18 @@ async def cancel_waiting(state: JobState, jobs: Condition, before: datetime, can
     old = jobs & (QB["created_time"] <= before)
     waiting = old & QB["status"].in_([JobStatus.pending.value, JobStatus.retrying.value])
     while True:
-        changed = 0
-        for snapshot in await state.search(waiting, limit=_PAGE):
-            record = _replace(snapshot.record, status=JobStatus.cancelled, finished_time=datetime.now(UTC))
-            try:
-                await state.settle(snapshot, record)
-            except (RevisionConflictError, ResourceNotFoundError):
-                continue
-            changed += 1
-            cancelled(record.job_id)
+        changed, last = 0, ""
+        # Page after page, not from the beginning again: what waits lies behind all that is finished.
+        while page := await state.search(waiting & (QB["resource_id"] > last), limit=_PAGE):
+            last = page[-1].record.job_id
+            for snapshot in page:
+                record = _replace(snapshot.record, status=JobStatus.cancelled, finished_time=datetime.now(UTC))
+                try:
+                    await state.settle(snapshot, record)
+                except (RevisionConflictError, ResourceNotFoundError):
+                    continue
+                changed += 1
+                cancelled(record.job_id)
         if not changed:
             break
     await _messages_went(state, old & (QB["status"] == JobStatus.cancelled.value))

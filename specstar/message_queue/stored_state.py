@@ -1,4 +1,4 @@
-"""Job state in the meta and resource stores: one resource a job, one revision an outcome."""
+"""Job state in the meta and resource stores: one resource a job. What a run marks, and a plain success, is in its row."""
 
 from __future__ import annotations
 
@@ -10,25 +10,33 @@ import msgspec
 from specstar.config.encoding import Encoding
 from specstar.errors import DecodeError
 from specstar.message_queue.codec import decode_record, encode_record
-from specstar.message_queue.job import JobRecord, JobStatus
+from specstar.message_queue.job import NO_RESULT, JobRecord, JobStatus
 from specstar.message_queue.state import JobState, Snapshot, indexed_data
-from specstar.query import Condition, IndexedField, build_query
+from specstar.query import QB, Condition, IndexedField, build_query
+from specstar.query.conditions import And, Compare, In
 from specstar.resource_manager.ids import new_id
 from specstar.roles import MetaWrite, ResourceMeta, RevisionInfo, Storage, StoredRevision
 from specstar.roles.storage import StorageWrite
 
-__all__ = ["StoredJobState", "record_of", "written"]
+__all__ = ["MAX_RESULT_IN_ROW", "StoredJobState", "record_of", "told_by_row", "with_revisions", "written"]
+
+MAX_RESULT_IN_ROW = 1024
+"""The longest result, in bytes of JSON, that is kept in the row; a longer one is a revision."""
+_RESULT_FOLLOWS = "\n"
 
 
 class StoredJobState(JobState):
     """State that other processes may share: every write is conditional on the version of the meta row.
 
-    A job is created with its payload and settled with its payload; `mark` touches the meta row alone.
+    A job is created with its payload. `mark` touches the meta row alone, and so does the end of a run that succeeded with a
+    short result; every other outcome is a revision with a payload of its own.
     """
 
-    def __init__(self, storage: Storage, fields: tuple[IndexedField, ...]) -> None:
+    def __init__(self, storage: Storage, fields: tuple[IndexedField, ...], *, counts_outcomes: bool = True) -> None:
         self._storage = storage
         self._fields = fields
+        # False: an outcome may have reached the store together with the creation of its job, as one revision.
+        self._counts_outcomes = counts_outcomes
 
     async def create(self, record: JobRecord) -> Snapshot:
         item, snapshot = written(record, None, revision_id=record.revision_id)
@@ -53,33 +61,35 @@ class StoredJobState(JobState):
 
     async def mark(self, snapshot: Snapshot, record: JobRecord) -> Snapshot:
         row = _row(snapshot)
+        return await self._touch(row, record, max(datetime.now(UTC), row.updated_time), _run_token(record))
+
+    async def settle(self, snapshot: Snapshot, record: JobRecord) -> Snapshot:
+        row, seen = _row(snapshot), snapshot.record
+        # The outcome of the run that the row tells of: written out the same way, at a price.
+        same_run = seen.worker is record.worker and seen.started_time is record.started_time
+        run = row.updated_by.partition(_RESULT_FOLLOWS)[0] if same_run and seen.delivery == record.delivery else None
+        if run and record.finished_time is not None and (result := _result_in_row(seen, record)) is not None:
+            return await self._touch(row, record, max(record.finished_time, row.updated_time), run + result)
+        item, after = written(record, row, revision_id=new_id(), run=run)
+        await self._storage.write(item)
+        return after
+
+    async def _touch(self, row: ResourceMeta, record: JobRecord, now: datetime, updated_by: str) -> Snapshot:
+        """Write the row alone."""
         meta = ResourceMeta(
             resource_id=row.resource_id,
             current_revision_id=row.current_revision_id,
             revision_count=row.revision_count,
             version=row.version + 1,
             created_time=row.created_time,
-            updated_time=max(datetime.now(UTC), row.updated_time),
+            updated_time=now,
             created_by=row.created_by,
-            updated_by=_run_token(record),
+            updated_by=updated_by,
             schema_version=row.schema_version,
             indexed_data=indexed_data(record),
         )
         await self._storage.write(StorageWrite(MetaWrite(meta, None, row.version), None))
         return Snapshot(record, meta.version, meta)
-
-    async def settle(self, snapshot: Snapshot, record: JobRecord) -> Snapshot:
-        row, seen = _row(snapshot), snapshot.record
-        # The outcome of the run that the row tells of: written out the same way, at a price.
-        same_run = seen.worker is record.worker and seen.started_time is record.started_time
-        item, after = written(
-            record,
-            row,
-            revision_id=new_id(),
-            run=row.updated_by if same_run and seen.delivery == record.delivery else None,
-        )
-        await self._storage.write(item)
-        return after
 
     async def erase(self, job_id: str, *, expected_version: int | None = None) -> bool:
         return await self._storage.erase(job_id, expected_version=expected_version)
@@ -87,11 +97,14 @@ class StoredJobState(JobState):
     async def search(
         self, condition: Condition | None, *, sort: Sequence[str] = (), limit: int | None = None, offset: int = 0
     ) -> list[Snapshot]:
-        query = build_query(condition, fields=self._fields, sort=sort, limit=limit, offset=offset)
+        query = build_query(self._narrowed(condition), fields=self._fields, sort=sort, limit=limit, offset=offset)
         return [_snapshot(found) for found in await self._storage.search(query)]
 
     async def count(self, condition: Condition | None) -> int:
-        return await self._storage.count(condition)
+        return await self._storage.count(self._narrowed(condition))
+
+    def _narrowed(self, condition: Condition | None) -> Condition | None:
+        return with_revisions(condition) if condition is not None and self._counts_outcomes else condition
 
 
 def written(
@@ -135,16 +148,22 @@ def written(
 
 
 def record_of(found: StoredRevision) -> JobRecord:
-    """The record of a stored job, with what a run that began since has marked in its row. Raises `DecodeError`."""
-    meta = found.meta
-    record = decode_record(found.payload, job_id=meta.resource_id)
+    """The record of a stored job as it is now. Raises `DecodeError`."""
+    return told_by_row(found, decode_record(found.payload, job_id=found.meta.resource_id))
+
+
+def told_by_row(found: StoredRevision, record: JobRecord) -> JobRecord:
+    """The record in a stored revision, with what the row alone tells since then."""
+    meta, revision = found.meta, found.revision
     status = JobStatus(meta.indexed_data.get("status", record.status))
-    if status is record.status:
+    touched = status is not record.status or (status is JobStatus.running and meta.updated_by != revision.updated_by)
+    if not touched or revision.revision_id != meta.current_revision_id:
         return record
-    # A run began (or was taken back) since the last outcome: see `mark`.
-    delivery, _, rest = meta.updated_by.partition("@")
+    # A run began, was taken back, or succeeded: see `mark` and `settle`.
+    run, _, result = meta.updated_by.partition(_RESULT_FOLLOWS)
+    delivery, _, rest = run.partition("@")
     started, _, worker = rest.partition("@")
-    return msgspec.structs.replace(
+    record = msgspec.structs.replace(
         record,
         status=status,
         attempts=int(meta.indexed_data.get("attempts", record.attempts)),
@@ -152,6 +171,54 @@ def record_of(found: StoredRevision) -> JobRecord:
         started_time=datetime.fromisoformat(started) if started else record.started_time,
         worker=worker or None,
     )
+    if status is not JobStatus.succeeded:
+        return record
+    return msgspec.structs.replace(
+        record,
+        result=msgspec.Raw(result.encode()) if result else NO_RESULT,
+        error=None,
+        traceback=None,
+        scheduled_time=None,
+        finished_time=meta.updated_time,
+        cancel_requested=False,
+        message_waits=False,
+    )
+
+
+def with_revisions(condition: Condition) -> Condition:
+    """The same, with what follows from it: what failed, was cancelled or is retried has more than its first revision.
+
+    By that a store finds these few among all that succeeded.
+    """
+    if any(_asks_for_revisions(part) for part in (condition.conditions if isinstance(condition, And) else [condition])):
+        return condition & (QB["revision_count"] > 1)
+    return condition
+
+
+def _asks_for_revisions(condition: Condition) -> bool:
+    if isinstance(condition, Compare) and condition.field == "status" and condition.op == "eq":
+        return condition.value in _WITH_REVISIONS
+    return isinstance(condition, In) and condition.field == "status" and _WITH_REVISIONS.issuperset(condition.values)
+
+
+_WITH_REVISIONS = frozenset({JobStatus.failed.value, JobStatus.cancelled.value, JobStatus.retrying.value})
+
+
+def _result_in_row(seen: JobRecord, record: JobRecord) -> str | None:
+    """What follows the run in the row of a job that succeeds; None if its end is more than a row can tell."""
+    if record.status is not JobStatus.succeeded or seen.status is not JobStatus.running:
+        return None
+    if record.cancel_requested or record.message_waits:
+        return None
+    if record.result is NO_RESULT:
+        return ""
+    result = bytes(record.result)
+    if len(result) > MAX_RESULT_IN_ROW:
+        return None
+    try:
+        return _RESULT_FOLLOWS + result.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def _snapshot(found: StoredRevision) -> Snapshot:

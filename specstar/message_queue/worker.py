@@ -28,6 +28,8 @@ _WATCH_AFTER_SECONDS = 1.0
 _WATCH_SECONDS = 1.0
 _LEASE_RENEWAL_SECONDS = 15.0
 _RECOVERY_SECONDS = 30.0
+# Among very many records a look takes a while: pauses are so many times as long.
+_RECOVERY_REST = 60
 _INTERRUPT_SECONDS = 5.0
 
 
@@ -218,6 +220,7 @@ class Worker:
         """Pick up the jobs that an earlier process left in a queue that ends with its process."""
         shared, leased = queue._sharing()
         while shared and leased:
+            begun = anyio.current_time()
             try:
                 if await recover(queue):
                     return
@@ -225,7 +228,7 @@ class Worker:
                 return
             except SpecstarError as error:
                 logger.warning("jobs %r: looking for unfinished jobs failed: %s", queue.name, error)
-            await anyio.sleep(_RECOVERY_SECONDS)
+            await anyio.sleep(max(_RECOVERY_SECONDS, _RECOVERY_REST * (anyio.current_time() - begun)))
 
     async def _tick(self, queue: JobQueue[Any], every: float) -> None:
         """Enqueue a periodic job at each multiple of `every` seconds since 1970; ticks that nobody saw are left out."""

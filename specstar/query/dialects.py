@@ -267,6 +267,9 @@ class _Postgres(Dialect):
     def meta(self, column: str, field: MetaField) -> str:
         if field.kind == "bool":
             return f"({column}::integer)"
+        if field.kind == "number":
+            # As operands are: PostgreSQL compares bigint with numeric by way of numeric, which no index of bigint serves.
+            return f"({column}::numeric)"
         if field.kind != "string":
             return column
         if field.nullable:

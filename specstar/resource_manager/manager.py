@@ -8,6 +8,8 @@ from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any, Generic, Literal, TypeVar, cast
 
+from msgspec.structs import replace
+
 from specstar.errors import (
     DecodeError,
     InvalidInputError,
@@ -61,6 +63,7 @@ class ResourceManager(Generic[T]):
         self._project = projector
         self._authorship = Authorship(self.name)
         self._draft: Drafting[T] = Drafting(self._authorship, projector, schema_version)
+        self._told_by_row: Callable[[StoredRevision, T], T] | None = None
 
     def __repr__(self) -> str:
         return f"ResourceManager({self.name!r})"
@@ -417,11 +420,17 @@ class ResourceManager(Generic[T]):
     def _codec(self) -> Codec[T]:
         return self._slot.codec
 
+    def _live_by_rows(self, told_by_row: Callable[[StoredRevision, T], T]) -> None:
+        """Rows of this model are rewritten all the time, and say more than the payload: `told_by_row` adds it."""
+        self._told_by_row = told_by_row
+        self._slot.model = replace(self._slot.model, busy_rows=True)
+
     def _decoded(self, found: StoredRevision) -> T:
         revision = found.revision
-        return self._codec.decode(
+        data = self._codec.decode(
             found.payload, revision.encoding, resource_id=revision.resource_id, revision_id=revision.revision_id
         )
+        return data if self._told_by_row is None else self._told_by_row(found, data)
 
     def _resource(self, found: StoredRevision) -> Resource[T]:
         try:

@@ -17,10 +17,15 @@ __all__ = ["Advance", "AdvancingStorage", "ModelSpec", "Storage", "StorageWrite"
 
 
 class ModelSpec(Struct, frozen=True, kw_only=True):
-    """What a store needs to know of a model: its name (any text, encoded by each backend) and the fields it can search."""
+    """What a store needs to know of a model: its name (any text, encoded by each backend) and the fields it can search.
+
+    `busy_rows`: each row is rewritten soon and often, so that writes matter more than searches by these fields alone. A store
+    whose indexes make every write dearer may leave them out, and keep one of `revision_count`.
+    """
 
     name: str
     indexed_fields: tuple[IndexedField, ...] = ()
+    busy_rows: bool = False
 
 
 class StorageWrite(NamedTuple):

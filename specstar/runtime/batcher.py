@@ -40,9 +40,10 @@ class Batcher(Generic[Item, Result]):
     next batch, up to `max_items` and, by `size_of` (bytes), `max_bytes`; a larger item travels alone. Where several flushes
     may be under way, many callers are shared out evenly among them, at least `share_from` to each: one batch is prepared and
     its answers are handed out while the store works on another; those who waited leave one turn of the loop after an answer,
-    with those whom it woke. (Not callers on other loops and threads: all of these leave together.) With `gathers`, for a slow
-    store, the callers whom a flush wakes have a few turns of the loop to send again before the next one leaves. With
-    `key_of`, two items of one key are never in flight together, and leave in order of arrival; None as key means free to go.
+    with those whom it woke. (Not callers on other loops and threads: all of these leave together.) `worth`: how many a flush
+    must carry at present to leave beside another. With `gathers`, for a slow store, the callers whom a flush wakes have a few
+    turns of the loop to send again before the next one leaves. With `key_of`, two items of one key are never in flight
+    together, and leave in order of arrival; None as key means free to go.
 
     A caller cancelled while it waits takes its item out; once its item is in flight, the flush goes on for the neighbours.
     An item that waited longer than `max_wait` seconds is refused with `BackendUnavailable` instead of being sent. When the
@@ -60,6 +61,7 @@ class Batcher(Generic[Item, Result]):
         max_bytes: int = 4 << 20,
         max_in_flight: int = 2,
         share_from: int = 16,
+        worth: Callable[[], int] | None = None,
         size_of: Callable[[Item], int] | None = None,
         key_of: Callable[[Item], Hashable] | None = None,
         max_wait: float = 60.0,
@@ -75,6 +77,7 @@ class Batcher(Generic[Item, Result]):
         self._max_bytes = max_bytes
         self._max_in_flight = max_in_flight
         self._share_from = share_from
+        self._worth = worth
         self._size_of = size_of
         self._key_of = key_of
         self._max_wait = max_wait
@@ -145,6 +148,8 @@ class Batcher(Generic[Item, Result]):
             while not self._in_flight and (rest := self._take()):
                 self._fail(rest, BackendUnavailable(f"{self.name}: closed before the call was sent"))
             return
+        if self._in_flight and self._worth is not None and len(self._pending) < self._worth():
+            return
         self._starting = True
         self._in_flight += 1
         self._home.spawn(self._work)
@@ -198,7 +203,8 @@ class Batcher(Generic[Item, Result]):
         most = self._max_items
         if self._shares:
             share = -(-(len(pending) + self._items_in_flight) // self._max_in_flight)
-            most = min(most, max(share, self._share_from))
+            if self._worth is None or share >= self._worth():
+                most = min(most, max(share, self._share_from))
         while pending and len(batch) < most:
             entry = pending[0]
             if entry.waiter.done():  # its caller was cancelled

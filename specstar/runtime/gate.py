@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar, cast
 
 import anyio
 
-from specstar.errors import UsageError
+from specstar.errors import BackendUnavailable, OutcomeUnknownError, UsageError
 from specstar.runtime.connections import Connections
 from specstar.runtime.crossing import NotStarted, block_on, reach
 from specstar.runtime.home import AsyncioHome, Home
@@ -30,6 +30,9 @@ logger = logging.getLogger("specstar")
 _SENDINGS = 3
 _THREAD_END_SECONDS = 5.0
 _HURRIED_SECONDS = 1.0
+# What a closer on another loop hears of a loop that ended, or cancelled all, before the closing was over: then the rest is
+# dropped, and all is closed.
+_LOOP_ENDED = (BackendUnavailable, OutcomeUnknownError)
 
 
 class Movable(Protocol):
@@ -210,7 +213,7 @@ class Gate:
         function = functools.partial(self._close_here, home, hurried=hurried)
         try:
             await (function() if home.is_current() else reach(home, function))
-        except NotStarted:
+        except _LOOP_ENDED:
             self._forget(home)
         if isinstance(home, ThreadHome):
             with anyio.move_on_after(_THREAD_END_SECONDS, shield=True):
@@ -229,7 +232,7 @@ class Gate:
             return
         try:
             block_on(home, functools.partial(self._close_here, home, hurried=hurried))
-        except NotStarted:
+        except _LOOP_ENDED:
             self._forget(home)
         if isinstance(home, ThreadHome):
             home.thread.join(_THREAD_END_SECONDS)

@@ -147,7 +147,7 @@ class _Writer(BlobWriter):
 
     def _write(self, chunk: bytes | bytearray | memoryview) -> None:
         if self._new is None:
-            self._new = NewBlob(self._files.temps)
+            self._new = NewBlob(self._files.temps, self._content_type)
         if self._gathered:
             self._new.write(self._gathered)
             self._gathered = bytearray()
@@ -165,7 +165,7 @@ class _Writer(BlobWriter):
         if self._new is None:
             return self._files.put_bytes(bytes(self._gathered), self._content_type)
         self._write(b"")
-        info = self._files.keep(self._new, self._content_type)
+        info = self._files.keep(self._new)
         self._new.drop()
         return info
 

@@ -46,10 +46,10 @@ class BlobFiles:
             known = self._known(hashlib.sha256(data).hexdigest())
             if known is not None:
                 return known
-        new = NewBlob(self.temps)
+        new = NewBlob(self.temps, content_type)
         try:
             new.write_all(data)
-            return self.keep(new, content_type)
+            return self.keep(new)
         finally:
             new.drop()
 
@@ -69,18 +69,18 @@ class BlobFiles:
 
     def put_open(self, sources: Sequence[int], content_type: str, *, size: int | None = None) -> BlobInfo:
         """Store what open files hold, one after the other. Raises `BlobIntegrityError` if it is not `size` bytes."""
-        new = NewBlob(self.temps)
+        new = NewBlob(self.temps, content_type)
         try:
             new.copy(sources)
             if size is not None and new.size != size:
                 raise BlobIntegrityError(f"{size} bytes were announced, {new.size} received")
-            return self.keep(new, content_type)
+            return self.keep(new)
         finally:
             new.drop()
 
-    def keep(self, new: NewBlob, content_type: str) -> BlobInfo:
+    def keep(self, new: NewBlob) -> BlobInfo:
         """Give a written file its name; the info of the blob that is there already, if its content is not new."""
-        info = new.finish(content_type)
+        info = new.finish()
         path = self.path_of(info.file_id)
         for _ in range(3):
             with disk_errors(path):

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 from specstar.backends.postgres.names import TableNames, quote
 from specstar.errors import BackendUnavailable, SpecstarError
-from specstar.query import POSTGRES, IndexDefinition, IndexedField, index_definitions
+from specstar.query import META_FIELDS, POSTGRES, IndexDefinition, IndexedField, index_definitions
 
 if TYPE_CHECKING:
     from specstar.backends.postgres.connection import PostgresConnection
     from specstar.backends.postgres.session import Session
 
-__all__ = ["build", "field_indexes", "missing", "payload_index"]
+__all__ = ["build", "dropped", "field_indexes", "missing", "payload_index", "revision_count_index"]
 
 logger = logging.getLogger("specstar")
 
@@ -39,6 +39,14 @@ def field_indexes(names: TableNames, fields: Sequence[IndexedField]) -> list[Ind
     ]
 
 
+def revision_count_index(names: TableNames) -> IndexDefinition:
+    """The index by which resources that have more than their first revision are found."""
+    (definition,) = index_definitions(
+        names.base + "_meta", META_FIELDS["revision_count"], POSTGRES, schema=names.schema or None
+    )
+    return definition
+
+
 def payload_index(names: TableNames) -> IndexDefinition:
     """The index by which garbage collection finds who points to a payload."""
     name = names.base + "_by_payload"
@@ -56,29 +64,41 @@ async def missing(
     return [definition for definition in wanted if definition.name not in valid]
 
 
-async def build(connection: PostgresConnection, names: TableNames, wanted: Sequence[IndexDefinition]) -> None:
-    """Build indexes without blocking writers, on connections outside the pool. Searches work meanwhile, only slower.
+async def build(
+    connection: PostgresConnection,
+    names: TableNames,
+    wanted: Sequence[IndexDefinition],
+    afterwards: Sequence[str] = (),
+) -> None:
+    """Build indexes without blocking writers, on connections outside the pool; then run the statements `afterwards`.
+
+    Searches work meanwhile, only slower.
 
     Failures are logged: the next process that uses the model tries again.
     """
     for attempt in range(_ATTEMPTS):
         try:
-            if await _build_as_only_one(connection, names, wanted):
+            if await _build_as_only_one(connection, names, wanted, afterwards):
                 return
         except BackendUnavailable as error:
             logger.info("postgres: building indexes of %s waits: %s", names.meta, error)
         except SpecstarError as error:
-            statements = "; ".join(definition.sql for definition in wanted)
-            logger.warning("postgres: searches on %s lack an index (%s); run: %s", names.meta, error, statements)
+            statements = "; ".join([*(definition.sql for definition in wanted), *afterwards])
+            logger.warning(
+                "postgres: the indexes of %s are not what they should be (%s); run: %s", names.meta, error, statements
+            )
             return
         await asyncio.sleep(_POLL_SECONDS * (1 + attempt / 4))
     logger.warning("postgres: gave up building indexes of %s; the next start tries again", names.meta)
 
 
 async def _build_as_only_one(
-    connection: PostgresConnection, names: TableNames, wanted: Sequence[IndexDefinition]
+    connection: PostgresConnection,
+    names: TableNames,
+    wanted: Sequence[IndexDefinition],
+    afterwards: Sequence[str],
 ) -> bool:
-    """Build what is missing; False if another process is at it."""
+    """Build what is missing, then do the rest; False if another process is at it."""
     guard = await connection.connect_alone()
     try:
         if not await guard.try_lock(_LOCK_CLASS, zlib.crc32(f"{names.schema}.{names.base}".encode()) - (1 << 31)):
@@ -89,6 +109,9 @@ async def _build_as_only_one(
             for definition in wanted:
                 if not present.get(definition.name):
                     await _build_one(worker, names, definition, half_built=definition.name in present)
+            for statement in afterwards:
+                logger.info("postgres: %s", statement)
+                await worker.execute(statement, timeout=86400)
         finally:
             worker.terminate()
         return True
@@ -102,7 +125,12 @@ async def _build_as_only_one(
 
 async def _build_one(worker: Session, names: TableNames, definition: IndexDefinition, *, half_built: bool) -> None:
     if half_built:
-        where = quote(names.schema) + "." if names.schema else ""
-        await worker.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {where}{quote(definition.name)}", timeout=86400)
+        await worker.execute(dropped(names, definition), timeout=86400)
     logger.info("postgres: building index %s of %s", definition.name, names.meta)
     await worker.execute(definition.sql.replace("CREATE INDEX ", "CREATE INDEX CONCURRENTLY ", 1), timeout=86400)
+
+
+def dropped(names: TableNames, definition: IndexDefinition) -> str:
+    """The statement that drops an index without blocking writers."""
+    where = quote(names.schema) + "." if names.schema else ""
+    return f"DROP INDEX CONCURRENTLY IF EXISTS {where}{quote(definition.name)}"

@@ -73,6 +73,7 @@ class PostgresResourceStore(ResourceStore):
                 return [connection.translated(bad.__cause__ or bad, f"writing payloads of {self._tables.model}")]
             middle = len(items) // 2
             return await self._flush_puts(items[:middle]) + await self._flush_puts(items[middle:])
+        self._tables.growth.add(len(items_by_key), await self._tables.ready())
         return [None] * len(items)
 
     async def _write(self, sql: str, *arguments: object) -> None:

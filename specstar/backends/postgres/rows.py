@@ -17,7 +17,15 @@ from specstar.roles.storage import Advance, StorageWrite
 if TYPE_CHECKING:
     from specstar.backends.postgres.connection import Row
 
-__all__ = ["advance_columns", "columns_of", "encode_indexed", "meta_of", "meta_with_revision", "revision_of"]
+__all__ = [
+    "advance_columns",
+    "columns_of",
+    "encode_indexed",
+    "meta_of",
+    "meta_with_revision",
+    "revision_of",
+    "row_columns",
+]
 
 META_WIDTH = len(META_COLUMNS)
 REVISION_WIDTH = len(REVISION_COLUMNS)
@@ -79,6 +87,25 @@ def columns_of(items: Sequence[tuple[StorageWrite, str]], *, update: bool) -> li
     if update:
         columns.append([item.change.expected_version for item, _ in items])
     return _lean(columns)
+
+
+def row_columns(items: Sequence[tuple[StorageWrite, str]]) -> list[list[Any]]:
+    """The parameters of a batch of updates without revisions, in the order of `statements.ROW_COLUMNS`."""
+    metas = [item.change.meta for item, _ in items]
+    return _lean(
+        [
+            [meta.resource_id for meta in metas],
+            [meta.current_revision_id for meta in metas],
+            [None if meta.revision_count == 1 else meta.revision_count for meta in metas],
+            [meta.version for meta in metas],
+            [meta.updated_time for meta in metas],
+            [meta.updated_by or None for meta in metas],
+            [meta.is_deleted or None for meta in metas],
+            [meta.schema_version for meta in metas],
+            [indexed for _, indexed in items],
+            [item.change.expected_version for item, _ in items],
+        ]
+    )
 
 
 def advance_columns(items: Sequence[tuple[Advance, str]]) -> list[list[Any]]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from specstar.backends.postgres.connection import PostgresConnection
     from specstar.backends.postgres.session import Session
 
-__all__ = ["META", "PAYLOAD", "Component", "ensure"]
+__all__ = ["BUSY_META", "META", "PAYLOAD", "Component", "ensure", "give_room"]
 
 logger = logging.getLogger("specstar")
 
@@ -47,12 +47,12 @@ def _columns(columns: tuple[tuple[str, str], ...], nullable: frozenset[str]) -> 
     return ", ".join(column(*pair) for pair in columns)
 
 
-def _create_meta(names: TableNames) -> str:
+def _create_meta(names: TableNames, fillfactor: int) -> str:
     meta = _columns(META_COLUMNS, frozenset({"schema_version"}))
     revision = _columns(REVISION_COLUMNS, frozenset({"schema_version", "parent_revision_id"}))
     # Free room on each page lets changed rows stay on it, and dead ones are cleaned up without a vacuum.
     return (
-        f"CREATE TABLE {names.meta} ({meta}, PRIMARY KEY (resource_id)) WITH (fillfactor = 85); "
+        f"CREATE TABLE {names.meta} ({meta}, PRIMARY KEY (resource_id)) WITH (fillfactor = {fillfactor}); "
         f'CREATE TABLE {names.revision} (resource_id text COLLATE "C" NOT NULL, {revision}, payload bytea, '
         "PRIMARY KEY (resource_id, revision_id))"
     )
@@ -65,8 +65,22 @@ def _create_payload(names: TableNames) -> str:
     )
 
 
-META = Component("meta", 1, lambda names: (names.meta, names.revision), _create_meta)
+def _meta(fillfactor: int) -> Component:
+    return Component(
+        "meta", 1, lambda names: (names.meta, names.revision), lambda names: _create_meta(names, fillfactor)
+    )
+
+
+META = _meta(85)
+# Room for a second version of every row.
+_BUSY_FILLFACTOR = 45
+BUSY_META = _meta(_BUSY_FILLFACTOR)
 PAYLOAD = Component("payload", 1, lambda names: (names.payload,), _create_payload)
+
+
+def give_room(names: TableNames) -> str:
+    """The statement that gives the pages of an existing meta table, from now on, the room that `BUSY_META` has."""
+    return f"ALTER TABLE {names.meta} SET (fillfactor = {_BUSY_FILLFACTOR})"
 
 
 async def ensure(

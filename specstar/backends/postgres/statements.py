@@ -12,6 +12,7 @@ __all__ = [
     "ADVANCE_COLUMNS",
     "META_COLUMNS",
     "REVISION_COLUMNS",
+    "ROW_COLUMNS",
     "MetaSql",
     "PayloadSql",
     "SearchSql",
@@ -86,6 +87,7 @@ class MetaSql:
 
     create: str
     update: str
+    update_rows: str
     advance: str
     state: str
     outcome: str
@@ -119,6 +121,7 @@ def meta_sql(names: TableNames) -> MetaSql:
     return MetaSql(
         create=_write(names, update=False),
         update=_write(names, update=True),
+        update_rows=_update_rows(names),
         advance=_advance(names),
         state=f"SELECT m.resource_id, m.current_revision_id, m.is_deleted FROM {meta} m {one_batch}",
         outcome=(
@@ -215,6 +218,28 @@ def _write(names: TableNames, *, update: bool) -> str:
         f"ON CONFLICT (resource_id, revision_id) DO UPDATE SET {rewritten}, "
         "payload = coalesce(excluded.payload, r.payload)) "
         "SELECT w.resource_id FROM w"
+    )
+
+
+# The columns of a batch of conditional updates that bring no revision. NULL stands for the same as in `INCOMING`.
+ROW_COLUMNS: tuple[tuple[str, str], ...] = (
+    *((name, kind) for name, kind in META_COLUMNS if not name.startswith("created_")),
+    ("expected_version", "bigint"),
+)
+
+
+def _update_rows(names: TableNames) -> str:
+    """A batch of conditional updates of rows alone. Returns the ids of those that were written."""
+    arrays = ", ".join(f"{_unseen(f'${position}::{kind}[]')}" for position, (_, kind) in enumerate(ROW_COLUMNS, 1))
+    columns = ", ".join(name for name, _ in ROW_COLUMNS)
+    silent = {"revision_count": "1", "version": "1", "updated_by": "''", "is_deleted": "false"}
+    changes = ", ".join(
+        f"{name} = coalesce(n.{name}, {silent[name]})" if name in silent else f"{name} = n.{name}"
+        for name, _ in ROW_COLUMNS[1:-1]
+    )
+    return (
+        f"UPDATE {names.meta} m SET {changes} FROM unnest({arrays}) AS n({columns}) "
+        "WHERE m.resource_id = n.resource_id AND m.version = n.expected_version RETURNING m.resource_id"
     )
 
 

@@ -5,9 +5,17 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from specstar.backends.postgres.indexes import build, field_indexes, missing, payload_index
+from specstar.backends.postgres.growth import Growth
+from specstar.backends.postgres.indexes import (
+    build,
+    dropped,
+    field_indexes,
+    missing,
+    payload_index,
+    revision_count_index,
+)
 from specstar.backends.postgres.names import TableNames
-from specstar.backends.postgres.schema import Component, ensure
+from specstar.backends.postgres.schema import BUSY_META, META, Component, ensure, give_room
 from specstar.backends.postgres.statements import SearchSql, meta_sql, payload_sql
 from specstar.query import IndexDefinition
 from specstar.roles.storage import ModelSpec
@@ -40,8 +48,18 @@ class ModelTables:
         self.search_sql = SearchSql(self.names)
         # What the writes of one statement may hold together.
         self.batch_bytes = context.options.batch_bytes
-        self._component = component
-        self._indexes = field_indexes(self.names, model.indexed_fields) if component.name == "meta" else []
+        self.growth = Growth(context.home, component.tables(self.names))
+        self._component = BUSY_META if component is META and model.busy_rows else component
+        self._indexes: list[IndexDefinition] = []
+        self._outdated: list[IndexDefinition] = []
+        if component is META:
+            of_fields = field_indexes(self.names, model.indexed_fields)
+            if model.busy_rows:
+                # An update that changes no indexed column stays on its page and writes no index; `indexed` always changes.
+                self._indexes.append(revision_count_index(self.names))
+                self._outdated = of_fields
+            else:
+                self._indexes = of_fields
         if finds_payloads:
             self._indexes.append(payload_index(self.names))
         # Set once no index is being built.
@@ -62,14 +80,27 @@ class ModelTables:
 
     async def _check(self, connection: PostgresConnection) -> None:
         created = await ensure(connection, self.names, self._component, self._indexes)
-        lacking = [] if created else await missing(connection, self.names, self._indexes)
-        if lacking:
-            self.home.spawn(self._build, connection, lacking)
+        if created:
+            self.indexed.set()
+            return
+        lacking = await missing(connection, self.names, self._indexes)
+        afterwards = await self._to_bring_along(connection)
+        if lacking or afterwards:
+            self.home.spawn(self._build, connection, lacking, afterwards)
         else:
             self.indexed.set()
 
-    async def _build(self, connection: PostgresConnection, lacking: list[IndexDefinition]) -> None:
+    async def _to_bring_along(self, connection: PostgresConnection) -> list[str]:
+        """The statements that make tables of an earlier specstar fit for busy rows."""
+        absent = await missing(connection, self.names, self._outdated)
+        there = [definition for definition in self._outdated if definition not in absent]
+        drops = [dropped(self.names, definition) for definition in there]
+        return [*drops, give_room(self.names)] if drops else []
+
+    async def _build(
+        self, connection: PostgresConnection, lacking: list[IndexDefinition], afterwards: list[str]
+    ) -> None:
         try:
-            await build(connection, self.names, lacking)
+            await build(connection, self.names, lacking, afterwards)
         finally:
             self.indexed.set()

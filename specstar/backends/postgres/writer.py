@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
 
 from specstar.backends.postgres.lost_answers import Applied, find_out
 from specstar.backends.postgres.outcomes import AnswerLost, BadValue, WriteRace, twin_of
-from specstar.backends.postgres.writes import Kind, Write, change_of, kind_of, size_of, write_of
+from specstar.backends.postgres.writes import Kind, Write, change_of, kind_of, narrowed, size_of, write_of
 from specstar.errors import BackendUnavailable, SpecstarError
 from specstar.roles.records import RevisionInfo
 from specstar.roles.storage import Advance, StorageWrite
@@ -96,7 +96,8 @@ class MetaWriter:
         for entry in entries:
             groups.setdefault(kind_of(entry.write), []).append(entry)
         for kind, group in groups.items():
-            await self._apply(connection, kind, group, results)
+            narrow = narrowed(kind, [entry.write for entry in group])
+            await self._apply(connection, narrow, group, results)
         return results
 
     async def _apply(
@@ -140,6 +141,7 @@ class MetaWriter:
                     raise BackendUnavailable(message, backend="postgres") from lost.__cause__
             else:
                 made = {row[0]: row for row in rows}
+                self._tables.growth.add(len(made), connection)
                 if kind.result is not None:
                     for entry in entries:
                         if (row := made.get(entry.write.resource_id)) is not None:

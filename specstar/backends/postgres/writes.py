@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from msgspec.structs import replace
 
-from specstar.backends.postgres.rows import advance_columns, columns_of, encode_indexed
+from specstar.backends.postgres.rows import advance_columns, columns_of, encode_indexed, row_columns
 from specstar.errors import (
     DuplicateResourceError,
     ResourceDeletedError,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from specstar.backends.postgres.connection import Row
     from specstar.backends.postgres.statements import MetaSql
 
-__all__ = ["Kind", "Write", "change_of", "kind_of", "size_of", "write_of"]
+__all__ = ["Kind", "Write", "change_of", "kind_of", "narrowed", "size_of", "write_of"]
 
 _ROW_BYTES = 512
 
@@ -108,6 +108,7 @@ def _advanced(write: Write, time: datetime | None) -> RevisionInfo:
 
 _CREATE = Kind(lambda sql: sql.create, lambda writes: columns_of(_pairs(writes), update=False), _taken, looks=False)
 _UPDATE = Kind(lambda sql: sql.update, lambda writes: columns_of(_pairs(writes), update=True), _changed)
+_UPDATE_ROWS = Kind(lambda sql: sql.update_rows, lambda writes: row_columns(_pairs(writes)), _changed)
 _ADVANCE = Kind(
     lambda sql: sql.advance, lambda writes: advance_columns(_pairs(writes)), _not_advanced, result=_advanced
 )
@@ -123,3 +124,10 @@ def kind_of(write: Write) -> Kind:
     if isinstance(item, Advance):
         return _ADVANCE
     return _CREATE if item.change.expected_version is None else _UPDATE
+
+
+def narrowed(kind: Kind, writes: Sequence[Write]) -> Kind:
+    """The cheapest kind that serves all of these writes of one kind: rows alone, if no update brings a revision."""
+    if kind is _UPDATE and all(cast("StorageWrite", write.item).change.revision is None for write in writes):
+        return _UPDATE_ROWS
+    return kind

@@ -8,6 +8,7 @@ import mmap
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from specstar.backends.checksums import Checksums, Sums
@@ -24,6 +25,7 @@ __all__ = ["put_file"]
 
 # Stays in the processor's cache.
 _READ = 256 << 10
+_HUGE_PAGES: int | None = getattr(mmap, "MADV_HUGEPAGE", None)
 
 
 async def put_file(
@@ -131,8 +133,7 @@ class _SourceFile:
 
     def part(self, start: int, length: int, again: hashlib._Hash | None) -> memoryview:
         """The bytes of a part; `again` takes them as well."""
-        # Not from the heap: what a thread frees there stays with it, and each thread would keep a part.
-        held = memoryview(mmap.mmap(-1, length))
+        held = memoryview(_fresh(length))
         count = 0
         with self._reading:
             while count < length and (more := os.preadv(self._file.fileno(), [held[count:]], start + count)):
@@ -150,3 +151,13 @@ class _SourceFile:
     def close(self) -> None:
         with self._reading, self._hashing:
             self._file.close()
+
+
+def _fresh(length: int) -> mmap.mmap:
+    """Memory for a part. Not from the heap: what a thread frees there stays with it, and each thread would keep a part."""
+    # Private, and in large pages: as shared memory, page by page, it costs as much as the hash of what is put there.
+    held = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if _HUGE_PAGES is not None:
+        with suppress(OSError):  # a kernel without them
+            held.madvise(_HUGE_PAGES)
+    return held

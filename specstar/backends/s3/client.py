@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from specstar.backends.s3.http_session import http_session_class
 from specstar.backends.s3.options import S3Options
-from specstar.backends.s3.shortcuts import read_times_quickly, resolve_endpoints_once
+from specstar.backends.s3.shortcuts import read_data_once, read_times_quickly, resolve_endpoints_once
 from specstar.errors import ConfigError, MissingDependencyError
 
 __all__ = ["drop_sockets", "make_client"]
@@ -35,6 +35,7 @@ def _prepare(options: S3Options) -> tuple[Any, dict[str, Any]]:
         raise MissingDependencyError("aioboto3", extra="s3") from error
     session = AioSession()
     arguments = client_arguments(options)
+    read_data_once(session)
     read_times_quickly(session)
     resolve_endpoints_once(session, arguments.get("api_version"))
 

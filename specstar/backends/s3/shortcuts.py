@@ -1,4 +1,4 @@
-"""What the driver does anew for each request although the outcome is the same, or in a slow way: a fifth of its work."""
+"""What the driver does anew for each request or session although the outcome is the same, or in a slow way."""
 
 from __future__ import annotations
 
@@ -7,7 +7,16 @@ from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-__all__ = ["read_times_quickly", "resolve_endpoints_once"]
+__all__ = ["read_data_once", "read_times_quickly", "resolve_endpoints_once"]
+
+# The driver's descriptions of services, by where it was told to look for more of them.
+_loaders: dict[str | None, Any] = {}
+
+
+def read_data_once(session: Any) -> None:
+    """Have the driver's data files read and parsed once a process instead of once a session: most of what a client costs."""
+    loader = _loaders.setdefault(session.get_config_variable("data_path"), session.get_component("data_loader"))
+    session.register_component("data_loader", loader)
 
 
 def resolve_endpoints_once(session: Any, api_version: str | None) -> None:
@@ -22,7 +31,7 @@ def resolve_endpoints_once(session: Any, api_version: str | None) -> None:
     used = json.dumps(rules["rules"])
     for name in list(rules["parameters"]):
         if f'"{name}"' not in used and f"{{{name}" not in used:
-            del rules["parameters"][name]
+            rules["parameters"].pop(name, None)  # another session's thread may do the same
 
 
 def read_times_quickly(session: Any) -> None:

@@ -69,6 +69,8 @@ class Database:
     def __init__(self, connection: apsw.Connection, name: str) -> None:
         self.connection = connection
         self.name = name
+        self.prepared: set[str] = set()
+        """What statements have made for this connection alone, by names of their own."""
         self._cursor = connection.cursor()
         self._lock = threading.Lock()
 
@@ -170,10 +172,14 @@ class Database:
         try:
             self.execute("COMMIT")
         except apsw.IOError as error:
-            # The log may hold the whole transaction, which whoever opens the file next would take for committed.
-            self._rollback()
-            if self._write_over():
-                raise
+            self._take_back(error)
+            raise
+
+    def _take_back(self, error: apsw.IOError) -> None:
+        """After a commit that failed, see that nobody takes it for made. Raises `OutcomeUnknownError` if that fails too."""
+        # The log may hold the whole transaction, which whoever opens the file next would take for committed.
+        self._rollback()
+        if not self._write_over():
             raise OutcomeUnknownError(
                 f"{self.name}: the disk reported an error at the end of a commit ({error}): it may be there when the database "
                 "is opened again; check the disk (dmesg, smartctl) and read before repeating"
@@ -197,15 +203,33 @@ class Database:
         operations: Sequence[Operation],
         *,
         join: Callable[[Sequence[Operation]], Iterable[Operation | Joined]] | None = None,
+        at_once: Operation | None = None,
     ) -> list[Any]:
         """Run operations in one transaction; one entry each: its result, or its own error. Raises if nothing was written.
 
         `join` puts together what runs faster as one; what fails then in an unforeseen way is done again one by one.
+        `at_once` does all of them in one statement, outside of a transaction; it is tried first.
         """
+        if at_once is not None and (results := self._write_at_once(at_once)) is not None:
+            return results
         try:
             return self._write(operations if join is None else join(operations), one_by_one=False)
         except _RetryOneByOne:
             return self._write(operations, one_by_one=True)
+
+    def _write_at_once(self, operation: Operation) -> list[Any] | None:
+        """None if it must be done in another way; nothing is written then."""
+        with _translated(self.name), self._held():
+            try:
+                results: list[Any] = operation.run(self)
+            except apsw.IOError as error:
+                self._take_back(error)
+                raise
+            except apsw.Error as error:
+                if is_fatal(error):
+                    raise
+                return None
+            return results
 
     def _write(self, operations: Iterable[Operation | Joined], *, one_by_one: bool) -> list[Any]:
         results: list[Any] = []

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import islice
+from pathlib import Path
 from typing import Any, Protocol
 
 from specstar.backends.sqlite.database import Database, Operation
 from specstar.backends.sqlite.faults import DISK_ERRORS
 from specstar.backends.sqlite.lane_threads import LaneThreads
+from specstar.backends.sqlite.new_rows import NewRows
 from specstar.backends.sqlite.reads import prefetches
 from specstar.backends.sqlite.writes import joined
 from specstar.errors import BackendError, SpecstarError
@@ -22,8 +27,18 @@ _MAX_SEARCHES = 16
 # What is read by id is spread over the whole file; each search reads near to what it found.
 _READER_CACHE_BYTES = 64 << 20
 _SEARCHER_CACHE_BYTES = 16 << 20
+# From here on most reads by id miss what SQLite and the processor keep near.
+_LARGE_BYTES = 2 * _READER_CACHE_BYTES
+_LOOK_EVERY = 16
 _DRAIN_SECONDS = 60.0
 _PORTION_ITEMS = 512
+_SHARE_FROM = 16
+# What a write costs the event loop, and the writer beside its commit: only the order of magnitude matters.
+_CALL_SECONDS = 15e-6
+_ROW_SECONDS = 6e-6
+_FIRST_COMMIT_SECONDS = 0.01
+_PROCESSORS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+_FORGETTING = 0.1
 
 
 class _Sized(Operation, Protocol):
@@ -86,8 +101,11 @@ class DatabaseFile:
         self._opened.append(database)
         return database
 
-    def write(self, operations: Sequence[Operation]) -> list[Any]:
-        """Run writes, one thread at a time. After an error of the disk the connection is opened anew first."""
+    def write(self, operations: Sequence[Operation], at_once: Operation | None = None) -> list[Any]:
+        """Run writes, one thread at a time. `at_once`: those very writes as one.
+
+        After an error of the disk the connection is opened anew first.
+        """
         if self._renew_writer:
             # SQLite keeps a log that it could open only for reading, and never tries again.
             fresh = Database.open_file(self.path, busy_timeout=self._busy_timeout)
@@ -96,7 +114,7 @@ class DatabaseFile:
             self._renew_writer = False
             former.close()
         try:
-            return self.writer.write(operations, join=joined)
+            return self.writer.write(operations, join=joined, at_once=at_once)
         except BackendError as error:
             self._renew_writer = isinstance(error.__cause__, DISK_ERRORS)
             raise
@@ -142,18 +160,28 @@ class Lanes:
         self._writer = LaneThreads(home, "specstar-writer", 1)
         self._reader = LaneThreads(home, "specstar-reader", 1)
         self._searchers = LaneThreads(home, "specstar-searcher", file.readers)
+        self._frees_loop = False
+        self._is_large = False
+        self._batches_read = 0
+        self._commit_seconds = _FIRST_COMMIT_SECONDS
         self._writes: Batcher[_Sized, Any] = Batcher(
             home,
             self._flush_writes,
             name=f"{file.path}: writes",
             max_items=_MAX_WRITES,
             max_bytes=batch_bytes,
-            max_in_flight=1,
+            max_in_flight=2,
+            worth=self._worth_a_commit,
             size_of=_size_of,
             writes=True,
         )
         self._reads: Batcher[Operation, Any] = Batcher(
-            home, self._flush_reads, name=f"{file.path}: reads", max_items=_MAX_READS, max_in_flight=1
+            home,
+            self._flush_reads,
+            name=f"{file.path}: reads",
+            max_items=_MAX_READS,
+            max_in_flight=2,
+            worth=self._worth_a_read,
         )
         self._searches: Batcher[Operation, Any] = Batcher(
             home,
@@ -178,6 +206,17 @@ class Lanes:
                 results += [error] * len(portion)
         return results
 
+    def _worth_a_commit(self) -> int:
+        """How many writes are worth a commit of their own beside another: preparing them takes as long as it."""
+        # Other batches than `NewRows` need the interpreter all the time, and gain nothing from being two.
+        if not self._frees_loop or _PROCESSORS == 1:
+            return _MAX_WRITES
+        return max(_SHARE_FROM, int(self._commit_seconds / _CALL_SECONDS / 2))
+
+    def _worth_a_read(self) -> int:
+        """How many reads are worth a batch beside another: in a large store SQLite works long enough without the interpreter."""
+        return _SHARE_FROM if self._is_large and _PROCESSORS != 1 else _MAX_READS
+
     async def drain(self) -> None:
         """Wait until nothing is under way."""
         for batcher in (self._writes, self._reads, self._searches):
@@ -190,7 +229,19 @@ class Lanes:
             threads.end(timeout)
 
     async def _flush_writes(self, operations: list[_Sized]) -> list[Any]:
-        return await self._writer.run(self._write, operations)
+        # Here, since the writer's thread is what all wait for.
+        new = NewRows.of(operations)
+        self._frees_loop = new is not None
+        if new is None:
+            return await self._writer.run(self._write, operations)
+        results, took = await self._writer.run(self._write_new, (operations, new))
+        self._commit_seconds += (took - len(operations) * _ROW_SECONDS - self._commit_seconds) * _FORGETTING
+        return results
+
+    def _write_new(self, batch: tuple[list[_Sized], NewRows]) -> tuple[list[Any], float]:
+        """The results, and how many seconds it took."""
+        begun = time.perf_counter()
+        return self._file.write(*batch), time.perf_counter() - begun
 
     def _write(self, operations: list[_Sized]) -> list[Any]:
         write = self._file.write
@@ -209,7 +260,12 @@ class Lanes:
         return await self._reader.run(self._read, operations)
 
     def _read(self, operations: list[Operation]) -> list[Any]:
-        first: list[Operation] = list(prefetches(operations))
+        if self._batches_read % _LOOK_EVERY == 0:
+            with suppress(OSError):
+                self._is_large = Path(self._file.path).stat().st_size >= _LARGE_BYTES
+        self._batches_read += 1
+        touches = len(operations) >= _SHARE_FROM and self._worth_a_read() == _SHARE_FROM
+        first: list[Operation] = list(prefetches(operations, touches=touches))
         return self._file.reader.read([*first, *operations])[len(first) :]
 
     async def _flush_searches(self, operations: list[Operation]) -> list[Any]:

@@ -93,6 +93,21 @@ class ModelTables:
         # The revision is appended next.
         self._last_row = f"(SELECT ifnull(max(rowid), 0) FROM {revisions})"
         self._together: dict[int, tuple[str, str]] = {}
+        self._new: dict[int, str] = {}
+        self._new_name = quoted(f"new_{suffix}")
+        new_columns = (*META_COLUMNS, "revision_id", "payload_id", "info", "payload")
+        self.new_width = len(new_columns)
+        # For one connection: a view to insert into, which writes to both tables.
+        self.prepare_new = (
+            f"CREATE TEMP VIEW IF NOT EXISTS {self._new_name} AS SELECT {', '.join(f'NULL AS {name}' for name in new_columns)}",
+            f"""CREATE TEMP TRIGGER IF NOT EXISTS {quoted(f"new_{suffix}_row")} INSTEAD OF INSERT ON {self._new_name}
+            WHEN NEW.resource_id IS NOT NULL BEGIN
+                INSERT INTO {revisions} (resource_id, revision_id, payload_id, info, payload)
+                    VALUES (NEW.resource_id, NEW.revision_id, NEW.payload_id, NEW.info, NEW.payload);
+                INSERT INTO {meta} ({columns}, {CURRENT_ROW})
+                    VALUES ({", ".join(f"NEW.{column}" for column in META_COLUMNS)}, last_insert_rowid());
+            END""",
+        )
         self.insert_meta = self._insert_metas(1)
         self.replace_meta = f"INSERT OR REPLACE INTO {meta} ({columns}) VALUES ({places})"
         self.update_meta = (
@@ -111,6 +126,7 @@ class ModelTables:
 
         self.select_meta = f"SELECT {columns} FROM {meta} WHERE resource_id = ?"
         self.select_current = f"SELECT {self.meta_columns}, v.info {from_current} WHERE m.resource_id = ?"
+        self.touch_current = f"SELECT count(v.info) {from_current} WHERE m.resource_id = ?"
         self.select_given = f"SELECT {self.meta_columns}, v.info {from_given} WHERE m.resource_id = ?"
         self.select_current_payload = (
             f"SELECT {self.meta_columns}, v.info, v.payload_id, v.payload {from_current} WHERE m.resource_id = ?"
@@ -154,6 +170,14 @@ class ModelTables:
             before, values, after = self.upsert_revision.partition(_REVISION_PLACES)
             known = self._insert_metas(count), f"{before}{', '.join([values] * count)}{after}"
             self._together[count] = known
+        return known
+
+    def insert_new(self, size: int) -> str:
+        """The statement for `size` new resources or fewer, the rest NULLs, after `prepare_new`."""
+        known = self._new.get(size)
+        if known is None:
+            row = f"({','.join('?' * self.new_width)})"
+            known = self._new[size] = f"INSERT INTO temp.{self._new_name} VALUES {','.join([row] * size)}"
         return known
 
     def _insert_metas(self, count: int) -> str:

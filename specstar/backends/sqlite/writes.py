@@ -24,6 +24,7 @@ __all__ = [
     "WriteRow",
     "joined",
     "model_is_ready",
+    "new_row_in",
 ]
 
 _ROW_OVERHEAD = 512
@@ -156,7 +157,7 @@ def _run(operation: WriteRow, database: Database) -> SpecstarError | None:
 
 def joined(operations: Sequence[Any]) -> Iterator[Any]:
     """The operations in their order, new rows of one model that follow on one another as `CreateRows`."""
-    for tables, row in groupby(operations, _creates_in):
+    for tables, row in groupby(operations, new_row_in):
         left = list(row)
         for size in _TOGETHER if tables is not None else ():
             while len(left) >= size:
@@ -165,7 +166,7 @@ def joined(operations: Sequence[Any]) -> Iterator[Any]:
         yield from left
 
 
-def _creates_in(operation: Any) -> ModelTables | None:
+def new_row_in(operation: Any) -> ModelTables | None:
     """The tables in which this is a new row with its revision."""
     if type(operation) is WriteRow and operation.expected is None and operation.revision is not None:
         return operation.tables

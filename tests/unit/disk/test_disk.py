@@ -418,9 +418,9 @@ async def test_writes_and_files_travel_in_batches_of_batch_bytes(
     files: list[list[int]] = []
     write_rows, write_files = DatabaseFile.write, PayloadFiles.write
 
-    def seen_rows(self: DatabaseFile, operations: Any) -> Any:
+    def seen_rows(self: DatabaseFile, operations: Any, *at_once: Any) -> Any:
         rows.append(sum(operation.size for operation in operations))
-        return write_rows(self, operations)
+        return write_rows(self, operations, *at_once)
 
     def seen_files(self: PayloadFiles, items: Any) -> None:
         files.append([len(payload) for _, payload in items])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import time
@@ -311,15 +312,42 @@ def test_what_the_kernel_makes_up_on_reading_can_be_stored(blobs: BlobFiles) -> 
     assert info.size > 100
 
 
-def test_a_kernel_that_cannot_copy_is_done_without(
-    blobs: BlobFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("size", [0, 100, 3 << 20])
+def test_a_file_whose_blocks_can_be_shared_is_stored_the_same(
+    blobs: BlobFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    def refuse(*_: Any) -> int:
-        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+    def share(target: int, request: int, source: int) -> int:
+        assert request == 0x40049409
+        os.pwrite(target, os.pread(source, size, 0), 0)
+        return 0
 
     source = tmp_path / "source"
-    source.write_bytes(os.urandom(3 << 20))
+    source.write_bytes(os.urandom(size))
     expected = blobs.put_file(source, "a/b")
     blobs.delete(expected.file_id)
-    monkeypatch.setattr(os, "copy_file_range", refuse)
+    monkeypatch.setattr(fcntl, "ioctl", share)
     assert blobs.put_file(source, "a/b").file_id == expected.file_id
+    blobs.save(expected.file_id, tmp_path / "saved")
+    assert (tmp_path / "saved").read_bytes() == source.read_bytes()
+
+
+@pytest.mark.parametrize("size", [3 << 20, (3 << 20) + 1])
+def test_much_at_once_needs_no_second_fsync_for_the_trailer(
+    blobs: BlobFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(os.urandom(size))
+    blobs.put_bytes(b"first", "a/b")
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    info = blobs.put_file(source, "a/b")
+    # The whole file first, then folders only, and last that which names it.
+    assert [Path(path).parent for path in synced[:1]] == [blobs.temps.path]
+    assert all(Path(path).is_dir() for path in synced[1:])
+    assert synced[-1] == str(blobs.path_of(info.file_id).parent)

@@ -5,7 +5,7 @@ import contextvars
 import os
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import anyio
 import pytest
@@ -457,6 +457,48 @@ def test_closing_that_is_cancelled_drops_the_rest_and_leaves_the_gate_usable() -
         assert await service.double(2) == 4
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("stage", ["not begun", "under way"])
+@pytest.mark.parametrize("closer", ["a thread", "another loop"])
+def test_closing_from_elsewhere_a_loop_that_ends_meanwhile_closes_all_the_same(closer: str, stage: str) -> None:
+    log: list[str] = []
+    service = Service(native=False)
+    begun = threading.Event()
+
+    class Stuck(Pool):
+        async def aclose(self) -> None:
+            begun.set()
+            await asyncio.sleep(60)
+
+    def close() -> None:
+        if closer == "a thread":
+            service._gate.close()
+        else:
+            asyncio.run(service._gate.aclose())
+
+    async def main() -> None:
+        await service.double(1)
+        await service._gate.connections.share("pool", lambda: Stuck(log), "pool").get()
+        closing.append(threads.submit(close))
+        if stage == "under way":
+            await asyncio.to_thread(begun.wait, 10)
+        else:
+            home = service._gate.home
+            assert home is not None
+            while not home.calls:
+                time.sleep(0.001)  # noqa: ASYNC251  the loop must not take it up
+
+    closing: list[Future[None]] = []
+    with ThreadPoolExecutor(1) as threads:
+        asyncio.run(main())
+        closing[0].result(10)
+    assert log[0] == "open"
+    assert log[1].startswith("abandon")
+    assert len(log) == 2
+    assert service._gate.home is None
+    assert service._gate.call(lambda: service.double(2)) == 4
+    service._gate.close()
 
 
 def test_a_call_that_exits_the_program_raises_in_its_caller_and_not_in_the_loop() -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import botocore.endpoint_provider
+import botocore.loaders
 import pytest
 from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession
 from botocore.utils import parse_timestamp
 
-from specstar.backends.s3.shortcuts import resolve_endpoints_once, time_of
+from specstar.backends.s3.shortcuts import read_data_once, resolve_endpoints_once, time_of
 from specstar.roles import PayloadKey
 from tests.faults.tools.scripted_s3 import ScriptedS3
 from tests.unit.s3.rig import opened, options_for
@@ -39,6 +41,35 @@ async def test_times_of_other_forms_go_the_drivers_way() -> None:
     assert time_of("25 November 2026 10:41 UTC") == datetime(2026, 11, 25, 10, 41, tzinfo=UTC)
     with pytest.raises(ValueError, match="nonsense"):
         time_of("nonsense")
+
+
+async def test_the_drivers_data_is_read_by_the_first_connection_only(
+    server: ScriptedS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = options_for(server.endpoint_url)
+    async with opened(options) as rig:
+        await rig.resource().put(PayloadKey("r", "p"), b"x")
+
+    def refuse(_loader: object, path: str) -> object:
+        raise AssertionError(f"{path} is read again")
+
+    monkeypatch.setattr(botocore.loaders.JSONFileLoader, "load_file", refuse)
+    async with opened(options) as rig:
+        assert await rig.resource().get(PayloadKey("r", "p")) == b"x"
+
+
+def test_who_has_data_of_his_own_gets_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaders = []
+    for folder in (None, tmp_path, None):
+        monkeypatch.delenv("AWS_DATA_PATH", raising=False)
+        if folder is not None:
+            monkeypatch.setenv("AWS_DATA_PATH", str(folder))
+        session: Any = AioSession()
+        read_data_once(session)
+        loaders.append(session.get_component("data_loader"))
+    assert loaders[0] is loaders[2]
+    assert str(tmp_path) in loaders[1].search_paths
+    assert str(tmp_path) not in loaders[0].search_paths
 
 
 async def test_an_endpoint_is_found_once_for_a_bucket(server: ScriptedS3, monkeypatch: pytest.MonkeyPatch) -> None:
