@@ -53,7 +53,7 @@ async def alarm(broker: services.RabbitMQServer, *, on: bool) -> None:
 async def test_a_node_is_killed_under_load(private_rabbitmq: services.RabbitMQServer, figures: Figures) -> None:
     figures.name = "RabbitMQ: node killed with kill -9"
     async with job_load(figures, private_rabbitmq.url, "killed:") as load:
-        async with load.sending():
+        async with load.sending(delayed=0.0, failing=0.0):
             await load.progress()
             for _ in range(fault_count(1, share=0.05)):
                 await kill_and_start(private_rabbitmq, load, figures)
@@ -61,8 +61,27 @@ async def test_a_node_is_killed_under_load(private_rabbitmq: services.RabbitMQSe
         await load.finished()
 
 
+async def test_a_killed_node_loses_nothing_but_jobs_that_waited(
+    private_rabbitmq: services.RabbitMQServer, figures: Figures
+) -> None:
+    """What moves from one classic queue to another is on disk only when that one confirms something else.
+
+    So jobs with a delay, and jobs that are tried again, can be lost (docs/rabbitmq.md): they are counted here.
+    """
+    figures.name = "RabbitMQ: node killed with kill -9, jobs that waited in classic queues"
+    async with job_load(figures, private_rabbitmq.url, "waited:") as load:
+        async with load.sending():
+            await load.progress()
+            for _ in range(fault_count(1, share=0.05)):
+                await kill_and_start(private_rabbitmq, load, figures)
+                await load.progress(60.0)
+        await load.finished(may_be_lost=load.has_waited)
+
+
 async def kill_and_start(broker: services.RabbitMQServer, load: JobLoad, figures: Figures) -> None:
     await asyncio.sleep(load.chance.uniform(0.1, 1.0))
+    killed = load.clock()
     await asyncio.to_thread(broker.kill)
     figures.faults += 1
     await asyncio.to_thread(broker.start)
+    load.broken.append((killed, load.clock()))
