@@ -53,11 +53,7 @@ async def alarm(broker: services.RabbitMQServer, *, on: bool) -> None:
 async def test_a_node_is_killed_under_load(private_rabbitmq: services.RabbitMQServer, figures: Figures) -> None:
     figures.name = "RabbitMQ: node killed with kill -9"
     async with job_load(figures, private_rabbitmq.url, "killed:") as load:
-        async with load.sending(delayed=0.0, failing=0.0):
-            await load.progress()
-            for _ in range(fault_count(1, share=0.05)):
-                await kill_and_start(private_rabbitmq, load, figures)
-                await load.progress(60.0)
+        await kill_under_load(private_rabbitmq, load, figures, delayed=0.0, failing=0.0)
         await load.finished()
 
 
@@ -70,12 +66,18 @@ async def test_a_killed_node_loses_nothing_but_jobs_that_waited(
     """
     figures.name = "RabbitMQ: node killed with kill -9, jobs that waited in classic queues"
     async with job_load(figures, private_rabbitmq.url, "waited:") as load:
-        async with load.sending():
-            await load.progress()
-            for _ in range(fault_count(1, share=0.05)):
-                await kill_and_start(private_rabbitmq, load, figures)
-                await load.progress(60.0)
+        await kill_under_load(private_rabbitmq, load, figures)
         await load.finished(may_be_lost=load.has_waited)
+
+
+async def kill_under_load(
+    broker: services.RabbitMQServer, load: JobLoad, figures: Figures, *, delayed: float = 0.2, failing: float = 0.1
+) -> None:
+    async with load.sending(delayed=delayed, failing=failing):
+        await load.progress()
+        for _ in range(fault_count(1, share=0.05)):
+            await kill_and_start(broker, load, figures)
+            await load.progress(60.0)
 
 
 async def kill_and_start(broker: services.RabbitMQServer, load: JobLoad, figures: Figures) -> None:

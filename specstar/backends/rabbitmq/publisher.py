@@ -1,4 +1,4 @@
-"""Publishing with confirms: many messages in flight on one channel, the frames of one loop turn in one write."""
+"""Publishing with confirms: many messages in flight on one channel, the frames of many in one write."""
 
 from __future__ import annotations
 
@@ -235,14 +235,15 @@ class Publisher:
 
     def _flush(self) -> None:
         self._scheduled = False
-        if not self._closed:
-            self._send_pending()
+        self._send_pending()
 
     def _resume(self) -> None:
         self._held = False
-        self._flush()
+        self._send_pending()
 
     def _send_pending(self) -> None:
+        if self._closed:
+            return
         if self.fast_path_problem is not None:
             self._flush_by_public_calls()
             return
