@@ -1,11 +1,14 @@
-"""Picking up what an earlier process left: unfinished jobs with durable state whose queue ended with the process."""
+"""Jobs with durable state whose messages are gone: the queue ended with its process, or its broker lost them."""
 
 from __future__ import annotations
 
 import logging
-from datetime import UTC, datetime
+import random
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import msgspec
 
 from specstar.errors import ResourceNotFoundError, RevisionConflictError
@@ -14,16 +17,20 @@ from specstar.message_queue.owner import is_gone
 from specstar.message_queue.sender import message_of, seconds_until
 from specstar.message_queue.state import JobState, Snapshot
 from specstar.query import QB
+from specstar.roles import Message
 
 if TYPE_CHECKING:
     from specstar.message_queue.queue import JobQueue
 
-__all__ = ["LEASE_SECONDS", "recover"]
+__all__ = ["LEASE_SECONDS", "recover", "send_lost_again"]
 
 logger = logging.getLogger("specstar")
 LEASE_SECONDS = 60.0
 """A run on another host that has not renewed its row for so long is taken to be dead."""
 _PAGE = 500
+_SPREAD_SECONDS = 1.0
+# A sender whose clock is ahead of this one.
+_CLOCK_SKEW = timedelta(seconds=5)
 
 
 async def recover(queue: JobQueue[Any]) -> bool:
@@ -34,42 +41,81 @@ async def recover(queue: JobQueue[Any]) -> bool:
     state, messages = queue._state(), queue._messages()
     if state is None:
         return True
-    unfinished = [JobStatus.pending.value, JobStatus.running.value, JobStatus.retrying.value]
-    condition = (QB["queue"] == queue.name) & QB["status"].in_(unfinished)
-    count, complete, offset = 0, True, 0
-    while True:
-        page = await state.search(condition, sort=("created_time",), limit=_PAGE, offset=offset)
+    count, complete = 0, True
+    async for page in _unfinished(queue.name, state):
         for found in page:
             job_id = found.record.job_id
             # The workers of this process run meanwhile: look again, and at the queue after that.
             snapshot = None if messages.holds(job_id) else await state.read(job_id)
             if snapshot is None or snapshot.record.status.finished or messages.holds(job_id):
                 continue
-            taken = await _taken_over(state, snapshot)
+            taken = await _taken_over(state, snapshot, leased=True)
             if taken is None:
                 complete = False
                 continue
-            await messages.publish(
-                msgspec.structs.replace(message_of(taken), attempts=taken.attempts),
-                delay=seconds_until(taken.scheduled_time),
-            )
+            await messages.publish(_again(taken), delay=seconds_until(taken.scheduled_time))
             count += 1
-        if len(page) < _PAGE:
-            break
-        offset += _PAGE
     if count:
         logger.info("jobs %r: %d unfinished jobs of an earlier process are picked up", queue.name, count)
     return complete
 
 
-async def _taken_over(state: JobState, snapshot: Snapshot) -> JobRecord | None:
-    """The record to send; a run whose process is gone is first put back to `retrying`. None if it still runs elsewhere."""
+async def send_lost_again(queue: JobQueue[Any]) -> None:
+    """After a restart of the broker: send the jobs again that had waited, and whose time had come.
+
+    Those that the broker still has come twice then, which their state shows: the second copy is dropped. Several workers
+    may do this at once, for the same reason.
+    """
+    state, messages = queue._state(), queue._messages()
+    if state is None or not await messages.may_have_lost():
+        return
+    # Most often another worker has done it by then.
+    await anyio.sleep(random.uniform(0.0, _SPREAD_SECONDS))
+    if not await messages.may_have_lost():
+        return
+    count = 0
+    async for page in _unfinished(queue.name, state):
+        due = datetime.now(UTC) + _CLOCK_SKEW
+        lost: list[Message] = []
+        for found in page:
+            if found.record.scheduled_time is not None and found.record.scheduled_time <= due:
+                taken = await _taken_over(state, found, leased=False)
+                if taken is not None:
+                    lost.append(_again(taken))
+        await messages.publish_many(lost)
+        count += len(lost)
+    await messages.mark_complete()
+    if count:
+        logger.info("jobs %r: the broker was restarted; %d jobs that had waited are sent again", queue.name, count)
+
+
+async def _unfinished(name: str, state: JobState) -> AsyncIterator[list[Snapshot]]:
+    """The unfinished jobs of a queue, oldest first, page after page. They end meanwhile, so pages are not counted."""
+    statuses = [JobStatus.pending.value, JobStatus.running.value, JobStatus.retrying.value]
+    jobs = (QB["queue"] == name) & QB["status"].in_(statuses)
+    condition = jobs
+    while page := await state.search(condition, sort=("created_time", "resource_id"), limit=_PAGE):
+        yield page
+        last = page[-1].record
+        later = (QB["created_time"] > last.created_time) | (QB["resource_id"] > last.job_id)
+        condition = jobs & (QB["created_time"] >= last.created_time) & later
+
+
+def _again(record: JobRecord) -> Message:
+    return msgspec.structs.replace(message_of(record), attempts=record.attempts)
+
+
+async def _taken_over(state: JobState, snapshot: Snapshot, *, leased: bool) -> JobRecord | None:
+    """The record to send; a run whose process is gone is first put back to `retrying`. None if it still runs elsewhere.
+
+    `leased`: runs renew their rows, so that one on another host is gone as well if it has not for long.
+    """
     record = snapshot.record
     if record.status is not JobStatus.running:
         return record
     if record.worker is not None:
         gone = is_gone(record.worker.partition("/")[0])
-        if gone is None and snapshot.row is not None:
+        if gone is None and leased and snapshot.row is not None:
             gone = (datetime.now(UTC) - snapshot.row.updated_time).total_seconds() > LEASE_SECONDS
         if not gone:
             return None

@@ -14,7 +14,7 @@ from specstar.message_queue.attempt import Attempt, Stopped
 from specstar.message_queue.handler_threads import HandlerThreads
 from specstar.message_queue.lane import Lane
 from specstar.message_queue.owner import process_token
-from specstar.message_queue.recovery import recover
+from specstar.message_queue.recovery import recover, send_lost_again
 from specstar.runtime import Home
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ _WATCH_AFTER_SECONDS = 1.0
 _WATCH_SECONDS = 1.0
 _LEASE_RENEWAL_SECONDS = 15.0
 _RECOVERY_SECONDS = 30.0
+_RESTART_SECONDS = 2.0
 # Among very many records a look takes a while: pauses are so many times as long.
 _RECOVERY_REST = 60
 _INTERRUPT_SECONDS = 5.0
@@ -217,18 +218,26 @@ class Worker:
                     group.start_soon(look, attempt)
 
     async def _recover(self, queue: JobQueue[Any]) -> None:
-        """Pick up the jobs that an earlier process left in a queue that ends with its process."""
+        """See to jobs whose messages are gone: with the process that an in-process queue ended with, or with a broker."""
         shared, leased = queue._sharing()
-        while shared and leased:
+        while shared:
             begun = anyio.current_time()
             try:
-                if await recover(queue):
+                if not leased:
+                    await send_lost_again(queue)
+                elif await recover(queue):
                     return
             except NotConfiguredError:
                 return
             except SpecstarError as error:
-                logger.warning("jobs %r: looking for unfinished jobs failed: %s", queue.name, error)
-            await anyio.sleep(max(_RECOVERY_SECONDS, _RECOVERY_REST * (anyio.current_time() - begun)))
+                logger.log(
+                    logging.WARNING if leased else logging.INFO,  # a broker that is away: its consumers tell of it
+                    "jobs %r: looking for jobs without a message failed: %s",
+                    queue.name,
+                    error,
+                )
+            rest = max(_RECOVERY_SECONDS, _RECOVERY_REST * (anyio.current_time() - begun))
+            await anyio.sleep(rest if leased else _RESTART_SECONDS)
 
     async def _tick(self, queue: JobQueue[Any], every: float) -> None:
         """Enqueue a periodic job at each multiple of `every` seconds since 1970; ticks that nobody saw are left out."""

@@ -128,6 +128,17 @@ class MessageQueue(ABC):
     async def purge(self) -> int:
         """Delete all messages that wait, delayed ones too, not the dead ones; returns how many."""
 
+    async def may_have_lost(self) -> bool:
+        """True if delayed messages whose time had come may be gone: the broker was restarted since `mark_complete`.
+
+        Called every few seconds by workers of jobs with shared state, which send such jobs again. Raises `BackendUnavailable`.
+        """
+        return False
+
+    async def mark_complete(self) -> None:
+        """All that `may_have_lost` spoke of was sent again. Raises `BackendUnavailable`."""
+        return  # this queue loses nothing
+
     def holds(self, message_id: str) -> bool:
         """False only if the queue lives in this process and surely has no message of this id, waiting or in hand."""
         return True

@@ -43,6 +43,7 @@ class QueueNames:
         self.retry = f"{self.main}:retry"
         self.dead = f"{self.main}:dead"
         self.partitions = f"{self.main}:partitions"
+        self.uptime = f"{self.main}:uptime"
 
     def shard(self, number: int) -> str:
         """The queue of one part of the partition keys."""

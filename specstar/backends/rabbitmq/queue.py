@@ -45,6 +45,8 @@ class RabbitMQQueue(MessageQueue):
         self._outbox = Outbox(context.connection, context.options, (self.queues.main, self.queues.dead))
         self._dead = DeadLetters(self)
         self._retry_usable = True
+        self._asked_on: Link | None = None
+        self._complete = False
         self._delays: dict[tuple[str, int], QueueSpec] = {}
         self._shards: dict[int, QueueSpec] = {}
 
@@ -148,6 +150,31 @@ class RabbitMQQueue(MessageQueue):
             return removed
 
         return await self.on_link(empty)
+
+    async def may_have_lost(self) -> bool:
+        # Quorum queues confirm what moves between them. A classic queue may not have written it when its node is killed.
+        if self.options.queue_type == "quorum":
+            return False
+
+        async def ask() -> bool:
+            link = await self.live_link()
+            if link is not self._asked_on or not self._complete:
+                self._complete = await link.topology.declare(self.queues.uptime) > 0
+                self._asked_on = link
+            return not self._complete
+
+        return await self.on_link(ask)
+
+    async def mark_complete(self) -> None:
+        from specstar.backends.rabbitmq.faults import LinkLostError, unavailable
+
+        # On another connection it might speak for a broker that was restarted meanwhile.
+        link = self._asked_on
+        if link is not None:
+            try:
+                await link.topology.put_transient(self.queues.uptime)
+            except LinkLostError as error:
+                raise unavailable(str(error)) from error
 
     # What consumer and dead letters need.
 

@@ -63,6 +63,9 @@ class JobQueues:
             name=self.names.partitions, arguments={"x-queue-type": "classic", "x-max-length": options.partition_shards}
         )
 
+        # Its one message is not durable: it is gone once the broker was restarted.
+        self.uptime = QueueSpec(name=self.names.uptime, arguments={"x-queue-type": "classic", "x-max-length": 1})
+
     def shard(self, number: int) -> QueueSpec:
         """The queue of one part of the partition keys: one consumer at a time."""
         return QueueSpec(name=self.names.shard(number), arguments=self._work | {"x-single-active-consumer": True})
@@ -136,6 +139,15 @@ class Topology:
 
     def mark_partitioned(self, job: JobQueues) -> None:
         self._partitioned.add(job.names.partitions)
+
+    async def put_transient(self, spec: QueueSpec) -> int:
+        """Put an empty message that is not durable into a declared queue; returns how many are ready in it."""
+
+        async def put(channel: Channel) -> int:
+            await channel.basic_publish(b"", routing_key=spec.name)
+            return await self._declare(channel, spec, always=True)
+
+        return await self._request(f"writing to queue {spec.name!r}", put)
 
     async def purge(self, name: str) -> int:
         """Empty a queue that exists; returns how many messages were ready in it."""

@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -42,7 +42,15 @@ class JobLoad:
     Every confirmed job must run to its end once or more often; a kept one not again once it has ended.
     """
 
-    def __init__(self, figures: Figures, url: str, prefix: str, *, sender_url: str | None = None) -> None:
+    def __init__(
+        self,
+        figures: Figures,
+        url: str,
+        prefix: str,
+        *,
+        sender_url: str | None = None,
+        state: Mapping[str, Any] = _MEMORY,
+    ) -> None:
         self.figures = figures
         self.seed = fresh_seed()
         self.chance = random.Random(self.seed)
@@ -63,9 +71,11 @@ class JobLoad:
         self.gate.set()
         # How long a handler that is cancelled takes to end.
         self.cleanup_seconds = 0.0
+        # How long a handler takes.
+        self.work_seconds = 0.0
         # The broker as the sender reaches it.
         self.broker_url = sender_url or url
-        self.worker, self.sender = _spec(url, prefix), _spec(sender_url or url, prefix)
+        self.worker, self.sender = _spec(url, prefix, state), _spec(sender_url or url, prefix, _MEMORY)
         self.kept: JobQueue[Work] = self.worker.add_job(Work, self.run, name="kept", max_retries=50)
         self.plain: JobQueue[Work] = self.sender.add_job(Work, self.run, name="plain", keep_state=False, max_retries=50)
         self.worker.add_job(Work, self.run, name="plain", keep_state=False, max_retries=50)
@@ -88,6 +98,7 @@ class JobLoad:
         self.runs[op] += 1
         try:
             await self.gate.wait()
+            await asyncio.sleep(self.work_seconds)
         except asyncio.CancelledError:
             with anyio.CancelScope(shield=True):
                 await anyio.sleep(self.cleanup_seconds)
@@ -159,10 +170,6 @@ class JobLoad:
     def _new_ended(self, prefix: str, before: set[str]) -> bool:
         return any(op.startswith(prefix) for op in self.done - before)
 
-    def has_waited(self, op: str) -> bool:
-        """The job waited in a queue of the broker before it came to the queue of work: by a delay, or to be retried."""
-        return bool(self.sent[op]["fails"] or self.sent[op].get("delay"))
-
     async def finished(self, within: float = 60.0, *, may_be_lost: Callable[[str], bool] = lambda op: False) -> None:
         """All that was confirmed has run; what may be lost is counted, and no reason to fail."""
         try:
@@ -171,8 +178,9 @@ class JobLoad:
             lost = sorted(self.confirmed - self.done)
             self.figures.lost += len(lost)
             missing = [op for op in lost if not may_be_lost(op)]
+            depths = {queue.name: await queue.depth() for queue in (self.kept, self.plain)} if missing else {}
             assert not missing, (
-                f"{len(missing)} confirmed jobs never ended, such as "
+                f"{len(missing)} confirmed jobs never ended (at the broker: {depths}), such as "
                 f"{[(op, self.sent[op], self.history.get(op)) for op in missing[:5]]}; "
                 f"away {self.broken} (seed {self.seed})"
             )
@@ -187,7 +195,7 @@ class JobLoad:
             await asyncio.sleep(0.02)
 
 
-def _spec(url: str, prefix: str) -> SpecStar:
+def _spec(url: str, prefix: str, state: Mapping[str, Any]) -> SpecStar:
     options = {
         "amqp_url": url,
         "queue_prefix": prefix,
@@ -199,15 +207,21 @@ def _spec(url: str, prefix: str) -> SpecStar:
         "partition_shards": 2,
     }
     spec = SpecStar()
-    spec.configure(backend={"meta": _MEMORY, "resource": _MEMORY, "mq": {"type": "rabbitmq", "options": options}})
+    spec.configure(backend={"meta": state, "resource": state, "mq": {"type": "rabbitmq", "options": options}})
     return spec
 
 
 @asynccontextmanager
 async def job_load(
-    figures: Figures, url: str, prefix: str, *, sender_url: str | None = None, concurrency: int = 8
+    figures: Figures,
+    url: str,
+    prefix: str,
+    *,
+    sender_url: str | None = None,
+    concurrency: int = 8,
+    state: Mapping[str, Any] = _MEMORY,
 ) -> AsyncIterator[JobLoad]:
-    """A load whose workers run; they and both programs are closed afterwards."""
-    load = JobLoad(figures, url, prefix, sender_url=sender_url)
+    """A load whose workers run; they and both programs are closed afterwards. `state`: where that of `kept` jobs is."""
+    load = JobLoad(figures, url, prefix, sender_url=sender_url, state=state)
     async with load.worker, load.sender, workers(load.worker, concurrency=concurrency, drain_timeout=2.0):
         yield load

@@ -51,7 +51,8 @@ class Rig:
             targets = [queues.names.main, *(queues.names.shard(number) for number in range(queues.shards))]
             delays = [queues.delay(target, step).name for target in targets[:1] for step in delay_steps()]
             link = await queue.live_link()
-            await link.topology.delete([*targets, queues.names.retry, queues.names.dead, queues.names.partitions])
+            names = queues.names
+            await link.topology.delete([*targets, names.retry, names.dead, names.partitions, names.uptime])
             await link.topology.delete(delays)
 
     async def close(self) -> None:

@@ -19,7 +19,7 @@ ALLOWED = re.compile(r"[a-zA-Z0-9\-_.:@#,/+ ]{1,255}")
 def every_name(names: QueueNames) -> list[str]:
     shard = names.shard(255)
     delays = [names.delay(target, 4_200_000_000, 86_400, 300) for target in (names.main, shard)]
-    return [names.main, names.retry, names.dead, names.partitions, shard, *delays]
+    return [names.main, names.retry, names.dead, names.partitions, names.uptime, shard, *delays]
 
 
 @given(ANY_TEXT, st.sampled_from(["", "specstar:", "a", "p" * 60]))
