@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 import services
+from specstar.backends.rabbitmq.queue import RabbitMQQueue
 from specstar.errors import BackendUnavailable
 from specstar.roles import Consumer
 from tests.integration.rabbitmq.rig import Rig, message, open_rig, some_dead_letters, take, take_and_ack
@@ -184,3 +185,40 @@ async def test_a_handler_over_the_consumer_timeout_loses_its_delivery_and_nothin
     assert "consumer_timeout" in caplog.text
     assert (await own_rig.connection()).reconnects == 0
     assert (await some_dead_letters(queue))[0].reason == "too slow"
+
+
+async def test_a_restart_is_noticed_by_all_until_one_has_sent_again_what_may_be_lost(
+    broker: services.RabbitMQServer, own_rig: Rig, queue_prefix: str
+) -> None:
+    queue = own_rig.queue()
+    async with open_rig(broker.url, queue_prefix) as other_rig:
+        other = other_rig.queue()
+        assert await queue.may_have_lost()
+        await queue.mark_complete()
+        assert not await queue.may_have_lost()
+        assert not await other.may_have_lost()
+        await asyncio.to_thread(broker.kill)
+        await asyncio.to_thread(broker.start)
+
+        async def noticed(queue: RabbitMQQueue) -> None:
+            async with asyncio.timeout(30):
+                while not await queue.may_have_lost():
+                    await asyncio.sleep(0.05)
+
+        await noticed(queue)
+        await noticed(other)
+        await queue.mark_complete()
+        assert not await queue.may_have_lost()
+        assert not await other.may_have_lost()
+
+
+async def test_a_restart_between_the_question_and_the_answer_is_not_covered_up(
+    broker: services.RabbitMQServer, own_rig: Rig
+) -> None:
+    queue = own_rig.queue()
+    assert await queue.may_have_lost()
+    await asyncio.to_thread(broker.kill)
+    await asyncio.to_thread(broker.start)
+    with pytest.raises(BackendUnavailable):
+        await queue.mark_complete()
+    assert await queue.may_have_lost()
