@@ -202,7 +202,7 @@ async def test_a_restart_is_noticed_by_all_until_one_has_sent_again_what_may_be_
 
         async def noticed(queue: RabbitMQQueue) -> None:
             async with asyncio.timeout(30):
-                while not await queue.may_have_lost():
+                while not await queue.may_have_lost():  # noqa: ASYNC110  asked of a broker
                     await asyncio.sleep(0.05)
 
         await noticed(queue)
