@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import msgspec
 
-from specstar.errors import ResourceNotFoundError, RevisionConflictError
+from specstar.errors import BackendUnavailable, ResourceNotFoundError, RevisionConflictError
 from specstar.message_queue.job import JobRecord, JobStatus
 from specstar.message_queue.owner import is_gone
 from specstar.message_queue.sender import message_of, seconds_until
@@ -67,8 +67,13 @@ async def send_lost_again(queue: JobQueue[Any]) -> None:
     may do this at once, for the same reason.
     """
     state, messages = queue._state(), queue._messages()
-    if state is None or not await messages.may_have_lost():
+    if state is None:
         return
+    try:
+        if not await messages.may_have_lost():
+            return
+    except BackendUnavailable:
+        return  # the consumers tell of it
     # Most often another worker has done it by then.
     await anyio.sleep(random.uniform(0.0, _SPREAD_SECONDS))
     if not await messages.may_have_lost():

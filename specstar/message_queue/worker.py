@@ -222,6 +222,7 @@ class Worker:
         shared, leased = queue._sharing()
         while shared:
             begun = anyio.current_time()
+            pause = _RESTART_SECONDS
             try:
                 if not leased:
                     await send_lost_again(queue)
@@ -230,14 +231,11 @@ class Worker:
             except NotConfiguredError:
                 return
             except SpecstarError as error:
-                logger.log(
-                    logging.WARNING if leased else logging.INFO,  # a broker that is away: its consumers tell of it
-                    "jobs %r: looking for jobs without a message failed: %s",
-                    queue.name,
-                    error,
-                )
-            rest = max(_RECOVERY_SECONDS, _RECOVERY_REST * (anyio.current_time() - begun))
-            await anyio.sleep(rest if leased else _RESTART_SECONDS)
+                logger.warning("jobs %r: looking for jobs without a message failed: %s", queue.name, error)
+                pause = _RECOVERY_SECONDS
+            if leased:
+                pause = max(_RECOVERY_SECONDS, _RECOVERY_REST * (anyio.current_time() - begun))
+            await anyio.sleep(pause)
 
     async def _tick(self, queue: JobQueue[Any], every: float) -> None:
         """Enqueue a periodic job at each multiple of `every` seconds since 1970; ticks that nobody saw are left out."""

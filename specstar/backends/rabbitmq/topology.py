@@ -62,7 +62,6 @@ class JobQueues:
         self.partitions = QueueSpec(
             name=self.names.partitions, arguments={"x-queue-type": "classic", "x-max-length": options.partition_shards}
         )
-
         # Its one message is not durable: it is gone once the broker was restarted.
         self.uptime = QueueSpec(name=self.names.uptime, arguments={"x-queue-type": "classic", "x-max-length": 1})
 
