@@ -15,6 +15,7 @@ from services.guard import descendants
 
 GUARD = Path(__file__).with_name("guard.py")
 LOG_TAIL_LINES = 25
+STOP_SECONDS = 2.0
 
 
 def unprivileged_user(*preferred: str) -> tuple[int, int] | None:
@@ -66,6 +67,18 @@ def run_program(
     if done.returncode != 0:
         raise ServiceError(f"{name} failed: {(done.stderr or done.stdout).strip()}")
     return done.stdout.strip()
+
+
+def _stands_still(pid: int) -> bool:
+    """No thread of the process runs; a process that is gone does not either."""
+    for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
+        try:
+            state = stat.read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            continue
+        if state not in "TtZX":
+            return False
+    return True
 
 
 class GuardedProcess:
@@ -154,9 +167,14 @@ class GuardedProcess:
         self._end(signal.SIGTERM)
 
     def pause(self) -> None:
-        """SIGSTOP: connections stay open and nothing answers, as on a host that hangs."""
-        for pid in self.pids:
+        """SIGSTOP: connections stay open and nothing answers, as on a host that hangs. Returns when all stand still."""
+        stopped = self.pids
+        for pid in stopped:
             os.kill(pid, signal.SIGSTOP)
+        # A thread that is inside the kernel, on a busy machine, stops only when it leaves: it may still answer.
+        deadline = time.monotonic() + STOP_SECONDS
+        while not all(map(_stands_still, stopped)) and time.monotonic() < deadline:
+            time.sleep(0.005)
 
     def resume(self) -> None:
         for pid in reversed(self.pids):

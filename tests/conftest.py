@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from typing import Any
@@ -20,6 +21,16 @@ EVENT_LOOPS: dict[str, tuple[str, dict[str, Any]]] = {
     "trio": ("trio", {}),
 }
 CHOSEN_LOOPS = os.environ.get("SPECSTAR_TEST_EVENT_LOOPS", "asyncio,trio").split(",")
+
+
+def pytest_collection_finish() -> None:
+    """The thousands of collected tests stay to the end: no collection of garbage need look at them again."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()  # what is imported from here on may ask who refers to what
 
 
 @pytest.fixture(scope="module", params=[pytest.param(EVENT_LOOPS[name], id=name) for name in CHOSEN_LOOPS])

@@ -6,15 +6,14 @@ first collected test that needs it is known, beside the running tests, and is cl
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import secrets
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Protocol, TypeVar
 
 import asyncpg
 import pytest
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 import services
 from services import AmqpEndpoint, Endpoint, PostgresEndpoint, S3Endpoint, s3_client
@@ -96,48 +95,52 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         host.prepare(service)
 
 
-def run_apart(call: Callable[[], T]) -> T:
-    """Runs a call in a thread of its own, where it may use asyncio.run whatever loop this thread has."""
-    answers: list[T] = []
-    errors: list[BaseException] = []
+class PostgresAdmin:
+    """One connection to the owner's database, kept in a loop of its own, for synchronous test code."""
 
-    def run() -> None:
+    def __init__(self, portal: BlockingPortal, server: PostgresEndpoint) -> None:
+        self._portal = portal
+        self._server = server
+        self._connection = portal.call(self._connect)
+
+    def execute(self, statement: str) -> None:
+        """Runs one SQL statement in a transaction of its own."""
+        self._portal.call(self._connection.execute, statement)
+
+    def close(self) -> None:
+        self._portal.call(self._connection.close)
+
+    async def _connect(self) -> asyncpg.Connection:
+        return await asyncpg.connect(
+            self._server.dsn, timeout=ADMIN_TIMEOUT_SECONDS, command_timeout=ADMIN_TIMEOUT_SECONDS
+        )
+
+    @contextlib.contextmanager
+    def database(self) -> Iterator[str]:
+        """The DSN of a new, empty database, dropped afterwards whoever is still connected."""
+        name = f"test_{secrets.token_hex(6)}"
+        self.execute(f'CREATE DATABASE "{name}"')
         try:
-            answers.append(call())
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=run, name="tests-admin")
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
-    return answers[0]
-
-
-def execute(dsn: str, *statements: str) -> None:
-    """Runs SQL statements, each in its own transaction, from synchronous test code."""
-
-    async def session() -> None:
-        connection = await asyncpg.connect(dsn, timeout=ADMIN_TIMEOUT_SECONDS, command_timeout=ADMIN_TIMEOUT_SECONDS)
-        try:
-            for statement in statements:
-                await connection.execute(statement)
+            yield self._server.database(name)
         finally:
-            await connection.close()
+            self.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
-    run_apart(lambda: asyncio.run(session()))
+
+@contextlib.contextmanager
+def postgres_admin_of(server: PostgresEndpoint) -> Iterator[PostgresAdmin]:
+    with start_blocking_portal(name="tests-postgres-admin") as portal:
+        admin = PostgresAdmin(portal, server)
+        try:
+            yield admin
+        finally:
+            admin.close()
 
 
 @contextlib.contextmanager
 def fresh_database(server: PostgresEndpoint) -> Iterator[str]:
-    """The DSN of a new, empty database, dropped afterwards whoever is still connected."""
-    name = f"test_{secrets.token_hex(6)}"
-    execute(server.dsn, f'CREATE DATABASE "{name}"')
-    try:
-        yield server.database(name)
-    finally:
-        execute(server.dsn, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+    """The DSN of a new, empty database on any server, dropped afterwards whoever is still connected."""
+    with postgres_admin_of(server) as admin, admin.database() as dsn:
+        yield dsn
 
 
 def _endpoint(config: pytest.Config, name: ServiceName, kind: type[T]) -> T:
@@ -158,10 +161,17 @@ def postgres_dsn(postgres: PostgresEndpoint) -> str:
     return postgres.dsn
 
 
+@pytest.fixture(scope="session")
+def postgres_admin(postgres: PostgresEndpoint) -> Iterator[PostgresAdmin]:
+    """A connection to the shared server that stays open: tests make and drop their databases with it."""
+    with postgres_admin_of(postgres) as admin:
+        yield admin
+
+
 @pytest.fixture
-def postgres_database(postgres: PostgresEndpoint) -> Iterator[str]:
+def postgres_database(postgres_admin: PostgresAdmin) -> Iterator[str]:
     """The DSN of a new, empty database for this test."""
-    with fresh_database(postgres) as dsn:
+    with postgres_admin.database() as dsn:
         yield dsn
 
 

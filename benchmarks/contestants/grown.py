@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 from benchmarks.contestants.resources import Resources
 
 __all__ = ["Grown"]
@@ -21,4 +23,4 @@ class Grown(Resources):
     async def prepare_update(self) -> None:
         """Among all of them."""
         if not hasattr(self, "_current"):
-            self._current = dict(enumerate(await self.fill("read", self.rows)))
+            self._current = deque(enumerate(await self.fill("read", self.rows)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import deque
 from typing import Any
 
 import msgspec
@@ -148,19 +149,18 @@ class RawAsyncpg(Contestant):
     async def prepare_update(self) -> None:
         """Something to change; each caller has resources of its own."""
         if "changed" not in self._held:
-            self._current = dict(enumerate(await self.fill("changed", self.rows)))
+            self._current = deque(enumerate(await self.fill("changed", self.rows)))
 
     async def update(self, caller: int) -> None:
         """A new revision and the pointer to it, if the current one is the one that this caller knows."""
-        number = self.count() % self.rows
-        resource_id, known = self._current.pop(number)
+        number, (resource_id, known) = self._current.popleft()
         value, revision_id = self.person(number), new_id()
         async with self.pool.acquire() as connection, connection.transaction():
             done = await connection.execute(self.sql["update"], resource_id, known, revision_id, value.age, value.name)
             if done != "UPDATE 1":
                 raise RuntimeError(done)
             await connection.execute(self.sql["add_revision"], resource_id, revision_id, known, self.encode(value))
-        self._current[number] = resource_id, revision_id
+        self._current.append((number, (resource_id, revision_id)))
 
     async def prepare_search(self) -> None:
         """Something to find."""

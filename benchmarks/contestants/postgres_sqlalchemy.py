@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import deque
 from datetime import datetime
 from typing import Any
 
@@ -74,7 +75,7 @@ class SqlAlchemy(Contestant):
         self.decode = msgspec.json.Decoder(Person).decode
         self.rows: int = self.setting.get("rows", 10_000)
         self._held: list[tuple[str, str]] = []
-        self._current: dict[int, tuple[str, str]] = {}
+        self._current: deque[tuple[int, tuple[str, str]]] = deque()
         async with self.engine.begin() as connection:
             await connection.run_sync(Base.metadata.create_all)
 
@@ -129,12 +130,11 @@ class SqlAlchemy(Contestant):
     async def prepare_update(self) -> None:
         """Something to change."""
         if not self._current:
-            self._current = dict(enumerate(await self.fill()))
+            self._current = deque(enumerate(await self.fill()))
 
     async def update(self, caller: int) -> None:
         """A new revision and the pointer to it, if the current one is as expected."""
-        number = self.count() % self.rows
-        resource_id, known = self._current.pop(number)
+        number, (resource_id, known) = self._current.popleft()
         revision_id = new_id()
         value = msgspec.convert(person(number, self.payload), Person)
         statement = (
@@ -154,4 +154,4 @@ class SqlAlchemy(Contestant):
                     payload=self.encode(value),
                 )
             )
-        self._current[number] = resource_id, revision_id
+        self._current.append((number, (resource_id, revision_id)))

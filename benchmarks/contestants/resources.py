@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any, ClassVar, Literal
 
 from msgspec import Struct, convert
@@ -77,15 +78,14 @@ class Resources(Contestant):
     async def prepare_update(self) -> None:
         """Something to change; each caller has resources of its own."""
         if "changed" not in self._held:
-            self._current = dict(enumerate(await self.fill("changed", self.rows)))
+            self._current = deque(enumerate(await self.fill("changed", self.rows)))
 
     async def update(self, caller: int) -> None:
         """A new revision, if the current one is the one that this caller knows."""
-        number = self.count() % self.rows
-        # Two callers never have the same one: there are far more resources than callers.
-        resource_id, known = self._current.pop(number)
+        # In whose hands it is, nobody else has it; there are more resources than callers.
+        number, (resource_id, known) = self._current.popleft()
         info = await self.changed.update(resource_id, self.person(number), expected_revision_id=known)
-        self._current[number] = resource_id, info.revision_id
+        self._current.append((number, (resource_id, info.revision_id)))
 
     async def prepare_search(self) -> None:
         """Something to find."""

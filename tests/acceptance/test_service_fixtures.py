@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import aiormq
 import asyncpg
 import pytest
@@ -69,3 +71,9 @@ def test_no_endpoint_shows_its_password(postgres: PostgresEndpoint, rabbitmq: Am
     assert rabbitmq.password
     assert rabbitmq.password not in repr(rabbitmq)
     assert s3.secret_access_key not in repr(s3)
+
+
+@pytest.mark.xdist_group("together")
+def test_tests_of_a_group_stay_together(request: pytest.FixtureRequest) -> None:
+    """Else each worker would start a server of its own for them; pytest-xdist says nothing when it cannot group."""
+    assert "PYTEST_XDIST_WORKER" not in os.environ or request.node.nodeid.endswith("@together")

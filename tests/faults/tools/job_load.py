@@ -7,7 +7,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -26,6 +26,8 @@ __all__ = ["ENQUEUE_LIMIT", "JobLoad", "Work", "job_load"]
 PUBLISH_SECONDS = 3.0
 # Publishing, and a little for the state and a busy machine.
 ENQUEUE_LIMIT = PUBLISH_SECONDS + 2.0
+# How long jobs are waited for that may be lost, once all others have run.
+STRAGGLER_SECONDS = 5.0
 _MEMORY = {"type": "memory"}
 
 
@@ -171,19 +173,23 @@ class JobLoad:
         return any(op.startswith(prefix) for op in self.done - before)
 
     async def finished(self, within: float = 60.0, *, may_be_lost: Callable[[str], bool] = lambda op: False) -> None:
-        """All that was confirmed has run; what may be lost is counted, and no reason to fail."""
+        """All that was confirmed has run; what may be lost is waited for a little, counted, and no reason to fail."""
+
+        def missing() -> list[str]:
+            return sorted(op for op in self.confirmed - self.done if not may_be_lost(op))
+
         try:
-            await self.until(lambda: self.confirmed <= self.done, within)
+            await self.until(lambda: not missing(), within)
         except AssertionError:
-            lost = sorted(self.confirmed - self.done)
-            self.figures.lost += len(lost)
-            missing = [op for op in lost if not may_be_lost(op)]
-            depths = {queue.name: await queue.depth() for queue in (self.kept, self.plain)} if missing else {}
-            assert not missing, (
-                f"{len(missing)} confirmed jobs never ended (at the broker: {depths}), such as "
-                f"{[(op, self.sent[op], self.history.get(op)) for op in missing[:5]]}; "
+            depths = {queue.name: await queue.depth() for queue in (self.kept, self.plain)}
+            raise AssertionError(
+                f"{len(missing())} confirmed jobs never ended (at the broker: {depths}), such as "
+                f"{[(op, self.sent[op], self.history.get(op)) for op in missing()[:5]]}; "
                 f"away {self.broken} (seed {self.seed})"
-            )
+            ) from None
+        with suppress(AssertionError):
+            await self.until(lambda: self.confirmed <= self.done, STRAGGLER_SECONDS)
+        self.figures.lost += len(self.confirmed - self.done)
         assert not self.figures.duplicated, f"jobs that had ended ran again: {self.again[:3]} (seed {self.seed})"
         assert not self.strange, f"{self.strange[:3]} (seed {self.seed})"
 
