@@ -59,20 +59,20 @@ class JobCodec(Generic[P]):
                 f"the result of job {name!r} cannot be decoded: {error}", field="result_type"
             ) from error
 
-    def encode_payload(self, value: P) -> Raw:
-        """The payload as JSON. Decoded once, so that nothing is sent that a worker could not read.
+    def encode_payload(self, value: P) -> tuple[Raw, P]:
+        """The payload as JSON, and decoded again, so that nothing is sent that a worker could not read.
 
         Raises `InvalidInputError` with the path of what does not fit, `LimitExceededError` if it is too large.
         """
         try:
             payload = _encoder.encode(value)
-            self._payload.decode(payload)
+            copy = self._payload.decode(payload)
         except (msgspec.EncodeError, *_failures, OverflowError) as error:
             raise InvalidInputError(f"this is no payload of job {self.name!r}: {error}", field="payload") from error
         if len(payload) > self.max_payload_bytes:
             message = f"the payload of job {self.name!r} has {len(payload)} bytes; at most {self.max_payload_bytes} are allowed"
             raise LimitExceededError(message, field="payload", limit=self.max_payload_bytes, actual=len(payload))
-        return Raw(payload)
+        return Raw(payload), copy
 
     def decode_payload(self, record: JobRecord) -> P:
         """The payload of a job. Raises `DecodeError` if it does not fit the type."""
@@ -99,6 +99,10 @@ class JobCodec(Generic[P]):
 
     def job(self, record: JobRecord) -> Job[P]:
         """The public form of a record. Raises `DecodeError`."""
+        return self.job_with(record, self.decode_payload(record))
+
+    def job_with(self, record: JobRecord, payload: P) -> Job[P]:
+        """The same, with its payload decoded already. Raises `DecodeError`."""
         result = None
         if record.result is not NO_RESULT:
             try:
@@ -109,7 +113,7 @@ class JobCodec(Generic[P]):
         return Job(
             job_id=record.job_id,
             queue=record.queue,
-            payload=self.decode_payload(record),
+            payload=payload,
             status=record.status,
             attempts=record.attempts,
             result=result,

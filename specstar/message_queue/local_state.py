@@ -99,6 +99,11 @@ class LocalJobState(JobState):
         # No guess about the store: several changes may have reached it as its first version.
         return None if entry is None else Snapshot(entry.record, entry.version, None)
 
+    def waiting(self, job_id: str) -> JobRecord | None:
+        live = self._live.opened
+        entry = live.entries.get(job_id) if live is not None else None
+        return entry.record if entry is not None and entry.version == 1 else None
+
     async def read(self, job_id: str) -> Snapshot | None:
         live = self._live.opened or await self._live.get()
         entry = live.entries.get(job_id)

@@ -139,8 +139,9 @@ class JobQueue(Generic[P]):
         gives the same job; with another payload it raises `IdempotencyConflictError`. `priority` 0 to 9, high first. Raises
         `InvalidInputError` for a payload that does not fit the type, `LimitExceededError` for one that is too large.
         """
-        record = self._sender.record(payload, delay, idempotency_key, partition_key, priority)
-        return self._codec.job(await self._sender.send(record, delay or 0.0))
+        record, copy = self._sender.record(payload, delay, idempotency_key, partition_key, priority)
+        sent = await self._sender.send(record, delay or 0.0)
+        return self._codec.job_with(record, copy) if sent is record else self._codec.job(sent)
 
     @gated
     async def enqueue_many(
@@ -155,14 +156,14 @@ class JobQueue(Generic[P]):
 
         After an error any of them may have been sent. Raises what `enqueue` raises.
         """
-        records = [self._sender.record(payload, delay, None, partition_key, priority) for payload in payloads]
-        await self._sender.send_many(records, delay or 0.0)
-        return [self._codec.job(record) for record in records]
+        made = [self._sender.record(payload, delay, None, partition_key, priority) for payload in payloads]
+        await self._sender.send_many([record for record, _ in made], delay or 0.0)
+        return [self._codec.job_with(record, copy) for record, copy in made]
 
     async def _enqueue_tick(self, number: int, every: float) -> None:
         """Send the job of one tick; where state is shared, only the first of several workers does."""
         key = f"every {every:g} s: {number}" if self.keep_state else None
-        record = self._sender.record(self._every_payload, None, key, None, None)
+        record, _ = self._sender.record(self._every_payload, None, key, None, None)
         await self._sender.send(record, 0.0, tick=True)
 
     # Looking

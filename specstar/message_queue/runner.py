@@ -90,7 +90,9 @@ class JobRunner:
         """Begin the next attempt, or end the delivery otherwise."""
         message = delivery.message
         try:
-            record = decode_record(message.body, job_id=message.id)
+            record = self._state.waiting(message.id) if self._state is not None else None
+            if record is None:
+                record = decode_record(message.body, job_id=message.id)
             if record.queue != self._name or record.job_id != message.id:
                 text = f"message {message.id!r} carries job {record.job_id!r} of queue {record.queue!r}"
                 raise DecodeError(text, job_id=message.id)

@@ -144,8 +144,8 @@ class JobSender:
         idempotency_key: str | None,
         partition_key: str | None,
         priority: int | None,
-    ) -> JobRecord:
-        """A new job, checked. Raises what `JobQueue.enqueue` raises for wrong input."""
+    ) -> tuple[JobRecord, Any]:
+        """A new job, checked, and its payload as a worker will see it. Raises what `JobQueue.enqueue` does for wrong input."""
         now = datetime.now(UTC)
         if delay is not None:
             delay = checked_seconds(delay, field="delay")
@@ -160,10 +160,11 @@ class JobSender:
                     field="idempotency_key",
                 )
             job_id = self._id_of_key(_checked_key(idempotency_key, "idempotency_key"))
-        return JobRecord(
+        encoded, copy = self._codec.encode_payload(payload)
+        record = JobRecord(
             job_id=job_id,
             queue=self._name,
-            payload=self._codec.encode_payload(payload),
+            payload=encoded,
             created_time=now,
             revision_id=new_id(),
             priority=self._priority if priority is None else checked_count(priority, "priority", 0, MAX_PRIORITY) or 0,
@@ -171,6 +172,7 @@ class JobSender:
             idempotency_key=idempotency_key,
             scheduled_time=now + timedelta(seconds=delay) if delay else None,
         )
+        return record, copy
 
     def _id_of_key(self, key: str) -> str:
         """One id for one key of this queue: whoever comes second finds the first's record, in any process."""

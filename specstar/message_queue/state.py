@@ -44,6 +44,10 @@ class JobState(ABC):
         A write on top of a wrong guess is refused. None: guessing would not be safe, read.
         """
 
+    def waiting(self, job_id: str) -> JobRecord | None:
+        """The record of a job that nothing has happened to since it was sent, if it is at hand: spares decoding its message."""
+        return None
+
     @abstractmethod
     async def read(self, job_id: str) -> Snapshot | None:
         """The state, or None if there is no record of the job."""

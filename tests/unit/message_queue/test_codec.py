@@ -71,7 +71,16 @@ def test_the_indexed_fields_are_what_the_projector_makes() -> None:
 
 def test_equal_payloads_have_equal_bytes() -> None:
     codec: JobCodec[Any] = JobCodec("q", dict, Any)
-    assert bytes(codec.encode_payload({"b": 1, "a": 2})) == bytes(codec.encode_payload({"a": 2, "b": 1}))
+    assert bytes(codec.encode_payload({"b": 1, "a": 2})[0]) == bytes(codec.encode_payload({"a": 2, "b": 1})[0])
+
+
+def test_an_encoded_payload_comes_with_a_copy_of_its_own() -> None:
+    codec: JobCodec[Any] = JobCodec("q", dict, Any)
+    payload = {"a": [1]}
+    encoded, copy = codec.encode_payload(payload)
+    payload["a"].append(2)
+    assert bytes(encoded) == b'{"a":[1]}'
+    assert copy == {"a": [1]}
 
 
 def test_results_are_checked_and_bounded() -> None:

@@ -240,7 +240,7 @@ async def test_a_crash_of_the_sender_between_state_and_message_is_mended_by_the_
 
     state = note._state()
     assert state is not None
-    record = note._sender.record(Mail(number=4), None, "k", None, None)
+    record, _ = note._sender.record(Mail(number=4), None, "k", None, None)
     await state.create(record)
     again = await note.enqueue(Mail(number=4), idempotency_key="k")
     assert again.job_id == record.job_id

@@ -10,6 +10,7 @@ import pytest
 
 from specstar import Job, JobStatus, SpecStar
 from specstar.message_queue import JobQueue
+from specstar.message_queue.codec import decode_record, envelope
 from specstar.message_queue.sender import message_of
 from specstar.message_queue.stored_state import written
 from tests.conformance.jobs.harness import workers
@@ -36,7 +37,7 @@ async def test_an_old_message_of_a_key_runs_the_job_that_has_the_key_now(spec: S
     queue: JobQueue[Mail] = spec.add_job(Mail, mail)
     async with spec:
         # The message of a sender that was cancelled in the middle of sending it, and took its record back.
-        old = queue._sender.record(Mail(1), None, "key", None, None)
+        old, _ = queue._sender.record(Mail(1), None, "key", None, None)
         await spec._gate.run(lambda: queue._sender.messages().publish(message_of(old)))
         job = await queue.enqueue(Mail(2), idempotency_key="key")
         assert job.job_id == old.job_id
@@ -88,9 +89,28 @@ def test_two_writes_of_a_new_record_never_share_a_payload(spec: SpecStar) -> Non
     async def mail(job: Job[Mail]) -> None: ...
 
     queue: JobQueue[Mail] = spec.add_job(Mail, mail)
-    record = queue._sender.record(Mail(1), None, None, None, None)
+    record, _ = queue._sender.record(Mail(1), None, None, None, None)
     revisions = [written(record, None, revision_id=record.revision_id)[0].change.revision for _ in range(2)]
     assert revisions[0] is not None
     assert revisions[1] is not None
     assert revisions[0].revision_id == revisions[1].revision_id == record.revision_id
     assert revisions[0].payload_id != revisions[1].payload_id
+
+
+async def test_the_record_of_a_job_that_waits_is_at_hand_until_something_happens_to_it() -> None:
+    async def mail(job: Job[Mail]) -> None: ...
+
+    memory = {"type": "memory"}
+    spec = SpecStar()
+    spec.configure(backend={"meta": memory, "resource": memory, "mq": {"type": "simple"}})
+    queue: JobQueue[Mail] = spec.add_job(Mail, mail)
+    async with spec:
+        job = await queue.enqueue(Mail(1))
+        state = queue._state()
+        assert state is not None
+        record = state.waiting(job.job_id)
+        assert record is not None
+        assert decode_record(envelope(record), job_id=job.job_id) == record
+        assert await queue.cancel(job.job_id)
+        assert state.waiting(job.job_id) is None
+        assert state.waiting("unknown") is None
