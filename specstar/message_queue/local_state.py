@@ -205,7 +205,7 @@ class LocalJobState(JobState):
         for entry in batch:
             record = entry.record
             first = record.revision_id if entry.row is None else f"{record.revision_id}.{entry.version}"
-            item, after = written(record, entry.row, revision_id=first)
+            item, after = written(record, entry.row, revision_id=first, payload_id=first)
             items.append(item)
             afters.append((entry, entry.version, after.row))
             del live.unwritten[record.job_id]

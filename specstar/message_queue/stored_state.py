@@ -49,7 +49,7 @@ class StoredJobState(JobState):
         return [error or snapshot for error, (_, snapshot) in zip(errors, planned, strict=True)]
 
     def assume(self, record: JobRecord) -> Snapshot:
-        return Snapshot(record, 1, _first_row(record))
+        return Snapshot(record, 1, _first_row(record, record.revision_id))
 
     async def read(self, job_id: str) -> Snapshot | None:
         found = await self._storage.read(job_id)
@@ -108,15 +108,23 @@ class StoredJobState(JobState):
 
 
 def written(
-    record: JobRecord, row: ResourceMeta | None, *, revision_id: str, run: str | None = None
+    record: JobRecord,
+    row: ResourceMeta | None,
+    *,
+    revision_id: str,
+    run: str | None = None,
+    payload_id: str | None = None,
 ) -> tuple[StorageWrite, Snapshot]:
-    """The write of a whole record over `row` (None: a new resource), and the snapshot after it. `run`: its run, as text."""
+    """The write of a whole record over `row` (None: a new resource), and the snapshot after it. `run`: its run, as text.
+
+    `payload_id`: for stores where no write of another process can stand in for this one.
+    """
     payload = encode_record(record)
     if row is None:
         # The revision is the one that the message names; the payload is of this write alone: refused, it must never discard
         # that of the write which won.
-        payload_id = new_id()
-        meta = msgspec.structs.replace(_first_row(record), current_revision_id=revision_id)
+        payload_id = payload_id or new_id()
+        meta = _first_row(record, revision_id)
         expected, parent, now = None, None, record.created_time
     else:
         now = max(record.finished_time or datetime.now(UTC), row.updated_time)
@@ -225,10 +233,10 @@ def _snapshot(found: StoredRevision) -> Snapshot:
     return Snapshot(record_of(found), found.meta.version, found.meta)
 
 
-def _first_row(record: JobRecord) -> ResourceMeta:
+def _first_row(record: JobRecord, revision_id: str) -> ResourceMeta:
     return ResourceMeta(
         resource_id=record.job_id,
-        current_revision_id=record.revision_id,
+        current_revision_id=revision_id,
         created_time=record.created_time,
         updated_time=record.created_time,
         indexed_data=indexed_data(record),

@@ -16,7 +16,8 @@ MAX_ID_BYTES = 1024
 
 _TAILS_AT_ONCE = 256
 # The two highest of the random bits are the variant: 10.
-_VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
+_VARIANT = bytes(byte & 0x3F | 0x80 for byte in range(256))
+_FRACTIONS = [f"{fraction:03x}" for fraction in range(4096)]
 
 _lock = threading.Lock()
 _last_stamp = 0
@@ -45,16 +46,15 @@ def new_id() -> str:
     if milliseconds != known:
         head = f"{milliseconds >> 16:08x}-{milliseconds & 0xFFFF:04x}-7"
         _head = milliseconds, head
-    return f"{head}{stamp & 0xFFF:03x}{tail}"
+    return head + _FRACTIONS[stamp & 0xFFF] + tail
 
 
 def _new_tails() -> list[str]:
     """The random parts of the next ids."""
-    digits = os.urandom(8 * _TAILS_AT_ONCE).hex()
-    return [
-        f"-{_VARIANT[digits[at]]}{digits[at + 1 : at + 4]}-{digits[at + 4 : at + 16]}"
-        for at in range(0, len(digits), 16)
-    ]
+    random = bytearray(os.urandom(8 * _TAILS_AT_ONCE))
+    random[::8] = random[::8].translate(_VARIANT)
+    digits = random.hex()
+    return [f"-{digits[at : at + 4]}-{digits[at + 4 : at + 16]}" for at in range(0, len(digits), 16)]
 
 
 def checked_id(value: str, *, field: str = "resource_id") -> str:

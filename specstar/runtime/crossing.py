@@ -23,7 +23,16 @@ from specstar.runtime.trio_home import TrioHome, in_trio
 if TYPE_CHECKING:
     import trio
 
-__all__ = ["NotStarted", "block_on", "cross_to", "deliver", "home_of_caller", "reach"]
+__all__ = [
+    "NotStarted",
+    "block_on",
+    "cross_to",
+    "deliver",
+    "home_of_caller",
+    "not_started",
+    "reach",
+    "result_of",
+]
 
 R = TypeVar("R")
 Submit: TypeAlias = Callable[[Callable[[Outcome[R]], None]], Call[R]]
@@ -119,7 +128,7 @@ async def _from_asyncio(home: Home, submit: Submit[R]) -> R:
         if isinstance(outcome.error, Exception):
             logger.debug("a call that was cancelled failed: %r", outcome.error)
         raise cancelled
-    return _result(home, outcome)
+    return result_of(home, outcome)
 
 
 async def _from_trio(home: Home, submit: Submit[R]) -> R:
@@ -154,7 +163,7 @@ async def _from_trio(home: Home, submit: Submit[R]) -> R:
     finally:
         if watch is not None:
             watch.cancel()
-    return _result(home, outcome)
+    return result_of(home, outcome)
 
 
 def _watch_in_trio(home: Home, call: Call[Any]) -> trio.CancelScope:
@@ -207,7 +216,7 @@ def _from_thread(home: Home, submit: Submit[R]) -> R:
         lock.acquire(timeout=_INTERRUPT_SECONDS)
         raise
     _here.lock = lock
-    return _result(home, outcomes[0])
+    return result_of(home, outcomes[0])
 
 
 def _post(mailbox: Mailbox, arrive: Callable[[], None]) -> None:
@@ -222,7 +231,12 @@ def _sent(submit: Submit[R], done: Callable[[Outcome[R]], None]) -> Call[R]:
     try:
         return submit(done)
     except RuntimeError as error:
-        raise NotStarted("the event loop of the connections is gone; call again") from error
+        raise not_started() from error
+
+
+def not_started() -> NotStarted:
+    """The error of a call that could not even be sent."""
+    return NotStarted("the event loop of the connections is gone; call again")
 
 
 def _look_after(home: Home, call: Call[Any], waited: float) -> None:
@@ -242,7 +256,8 @@ def _blocked_error(waited: float) -> BackendUnavailable:
     )
 
 
-def _result(home: Home, outcome: Outcome[R]) -> R:
+def result_of(home: Home, outcome: Outcome[R]) -> R:
+    """What the caller gets. Raises the error of the call, `NotStarted` or `OutcomeUnknownError`."""
     if not outcome.cancelled and not outcome.lost:
         return outcome.unwrap()
     if outcome.cancelled and home.closing and not home.ending:

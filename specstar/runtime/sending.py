@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from asyncio import events
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from specstar.runtime.crossing import deliver
 from specstar.runtime.home import Call, Home, Outcome, Waiter
+from specstar.runtime.thread_home import ThreadHome
+from specstar.runtime.trio_home import in_trio
 
-__all__ = ["send"]
+__all__ = ["Sending", "send"]
 
 Item = TypeVar("Item")
 T = TypeVar("T")
+_Send: TypeAlias = Callable[[Home, Callable[..., None], Any], Coroutine[Any, Any, Any]]
+# Imported on first use, since it imports trio; kept, since an import statement on the way of each call is not free.
+_send_from_trio: _Send | None = None
 
 
 def send(home: Home, put: Callable[[Item, Waiter[Any]], None], item: Item) -> Coroutine[Any, Any, Any]:
@@ -19,16 +25,26 @@ def send(home: Home, put: Callable[[Item, Waiter[Any]], None], item: Item) -> Co
 
     Raises like `cross_to`.
     """
+    if type(home) is ThreadHome and events._get_running_loop() is None and in_trio():
+        return (_send_from_trio or _trio_way())(home, put, item)
 
     def submit(done: Callable[[Outcome[Any]], None]) -> Call[Any]:
-        call = _Sending(home, put, item, done)
+        call = Sending(home, put, item, done)
         call.post()
         return call
 
     return deliver(home, submit)
 
 
-class _Sending(Call[T]):
+def _trio_way() -> _Send:
+    global _send_from_trio
+    from specstar.runtime.trio_sending import send_from_trio
+
+    _send_from_trio = send_from_trio
+    return send_from_trio
+
+
+class Sending(Call[T]):
     """The call, and on the home loop the waiter that its outcome is given to."""
 
     __slots__ = ("_item", "_put")
