@@ -40,6 +40,7 @@ _OPTION = {
     "x-dead-letter-routing-key": "queue_type",
     "x-dead-letter-strategy": "queue_type",
     "x-overflow": "queue_type",
+    "x-queue-mode": "queue_type",
     "x-message-ttl": "retry_delay_seconds",
     "x-delivery-limit": "quorum_delivery_limit",
     "x-max-length": "partition_shards",

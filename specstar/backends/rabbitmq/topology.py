@@ -7,10 +7,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import msgspec
 from msgspec import Struct
 
 from specstar.backends.rabbitmq import wire
-from specstar.backends.rabbitmq.faults import translated
+from specstar.backends.rabbitmq.faults import QueueMismatchError, translated
 from specstar.backends.rabbitmq.names import QueueNames
 
 if TYPE_CHECKING:
@@ -26,6 +27,10 @@ T = TypeVar("T")
 _NO_DELIVERY_LIMIT = 2**31 - 1
 _USUAL_EXPIRY = 300.0
 _DELETE_TOGETHER = 250
+# Before RabbitMQ 3.12 a classic queue keeps all its messages in memory, and every collection of garbage there goes through
+# them, unless this is set; since then it does nothing (https://www.rabbitmq.com/docs/lazy-queues).
+_MODE = "x-queue-mode"
+_LAZY = {_MODE: "lazy"}
 
 
 class QueueSpec(Struct, frozen=True, kw_only=True):
@@ -45,7 +50,7 @@ class JobQueues:
         self._options = options
         quorum = options.queue_type == "quorum"
         priorities = options.max_priority if max_priority is None else max_priority
-        self._work: dict[str, Any] = {"x-queue-type": options.queue_type}
+        self._work: dict[str, Any] = {"x-queue-type": options.queue_type, **({} if quorum else _LAZY)}
         if options.consumer_timeout_seconds is not None:
             self._work["x-consumer-timeout"] = round(options.consumer_timeout_seconds * 1000)
         if quorum:
@@ -55,8 +60,8 @@ class JobQueues:
             }
         main = self._work | ({"x-max-priority": priorities} if priorities and not quorum else {})
         self.main = QueueSpec(name=self.names.main, arguments=main)
-        limit = {"x-delivery-limit": _NO_DELIVERY_LIMIT} if quorum else {}
-        self.dead = QueueSpec(name=self.names.dead, arguments={"x-queue-type": options.queue_type, **limit})
+        dead = {"x-delivery-limit": _NO_DELIVERY_LIMIT} if quorum else _LAZY
+        self.dead = QueueSpec(name=self.names.dead, arguments={"x-queue-type": options.queue_type, **dead})
         self.retry = self._delayed(self.names.retry, self.names.main, round(options.retry_delay_seconds * 1000))
         # A message in it says that partition keys are in use. All must agree on its length limit: the broker checks it.
         self.partitions = QueueSpec(
@@ -103,6 +108,7 @@ class Topology:
         self._timeout = timeout
         self._declared: dict[str, float] = {}
         self._partitioned: set[str] = set()
+        self._other_mode: set[str] = set()
         self._lock = asyncio.Lock()
         self._channel: Channel | None = None
         self._loop = asyncio.get_running_loop()
@@ -118,6 +124,7 @@ class Topology:
         """The queue is not there after all."""
         self._declared.pop(name, None)
         self._partitioned.discard(name)
+        self._other_mode.discard(name)
 
     async def ensure(self, *specs: QueueSpec) -> None:
         """Declare what is not declared yet.
@@ -126,11 +133,25 @@ class Topology:
         """
         for spec in specs:
             if not self.fresh(spec):
-                await self._request(f"declaring queue {spec.name!r}", partial(self._declare, spec=spec))
+                await self._declare_as_it_is(spec)
 
     async def declare(self, spec: QueueSpec) -> int:
         """Declare in any case; returns the number of messages ready in the queue."""
-        return await self._request(f"declaring queue {spec.name!r}", partial(self._declare, spec=spec, always=True))
+        return await self._declare_as_it_is(spec, always=True)
+
+    async def _declare_as_it_is(self, spec: QueueSpec, *, always: bool = False) -> int:
+        """A queue that someone else made, or an earlier version, may be without the mode."""
+        doing = f"declaring queue {spec.name!r}"
+        if spec.name not in self._other_mode:
+            try:
+                return await self._request(doing, partial(self._declare, spec=spec, always=always))
+            except QueueMismatchError as error:
+                if error.argument != _MODE or _MODE not in spec.arguments:
+                    raise
+                self._other_mode.add(spec.name)
+        arguments = {name: value for name, value in spec.arguments.items() if name != _MODE}
+        spec = msgspec.structs.replace(spec, arguments=arguments)
+        return await self._request(doing, partial(self._declare, spec=spec, always=always))
 
     def partitioned(self, job: JobQueues) -> bool:
         """True if this connection has announced that partition keys are in use."""

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from specstar.backends.rabbitmq.faults import QueueMismatchError
+from specstar.backends.rabbitmq.names import shard_of
 from specstar.errors import BackendError, BackendUnavailable
 from tests.faults.tools.tcp_proxy import TcpProxy
 from tests.integration.rabbitmq.rig import Rig, message, open_rig, raw_channel, some_dead_letters, take, take_and_ack
@@ -82,6 +83,38 @@ async def test_max_priority_of_the_options_is_the_default(amqp_url: str, queue_p
                 await other.queue(max_priority=3).publish(message(1))
 
 
+async def test_work_and_dead_letters_do_not_fill_the_memory_of_older_brokers(amqp_url: str, rig: Rig) -> None:
+    queue = rig.queue()
+    await queue.publish(message(1))
+    await queue.publish(message(2, partition_key="k"))
+    await queue.send_dead(message(3), "why")
+    shard = queue.queues.shard(shard_of("k", queue.queues.shards))
+    for spec in (queue.queues.main, queue.queues.dead, shard):
+        others = {name: value for name, value in spec.arguments.items() if name != "x-queue-mode"}
+        async with raw_channel(amqp_url) as channel:
+            with pytest.raises(Exception, match=r"inequivalent arg 'x-queue-mode'.*current is the value 'lazy'"):
+                await channel.queue_declare(spec.name, durable=True, arguments=others)
+
+
+async def test_queues_that_are_there_without_the_lazy_mode_are_used_as_they_are(
+    amqp_url: str, queue_prefix: str
+) -> None:
+    async with open_rig(amqp_url, queue_prefix) as rig:
+        queue = rig.queue()
+        async with raw_channel(amqp_url) as channel:
+            for spec in (queue.queues.main, queue.queues.dead, queue.queues.shard(0)):
+                others = {name: value for name, value in spec.arguments.items() if name != "x-queue-mode"}
+                await channel.queue_declare(spec.name, durable=True, arguments=others)
+        await asyncio.gather(*(queue.publish(message(number)) for number in range(10)))
+        await queue.publish_many([message(number, partition_key=str(number)) for number in range(10, 30)])
+        assert await queue.depth() == await queue.depth() == 30
+        async with queue.consume(prefetch=30) as consumer:
+            taken = {item.id for item in await take_and_ack(consumer, 30)}
+        assert taken == {str(number) for number in range(30)}
+        await queue.send_dead(message("dead"), "why")
+        assert len(await queue.dead_letters()) == 1
+
+
 async def test_queue_type_quorum_does_all_that_classic_does(amqp_url: str, queue_prefix: str) -> None:
     options: dict[str, Any] = {
         "queue_type": "quorum",
@@ -115,6 +148,14 @@ async def test_queue_type_quorum_does_all_that_classic_does(amqp_url: str, queue
             assert len(await queue.dead_letters()) == 1  # looking does not wear it out
         with pytest.raises(QueueMismatchError, match=r"\(option queue_type\): here none, there ''"):
             async with open_rig(amqp_url, queue_prefix, keep=True, partition_shards=2) as other:
+                await other.queue().publish(message(1))
+
+
+async def test_queues_of_the_other_type_are_told_by_the_option(amqp_url: str, queue_prefix: str) -> None:
+    async with open_rig(amqp_url, queue_prefix) as rig:
+        await rig.queue().publish(message(1))
+        with pytest.raises(QueueMismatchError, match=r"\(option queue_type\)"):
+            async with open_rig(amqp_url, queue_prefix, keep=True, queue_type="quorum") as other:
                 await other.queue().publish(message(1))
 
 
