@@ -152,7 +152,8 @@ class JobSender:
         if partition_key is not None:
             _checked_key(partition_key, "partition_key")
         if idempotency_key is None:
-            job_id = new_id()
+            # Nobody else ever sends this job: one name will do.
+            job_id = revision_id = new_id()
         else:
             if not self._keep_state:
                 raise InvalidInputError(
@@ -160,13 +161,14 @@ class JobSender:
                     field="idempotency_key",
                 )
             job_id = self._id_of_key(_checked_key(idempotency_key, "idempotency_key"))
+            revision_id = new_id()
         encoded, copy = self._codec.encode_payload(payload)
         record = JobRecord(
             job_id=job_id,
             queue=self._name,
             payload=encoded,
             created_time=now,
-            revision_id=new_id(),
+            revision_id=revision_id,
             priority=self._priority if priority is None else checked_count(priority, "priority", 0, MAX_PRIORITY) or 0,
             partition_key=partition_key,
             idempotency_key=idempotency_key,
