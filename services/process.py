@@ -167,11 +167,12 @@ class GuardedProcess:
         self._end(signal.SIGTERM)
 
     def pause(self) -> None:
-        """SIGSTOP: connections stay open and nothing answers, as on a host that hangs. Returns when all stand still."""
+        """SIGSTOP: connections stay open and nothing answers, as on a host that hangs. Waits until all stand still."""
         stopped = self.pids
         for pid in stopped:
             os.kill(pid, signal.SIGSTOP)
-        # A thread that is inside the kernel, on a busy machine, stops only when it leaves: it may still answer.
+        # A thread that is inside the kernel stops only when it leaves, and may answer until then. One that sleeps there
+        # without end (a disk that hangs) answers nothing either: it is not waited for any longer.
         deadline = time.monotonic() + STOP_SECONDS
         while not all(map(_stands_still, stopped)) and time.monotonic() < deadline:
             time.sleep(0.005)

@@ -29,7 +29,9 @@ __all__ = [
     "cross_to",
     "deliver",
     "home_of_caller",
+    "mailbox_of",
     "not_started",
+    "post",
     "reach",
     "result_of",
 ]
@@ -89,7 +91,7 @@ async def _blocking(home: Home, submit: Submit[R]) -> R:
 
 async def _from_asyncio(home: Home, submit: Submit[R]) -> R:
     loop = asyncio.get_running_loop()
-    mailbox = _mailbox(loop, loop.call_soon_threadsafe)
+    mailbox = mailbox_of(loop, loop.call_soon_threadsafe)
     arrived: asyncio.Future[Outcome[R]] = loop.create_future()
 
     def done(outcome: Outcome[R]) -> None:
@@ -97,7 +99,7 @@ async def _from_asyncio(home: Home, submit: Submit[R]) -> R:
             if not arrived.done():
                 arrived.set_result(outcome)
 
-        _post(mailbox, arrive)
+        post(mailbox, arrive)
 
     call = _sent(submit, done)
     since = loop.time()
@@ -137,7 +139,7 @@ async def _from_trio(home: Home, submit: Submit[R]) -> R:
 
     task = trio.lowlevel.current_task()
     token = trio.lowlevel.current_trio_token()
-    mailbox = _mailbox(token, token.run_sync_soon)
+    mailbox = mailbox_of(token, token.run_sync_soon)
     raise_cancel: Callable[[], Any] | None = None
 
     def done(outcome: Outcome[R]) -> None:
@@ -147,7 +149,7 @@ async def _from_trio(home: Home, submit: Submit[R]) -> R:
             else:
                 trio.lowlevel.reschedule(task, outcomes.Value(outcome))
 
-        _post(mailbox, arrive)
+        post(mailbox, arrive)
 
     def abort(raise_it: Callable[[], Any]) -> trio.lowlevel.Abort:
         nonlocal raise_cancel
@@ -219,7 +221,8 @@ def _from_thread(home: Home, submit: Submit[R]) -> R:
     return result_of(home, outcomes[0])
 
 
-def _post(mailbox: Mailbox, arrive: Callable[[], None]) -> None:
+def post(mailbox: Mailbox, arrive: Callable[[], None]) -> None:
+    """Have `arrive` run on the caller's loop, if that is still there."""
     # Not `suppress`: this is on the way of every call.
     try:  # noqa: SIM105
         mailbox.post(arrive)
@@ -267,7 +270,7 @@ def result_of(home: Home, outcome: Outcome[R]) -> R:
     raise OutcomeUnknownError("the event loop of the connections ended while the call was under way")
 
 
-def _mailbox(loop: Any, wake: Callable[[Callable[[], None]], Any]) -> Mailbox:
+def mailbox_of(loop: Any, wake: Callable[[Callable[[], None]], Any]) -> Mailbox:
     """The mailbox of the calling thread's loop."""
     here = _here
     mailbox = here.mailbox

@@ -109,11 +109,17 @@ class Call(ABC, Generic[T]):
 
     def finish(self, outcome: Outcome[T]) -> bool:
         """Deliver the outcome; False if it has one already."""
+        if not self._claim():
+            return False
+        self._done(outcome)
+        return True
+
+    def _claim(self) -> bool:
+        """True for the first who ends the call."""
         try:
             self._calls.remove(self)
         except KeyError:
             return False
-        self._done(outcome)
         return True
 
     def lose(self) -> bool:

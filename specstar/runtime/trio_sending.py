@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Any
 
 import outcome as outcomes
-import trio
 from trio.lowlevel import Abort, Task, current_task, current_trio_token, reschedule, wait_task_rescheduled
 
-from specstar.runtime.crossing import not_started, result_of
+from specstar.runtime.crossing import mailbox_of, not_started, post, result_of
 from specstar.runtime.home import Home, Outcome
 from specstar.runtime.mailbox import Mailbox
 from specstar.runtime.sending import Sending
@@ -18,22 +16,10 @@ from specstar.runtime.sending import Sending
 __all__ = ["send_from_trio"]
 
 
-class _Here(threading.local):
-    """The way back into the trio run of this thread."""
-
-    token: trio.lowlevel.TrioToken | None = None
-    mailbox: Mailbox
-
-
-_here = _Here()
-
-
 async def send_from_trio(home: Home, put: Callable[[Any, Any], None], item: Any) -> Any:
     """What `send` does, where nothing but `home` itself ends its loop: no timer looks after the call."""
-    here, token = _here, current_trio_token()
-    if here.token is not token:
-        here.token, here.mailbox = token, Mailbox(token.run_sync_soon)
-    sending = _TrioSending(home, put, item, current_task(), here.mailbox)
+    token = current_trio_token()
+    sending = _TrioSending(home, put, item, current_task(), mailbox_of(token, token.run_sync_soon))
     try:
         sending.post()
     except RuntimeError as error:
@@ -64,29 +50,14 @@ class _TrioSending(Sending[Any]):
     def set_result(self, result: Any, /) -> None:
         if self._claim():
             self.result = result
-            self._tell()
+            post(self._back, self._arrive)
 
     def finish(self, outcome: Outcome[Any]) -> bool:
         if not self._claim():
             return False
         self.outcome = outcome
-        self._tell()
+        post(self._back, self._arrive)
         return True
-
-    def _claim(self) -> bool:
-        """True for the first who ends the call."""
-        try:
-            self._calls.remove(self)
-        except KeyError:
-            return False
-        return True
-
-    def _tell(self) -> None:
-        # Not `suppress`: this is on the way of every call.
-        try:  # noqa: SIM105
-            self._back.post(self._arrive)
-        except RuntimeError:
-            pass  # the caller's run is over: nobody waits
 
     def _arrive(self) -> None:
         """In the trio run."""

@@ -40,6 +40,11 @@ class QueueSpec(Struct, frozen=True, kw_only=True):
     arguments: dict[str, Any]
     renew_seconds: float | None = None
 
+    def without_mode(self) -> QueueSpec:
+        """The same queue as it is without the lazy mode."""
+        arguments = {name: value for name, value in self.arguments.items() if name != _MODE}
+        return msgspec.structs.replace(self, arguments=arguments)
+
 
 class JobQueues:
     """The specs of all queues of one job."""
@@ -149,9 +154,7 @@ class Topology:
                 if error.argument != _MODE or _MODE not in spec.arguments:
                     raise
                 self._other_mode.add(spec.name)
-        arguments = {name: value for name, value in spec.arguments.items() if name != _MODE}
-        spec = msgspec.structs.replace(spec, arguments=arguments)
-        return await self._request(doing, partial(self._declare, spec=spec, always=always))
+        return await self._request(doing, partial(self._declare, spec=spec.without_mode(), always=always))
 
     def partitioned(self, job: JobQueues) -> bool:
         """True if this connection has announced that partition keys are in use."""

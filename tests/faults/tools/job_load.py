@@ -180,6 +180,8 @@ class JobLoad:
 
         try:
             await self.until(lambda: not missing(), within)
+            with suppress(AssertionError):
+                await self.until(lambda: self.confirmed <= self.done, STRAGGLER_SECONDS)
         except AssertionError:
             depths = {queue.name: await queue.depth() for queue in (self.kept, self.plain)}
             raise AssertionError(
@@ -187,9 +189,8 @@ class JobLoad:
                 f"{[(op, self.sent[op], self.history.get(op)) for op in missing()[:5]]}; "
                 f"away {self.broken} (seed {self.seed})"
             ) from None
-        with suppress(AssertionError):
-            await self.until(lambda: self.confirmed <= self.done, STRAGGLER_SECONDS)
-        self.figures.lost += len(self.confirmed - self.done)
+        finally:
+            self.figures.lost += len(self.confirmed - self.done)
         assert not self.figures.duplicated, f"jobs that had ended ran again: {self.again[:3]} (seed {self.seed})"
         assert not self.strange, f"{self.strange[:3]} (seed {self.seed})"
 

@@ -20,11 +20,14 @@ FIELDS = (
     IndexedField("name", frozenset({"string"})),
     IndexedField("tags", frozenset({"list"})),
 )
+# Payloads of a usual size: with tiny ones, reading all revisions in one sweep is nearly as cheap as looking up a page of them,
+# and which of both the planner takes depends on the sample that ANALYZE took.
 FILL = f"""
 INSERT INTO "User_meta" SELECT 'r' || lpad(n::text, 6, '0'), 'v', 1, 1, now(), now(), '', '', n % 50 = 0, NULL,
   jsonb_build_object('age', n % 1000, 'name', 'name' || md5(n::text), 'tags', jsonb_build_array('t' || n % 500))
 FROM generate_series(1, {ROWS}) n;
-INSERT INTO "User_revision" SELECT resource_id, 'v', NULL, 'v', 'stable', 'json', 2, now(), now(), '', '', NULL, '{{}}'
+INSERT INTO "User_revision" SELECT resource_id, 'v', NULL, 'v', 'stable', 'json', 200, now(), now(), '', '', NULL,
+  convert_to(rpad('{{"note": "', 198, 'x') || '"}}', 'UTF8')
 FROM "User_meta";
 """
 
@@ -60,8 +63,7 @@ async def test_conditions_use_an_index(filled: Rig, name: str) -> None:
     query = build_query(CONDITIONS[name], fields=FIELDS)
     plan = await storage.explain(query)
     assert "ix_" in plan, plan
-    # The revisions of a whole page of rows may well be read in one sweep: it depends on how many rows are expected.
-    assert 'Seq Scan on "User_meta"' not in plan, plan
+    assert "Seq Scan" not in plan, plan
     assert len(await storage.search(query)) == await storage.count(CONDITIONS[name])
 
 

@@ -90,10 +90,9 @@ async def test_work_and_dead_letters_do_not_fill_the_memory_of_older_brokers(amq
     await queue.send_dead(message(3), "why")
     shard = queue.queues.shard(shard_of("k", queue.queues.shards))
     for spec in (queue.queues.main, queue.queues.dead, shard):
-        others = {name: value for name, value in spec.arguments.items() if name != "x-queue-mode"}
         async with raw_channel(amqp_url) as channel:
             with pytest.raises(Exception, match=r"inequivalent arg 'x-queue-mode'.*current is the value 'lazy'"):
-                await channel.queue_declare(spec.name, durable=True, arguments=others)
+                await channel.queue_declare(spec.name, durable=True, arguments=spec.without_mode().arguments)
 
 
 async def test_queues_that_are_there_without_the_lazy_mode_are_used_as_they_are(
@@ -103,8 +102,7 @@ async def test_queues_that_are_there_without_the_lazy_mode_are_used_as_they_are(
         queue = rig.queue()
         async with raw_channel(amqp_url) as channel:
             for spec in (queue.queues.main, queue.queues.dead, queue.queues.shard(0)):
-                others = {name: value for name, value in spec.arguments.items() if name != "x-queue-mode"}
-                await channel.queue_declare(spec.name, durable=True, arguments=others)
+                await channel.queue_declare(spec.name, durable=True, arguments=spec.without_mode().arguments)
         await asyncio.gather(*(queue.publish(message(number)) for number in range(10)))
         await queue.publish_many([message(number, partition_key=str(number)) for number in range(10, 30)])
         assert await queue.depth() == await queue.depth() == 30
