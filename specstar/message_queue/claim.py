@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 
 from specstar.message_queue.job import JobRecord, JobStatus
+from specstar.roles import Message
 
 __all__ = ["Decision", "decide"]
 
@@ -24,11 +25,12 @@ class Decision(enum.Enum):
     """The retry was decided, but its message may never have been sent."""
 
 
-def decide(record: JobRecord, *, message_attempts: int, redelivered: bool, max_attempts: int) -> Decision:
+def decide(record: JobRecord, message: Message, *, redelivered: bool, max_attempts: int) -> Decision:
     """Decide on a delivery. At least once: where a message might be the last of its job, it is not dropped.
 
     A message that is not `redelivered` and is older than the state is a copy: the message that moved the state on is still
-    at the broker or has ended properly.
+    at the broker or has ended properly. While a job runs, so is the very message that its run began with: any other one that
+    is no newer is a copy too, redelivered or not.
     """
     status = record.status
     if status is JobStatus.failed:
@@ -36,9 +38,10 @@ def decide(record: JobRecord, *, message_attempts: int, redelivered: bool, max_a
     if status.finished:
         return Decision.drop
     if status is JobStatus.running:
-        lost = message_attempts >= record.delivery if redelivered else message_attempts > record.delivery
+        same = message.attempts == record.delivery and record.copy in {message.copy, None}
+        lost = message.attempts > record.delivery or (redelivered and same)
         if not lost:
             return Decision.drop
-    elif message_attempts < record.attempts:
+    elif message.attempts < record.attempts:
         return Decision.resend if redelivered else Decision.drop
     return Decision.exhausted if record.attempts >= max_attempts else Decision.run

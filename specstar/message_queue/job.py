@@ -101,10 +101,11 @@ class DeadJob(Struct, Generic[P], frozen=True, kw_only=True):
 class JobRecord(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """The state of a job, kept as a resource; as it is when enqueued, it is also the body of the message.
 
-    `payload` and `result` are JSON. `delivery` is the `attempts` of the message that was in work last, `worker` the run
-    that has or had it: both fence off messages and workers that come too late. While a job runs, `status`, `attempts`,
-    `worker` and `started_time` are kept in the meta row alone, until its outcome is written. `message_waits`: it was
-    cancelled before a worker had its message, which must find this record.
+    `payload` and `result` are JSON. `delivery` and `copy` are the `attempts` and `copy` of the message that was in work
+    last, `worker` the run that has or had it: they fence off messages and workers that come too late. `copy` is None if an
+    earlier version began the run. While a job runs, its status, attempts, message, worker and start are kept in the meta row
+    alone, until its outcome is written. `message_waits`: it was cancelled before a worker had its message, which must find
+    this record.
     """
 
     job_id: str
@@ -116,6 +117,7 @@ class JobRecord(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False)
     status: JobStatus = JobStatus.pending
     attempts: int = 0
     delivery: int = 0
+    copy: str | None = None
     priority: int = 0
     partition_key: str | None = None
     idempotency_key: str | None = None

@@ -17,6 +17,7 @@ from specstar.message_queue.owner import is_gone
 from specstar.message_queue.sender import message_of, seconds_until
 from specstar.message_queue.state import JobState, Snapshot
 from specstar.query import QB
+from specstar.resource_manager.ids import new_id
 from specstar.roles import Message
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ async def _unfinished(name: str, state: JobState) -> AsyncIterator[list[Snapshot
 
 
 def _again(record: JobRecord) -> Message:
-    return msgspec.structs.replace(message_of(record), attempts=record.attempts)
+    return msgspec.structs.replace(message_of(record), attempts=record.attempts, copy=new_id())
 
 
 async def _taken_over(state: JobState, snapshot: Snapshot, *, leased: bool) -> JobRecord | None:

@@ -27,6 +27,7 @@ from specstar.message_queue.job import JobRecord, JobStatus
 from specstar.message_queue.owner import is_gone
 from specstar.message_queue.sender import seconds_until
 from specstar.message_queue.state import Snapshot
+from specstar.resource_manager.ids import new_id
 from specstar.roles import Delivery
 
 if TYPE_CHECKING:
@@ -124,7 +125,10 @@ class JobRunner:
     def _adopted(self, delivery: Delivery) -> bool:
         """Give a message that came again to the attempt of this process that lost it with its connection, and still runs."""
         attempt = self._queue._running(delivery.message.id)
-        if attempt is None or not attempt.delivery.lost or attempt.record.delivery != delivery.message.attempts:
+        if attempt is None or not attempt.delivery.lost:
+            return False
+        lost, message = attempt.delivery.message, delivery.message
+        if message.attempts != lost.attempts or message.copy != lost.copy:
             return False
         if attempt.reason is not None:
             return False  # it is being stopped, and leaves its message to the next attempt: this one
@@ -161,7 +165,7 @@ class JobRunner:
                     if self._holds(found)
                     else decide(
                         found,
-                        message_attempts=message.attempts,
+                        message,
                         redelivered=delivery.redelivered,
                         max_attempts=self._policy.max_attempts,
                     )
@@ -179,6 +183,7 @@ class JobRunner:
                     status=JobStatus.running,
                     attempts=found.attempts + 1,
                     delivery=message.attempts,
+                    copy=message.copy,
                     worker=run,
                     started_time=datetime.now(UTC),
                     scheduled_time=None,
@@ -207,7 +212,7 @@ class JobRunner:
             dead = _replace(message, attempts=record.attempts)
             await self._end(delivery.dead(dead, reason=record.error or "it failed"), delivery)
         elif decision is Decision.resend:
-            again = _replace(message, attempts=record.attempts)
+            again = _replace(message, attempts=record.attempts, copy=new_id())
             await self._end(delivery.retry(again, delay=seconds_until(record.scheduled_time)), delivery)
         elif self._state is not None:
             reason = f"WorkerLost: the worker died during attempt {record.attempts} of {self._policy.max_attempts}"
@@ -274,7 +279,7 @@ class JobRunner:
             back = _replace(record, status=JobStatus.retrying, attempts=attempts, worker=None, scheduled_time=now)
             await self._record(attempt, back)
             if outcome.reason is Stopped.shutdown:
-                again = _replace(attempt.delivery.message, attempts=attempts)
+                again = _replace(attempt.delivery.message, attempts=attempts, copy=new_id())
                 await self._end_of(attempt, lambda delivery: delivery.retry(again, delay=0))
 
     async def _fail(self, attempt: Attempt, outcome: Failed, now: datetime) -> None:

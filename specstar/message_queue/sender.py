@@ -134,7 +134,8 @@ class JobSender:
             await state.mark(snapshot, known)
         except (RevisionConflictError, ResourceNotFoundError):
             return None
-        await messages.publish(message_of(known), delay=seconds_until(known.scheduled_time))
+        again = msgspec.structs.replace(message_of(known), copy=new_id())
+        await messages.publish(again, delay=seconds_until(known.scheduled_time))
         return known
 
     def record(

@@ -169,13 +169,15 @@ def told_by_row(found: StoredRevision, record: JobRecord) -> JobRecord:
         return record
     # A run began, was taken back, or succeeded: see `mark` and `settle`.
     run, _, result = meta.updated_by.partition(_RESULT_FOLLOWS)
-    delivery, _, rest = run.partition("@")
+    message, _, rest = run.partition("@")
+    delivery, names_copy, copy = message.partition(".")
     started, _, worker = rest.partition("@")
     record = msgspec.structs.replace(
         record,
         status=status,
         attempts=int(meta.indexed_data.get("attempts", record.attempts)),
         delivery=int(delivery) if delivery.isdecimal() else record.delivery,
+        copy=copy if names_copy else None,
         started_time=datetime.fromisoformat(started) if started else record.started_time,
         worker=worker or None,
     )
@@ -247,7 +249,8 @@ def _run_token(record: JobRecord) -> str:
     if record.worker is None:
         return ""
     started = record.started_time.isoformat() if record.started_time is not None else ""
-    return f"{record.delivery}@{started}@{record.worker}"
+    message = str(record.delivery) if record.copy is None else f"{record.delivery}.{record.copy}"
+    return f"{message}@{started}@{record.worker}"
 
 
 def _row(snapshot: Snapshot) -> ResourceMeta:

@@ -21,7 +21,9 @@ class Message(Struct, frozen=True, kw_only=True, gc=False):
     The broker never changes `attempts`: a lost delivery is counted by the worker that gets the message next, which sees
     `redelivered`. `partition_key`: messages with one key are handled one at a time over all consumers, in order of sending;
     one that is delayed or retried loses its place to those behind it. `priority` 0 to 9, high first, where the backend has
-    priorities; it does not break the order of a partition. `id` is the job's id: the same for every copy of one job.
+    priorities; it does not break the order of a partition. `id` is the job's id: the same for every copy of one job. `copy`
+    tells apart messages of one job and as many `attempts`, of which a crash may have left several: empty for the one that
+    was planned, a new name for one that was sent in case it was lost.
     """
 
     id: str
@@ -29,6 +31,7 @@ class Message(Struct, frozen=True, kw_only=True, gc=False):
     attempts: int = 0
     priority: int = 0
     partition_key: str | None = None
+    copy: str = ""
 
 
 class DeadLetter(Struct, frozen=True, kw_only=True):

@@ -1,4 +1,7 @@
-"""How a message lies in a queue: a msgpack array with a version, the fields of `Message`, and its opaque body."""
+"""How a message lies in a queue: a msgpack array with a version, the fields of `Message`, and its opaque body.
+
+The last field, `copy`, is there if it is not empty.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,7 @@ class _Envelope(Struct, frozen=True, array_like=True, gc=False):
     priority: int
     partition_key: str | None
     body: bytes
+    copy: str = ""
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -35,8 +39,9 @@ def pack(message: Message, limit: int) -> bytes:
 
     Raises `LimitExceededError` beyond `limit` bytes, `InvalidInputError` for text that is no UTF-8.
     """
+    fields = (VERSION, message.id, message.attempts, message.priority, message.partition_key, message.body)
     try:
-        packed = _encode((VERSION, message.id, message.attempts, message.priority, message.partition_key, message.body))
+        packed = _encode((*fields, message.copy) if message.copy else fields)
     except (UnicodeEncodeError, OverflowError, TypeError) as error:
         raise InvalidInputError(f"this message cannot be sent: {error}", field="message") from error
     if len(packed) > limit:
@@ -52,15 +57,15 @@ def pack(message: Message, limit: int) -> bytes:
 def unpack(packed: bytes) -> Message:
     """The message in these bytes. Raises `DecodeError` for bytes of another program or version."""
     try:
-        version, id_, attempts, priority, partition_key, body = _fields(_decode(packed))
+        version, id_, attempts, priority, partition_key, body, copy = _fields(_decode(packed))
     except UNDECODABLE as error:
         raise DecodeError(f"not a message of specstar: {error}") from error
     if version != VERSION:
         raise DecodeError(f"a message of version {version}; this specstar reads version {VERSION}", job_id=id_)
-    return Message(id=id_, body=body, attempts=attempts, priority=priority, partition_key=partition_key)
+    return Message(id=id_, body=body, attempts=attempts, priority=priority, partition_key=partition_key, copy=copy)
 
 
-def _fields(envelope: _Envelope) -> tuple[int, str, int, int, str | None, bytes]:
+def _fields(envelope: _Envelope) -> tuple[int, str, int, int, str | None, bytes, str]:
     return (
         envelope.version,
         envelope.id,
@@ -68,4 +73,5 @@ def _fields(envelope: _Envelope) -> tuple[int, str, int, int, str | None, bytes]
         envelope.priority,
         envelope.partition_key,
         envelope.body,
+        envelope.copy,
     )

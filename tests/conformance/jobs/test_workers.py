@@ -63,6 +63,7 @@ async def lose_a_worker(queue: JobQueue[Any], job_id: str) -> None:
                 status=JobStatus.running,
                 attempts=snapshot.record.attempts + 1,
                 delivery=delivery.message.attempts,
+                copy=delivery.message.copy,
                 worker=f"{DEAD_PROCESS}/1",
                 started_time=datetime.now(UTC),
             )
@@ -285,6 +286,40 @@ async def test_a_job_whose_worker_died_runs_again_and_the_loss_counts(spec: Spec
     async with workers(spec):
         done = await again.wait(sent.job_id, timeout=20)
     assert (done.status, done.result, done.attempts) == (JobStatus.succeeded, 2, 2)
+
+
+async def test_a_copy_that_a_dying_worker_had_in_hand_does_not_run_beside_the_job(spec: SpecStar) -> None:
+    """A worker that died between retry and acknowledgement left two messages; the job runs by one of them, elsewhere."""
+    runs: list[int] = []
+
+    @spec.job
+    async def one(job: Job[Mail]) -> None:
+        runs.append(job.attempts)
+
+    sent = await one.enqueue(Mail())
+    await lose_a_worker(one, sent.job_id)
+
+    async def run_elsewhere() -> None:
+        messages = one._messages()
+        async with messages.consume(prefetch=1) as elsewhere:
+            with anyio.fail_after(10):
+                own = await elsewhere.receive()
+            await messages.publish(msgspec.structs.replace(own.message, copy="the second"))
+            async with messages.consume(prefetch=1) as dying:
+                with anyio.fail_after(10):
+                    assert (await dying.receive()).message.copy == "the second"
+            async with workers(spec):
+                # A later job has its turn after the copy.
+                last = await one.enqueue(Mail())
+                await one.wait(last.job_id, timeout=20)
+            assert runs == [1]
+            assert (await one.get(sent.job_id)).status is JobStatus.running
+
+    await at_home(one, run_elsewhere)
+    async with workers(spec):
+        done = await one.wait(sent.job_id, timeout=20)
+    assert (done.status, runs) == (JobStatus.succeeded, [1, 2])
+    assert await one.depth() == 0
 
 
 async def test_a_job_that_kills_its_workers_ends_in_the_dead_letters_with_its_count_right(spec: SpecStar) -> None:

@@ -9,6 +9,7 @@ from msgspec import Raw
 
 from specstar.message_queue.claim import Decision, decide
 from specstar.message_queue.job import JobRecord, JobStatus
+from specstar.roles import Message
 
 RUN, DROP, EXHAUSTED, PARK, RESEND = (
     Decision.run,
@@ -19,7 +20,7 @@ RUN, DROP, EXHAUSTED, PARK, RESEND = (
 )
 
 
-def record(status: str, *, attempts: int = 0, delivery: int = 0) -> JobRecord:
+def record(status: str, *, attempts: int = 0, delivery: int = 0, copy: str | None = None) -> JobRecord:
     return JobRecord(
         job_id="1",
         queue="q",
@@ -29,6 +30,7 @@ def record(status: str, *, attempts: int = 0, delivery: int = 0) -> JobRecord:
         status=JobStatus(status),
         attempts=attempts,
         delivery=delivery,
+        copy=copy,
     )
 
 
@@ -60,5 +62,27 @@ def test_decisions(
     status: str, attempts: int, delivery: int, message_attempts: int, redelivered: bool, expected: Decision
 ) -> None:
     found = record(status, attempts=attempts, delivery=delivery)
-    decision = decide(found, message_attempts=message_attempts, redelivered=redelivered, max_attempts=3)
-    assert decision is expected
+    message = Message(id="1", body=b"", attempts=message_attempts)
+    assert decide(found, message, redelivered=redelivered, max_attempts=3) is expected
+
+
+@pytest.mark.parametrize("redelivered", [False, True])
+@pytest.mark.parametrize(("begun_with", "copy"), [("", "x"), ("x", ""), ("x", "y")])
+def test_a_copy_of_the_message_that_a_run_began_with_is_dropped(begun_with: str, copy: str, redelivered: bool) -> None:
+    """Even redelivered: a worker that died had it in hand, and not the job."""
+    found = record("running", attempts=3, delivery=2, copy=begun_with)
+    message = Message(id="1", body=b"", attempts=2, copy=copy)
+    assert decide(found, message, redelivered=redelivered, max_attempts=9) is DROP
+
+
+@pytest.mark.parametrize("begun_with", ["x", None])
+def test_the_message_that_a_run_began_with_comes_again_when_its_worker_died(begun_with: str | None) -> None:
+    """None: an earlier version began the run, and told nothing of copies."""
+    found = record("running", attempts=3, delivery=2, copy=begun_with)
+    message = Message(id="1", body=b"", attempts=2, copy="x")
+    assert decide(found, message, redelivered=True, max_attempts=9) is RUN
+
+
+def test_a_newer_message_is_never_a_copy() -> None:
+    found = record("running", attempts=3, delivery=2, copy="x")
+    assert decide(found, Message(id="1", body=b"", attempts=3, copy="y"), redelivered=False, max_attempts=9) is RUN

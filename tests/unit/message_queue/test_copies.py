@@ -9,11 +9,13 @@ import pytest
 
 from specstar import Job, JobStatus, SpecStar
 from specstar.errors import BackendUnavailable, OutcomeUnknownError
+from specstar.message_queue import JobQueue
 from specstar.message_queue.job import JobRecord
+from specstar.message_queue.sender import message_of
 from specstar.message_queue.state import Snapshot
 from specstar.message_queue.stored_state import StoredJobState
 from specstar.roles import Delivery, Message
-from tests.conformance.jobs.harness import Mail, eventually, workers
+from tests.conformance.jobs.harness import Mail, eventually, eventually_gives, workers
 
 
 class Copy(Delivery):
@@ -25,12 +27,14 @@ class Copy(Delivery):
         self.message = message
         self.redelivered = True
         self.ends: list[str] = []
+        self.sent: list[Message] = []
 
     async def ack(self) -> None:
         self.ends.append("ack")
 
     async def retry(self, message: Message, *, delay: float) -> None:
         self.ends.append("retry")
+        self.sent.append(message)
 
     async def dead(self, message: Message, *, reason: str) -> None:
         self.ends.append("dead")
@@ -61,6 +65,30 @@ async def test_it_is_dropped_while_the_job_runs(spec: SpecStar, max_retries: int
         await eventually(lambda: not lane.attempts)
     assert (await queue.get(sent.job_id)).status is JobStatus.succeeded
     assert runs == 1
+
+
+async def test_a_retry_that_is_sent_in_case_it_was_lost_has_a_name_of_its_own(spec: SpecStar) -> None:
+    """The lost one may be there all the same: whichever of them the job runs by, the other is known for a copy."""
+
+    async def handler(job: Job[Mail]) -> None:
+        raise ValueError("not this time")
+
+    queue = spec.add_job(Mail, handler, name="mails", max_retries=5, retry_delay=60)
+    sent = await queue.enqueue(Mail("a"))
+    async with workers(spec):
+        await eventually_gives(lambda: _retrying(queue, sent.job_id))
+        (lane,) = queue._lanes
+        first = Copy(message_of((await queue._read(sent.job_id)).record))
+        again = Copy(first.message)
+        for copy in (first, again):
+            await lane._runner.handle(copy)
+    (one,), (two,) = first.sent, again.sent
+    assert one.attempts == two.attempts == 1
+    assert len({"", one.copy, two.copy}) == 3
+
+
+async def _retrying(queue: JobQueue[Mail], job_id: str) -> bool:
+    return (await queue.get(job_id)).status is JobStatus.retrying
 
 
 class _FailingOnce(StoredJobState):

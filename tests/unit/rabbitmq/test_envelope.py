@@ -18,6 +18,7 @@ MESSAGES = st.builds(
     attempts=st.integers(0, 2**63 - 1),
     priority=st.integers(0, 9),
     partition_key=st.none() | st.text(max_size=20),
+    copy=st.just("") | st.text(max_size=40),
 )
 
 
@@ -50,6 +51,12 @@ def test_the_stored_form_does_not_change() -> None:
     packed = bytes.fromhex("96 01 a1 61 02 07 c0 c4 01 62")
     assert unpack(packed) == Message(id="a", body=b"b", attempts=2, priority=7)
     assert pack(Message(id="a", body=b"b", attempts=2, priority=7), 100) == packed
+
+
+def test_a_copy_has_one_field_more() -> None:
+    packed = bytes.fromhex("97 01 a1 61 02 07 c0 c4 01 62 a1 63")
+    assert unpack(packed) == Message(id="a", body=b"b", attempts=2, priority=7, copy="c")
+    assert pack(Message(id="a", body=b"b", attempts=2, priority=7, copy="c"), 100) == packed
 
 
 def test_another_version_is_refused_with_its_number() -> None:
