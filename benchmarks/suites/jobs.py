@@ -57,7 +57,7 @@ def rabbitmq(scale: Scale) -> Suite:
             ),
             Entry(name="dramatiq", cls="jobs_dramatiq:Dramatiq", environment="rivals", setting=slower),
             Entry(name="celery", cls="jobs_celery:CeleryJobs", environment="rivals", quick=False, setting=slower),
-            Entry(name="PgQueuer", cls="jobs_pgqueuer:PgQueuer", environment="rivals", setting=slower),
+            Entry(name="PgQueuer", cls="jobs_pgqueuer:PgQueuer", environment="rivals", setting=common),
         ),
         cases=(
             Case(
