@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from itertools import islice
-from pathlib import Path
 from typing import Any, Protocol
 
 from specstar.backends.sqlite.database import Database, Operation
@@ -27,9 +25,6 @@ _MAX_SEARCHES = 16
 # What is read by id is spread over the whole file; each search reads near to what it found.
 _READER_CACHE_BYTES = 64 << 20
 _SEARCHER_CACHE_BYTES = 16 << 20
-# From here on most reads by id miss what SQLite and the processor keep near.
-_LARGE_BYTES = 2 * _READER_CACHE_BYTES
-_LOOK_EVERY = 16
 _DRAIN_SECONDS = 60.0
 _PORTION_ITEMS = 512
 _SHARE_FROM = 16
@@ -161,8 +156,6 @@ class Lanes:
         self._reader = LaneThreads(home, "specstar-reader", 1)
         self._searchers = LaneThreads(home, "specstar-searcher", file.readers)
         self._frees_loop = False
-        self._is_large = False
-        self._batches_read = 0
         self._commit_seconds = _FIRST_COMMIT_SECONDS
         self._writes: Batcher[_Sized, Any] = Batcher(
             home,
@@ -180,8 +173,9 @@ class Lanes:
             self._flush_reads,
             name=f"{file.path}: reads",
             max_items=_MAX_READS,
-            max_in_flight=2,
-            worth=self._worth_a_read,
+            # SQLite fetches the rows of one without the interpreter, while the answers of the other are handed out.
+            max_in_flight=1 if _PROCESSORS == 1 else 2,
+            worth=lambda: _SHARE_FROM,
         )
         self._searches: Batcher[Operation, Any] = Batcher(
             home,
@@ -212,10 +206,6 @@ class Lanes:
         if not self._frees_loop or _PROCESSORS == 1:
             return _MAX_WRITES
         return max(_SHARE_FROM, int(self._commit_seconds / _CALL_SECONDS / 2))
-
-    def _worth_a_read(self) -> int:
-        """How many reads are worth a batch beside another: in a large store SQLite works long enough without the interpreter."""
-        return _SHARE_FROM if self._is_large and _PROCESSORS != 1 else _MAX_READS
 
     async def drain(self) -> None:
         """Wait until nothing is under way."""
@@ -260,12 +250,7 @@ class Lanes:
         return await self._reader.run(self._read, operations)
 
     def _read(self, operations: list[Operation]) -> list[Any]:
-        if self._batches_read % _LOOK_EVERY == 0:
-            with suppress(OSError):
-                self._is_large = Path(self._file.path).stat().st_size >= _LARGE_BYTES
-        self._batches_read += 1
-        touches = len(operations) >= _SHARE_FROM and self._worth_a_read() == _SHARE_FROM
-        first: list[Operation] = list(prefetches(operations, touches=touches))
+        first: list[Operation] = list(prefetches(operations))
         return self._file.reader.read([*first, *operations])[len(first) :]
 
     async def _flush_searches(self, operations: list[Operation]) -> list[Any]:

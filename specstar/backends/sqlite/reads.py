@@ -127,35 +127,28 @@ class GetFull(ReadById):
 
 
 class Prefetch:
-    """Reads by id of several callers in one statement, which costs a third of one statement for each.
+    """Reads by id of several callers in one statement, which costs a third of one statement for each."""
 
-    `touches`: a statement before it has SQLite look at the same rows and give none of them, so that whatever must come from
-    far is there when they are asked for one by one; the interpreter is free meanwhile.
-    """
+    __slots__ = ("operations",)
 
-    __slots__ = ("operations", "touches")
-
-    def __init__(self, operations: list[ReadById], *, touches: bool = False) -> None:
+    def __init__(self, operations: list[ReadById]) -> None:
         self.operations = operations
-        self.touches = touches
 
     def run(self, database: Database) -> None:
         first = self.operations[0]
         ids = [resource_id for operation in self.operations for resource_id in operation.ids]
-        if self.touches and type(first) is not GetMeta:
-            database.execute(_together(first.tables.touch_current), (json.dumps(ids),))
         found = select_together(database, first.selects[0], ids)
         for operation in self.operations:
             operation.fetched = found
 
 
-def prefetches(operations: Sequence[Operation], *, touches: bool = False) -> list[Prefetch]:
-    """What to run before these operations; they give the same results without. `touches`: see `Prefetch`."""
+def prefetches(operations: Sequence[Operation]) -> list[Prefetch]:
+    """What to run before these operations; they give the same results without."""
     groups: dict[tuple[type, ModelTables], list[ReadById]] = {}
     for operation in operations:
         if isinstance(operation, ReadById) and operation.revision_id is None:
             groups.setdefault((type(operation), operation.tables), []).append(operation)
-    return [Prefetch(group, touches=touches) for group in groups.values() if len(group) >= _TOGETHER]
+    return [Prefetch(group) for group in groups.values() if len(group) >= _TOGETHER]
 
 
 def select_together(database: Database, select: str, ids: Sequence[str]) -> dict[str, tuple[Any, ...]]:
@@ -164,7 +157,9 @@ def select_together(database: Database, select: str, ids: Sequence[str]) -> dict
 
 
 def _together(select: str) -> str:
-    return select.replace("resource_id = ?", "resource_id IN (SELECT value FROM json_each(?))")
+    # Any order: to sort, SQLite fetches all rows, from wherever they lie, before it gives the first one, and the interpreter is
+    # free meanwhile. Else it would be asked for after each row, and waited for. The plus keeps it from using an index instead.
+    return select.replace("resource_id = ?", "resource_id IN (SELECT value FROM json_each(?)) ORDER BY +created_time")
 
 
 def found_row(row: Sequence[Any], revision_id: str | None = None) -> FoundRow:

@@ -126,7 +126,6 @@ class ModelTables:
 
         self.select_meta = f"SELECT {columns} FROM {meta} WHERE resource_id = ?"
         self.select_current = f"SELECT {self.meta_columns}, v.info {from_current} WHERE m.resource_id = ?"
-        self.touch_current = f"SELECT count(v.info) {from_current} WHERE m.resource_id = ?"
         self.select_given = f"SELECT {self.meta_columns}, v.info {from_given} WHERE m.resource_id = ?"
         self.select_current_payload = (
             f"SELECT {self.meta_columns}, v.info, v.payload_id, v.payload {from_current} WHERE m.resource_id = ?"
