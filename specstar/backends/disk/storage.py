@@ -10,6 +10,7 @@ from specstar.backends.disk.connection import DiskConnection
 from specstar.backends.disk.options import DiskOptions
 from specstar.backends.disk.payloads import PayloadFileLane
 from specstar.backends.provider import BackendContext
+from specstar.backends.sqlite.advance_row import AdvanceRow
 from specstar.backends.sqlite.lanes import Lanes
 from specstar.backends.sqlite.reads import (
     CountRows,
@@ -29,7 +30,16 @@ from specstar.backends.sqlite.tables import ModelTables
 from specstar.backends.sqlite.writes import DeletePayloads, EraseResource, WriteRow
 from specstar.errors import BackendUnavailable, DecodeError, OutcomeUnknownError, SpecstarError
 from specstar.query import Condition, Query
-from specstar.roles import ModelSpec, PayloadKey, ResourceMeta, RevisionInfo, Storage, StoredPayload, StoredRevision
+from specstar.roles import (
+    Advance,
+    AdvancingStorage,
+    ModelSpec,
+    PayloadKey,
+    ResourceMeta,
+    RevisionInfo,
+    StoredPayload,
+    StoredRevision,
+)
 from specstar.roles.storage import StorageWrite
 from specstar.runtime import left_in_order
 
@@ -40,7 +50,7 @@ _PAGE = 1000
 _READ_ATTEMPTS = 3
 
 
-class DiskStorage(Storage):
+class DiskStorage(AdvancingStorage):
     """The resources of one model under a root folder, which both roles share."""
 
     def __init__(self, context: BackendContext[DiskOptions, DiskConnection], model: ModelSpec) -> None:
@@ -66,11 +76,26 @@ class DiskStorage(Storage):
         if payload is None or len(payload) <= self._inline or change.revision is None:
             await lanes.write(WriteRow(self._tables, change, payload))
             return
-        operation = WriteRow(self._tables, change)
         key = PayloadKey(change.meta.resource_id, change.revision.payload_id)
+        await self._write_apart(lanes, key, payload, WriteRow(self._tables, change))
+
+    async def advance(self, item: Advance) -> RevisionInfo:
+        lanes = await self._way()
+        revision, _, payload = item
+        if len(payload) <= self._inline:
+            changed = await lanes.write(AdvanceRow(self._tables, item, payload))
+        else:
+            key = PayloadKey(revision.resource_id, revision.payload_id)
+            changed = await self._write_apart(lanes, key, payload, AdvanceRow(self._tables, item, None))
+        return cast("RevisionInfo | None", changed) or revision
+
+    async def _write_apart(
+        self, lanes: Lanes, key: PayloadKey, payload: bytes, operation: WriteRow | AdvanceRow
+    ) -> Any:
+        """A payload that is too large for the database, then the row that points to it."""
         await self._files.write(key, payload)
         try:
-            await lanes.write(operation)
+            return await lanes.write(operation)
         except (BackendUnavailable, OutcomeUnknownError):
             raise  # the row may be there: so must its payload
         except SpecstarError:

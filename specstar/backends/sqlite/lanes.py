@@ -11,8 +11,8 @@ from typing import Any, Protocol
 from specstar.backends.sqlite.database import Database, Operation
 from specstar.backends.sqlite.faults import DISK_ERRORS
 from specstar.backends.sqlite.lane_threads import LaneThreads
-from specstar.backends.sqlite.new_rows import NewRows
 from specstar.backends.sqlite.reads import prefetches
+from specstar.backends.sqlite.row_batch import RowBatch
 from specstar.backends.sqlite.writes import joined
 from specstar.errors import BackendError, SpecstarError
 from specstar.runtime import Batcher, Home, portions
@@ -202,7 +202,7 @@ class Lanes:
 
     def _worth_a_commit(self) -> int:
         """How many writes are worth a commit of their own beside another: preparing them takes as long as it."""
-        # Other batches than `NewRows` need the interpreter all the time, and gain nothing from being two.
+        # Other batches than `RowBatch` need the interpreter all the time, and gain nothing from being two.
         if not self._frees_loop or _PROCESSORS == 1:
             return _MAX_WRITES
         return max(_SHARE_FROM, int(self._commit_seconds / _CALL_SECONDS / 2))
@@ -220,15 +220,15 @@ class Lanes:
 
     async def _flush_writes(self, operations: list[_Sized]) -> list[Any]:
         # Here, since the writer's thread is what all wait for.
-        new = NewRows.of(operations)
-        self._frees_loop = new is not None
-        if new is None:
+        rows = RowBatch.of(operations)
+        self._frees_loop = rows is not None
+        if rows is None:
             return await self._writer.run(self._write, operations)
-        results, took = await self._writer.run(self._write_new, (operations, new))
+        results, took = await self._writer.run(self._write_rows, (operations, rows))
         self._commit_seconds += (took - len(operations) * _ROW_SECONDS - self._commit_seconds) * _FORGETTING
         return results
 
-    def _write_new(self, batch: tuple[list[_Sized], NewRows]) -> tuple[list[Any], float]:
+    def _write_rows(self, batch: tuple[list[_Sized], RowBatch]) -> tuple[list[Any], float]:
         """The results, and how many seconds it took."""
         begun = time.perf_counter()
         return self._file.write(*batch), time.perf_counter() - begun

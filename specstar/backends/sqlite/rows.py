@@ -16,6 +16,7 @@ __all__ = [
     "META_COLUMNS",
     "decode_meta",
     "decode_revision",
+    "encode_indexed",
     "encode_meta",
     "encode_revision",
     "to_microseconds",
@@ -73,12 +74,16 @@ def to_time(microseconds: int) -> datetime:
     return _EPOCH + timedelta(0, 0, microseconds)
 
 
-def encode_meta(meta: ResourceMeta) -> tuple[Any, ...]:
-    """The values of `META_COLUMNS`. Raises `InvalidInputError` for values that have no JSON form."""
+def encode_indexed(indexed_data: dict[str, Any]) -> str:
+    """The indexed fields as JSON text. Raises `InvalidInputError` for values that have no JSON form."""
     try:
-        indexed = _encode_json(meta.indexed_data).decode()
+        return _encode_json(indexed_data).decode()
     except (TypeError, ValueError, msgspec.MsgspecError) as error:
         raise InvalidInputError(f"an indexed value cannot be stored: {error}", field="indexed_data") from error
+
+
+def encode_meta(meta: ResourceMeta) -> tuple[Any, ...]:
+    """The values of `META_COLUMNS`. Raises `InvalidInputError` for values that have no JSON form."""
     return (
         meta.resource_id,
         meta.current_revision_id,
@@ -90,7 +95,7 @@ def encode_meta(meta: ResourceMeta) -> tuple[Any, ...]:
         meta.updated_by,
         meta.is_deleted,
         meta.schema_version,
-        indexed,
+        encode_indexed(meta.indexed_data),
     )
 
 

@@ -93,19 +93,41 @@ class ModelTables:
         # The revision is appended next.
         self._last_row = f"(SELECT ifnull(max(rowid), 0) FROM {revisions})"
         self._together: dict[int, tuple[str, str]] = {}
-        self._new: dict[int, str] = {}
-        self._new_name = quoted(f"new_{suffix}")
-        new_columns = (*META_COLUMNS, "revision_id", "payload_id", "info", "payload")
-        self.new_width = len(new_columns)
-        # For one connection: a view to insert into, which writes to both tables.
-        self.prepare_new = (
-            f"CREATE TEMP VIEW IF NOT EXISTS {self._new_name} AS SELECT {', '.join(f'NULL AS {name}' for name in new_columns)}",
-            f"""CREATE TEMP TRIGGER IF NOT EXISTS {quoted(f"new_{suffix}_row")} INSTEAD OF INSERT ON {self._new_name}
-            WHEN NEW.resource_id IS NOT NULL BEGIN
+        self._rows: dict[int, str] = {}
+        self._rows_name = quoted(f"rows_{suffix}")
+        row_columns = (*META_COLUMNS, "revision_id", "payload_id", "info", "payload", "expected_version", "parent_id")
+        self.row_width = len(row_columns)
+        is_new = "NEW.expected_version IS NULL AND NEW.parent_id IS NULL"
+        # For one connection: a view to insert into, which writes to both tables. A row whose condition does not hold undoes
+        # the whole statement.
+        self.prepare_rows = (
+            f"CREATE TEMP VIEW IF NOT EXISTS {self._rows_name} AS SELECT {', '.join(f'NULL AS {name}' for name in row_columns)}",
+            f"""CREATE TEMP TRIGGER IF NOT EXISTS {quoted(f"rows_{suffix}_new")} INSTEAD OF INSERT ON {self._rows_name}
+            WHEN NEW.resource_id IS NOT NULL AND {is_new} BEGIN
                 INSERT INTO {revisions} (resource_id, revision_id, payload_id, info, payload)
                     VALUES (NEW.resource_id, NEW.revision_id, NEW.payload_id, NEW.info, NEW.payload);
                 INSERT INTO {meta} ({columns}, {CURRENT_ROW})
                     VALUES ({", ".join(f"NEW.{column}" for column in META_COLUMNS)}, last_insert_rowid());
+            END""",
+            f"""CREATE TEMP TRIGGER IF NOT EXISTS {quoted(f"rows_{suffix}_changed")} INSTEAD OF INSERT ON {self._rows_name}
+            WHEN NOT ({is_new}) BEGIN
+                INSERT INTO {revisions} (resource_id, revision_id, payload_id, info, payload)
+                    SELECT NEW.resource_id, NEW.revision_id, NEW.payload_id, NEW.info, NEW.payload
+                    WHERE NEW.revision_id IS NOT NULL;
+                UPDATE {meta} SET
+                    current_revision_id = NEW.current_revision_id,
+                    revision_count = ifnull(NEW.revision_count, revision_count + 1),
+                    version = ifnull(NEW.version, version + 1),
+                    updated_time = NEW.updated_time,
+                    updated_by = NEW.updated_by,
+                    is_deleted = ifnull(NEW.is_deleted, is_deleted),
+                    schema_version = NEW.schema_version,
+                    indexed = NEW.indexed,
+                    {CURRENT_ROW} = CASE WHEN NEW.revision_id IS NOT NULL THEN last_insert_rowid()
+                        WHEN current_revision_id = NEW.current_revision_id THEN {CURRENT_ROW} END
+                WHERE resource_id = NEW.resource_id AND CASE WHEN NEW.parent_id IS NULL THEN version = NEW.expected_version
+                    ELSE current_revision_id = NEW.parent_id AND NOT is_deleted AND updated_time <= NEW.updated_time END;
+                SELECT RAISE(ABORT, 'the condition of a change does not hold') WHERE changes() = 0;
             END""",
         )
         self.insert_meta = self._insert_metas(1)
@@ -122,6 +144,15 @@ class ModelTables:
             payload = CASE WHEN excluded.payload IS NULL AND excluded.payload_id = payload_id
                 THEN payload ELSE excluded.payload END,
             payload_id = excluded.payload_id, info = excluded.info"""
+        self.insert_revision = (
+            f"INSERT INTO {revisions} (resource_id, revision_id, payload_id, info, payload) VALUES {_REVISION_PLACES}"
+        )
+        self.select_head = f"SELECT current_revision_id, is_deleted, updated_time FROM {meta} WHERE resource_id = ?"
+        self.advance_meta = (
+            f"UPDATE {meta} SET current_revision_id = ?, revision_count = revision_count + 1, version = version + 1, "
+            f"updated_time = ?, updated_by = ?, schema_version = ?, indexed = ?, {CURRENT_ROW} = last_insert_rowid() "
+            "WHERE resource_id = ?"
+        )
         self.delete_revisions = f"DELETE FROM {revisions} WHERE resource_id = ?"
 
         self.select_meta = f"SELECT {columns} FROM {meta} WHERE resource_id = ?"
@@ -171,12 +202,17 @@ class ModelTables:
             self._together[count] = known
         return known
 
-    def insert_new(self, size: int) -> str:
-        """The statement for `size` new resources or fewer, the rest NULLs, after `prepare_new`."""
-        known = self._new.get(size)
+    def write_rows(self, size: int) -> str:
+        """The statement for `size` rows or fewer, the rest NULLs, after `prepare_rows`.
+
+        A row is the columns of the meta row, those of its new revision, and its condition: the version that is there, or the
+        current revision, or neither for a new resource. In a row with `parent_id` the columns that follow from the row that
+        is there are NULL.
+        """
+        known = self._rows.get(size)
         if known is None:
-            row = f"({','.join('?' * self.new_width)})"
-            known = self._new[size] = f"INSERT INTO temp.{self._new_name} VALUES {','.join([row] * size)}"
+            row = f"({','.join('?' * self.row_width)})"
+            known = self._rows[size] = f"INSERT INTO temp.{self._rows_name} VALUES {','.join([row] * size)}"
         return known
 
     def _insert_metas(self, count: int) -> str:

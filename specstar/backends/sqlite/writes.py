@@ -24,7 +24,6 @@ __all__ = [
     "WriteRow",
     "joined",
     "model_is_ready",
-    "new_row_in",
 ]
 
 _ROW_OVERHEAD = 512
@@ -95,6 +94,16 @@ class WriteRow:
             self.revision = (revision.resource_id, revision.revision_id, revision.payload_id, info, payload)
             self.size += len(info) + (len(payload) if payload is not None else 0)
 
+    def values(self) -> tuple[Any, ...] | None:
+        """The columns of `ModelTables.write_rows`. None where that statement would not do: for a revision written again."""
+        revision, expected = self.revision, self.expected
+        if revision is None:
+            return None if expected is None else (*self.row, None, None, None, None, expected, None)
+        _, revision_id, payload_id, info, payload = revision
+        if expected is not None and payload_id != revision_id:
+            return None
+        return (*self.row, revision_id, payload_id, info, payload, expected, None)
+
     def run(self, database: Database) -> None:
         tables, row = self.tables, self.row
         if self.expected is None:
@@ -157,7 +166,7 @@ def _run(operation: WriteRow, database: Database) -> SpecstarError | None:
 
 def joined(operations: Sequence[Any]) -> Iterator[Any]:
     """The operations in their order, new rows of one model that follow on one another as `CreateRows`."""
-    for tables, row in groupby(operations, new_row_in):
+    for tables, row in groupby(operations, _new_row_in):
         left = list(row)
         for size in _TOGETHER if tables is not None else ():
             while len(left) >= size:
@@ -166,7 +175,7 @@ def joined(operations: Sequence[Any]) -> Iterator[Any]:
         yield from left
 
 
-def new_row_in(operation: Any) -> ModelTables | None:
+def _new_row_in(operation: Any) -> ModelTables | None:
     """The tables in which this is a new row with its revision."""
     if type(operation) is WriteRow and operation.expected is None and operation.revision is not None:
         return operation.tables
