@@ -1,40 +1,100 @@
-"""New resources in one statement: what it writes is what the others write, and it gives way to them where it cannot."""
+"""Rows in one statement: what it writes is what the others write, and it gives way to them where it cannot."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import random
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import apsw
 import pytest
+from msgspec.structs import replace
 
+from specstar.backends.sqlite.advance_row import AdvanceRow
 from specstar.backends.sqlite.database import Database
 from specstar.backends.sqlite.lanes import DatabaseFile
-from specstar.backends.sqlite.new_rows import NewRows
 from specstar.backends.sqlite.reads import GetFull
+from specstar.backends.sqlite.row_batch import RowBatch
 from specstar.backends.sqlite.tables import ModelTables
 from specstar.backends.sqlite.writes import EnsureModel, WriteRow, joined
-from specstar.errors import BackendError, DuplicateResourceError
-from specstar.roles import MetaWrite, ModelSpec, ResourceMeta, RevisionInfo
+from specstar.errors import (
+    BackendError,
+    DuplicateResourceError,
+    ResourceDeletedError,
+    ResourceNotFoundError,
+    RevisionConflictError,
+)
+from specstar.roles import Advance, MetaWrite, ModelSpec, ResourceMeta, RevisionInfo
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 TABLES = ModelTables(ModelSpec(name="x"))
 
 
-def new(number: int) -> WriteRow:
-    resource_id, revision_id = f"resource-{number}", f"revision-{number}"
-    meta = ResourceMeta(
-        resource_id=resource_id,
-        current_revision_id=revision_id,
+def meta_of(number: int) -> ResourceMeta:
+    return ResourceMeta(
+        resource_id=f"resource-{number}",
+        current_revision_id=f"revision-{number}",
         created_time=NOW,
         updated_time=NOW,
+        created_by="ann",
+        updated_by="ann",
         indexed_data={"n": number},
     )
+
+
+def new(number: int) -> WriteRow:
+    meta = meta_of(number)
+    return WriteRow(TABLES, MetaWrite(meta, revision_of(meta), None), b"payload %d" % number)
+
+
+def revision_of(meta: ResourceMeta, **changes: Any) -> RevisionInfo:
     revision = RevisionInfo(
-        resource_id=resource_id, revision_id=revision_id, payload_id=revision_id, created_time=NOW, updated_time=NOW
+        resource_id=meta.resource_id,
+        revision_id=meta.current_revision_id,
+        payload_id=meta.current_revision_id,
+        created_time=meta.updated_time,
+        updated_time=meta.updated_time,
+        created_by=meta.updated_by,
+        updated_by=meta.updated_by,
     )
-    return WriteRow(TABLES, MetaWrite(meta, revision, None), b"payload %d" % number)
+    return replace(revision, **changes)
+
+
+def changed(number: int, name: str, *, version: int, count: int = 2) -> WriteRow:
+    """The row at `version`, given another revision."""
+    after = replace(
+        meta_of(number),
+        current_revision_id=name,
+        version=version + 1,
+        revision_count=count,
+        updated_by="bob",
+        updated_time=NOW + timedelta(seconds=version),
+        indexed_data={"n": name},
+    )
+    return WriteRow(TABLES, MetaWrite(after, revision_of(after), version), name.encode())
+
+
+def touched(number: int, *, version: int, deleted: bool = True) -> WriteRow:
+    """The row of the first revision at `version`, changed alone."""
+    after = replace(meta_of(number), version=version + 1, is_deleted=deleted)
+    return WriteRow(TABLES, MetaWrite(after, None, version))
+
+
+def advance(number: int, name: str, *, parent: str | None = None, time: datetime = NOW) -> AdvanceRow:
+    revision = RevisionInfo(
+        resource_id=f"resource-{number}",
+        revision_id=name,
+        parent_revision_id=parent or f"revision-{number}",
+        payload_id=name,
+        created_time=time,
+        updated_time=time,
+        created_by="eve",
+        updated_by="eve",
+        schema_version="2",
+    )
+    payload = name.encode()
+    return AdvanceRow(TABLES, Advance(revision, {"n": name}, payload), payload)
 
 
 @pytest.fixture
@@ -45,34 +105,13 @@ def database(tmp_path: Path) -> Any:
     database.close()
 
 
-def write(database: Database, operations: list[WriteRow]) -> list[Any]:
-    return database.write(operations, join=joined, at_once=NewRows.of(operations))
+def write(database: Database, operations: list[Any]) -> list[Any]:
+    rows = RowBatch.of(operations)
+    assert rows is not None
+    return database.write(operations, join=joined, at_once=rows)
 
 
-def rows(database: Database) -> list[Any]:
-    return [
-        *database.execute(f"SELECT * FROM {TABLES.meta} ORDER BY resource_id"),
-        *database.execute(f"SELECT rowid, * FROM {TABLES.revisions} ORDER BY rowid"),
-    ]
-
-
-@pytest.mark.parametrize("count", [1, 3, 4, 16, 37, 64, 256])
-def test_they_are_what_the_other_statements_write(database: Database, tmp_path: Path, count: int) -> None:
-    operations = [new(number) for number in range(count)]
-    before = database.connection.total_changes()
-    assert write(database, operations) == [None] * count
-    assert database.connection.total_changes() > before
-    other = Database.open_file(str(tmp_path / "other.sqlite3"), busy_timeout=5)
-    other.write([EnsureModel(TABLES)])
-    assert other.write(operations, join=joined) == [None] * count
-    assert rows(database) == rows(other)
-    other.close()
-    (found,) = database.read([GetFull(TABLES, (f"resource-{count - 1}",))])
-    assert found[0].payload == b"payload %d" % (count - 1)
-
-
-def test_a_batch_is_one_transaction(database: Database) -> None:
-    write(database, [new(0)])
+def commits_of(database: Database) -> list[int]:
     commits: list[int] = []
 
     def count() -> bool:
@@ -80,8 +119,92 @@ def test_a_batch_is_one_transaction(database: Database) -> None:
         return False
 
     database.connection.set_commit_hook(count)
-    write(database, [new(number) for number in range(1, 60)])
-    assert len(commits) == 1
+    return commits
+
+
+def rows(database: Database) -> list[Any]:
+    return [
+        *database.execute(f"SELECT {TABLES.columns} FROM {TABLES.meta} ORDER BY resource_id"),
+        *database.execute(f"SELECT rowid, * FROM {TABLES.revisions} ORDER BY rowid"),
+    ]
+
+
+def wrong_places(database: Database) -> int:
+    """How many rows say that their current revision lies where it does not."""
+    ((number,),) = database.execute(
+        f"SELECT count(*) FROM {TABLES.meta} AS m WHERE m.current_row IS NOT NULL AND NOT EXISTS (SELECT 1 FROM "
+        f"{TABLES.revisions} AS v WHERE v.rowid = m.current_row AND v.revision_id = m.current_revision_id)"
+    )
+    return int(number)
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 16, 37, 64, 256])
+def test_they_are_what_the_other_statements_write(database: Database, tmp_path: Path, count: int) -> None:
+    other = Database.open_file(str(tmp_path / "other.sqlite3"), busy_timeout=5)
+    other.write([EnsureModel(TABLES)])
+    for each in (database, other):
+        write(each, [new(9999)])  # makes the view
+    numbers = range(count)
+    operations: list[Any]
+    for operations in (
+        [new(number) for number in numbers],
+        [changed(number, f"next-{number}", version=1) for number in numbers],
+        [
+            advance(number, f"third-{number}", parent=f"next-{number}", time=NOW + timedelta(hours=1))
+            for number in numbers
+        ],
+        [
+            changed(number, f"fourth-{number}", version=3, count=4)
+            if number % 3
+            else advance(number, f"fourth-{number}", parent=f"third-{number}", time=NOW + timedelta(hours=2))
+            for number in numbers
+        ],
+        [new(1000 + number) if number % 2 else touched(number, version=4) for number in numbers],
+    ):
+        commits = commits_of(database)
+        assert write(database, operations) == [None] * count
+        assert len(commits) == 1
+        assert other.write(operations, join=joined) == [None] * count
+        assert rows(database) == rows(other)
+        assert wrong_places(database) == 0
+    other.close()
+    last = count - 1
+    (found,) = database.read([GetFull(TABLES, (f"resource-{last}",))])
+    assert (
+        (found[0].payload, found[0].meta.revision_count) == (b"fourth-%d" % last, 4)
+        if last % 2
+        else found[0].meta.is_deleted
+    )
+
+
+def test_any_mixture_ends_as_it_would_one_by_one() -> None:
+    kinds = random.Random(7)
+    for _ in range(60):
+        one, other = Database.in_memory(), Database.in_memory()
+        for database in (one, other):
+            database.write([EnsureModel(TABLES)])
+        for step in range(12):
+            operations: list[Any] = []
+            for place in range(kinds.randrange(1, 12)):
+                number, name = kinds.randrange(6), f"r{step}-{place}"
+                version = kinds.randrange(1, 6)
+                parent = kinds.choice([f"revision-{number}", *(f"r{s}-{p}" for s in range(step) for p in range(4))])
+                operations.append(
+                    kinds.choice(
+                        [
+                            new(number),
+                            changed(number, name, version=version),
+                            touched(number, version=version, deleted=kinds.random() < 0.5),
+                            advance(number, name, parent=parent, time=NOW + timedelta(seconds=kinds.randrange(5))),
+                        ]
+                    )
+                )
+            assert shown(write(one, operations)) == shown(other.write(operations))
+            assert rows(one) == rows(other)
+
+
+def shown(results: list[Any]) -> list[Any]:
+    return [(type(result), str(result)) if isinstance(result, Exception) else result for result in results]
 
 
 def test_what_is_there_already_is_refused_alone(database: Database) -> None:
@@ -91,13 +214,55 @@ def test_what_is_there_already_is_refused_alone(database: Database) -> None:
     assert len(rows(database)) == 6
 
 
+def test_a_change_whose_condition_does_not_hold_is_refused_alone(database: Database) -> None:
+    write(database, [new(number) for number in range(5)])
+    write(database, [touched(4, version=1)])
+    results = write(
+        database,
+        [
+            changed(0, "a", version=1),
+            changed(1, "b", version=7),
+            advance(2, "c"),
+            advance(3, "d", parent="another"),
+            advance(4, "e"),
+            advance(9, "f"),
+        ],
+    )
+    assert [type(result) for result in results] == [
+        type(None),
+        RevisionConflictError,
+        type(None),
+        RevisionConflictError,
+        ResourceDeletedError,
+        ResourceNotFoundError,
+    ]
+    assert (results[3].expected_revision_id, results[3].actual_revision_id) == ("another", "revision-3")
+    currents = database.execute(f"SELECT current_revision_id FROM {TABLES.meta} ORDER BY resource_id")
+    assert [current for (current,) in currents] == ["a", "revision-1", "c", "revision-3", "revision-4"]
+    assert database.execute(f"SELECT count(*) FROM {TABLES.revisions}") == [(7,)]
+
+
+def test_times_of_a_resource_never_go_back(database: Database) -> None:
+    write(database, [new(0), new(1)])
+    early, late = NOW - timedelta(hours=1), NOW + timedelta(hours=1)
+    results = write(database, [advance(0, "a", time=early), advance(1, "b", time=late)])
+    assert isinstance(results[0], RevisionInfo)
+    assert (results[0].created_time, results[0].updated_time) == (NOW, NOW)
+    assert results[1] is None
+    found = database.read([GetFull(TABLES, ("resource-0", "resource-1"))])[0]
+    assert [(row.meta.updated_time, row.revision.created_time) for row in found] == [(NOW, NOW), (late, late)]
+    assert found[0].revision == results[0]
+
+
 def test_other_writes_are_not_taken(database: Database) -> None:
-    update = new(1)
-    update.expected = 1
     other = new(2)
     other.tables = ModelTables(ModelSpec(name="y"))
-    for operations in ([update], [new(0), update], [new(0), other], [new(number) for number in range(257)]):
-        assert NewRows.of(operations) is None
+    meta = replace(meta_of(1), version=2)
+    rewritten = WriteRow(TABLES, MetaWrite(meta, revision_of(meta, payload_id="other"), 1), b"again")
+    for operations in ([rewritten], [new(0), rewritten], [new(0), other], [new(number) for number in range(257)]):
+        assert RowBatch.of(operations) is None
+    assert RowBatch.of([EnsureModel(TABLES)]) is None
+    assert RowBatch.of([]) is None
 
 
 def test_an_error_of_the_disk_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -109,7 +274,9 @@ def test_an_error_of_the_disk_leaves_nothing_behind(tmp_path: Path) -> None:
 
     class Broken:
         def run(self, database: Database) -> None:
-            NewRows(TABLES, operations[:1]).run(database)
+            first = RowBatch.of(operations[:1])
+            assert first is not None
+            first.run(database)
             database.execute("DELETE FROM " + TABLES.meta)
             database.execute("DELETE FROM " + TABLES.revisions)
             raise apsw.IOError("I/O error")
@@ -117,6 +284,6 @@ def test_an_error_of_the_disk_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(BackendError, match="the disk reported an error"):
         file.write(operations, Broken())
     assert rows(file.writer) == []
-    assert file.write(operations, NewRows.of(operations)) == [None] * 5
+    assert file.write(operations, RowBatch.of(operations)) == [None] * 5
     assert file.writer.execute(f"SELECT count(*) FROM {TABLES.revisions}") == [(5,)]
     file.close()
