@@ -12,8 +12,9 @@ import anyio
 
 from specstar.backends.disk.durable import TempFolder, disk_errors, fsync_folder, make_folder
 from specstar.backends.disk.mounts import network_file_system
+from specstar.backends.sqlite.database_file import DatabaseFile
 from specstar.backends.sqlite.forks import fork_was_clean
-from specstar.backends.sqlite.lanes import DatabaseFile, Lanes
+from specstar.backends.sqlite.lanes import Lanes
 from specstar.backends.sqlite.tables import ModelTables
 from specstar.backends.sqlite.writes import EnsureModel
 from specstar.runtime import Connection, Home, ServerInfo, run_in_thread

@@ -16,7 +16,7 @@ from specstar.backends.sqlite.forks import working
 from specstar.errors import BackendError, BackendUnavailable, OutcomeUnknownError, SchemaVersionError, SpecstarError
 from specstar.query import regex_function
 
-__all__ = ["APPLICATION_ID", "SCHEMA_VERSION", "Database", "Joined", "Operation"]
+__all__ = ["APPLICATION_ID", "SCHEMA_VERSION", "WAL_PAGES", "Database", "Joined", "Operation"]
 
 APPLICATION_ID = 0x53706353
 """Marks a SQLite file as ours ("SpcS")."""
@@ -24,8 +24,11 @@ SCHEMA_VERSION = 2
 # Version 1 is read, and made a version 2: its records of revisions are longer, and stay as they are.
 _OLDEST_VERSION = 1
 _PAGE_SIZE = 4096
-# 32 MiB: pages that change often are written back to the database once in a while, not after every few batches.
-_WAL_PAGES = 8000
+WAL_PAGES = 8000
+"""From here on a checkpoint is due. 32 MiB: pages that change often are written back once in a while, not after every few
+batches."""
+# Where nobody sees to it, SQLite does, after a commit.
+_MOST_WAL_PAGES = 4 * WAL_PAGES
 _WAL_KEEP_BYTES = 64 << 20
 _STATEMENTS = 300
 # Older ones can corrupt a WAL database that several connections checkpoint: https://sqlite.org/wal.html#walresetbug
@@ -276,6 +279,31 @@ class Database:
                 self._rollback()
         return results
 
+    def log_pages(self) -> int:
+        """How many pages the write-ahead log has."""
+        with _translated(self.name), self._held():
+            return self._log()[0]
+
+    def checkpoint(self) -> int:
+        """Bring into the database what the log has at present; waits for nobody. Returns how many pages are left by the end.
+
+        None where another process is at it.
+        """
+        with _translated(self.name), self._held():
+            try:
+                self.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            except apsw.BusyError:
+                return 0
+            pages, done = self._log()
+            return pages - done
+
+    def _log(self) -> tuple[int, int]:
+        """The pages of the log, and how many of them are in the database; zeros while another process looks after it."""
+        try:
+            return self.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
+        except apsw.BusyError:
+            return 0, 0
+
     def close(self) -> None:
         """Close the connection; waits for a job that still uses it."""
         with self._held(), _translated(self.name):
@@ -330,7 +358,7 @@ class Database:
         _while_busy(lambda: self.execute("PRAGMA journal_mode=WAL"), busy_timeout)
         self.execute("PRAGMA synchronous=FULL")
         self.execute("PRAGMA fullfsync=1")  # macOS: through the drive's cache
-        self.execute(f"PRAGMA wal_autocheckpoint={_WAL_PAGES}")
+        self.execute(f"PRAGMA wal_autocheckpoint={_MOST_WAL_PAGES}")
         self.execute(f"PRAGMA journal_size_limit={_WAL_KEEP_BYTES}")
         if 0 < version < SCHEMA_VERSION:
             # Before anything is written that an older specstar would not understand: it refuses the database from here on.

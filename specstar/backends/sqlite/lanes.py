@@ -8,29 +8,26 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Any, Protocol
 
+from specstar.backends.sqlite.checkpoints import Checkpoints
 from specstar.backends.sqlite.database import Database, Operation
-from specstar.backends.sqlite.faults import DISK_ERRORS
+from specstar.backends.sqlite.database_file import DatabaseFile
 from specstar.backends.sqlite.lane_threads import LaneThreads
 from specstar.backends.sqlite.reads import prefetches
 from specstar.backends.sqlite.row_batch import RowBatch
-from specstar.backends.sqlite.writes import joined
 from specstar.errors import BackendError, SpecstarError
 from specstar.runtime import Batcher, Home, portions
 
-__all__ = ["DatabaseFile", "Lanes"]
+__all__ = ["Lanes"]
 
 _MAX_WRITES = 1024
 _MAX_READS = 256
 _MAX_SEARCHES = 16
-# What is read by id is spread over the whole file; each search reads near to what it found.
-_READER_CACHE_BYTES = 64 << 20
-_SEARCHER_CACHE_BYTES = 16 << 20
 _DRAIN_SECONDS = 60.0
 _PORTION_ITEMS = 512
 _SHARE_FROM = 16
-# What a write costs the event loop, and the writer beside its commit: only the order of magnitude matters.
+# What a write costs the event loop, and a commit the writer's processor: only the order of magnitude matters.
 _CALL_SECONDS = 15e-6
-_ROW_SECONDS = 6e-6
+_COMMIT_SECONDS = 300e-6
 _FIRST_COMMIT_SECONDS = 0.01
 _PROCESSORS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 _FORGETTING = 0.1
@@ -57,94 +54,6 @@ class _Several:
         raise AssertionError("taken apart by the lane")
 
 
-class DatabaseFile:
-    """The open connections to one database file. All methods block: call them in a thread."""
-
-    def __init__(self, path: str, *, readers: int, busy_timeout: float, mmap_bytes: int = 0) -> None:
-        self.path = path
-        self._mmap_bytes = mmap_bytes
-        self.readers = readers
-        self._busy_timeout = busy_timeout
-        self._opened: list[Database] = []
-        self._renew_writer = False
-        self.writer: Database
-        self.reader: Database
-        self._idle: list[Database] = []
-
-    def open(self) -> None:
-        """Open all connections; on an error none is left open."""
-        try:
-            self.writer = self._open()
-            self.reader = self._open(_READER_CACHE_BYTES)
-            self._idle = [self._open(_SEARCHER_CACHE_BYTES) for _ in range(self.readers)]
-        except BaseException:
-            self.drop()
-            raise
-
-    def _open(self, read_with: int | None = None) -> Database:
-        """A connection that writes, or one that only reads, with at most so many bytes of cache."""
-        if read_with is None:
-            database = Database.open_file(self.path, busy_timeout=self._busy_timeout)
-        else:
-            database = Database.open_file(
-                self.path,
-                busy_timeout=self._busy_timeout,
-                read_only=True,
-                cache_bytes=read_with,
-                mmap_bytes=self._mmap_bytes,
-            )
-        self._opened.append(database)
-        return database
-
-    def write(self, operations: Sequence[Operation], at_once: Operation | None = None) -> list[Any]:
-        """Run writes, one thread at a time. `at_once`: those very writes as one.
-
-        After an error of the disk the connection is opened anew first.
-        """
-        if self._renew_writer:
-            # SQLite keeps a log that it could open only for reading, and never tries again.
-            fresh = Database.open_file(self.path, busy_timeout=self._busy_timeout)
-            self._opened[0], former = fresh, self.writer
-            self.writer = fresh
-            self._renew_writer = False
-            former.close()
-        try:
-            return self.writer.write(operations, join=joined, at_once=at_once)
-        except BackendError as error:
-            self._renew_writer = isinstance(error.__cause__, DISK_ERRORS)
-            raise
-
-    def search(self, operations: Sequence[Operation]) -> list[Any]:
-        """Run searches on a reader that is free. At most `readers` threads may be inside."""
-        database = self._idle.pop()
-        try:
-            return database.read(operations)
-        finally:
-            self._idle.append(database)
-
-    def close(self) -> None:
-        """Close all connections, the writer last, which then folds the write-ahead log into the database."""
-        if self._opened:
-            self._opened[0].optimize()
-        while self._opened:
-            self._opened.pop().close()
-
-    def drop(self) -> None:
-        """Close all connections in a hurry; a statement under way is interrupted."""
-        for database in self._opened:
-            database.interrupt()
-        while self._opened:
-            self._opened.pop().close()
-
-    def leak(self) -> None:
-        """Forget the connections without closing them: in a forked child that inherited them in the middle of a job."""
-        _leaked.extend(self._opened)
-        self._opened.clear()
-
-
-_leaked: list[Database] = []
-
-
 class Lanes:
     """Carries the calls of one home to a database file. Made and used on the home loop."""
 
@@ -155,6 +64,7 @@ class Lanes:
         self._writer = LaneThreads(home, "specstar-writer", 1)
         self._reader = LaneThreads(home, "specstar-reader", 1)
         self._searchers = LaneThreads(home, "specstar-searcher", file.readers)
+        self._checkpoints = Checkpoints(home, file, self._writer)
         self._frees_loop = False
         self._commit_seconds = _FIRST_COMMIT_SECONDS
         self._writes: Batcher[_Sized, Any] = Batcher(
@@ -215,6 +125,7 @@ class Lanes:
 
     def end(self, timeout: float) -> None:
         """End the threads; waits for each, `timeout` seconds at most. Blocks."""
+        self._checkpoints.end(timeout)
         for threads in (self._writer, self._reader, self._searchers):
             threads.end(timeout)
 
@@ -223,15 +134,18 @@ class Lanes:
         rows = RowBatch.of(operations)
         self._frees_loop = rows is not None
         if rows is None:
-            return await self._writer.run(self._write, operations)
-        results, took = await self._writer.run(self._write_rows, (operations, rows))
-        self._commit_seconds += (took - len(operations) * _ROW_SECONDS - self._commit_seconds) * _FORGETTING
+            results = await self._writer.run(self._write, operations)
+        else:
+            results, waited = await self._writer.run(self._write_rows, (operations, rows))
+            self._commit_seconds += (waited + _COMMIT_SECONDS - self._commit_seconds) * _FORGETTING
+        self._checkpoints.begin_if_due()
         return results
 
     def _write_rows(self, batch: tuple[list[_Sized], RowBatch]) -> tuple[list[Any], float]:
-        """The results, and how many seconds it took."""
-        begun = time.perf_counter()
-        return self._file.write(*batch), time.perf_counter() - begun
+        """The results, and for how many seconds the thread waited: for the disk, most of all."""
+        begun, worked = time.perf_counter(), time.thread_time()
+        results = self._file.write(*batch)
+        return results, time.perf_counter() - begun - (time.thread_time() - worked)
 
     def _write(self, operations: list[_Sized]) -> list[Any]:
         write = self._file.write

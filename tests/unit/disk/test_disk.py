@@ -22,7 +22,7 @@ from specstar.backends.disk import DiskOptions, DiskProvider
 from specstar.backends.disk.mounts import network_file_system
 from specstar.backends.disk.payload_files import PayloadFiles
 from specstar.backends.disk.provider import root_path
-from specstar.backends.sqlite.lanes import DatabaseFile
+from specstar.backends.sqlite.database_file import DatabaseFile
 from specstar.errors import BackendError, BlobIntegrityError, DecodeError, InvalidInputError, SchemaVersionError
 from specstar.query import build_query
 from specstar.roles import BlobStore, PayloadKey, Storage, StoredRevision

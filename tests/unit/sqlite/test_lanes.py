@@ -11,7 +11,8 @@ import apsw
 import pytest
 
 from specstar.backends.sqlite.database import Database
-from specstar.backends.sqlite.lanes import DatabaseFile, Lanes
+from specstar.backends.sqlite.database_file import DatabaseFile
+from specstar.backends.sqlite.lanes import Lanes
 from specstar.errors import BackendError, BackendUnavailable, DuplicateResourceError
 from specstar.runtime import Gate
 

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from specstar.backends.sqlite.advance_row import AdvanceRow
 from specstar.backends.sqlite.database import Database
-from specstar.backends.sqlite.lanes import DatabaseFile
+from specstar.backends.sqlite.database_file import DatabaseFile
 from specstar.backends.sqlite.reads import GetFull
 from specstar.backends.sqlite.row_batch import RowBatch
 from specstar.backends.sqlite.tables import ModelTables

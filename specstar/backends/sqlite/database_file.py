@@ -1,0 +1,146 @@
+"""The open connections to one database file, and how long its write-ahead log is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from specstar.backends.sqlite.database import WAL_PAGES, Database, Operation
+from specstar.backends.sqlite.faults import DISK_ERRORS
+from specstar.backends.sqlite.forks import working
+from specstar.backends.sqlite.writes import joined
+from specstar.errors import BackendError, SpecstarError
+
+__all__ = ["DatabaseFile"]
+
+# What is read by id is spread over the whole file; each search reads near to what it found.
+_READER_CACHE_BYTES = 64 << 20
+_SEARCHER_CACHE_BYTES = 16 << 20
+_LOOK_SECONDS = 0.02
+# What a checkpoint beside the writer may leave to it, and how often it tries.
+_FEW_PAGES = WAL_PAGES // 8
+_PASSES = 3
+
+
+class DatabaseFile:
+    """The open connections to one database file. All methods block: call them in a thread."""
+
+    def __init__(self, path: str, *, readers: int, busy_timeout: float, mmap_bytes: int = 0) -> None:
+        self.path = path
+        self._mmap_bytes = mmap_bytes
+        self.readers = readers
+        self._busy_timeout = busy_timeout
+        self._opened: list[Database] = []
+        self._renew_writer = False
+        self._looked = 0.0
+        self._checkpointer: Database | None = None
+        self.log_is_long = False
+        """True if the write-ahead log should be brought into the database: `checkpoint`, then `finish_checkpoint`."""
+        self.writer: Database
+        self.reader: Database
+        self._idle: list[Database] = []
+
+    def open(self) -> None:
+        """Open all connections; on an error none is left open."""
+        try:
+            self.writer = self._open()
+            self.reader = self._open(_READER_CACHE_BYTES)
+            self._idle = [self._open(_SEARCHER_CACHE_BYTES) for _ in range(self.readers)]
+        except BaseException:
+            self.drop()
+            raise
+
+    def _open(self, read_with: int | None = None) -> Database:
+        """A connection that writes, or one that only reads, with at most so many bytes of cache."""
+        if read_with is None:
+            database = Database.open_file(self.path, busy_timeout=self._busy_timeout)
+        else:
+            database = Database.open_file(
+                self.path,
+                busy_timeout=self._busy_timeout,
+                read_only=True,
+                cache_bytes=read_with,
+                mmap_bytes=self._mmap_bytes,
+            )
+        self._opened.append(database)
+        return database
+
+    def write(self, operations: Sequence[Operation], at_once: Operation | None = None) -> list[Any]:
+        """Run writes, one thread at a time. `at_once`: those very writes as one.
+
+        After an error of the disk the connection is opened anew first.
+        """
+        if self._renew_writer:
+            # SQLite keeps a log that it could open only for reading, and never tries again.
+            fresh = Database.open_file(self.path, busy_timeout=self._busy_timeout)
+            self._opened[0], former = fresh, self.writer
+            self.writer = fresh
+            self._renew_writer = False
+            former.close()
+        try:
+            results = self.writer.write(operations, join=joined, at_once=at_once)
+        except BackendError as error:
+            self._renew_writer = isinstance(error.__cause__, DISK_ERRORS)
+            raise
+        now = time.monotonic()
+        if now - self._looked >= _LOOK_SECONDS:
+            self._looked = now
+            # The write is made: whatever is wrong now, the next one will tell.
+            with suppress(SpecstarError):
+                self.log_is_long = self.writer.log_pages() >= WAL_PAGES
+        return results
+
+    def checkpoint(self) -> None:
+        """Bring the log into the database, all but a few pages, while others read and write. One thread at a time."""
+        try:
+            if self._checkpointer is None:
+                with working():
+                    self._checkpointer = self._open()
+            for _ in range(_PASSES):
+                if self._checkpointer.checkpoint() <= _FEW_PAGES:
+                    return
+        except SpecstarError:
+            # As with the writer: it may be broken for good.
+            broken, self._checkpointer = self._checkpointer, None
+            if broken is not None:
+                with suppress(SpecstarError, ValueError):
+                    broken.close()
+                    self._opened.remove(broken)
+            raise
+
+    def finish_checkpoint(self) -> None:
+        """The rest, in the writer's thread: a log of which all is in the database begins anew with the next write."""
+        self.log_is_long = False
+        self.writer.checkpoint()
+
+    def search(self, operations: Sequence[Operation]) -> list[Any]:
+        """Run searches on a reader that is free. At most `readers` threads may be inside."""
+        database = self._idle.pop()
+        try:
+            return database.read(operations)
+        finally:
+            self._idle.append(database)
+
+    def close(self) -> None:
+        """Close all connections, the writer last, which then folds the write-ahead log into the database."""
+        if self._opened:
+            self._opened[0].optimize()
+        while self._opened:
+            self._opened.pop().close()
+
+    def drop(self) -> None:
+        """Close all connections in a hurry; a statement under way is interrupted."""
+        for database in self._opened:
+            database.interrupt()
+        while self._opened:
+            self._opened.pop().close()
+
+    def leak(self) -> None:
+        """Forget the connections without closing them: in a forked child that inherited them in the middle of a job."""
+        _leaked.extend(self._opened)
+        self._opened.clear()
+
+
+_leaked: list[Database] = []
