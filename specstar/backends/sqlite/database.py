@@ -279,30 +279,18 @@ class Database:
                 self._rollback()
         return results
 
-    def log_pages(self) -> int:
-        """How many pages the write-ahead log has."""
-        with _translated(self.name), self._held():
-            return self._log()[0]
-
-    def checkpoint(self) -> int:
-        """Bring into the database what the log has at present; waits for nobody. Returns how many pages are left by the end.
-
-        None where another process is at it.
-        """
+    def log_pages(self) -> tuple[int, int]:
+        """How many pages the write-ahead log has, and how many of them are in the database; zeros while it cannot be told."""
         with _translated(self.name), self._held():
             try:
-                self.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+                return self.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
             except apsw.BusyError:
-                return 0
-            pages, done = self._log()
-            return pages - done
+                return 0, 0
 
-    def _log(self) -> tuple[int, int]:
-        """The pages of the log, and how many of them are in the database; zeros while another process looks after it."""
-        try:
-            return self.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
-        except apsw.BusyError:
-            return 0, 0
+    def checkpoint(self) -> None:
+        """Bring into the database what the log has at present. Waits for nobody, and does nothing while another is at it."""
+        with _translated(self.name), self._held(), suppress(apsw.BusyError):
+            self.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
 
     def close(self) -> None:
         """Close the connection; waits for a job that still uses it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -20,8 +21,8 @@ _READER_CACHE_BYTES = 64 << 20
 _SEARCHER_CACHE_BYTES = 16 << 20
 _LOOK_SECONDS = 0.02
 # What a checkpoint beside the writer may leave to it, and how often it tries.
-_FEW_PAGES = WAL_PAGES // 8
-_PASSES = 3
+_FEW_PAGES = WAL_PAGES // 32
+_PASSES = 6
 
 
 class DatabaseFile:
@@ -36,6 +37,8 @@ class DatabaseFile:
         self._renew_writer = False
         self._looked = 0.0
         self._checkpointer: Database | None = None
+        # Closed last of all: closing any descriptor of a file takes away the locks that this process has on it.
+        self._descriptor: int | None = None
         self.log_is_long = False
         """True if the write-ahead log should be brought into the database: `checkpoint`, then `finish_checkpoint`."""
         self.writer: Database
@@ -89,7 +92,7 @@ class DatabaseFile:
             self._looked = now
             # The write is made: whatever is wrong now, the next one will tell.
             with suppress(SpecstarError):
-                self.log_is_long = self.writer.log_pages() >= WAL_PAGES
+                self.log_is_long = self.writer.log_pages()[0] >= WAL_PAGES
         return results
 
     def checkpoint(self) -> None:
@@ -99,7 +102,10 @@ class DatabaseFile:
                 with working():
                     self._checkpointer = self._open()
             for _ in range(_PASSES):
-                if self._checkpointer.checkpoint() <= _FEW_PAGES:
+                self._checkpointer.checkpoint()
+                self._sync()
+                pages, done = self._checkpointer.log_pages()
+                if pages - done <= _FEW_PAGES:
                     return
         except SpecstarError:
             # As with the writer: it may be broken for good.
@@ -109,6 +115,14 @@ class DatabaseFile:
                     broken.close()
                     self._opened.remove(broken)
             raise
+
+    def _sync(self) -> None:
+        """Make durable what is in the database. SQLite leaves this to whoever brings in the last page, while all writers wait."""
+        # If it fails, that one is told as well.
+        with suppress(OSError):
+            if self._descriptor is None:
+                self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            os.fsync(self._descriptor)
 
     def finish_checkpoint(self) -> None:
         """The rest, in the writer's thread: a log of which all is in the database begins anew with the next write."""
@@ -127,15 +141,20 @@ class DatabaseFile:
         """Close all connections, the writer last, which then folds the write-ahead log into the database."""
         if self._opened:
             self._opened[0].optimize()
-        while self._opened:
-            self._opened.pop().close()
+        self._close_all()
 
     def drop(self) -> None:
         """Close all connections in a hurry; a statement under way is interrupted."""
         for database in self._opened:
             database.interrupt()
+        self._close_all()
+
+    def _close_all(self) -> None:
         while self._opened:
             self._opened.pop().close()
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
 
     def leak(self) -> None:
         """Forget the connections without closing them: in a forked child that inherited them in the middle of a job."""
