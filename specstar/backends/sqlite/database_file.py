@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
+from specstar.backends.sqlite import descriptors
 from specstar.backends.sqlite.database import WAL_PAGES, Database, Operation
 from specstar.backends.sqlite.faults import DISK_ERRORS
 from specstar.backends.sqlite.forks import working
@@ -37,8 +37,7 @@ class DatabaseFile:
         self._renew_writer = False
         self._looked = 0.0
         self._checkpointer: Database | None = None
-        # Closed last of all: closing any descriptor of a file takes away the locks that this process has on it.
-        self._descriptor: int | None = None
+        self._entered: str | None = None
         self.log_is_long = False
         """True if the write-ahead log should be brought into the database: `checkpoint`, then `finish_checkpoint`."""
         self.writer: Database
@@ -47,6 +46,7 @@ class DatabaseFile:
 
     def open(self) -> None:
         """Open all connections; on an error none is left open."""
+        self._entered = descriptors.enter(self.path)
         try:
             self.writer = self._open()
             self.reader = self._open(_READER_CACHE_BYTES)
@@ -103,7 +103,9 @@ class DatabaseFile:
                     self._checkpointer = self._open()
             for _ in range(_PASSES):
                 self._checkpointer.checkpoint()
-                self._sync()
+                # SQLite leaves this to whoever brings in the last page, while all writers wait.
+                if self._entered is not None:
+                    descriptors.sync(self._entered)
                 pages, done = self._checkpointer.log_pages()
                 if pages - done <= _FEW_PAGES:
                     return
@@ -116,18 +118,14 @@ class DatabaseFile:
                     self._opened.remove(broken)
             raise
 
-    def _sync(self) -> None:
-        """Make durable what is in the database. SQLite leaves this to whoever brings in the last page, while all writers wait."""
-        # If it fails, that one is told as well.
-        with suppress(OSError):
-            if self._descriptor is None:
-                self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-            os.fsync(self._descriptor)
-
     def finish_checkpoint(self) -> None:
         """The rest, in the writer's thread: a log of which all is in the database begins anew with the next write."""
         self.log_is_long = False
-        self.writer.checkpoint()
+        try:
+            self.writer.checkpoint()
+        except BackendError as error:
+            self._renew_writer = isinstance(error.__cause__, DISK_ERRORS)
+            raise
 
     def search(self, operations: Sequence[Operation]) -> list[Any]:
         """Run searches on a reader that is free. At most `readers` threads may be inside."""
@@ -152,9 +150,9 @@ class DatabaseFile:
     def _close_all(self) -> None:
         while self._opened:
             self._opened.pop().close()
-        descriptor, self._descriptor = self._descriptor, None
-        if descriptor is not None:
-            os.close(descriptor)
+        entered, self._entered = self._entered, None
+        if entered is not None:
+            descriptors.leave(entered)
 
     def leak(self) -> None:
         """Forget the connections without closing them: in a forked child that inherited them in the middle of a job."""
