@@ -16,7 +16,7 @@ from specstar.backends.sqlite.forks import working
 from specstar.errors import BackendError, BackendUnavailable, OutcomeUnknownError, SchemaVersionError, SpecstarError
 from specstar.query import regex_function
 
-__all__ = ["APPLICATION_ID", "SCHEMA_VERSION", "WAL_PAGES", "Database", "Joined", "Operation"]
+__all__ = ["APPLICATION_ID", "SCHEMA_VERSION", "Database", "Joined", "Operation"]
 
 APPLICATION_ID = 0x53706353
 """Marks a SQLite file as ours ("SpcS")."""
@@ -24,11 +24,8 @@ SCHEMA_VERSION = 2
 # Version 1 is read, and made a version 2: its records of revisions are longer, and stay as they are.
 _OLDEST_VERSION = 1
 _PAGE_SIZE = 4096
-WAL_PAGES = 8000
-"""From here on a checkpoint is due. 32 MiB: pages that change often are written back once in a while, not after every few
-batches."""
-# Where nobody sees to it, SQLite does, after a commit.
-_MOST_WAL_PAGES = 4 * WAL_PAGES
+# 125 MiB: where nobody sees to checkpoints, SQLite does, after a commit.
+_MOST_WAL_PAGES = 32_000
 _WAL_KEEP_BYTES = 64 << 20
 _STATEMENTS = 300
 # Older ones can corrupt a WAL database that several connections checkpoint: https://sqlite.org/wal.html#walresetbug

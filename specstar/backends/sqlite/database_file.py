@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from specstar.backends.sqlite import descriptors
-from specstar.backends.sqlite.database import WAL_PAGES, Database, Operation
+from specstar.backends.sqlite.database import Database, Operation
 from specstar.backends.sqlite.faults import DISK_ERRORS
 from specstar.backends.sqlite.forks import working
 from specstar.backends.sqlite.writes import joined
@@ -19,6 +19,8 @@ __all__ = ["DatabaseFile"]
 # What is read by id is spread over the whole file; each search reads near to what it found.
 _READER_CACHE_BYTES = 64 << 20
 _SEARCHER_CACHE_BYTES = 16 << 20
+# 32 MiB: pages that change often are written back to the database once in a while, not after every few batches.
+WAL_PAGES = 8000
 _LOOK_SECONDS = 0.02
 # What a checkpoint beside the writer may leave to it, and how often it tries.
 _FEW_PAGES = WAL_PAGES // 32

@@ -1,6 +1,7 @@
 """Under the shim: run short sequences of operations, each in a folder of its own, and leave a trace of each.
 
-A mark `begin N` stands before, `done N` after the N-th operation of a sequence.
+A mark `begin N` stands before, `done N` after the N-th operation of a sequence. In every other sequence the log of the
+database is brought into it again and again.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import sys
 from pathlib import Path
 
+from specstar.backends.sqlite import database_file
 from tests.faults.tools.failing_calls import LARGE, SMALL, Note, Store
 from tests.faults.tools.file_faults import FileFaults
 
@@ -40,7 +42,8 @@ async def perform(store: Store, operation: str, number: int) -> None:
         raise AssertionError(operation)
 
 
-async def record(work: Path, name: str, sequence: list[str]) -> None:
+async def record(work: Path, name: str, sequence: list[str], *, short_log: bool) -> None:
+    database_file.WAL_PAGES = 8 if short_log else 8000
     sandbox = work / name
     sandbox.mkdir()
     faults = FileFaults(sandbox)
@@ -55,13 +58,16 @@ async def record(work: Path, name: str, sequence: list[str]) -> None:
         faults.mark(f"begin {number}")
         await perform(store, operation, number)
         faults.mark(f"done {number}")
+        if short_log:
+            await asyncio.sleep(0.05)
     faults.trace(None)
     await store.spec.aclose()
 
 
 async def run(work: Path, sequences: dict[str, list[str]]) -> None:
-    for name, sequence in sequences.items():
-        await record(work, name, sequence)
+    database_file._FEW_PAGES, database_file._LOOK_SECONDS = 0, 0.0
+    for place, (name, sequence) in enumerate(sequences.items()):
+        await record(work, name, sequence, short_log=place % 2 == 1)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import msgspec
 
 from specstar import SpecStar
 from specstar.backends.s3 import meta_database
+from specstar.backends.sqlite import database_file
 from specstar.resource_manager import ResourceManager
 from specstar.roles import RevisionInfo
 from tests.faults.tools.kill_points import die_at
@@ -72,6 +73,8 @@ class Orders(msgspec.Struct, frozen=True):
     """How many passages of that point to survive."""
     s3_whole: int | None = None
     """Up to how many bytes metadata on S3 is pushed whole, where that is not what the program has for users."""
+    log_pages: int | None = None
+    """From how many pages on the log of a database on disk is brought into it, likewise."""
 
 
 def text_of(key: str, serial: int, size: int) -> str:
@@ -103,6 +106,9 @@ def write(told: Callable[..., None], orders: bytes) -> None:
         die_at(what.die_at, what.die_after)
     if what.s3_whole is not None:
         meta_database.SMALL = what.s3_whole
+    if what.log_pages is not None:
+        database_file.WAL_PAGES, database_file._FEW_PAGES = what.log_pages, what.log_pages // 8
+        database_file._LOOK_SECONDS = 0.001
     # A writer whose test has gone ends by itself.
     signal.alarm(120)
     options = {"use_uvloop": True} if what.loop == "uvloop" else {}
