@@ -98,6 +98,11 @@ class Batcher(Generic[Item, Result]):
         return len(self._pending)
 
     @property
+    def in_flight(self) -> int:
+        """Flushes under way."""
+        return self._in_flight
+
+    @property
     def busy(self) -> bool:
         """True if something waits or is in flight."""
         return self._in_flight > 0 or bool(self._pending)
@@ -153,6 +158,11 @@ class Batcher(Generic[Item, Result]):
         self._starting = True
         self._in_flight += 1
         self._home.spawn(self._work)
+
+    def hurry(self) -> None:
+        """What `worth` says has changed: start another flush for what waits, if one may be added."""
+        if self._pending:
+            self._start()
 
     async def _work(self) -> None:
         """Send batches until nothing waits. One of at most `max_in_flight` such tasks."""

@@ -14,6 +14,7 @@ from specstar.backends.sqlite.database_file import DatabaseFile
 from specstar.backends.sqlite.lane_threads import LaneThreads
 from specstar.backends.sqlite.reads import prefetches
 from specstar.backends.sqlite.row_batch import RowBatch
+from specstar.backends.sqlite.search_lane import SearchLane
 from specstar.errors import BackendError, SpecstarError
 from specstar.runtime import Batcher, Home, portions
 
@@ -21,7 +22,6 @@ __all__ = ["Lanes"]
 
 _MAX_WRITES = 1024
 _MAX_READS = 256
-_MAX_SEARCHES = 16
 _DRAIN_SECONDS = 60.0
 _PORTION_ITEMS = 512
 _SHARE_FROM = 16
@@ -63,7 +63,7 @@ class Lanes:
         self._portion_bytes = batch_bytes // 2
         self._writer = LaneThreads(home, "specstar-writer", 1)
         self._reader = LaneThreads(home, "specstar-reader", 1)
-        self._searchers = LaneThreads(home, "specstar-searcher", file.readers)
+        self._searches = SearchLane(home, file)
         self._checkpoints = Checkpoints(home, file, self._writer)
         self._frees_loop = False
         self._commit_seconds = _FIRST_COMMIT_SECONDS
@@ -87,17 +87,10 @@ class Lanes:
             max_in_flight=1 if _PROCESSORS == 1 else 2,
             worth=lambda: _SHARE_FROM,
         )
-        self._searches: Batcher[Operation, Any] = Batcher(
-            home,
-            self._flush_searches,
-            name=f"{file.path}: searches",
-            max_items=_MAX_SEARCHES,
-            max_in_flight=file.readers,
-        )
         # Bound here: on the way of every call.
         self.write = self._writes.submit
         self.read = self._reads.submit
-        self.search = self._searches.submit
+        self.search = self._searches.batcher.submit
 
     async def write_all(self, operations: Sequence[_Sized]) -> list[Any]:
         """Write several, each by itself; one entry each: its result or its own error."""
@@ -119,14 +112,15 @@ class Lanes:
 
     async def drain(self) -> None:
         """Wait until nothing is under way."""
-        for batcher in (self._writes, self._reads, self._searches):
+        for batcher in (self._writes, self._reads, self._searches.batcher):
             if not await batcher.drain(_DRAIN_SECONDS):
                 raise BackendError(f"{batcher.name}: still busy after {_DRAIN_SECONDS:g} s")
 
     def end(self, timeout: float) -> None:
         """End the threads; waits for each, `timeout` seconds at most. Blocks."""
         self._checkpoints.end(timeout)
-        for threads in (self._writer, self._reader, self._searchers):
+        self._searches.end(timeout)
+        for threads in (self._writer, self._reader):
             threads.end(timeout)
 
     async def _flush_writes(self, operations: list[_Sized]) -> list[Any]:
@@ -166,6 +160,3 @@ class Lanes:
     def _read(self, operations: list[Operation]) -> list[Any]:
         first: list[Operation] = list(prefetches(operations))
         return self._file.reader.read([*first, *operations])[len(first) :]
-
-    async def _flush_searches(self, operations: list[Operation]) -> list[Any]:
-        return await self._searchers.run(self._file.search, operations)

@@ -1,0 +1,98 @@
+"""Searches: one batch at a time while they are quick; nobody waits behind one that is slow."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import anyio
+import pytest
+
+from specstar.backends.sqlite.database import Database
+from specstar.backends.sqlite.database_file import DatabaseFile
+from specstar.backends.sqlite.search_lane import SearchLane
+from specstar.runtime import Gate
+
+READERS = 3
+
+
+class Search:
+    """Counts how many run at the same time. With `until` it takes as long as that is not set."""
+
+    running = most = 0
+    lock = threading.Lock()
+
+    def __init__(self, until: threading.Event | None = None) -> None:
+        self.until = until
+
+    def run(self, database: Database) -> int:
+        with self.lock:
+            Search.running += 1
+            Search.most = max(Search.most, Search.running)
+        if self.until is not None:
+            assert self.until.wait(20)
+        database.execute("SELECT 1")
+        with self.lock:
+            Search.running -= 1
+        return threading.get_ident()
+
+
+@pytest.fixture
+async def lane(tmp_path: Path, anyio_backend: object) -> AsyncIterator[SearchLane]:
+    Search.running = Search.most = 0
+    file = DatabaseFile(str(tmp_path / "x.sqlite3"), readers=READERS, busy_timeout=5)
+    file.open()
+    gate = Gate()
+    lane = SearchLane(gate.settle(), file)
+    yield lane
+    await lane.batcher.drain(5)
+    lane.end(5)
+    file.close()
+    await gate.aclose()
+
+
+async def test_quick_ones_have_one_thread(lane: SearchLane) -> None:
+    threads: set[int] = set()
+
+    async def caller() -> None:
+        for _ in range(20):
+            threads.add(await lane.batcher.submit(Search()))
+
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as group:
+            for _ in range(64):
+                group.start_soon(caller)
+    assert Search.most == 1
+    assert len(threads) == 1
+
+
+@pytest.mark.parametrize("slow", range(1, READERS))
+async def test_slow_ones_leave_a_way_to_the_others(lane: SearchLane, slow: int) -> None:
+    go_on = threading.Event()
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as group:
+            for _ in range(slow):
+                group.start_soon(lane.batcher.submit, Search(go_on))
+                await anyio.sleep(0.05)
+            try:
+                async with anyio.create_task_group() as quick:
+                    # All at once: nobody comes later to notice.
+                    for _ in range(100):
+                        quick.start_soon(lane.batcher.submit, Search())
+            finally:
+                go_on.set()
+    assert Search.most == slow + 1
+
+
+async def test_more_slow_ones_than_threads_wait_for_each_other(lane: SearchLane) -> None:
+    go_on = threading.Event()
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as group:
+            for _ in range(READERS + 2):
+                group.start_soon(lane.batcher.submit, Search(go_on))
+                await anyio.sleep(0.05)
+            group.start_soon(lane.batcher.submit, Search())
+            assert Search.running == READERS
+            go_on.set()
+    assert Search.most == READERS
