@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import deque
 
 from benchmarks.contestants.resources import Resources
@@ -18,9 +19,22 @@ class Grown(Resources):
         self.written = self.changed = self.read
 
     async def open(self) -> None:
-        await self.fill("read", self.rows)
+        # Those that are there at first: one order for the whole run, so that no later round reads what an earlier one has.
+        await super().prepare_get()
+        self._current = deque(enumerate(await self.fill("read", self.rows)))
+        self._random = random.Random(11)
+
+    async def prepare_get(self) -> None:
+        """Among all of them."""
 
     async def prepare_update(self) -> None:
-        """Among all of them."""
-        if not hasattr(self, "_current"):
-            self._current = deque(enumerate(await self.fill("read", self.rows)))
+        """One after the other, in the order in which they were made."""
+        self._current = deque(sorted(self._current))
+
+    async def prepare_update_anywhere(self) -> None:
+        """Among all of them, in an order that no cache foresees."""
+        self._current = deque(self._random.sample(self._current, len(self._current)))
+
+    async def update_anywhere(self, caller: int) -> None:
+        """The same call as `update`."""
+        await self.update(caller)

@@ -9,7 +9,12 @@ from benchmarks.case import Case, Entry, Scale, Suite, Target
 __all__ = ["growth", "load"]
 
 _CALLERS = (1, 4, 16, 64, 256, 512)
-_OPERATIONS = ("create", "get", "update")
+_GROWN = {
+    "create": "create in a table of so many resources",
+    "get": "get in a table of so many resources",
+    "update": "update in a table of so many resources, one after the other",
+    "update_anywhere": "update in a table of so many resources, anywhere",
+}
 _KEPT_RATE = 0.7
 
 
@@ -68,7 +73,7 @@ def growth(scale: Scale) -> Suite:
                 )
             )
     smallest, largest = sizes[0], sizes[-1]
-    for operation in _OPERATIONS:
+    for operation, title in _GROWN.items():
         targets = tuple(
             Target(entry=f"{kind}, {largest:,}", against=f"{kind}, {smallest:,}", at_least=_KEPT_RATE)
             for kind in ("disk", "PostgreSQL")
@@ -77,7 +82,7 @@ def growth(scale: Scale) -> Suite:
         cases.append(
             Case(
                 operation=operation,
-                title=f"{operation} in a table of so many resources",
+                title=title,
                 callers=64,
                 entries=tuple(entry.name for entry in entries),
                 targets=targets,
@@ -91,7 +96,13 @@ def growth(scale: Scale) -> Suite:
         servers=("postgres",),
         entries=tuple(entries),
         cases=tuple(cases),
-        notes=("Update and get choose among all resources. The tables are filled by `create_many`.",),
+        notes=(
+            (
+                "Gets are spread at random over all resources. Updates take them in the order in which they were made, so that "
+                "those of one moment lie near to each other, or, anywhere, at random."
+            ),
+            "The tables are filled by `create_many`.",
+        ),
     )
 
 
