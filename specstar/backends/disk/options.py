@@ -37,7 +37,11 @@ class DiskOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     ] = 64 << 10
     reader_threads: Annotated[
         int,
-        Meta(ge=1, le=64, description="Threads, each with its own connection, for searches: one, and more beside slow ones. Default 2."),
+        Meta(
+            ge=1,
+            le=64,
+            description="Threads, each with its own connection, for searches: one, and more beside slow ones. Default 2.",
+        ),
     ] = 2
     mmap_bytes: Annotated[
         int,
