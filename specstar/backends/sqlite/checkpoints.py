@@ -18,7 +18,9 @@ from specstar.runtime import Home
 __all__ = ["Checkpoints"]
 
 logger = logging.getLogger("specstar")
+# After an error, and while a long search holds the log.
 _PAUSE_SECONDS = 5.0
+_BLOCKED_SECONDS = 0.25
 
 
 class Checkpoints:
@@ -40,7 +42,8 @@ class Checkpoints:
     async def _run(self) -> None:
         try:
             await self._beside.run(DatabaseFile.checkpoint, self._file)
-            await self._writer.run(DatabaseFile.finish_checkpoint, self._file)
+            if not await self._writer.run(DatabaseFile.finish_checkpoint, self._file):
+                await anyio.sleep(_BLOCKED_SECONDS)
         except BackendUnavailable:
             return  # closed meanwhile
         except SpecstarError as error:

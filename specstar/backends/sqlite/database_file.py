@@ -103,8 +103,13 @@ class DatabaseFile:
             if self._checkpointer is None:
                 with working():
                     self._checkpointer = self._open()
+            before = -1
             for _ in range(_PASSES):
                 self._checkpointer.checkpoint()
+                _, done = self._checkpointer.log_pages()
+                if done <= before:
+                    return  # a reader still needs what is there
+                before = done
                 # SQLite leaves this to whoever brings in the last page, while all writers wait.
                 if self._entered is not None:
                     descriptors.sync(self._entered)
@@ -116,18 +121,23 @@ class DatabaseFile:
             broken, self._checkpointer = self._checkpointer, None
             if broken is not None:
                 with suppress(SpecstarError, ValueError):
-                    broken.close()
                     self._opened.remove(broken)
+                    broken.close()
             raise
 
-    def finish_checkpoint(self) -> None:
-        """The rest, in the writer's thread: a log of which all is in the database begins anew with the next write."""
+    def finish_checkpoint(self) -> bool:
+        """The rest, in the writer's thread: a log of which all is in the database begins anew with the next write.
+
+        False if something stands against it: a reader that has begun before, or another process.
+        """
         self.log_is_long = False
         try:
             self.writer.checkpoint()
+            pages, done = self.writer.log_pages()
         except BackendError as error:
             self._renew_writer = isinstance(error.__cause__, DISK_ERRORS)
             raise
+        return done >= pages
 
     def search(self, operations: Sequence[Operation]) -> list[Any]:
         """Run searches on a reader that is free. At most `readers` threads may be inside."""

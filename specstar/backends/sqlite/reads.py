@@ -35,6 +35,8 @@ __all__ = [
 _INFO = len(META_COLUMNS)
 # From this many ids on, one statement for all costs less than one for each.
 _TOGETHER = 4
+# SQLite holds the rows of a statement once more while it sorts them.
+_MOST_TOGETHER = 256
 
 
 class FoundRow(NamedTuple):
@@ -153,7 +155,11 @@ def prefetches(operations: Sequence[Operation]) -> list[Prefetch]:
 
 def select_together(database: Database, select: str, ids: Sequence[str]) -> dict[str, tuple[Any, ...]]:
     """The rows of many ids by id; `select` is a statement for one id."""
-    return {row[0]: row for row in database.execute(_together(select), (json.dumps(ids),))}
+    found: dict[str, tuple[Any, ...]] = {}
+    for start in range(0, len(ids), _MOST_TOGETHER):
+        part = ids[start : start + _MOST_TOGETHER]
+        found.update((row[0], row) for row in database.execute(_together(select), (json.dumps(part),)))
+    return found
 
 
 def _together(select: str) -> str:

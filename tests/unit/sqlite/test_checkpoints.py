@@ -6,6 +6,7 @@ import logging
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
@@ -140,6 +141,31 @@ async def test_a_checkpoint_that_fails_is_told_and_tried_again(
     # Each was closed for good, and left to nobody.
     assert failing[0] is not failing[1]
     assert not {id(one) for one in failing} & {id(one) for one in opened.file._opened}
+
+
+async def test_a_long_search_is_waited_for(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it may still read stays in the log, and nobody tries all the time."""
+    tries: list[float] = []
+    checkpoint = DatabaseFile.checkpoint
+
+    def counted(self: DatabaseFile) -> None:
+        tries.append(time.monotonic())
+        checkpoint(self)
+
+    monkeypatch.setattr(DatabaseFile, "checkpoint", counted)
+    monkeypatch.setattr(checkpoints, "_BLOCKED_SECONDS", 0.2)
+    reader = opened.file._idle[0]
+    await opened.write(range(5))
+    reader.execute("BEGIN")
+    assert reader.execute("SELECT count(*) FROM numbers") == [(5,)]
+    begun = time.monotonic()
+    while time.monotonic() - begun < 1:
+        await opened.write(range(10))
+    assert opened.log_pages > 2 * LONG
+    assert 2 <= len(tries) <= 8
+    assert reader.execute("SELECT count(*) FROM numbers") == [(5,)]
+    reader.execute("COMMIT")
+    await opened.until_short()
 
 
 async def test_closing_in_the_middle_of_a_checkpoint_leaves_nothing_open(

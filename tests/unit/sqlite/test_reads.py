@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ from msgspec import Struct
 from specstar import SpecStar
 from specstar.backends.sqlite import lanes, reads
 from specstar.backends.sqlite.database import Database
+from specstar.backends.sqlite.rows import encode_meta
 from specstar.backends.sqlite.tables import ModelTables
 from specstar.backends.sqlite.writes import EnsureModel
 from specstar.errors import ResourceNotFoundError
-from specstar.roles import ModelSpec
+from specstar.roles import ModelSpec, ResourceMeta
 
 CALLERS = 48
 
@@ -60,6 +62,22 @@ async def test_each_caller_gets_its_own_row(
                     group.start_soon(get, number)
             assert found == {number: f"note {number}" if number % 5 else None for number in range(CALLERS)}
     assert 3 <= len(statements) <= 3 * (processors + 1)
+
+
+def test_very_many_ids_take_several_statements(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reads, "_MOST_TOGETHER", 8)
+    database = Database.in_memory()
+    tables = ModelTables(ModelSpec(name="x"))
+    database.write([EnsureModel(tables)])
+    ids = [f"r{number}" for number in range(30)]
+    time = datetime(2026, 1, 2, tzinfo=UTC)
+    metas = [
+        ResourceMeta(resource_id=one, current_revision_id="v", created_time=time, updated_time=time) for one in ids
+    ]
+    for meta in metas:
+        database.execute(tables.insert_meta, encode_meta(meta))
+    (found,) = database.read([reads.GetMeta(tables, [*reversed(ids), "absent"])])
+    assert found == [*reversed(metas), None]
 
 
 def test_all_rows_are_fetched_before_the_first_is_given() -> None:
