@@ -24,8 +24,8 @@ SCHEMA_VERSION = 2
 # Version 1 is read, and made a version 2: its records of revisions are longer, and stay as they are.
 _OLDEST_VERSION = 1
 _PAGE_SIZE = 4096
-# 125 MiB: where nobody sees to checkpoints, SQLite does, after a commit.
-_MOST_WAL_PAGES = 32_000
+# 128 MiB: where nobody sees to checkpoints, SQLite does, after a commit.
+_MOST_WAL_PAGES = 32_768
 _WAL_KEEP_BYTES = 64 << 20
 _STATEMENTS = 300
 # Older ones can corrupt a WAL database that several connections checkpoint: https://sqlite.org/wal.html#walresetbug

@@ -20,7 +20,7 @@ __all__ = ["DatabaseFile"]
 _READER_CACHE_BYTES = 64 << 20
 _SEARCHER_CACHE_BYTES = 16 << 20
 # 32 MiB: pages that change often are written back to the database once in a while, not after every few batches.
-WAL_PAGES = 8000
+WAL_PAGES = 8192
 _LOOK_SECONDS = 0.02
 # What a checkpoint beside the writer may leave to it, and how often it tries.
 _FEW_PAGES = WAL_PAGES // 32

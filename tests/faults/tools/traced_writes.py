@@ -43,7 +43,7 @@ async def perform(store: Store, operation: str, number: int) -> None:
 
 
 async def record(work: Path, name: str, sequence: list[str], *, short_log: bool) -> None:
-    database_file.WAL_PAGES = 8 if short_log else 8000
+    database_file.WAL_PAGES = 8 if short_log else 8192
     sandbox = work / name
     sandbox.mkdir()
     faults = FileFaults(sandbox)

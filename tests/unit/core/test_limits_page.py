@@ -21,7 +21,7 @@ from specstar.backends.rabbitmq import RabbitMQOptions, dead_letters, publisher
 from specstar.backends.rabbitmq import names as queue_names
 from specstar.backends.s3 import S3Options, keys, meta_sync, multipart
 from specstar.backends.simple import SimpleOptions
-from specstar.backends.sqlite import lanes
+from specstar.backends.sqlite import database, database_file, lanes, search_lane
 from specstar.config import expansion, loading
 from specstar.message_queue import codec as job_codec
 from specstar.message_queue import local_state, retry, sender
@@ -120,7 +120,7 @@ def expected() -> dict[str, Row]:
         "messages sent and not confirmed on `rabbitmq`": option(RabbitMQOptions, "max_unconfirmed"),
         "writes of a transaction on `disk`": fixed(count(lanes._MAX_WRITES)),
         "reads by id of one thread job on `disk`": fixed(count(lanes._MAX_READS)),
-        "searches of one thread job on `disk`": fixed(count(lanes._MAX_SEARCHES)),
+        "searches of one thread job on `disk`": fixed(count(search_lane._MAX_SEARCHES)),
         "payload files written or read together on `disk`": fixed(count(payloads._MAX_FILES)),
         "rows of a statement on `postgres`": fixed(count(postgres_reader.MAX_ROWS)),
         "calls of a push on `s3`": fixed(count(meta_sync._MAX_CHANGES)),
@@ -169,6 +169,7 @@ def expected() -> dict[str, Row]:
         "requests of one operation on `s3`": option(S3Options, "max_attempts"),
         "parts of one blob under way on `s3`": option(S3Options, "part_concurrency"),
         "searching threads of `disk`": option(DiskOptions, "reader_threads"),
+        "write-ahead log of `disk`": fixed(size(database_file.WAL_PAGES * database._PAGE_SIZE)),
         "threads for payload files of `disk`": fixed(count(connection._FILE_THREADS)),
         "threads for blobs of `disk`": fixed(count(connection._BLOB_THREADS)),
         "threads that read blobs of `disk` ahead": fixed(count(connection._AHEAD_THREADS)),
