@@ -9,12 +9,11 @@ from msgspec.structs import replace
 from specstar.backends.sqlite.database import Database
 from specstar.backends.sqlite.rows import encode_indexed, encode_revision, to_microseconds, to_time
 from specstar.backends.sqlite.tables import ModelTables
+from specstar.backends.sqlite.writes import ROW_OVERHEAD
 from specstar.errors import ResourceDeletedError, ResourceNotFoundError, RevisionConflictError
 from specstar.roles import Advance, RevisionInfo
 
 __all__ = ["AdvanceRow"]
-
-_ROW_OVERHEAD = 512
 
 
 class AdvanceRow:
@@ -32,7 +31,7 @@ class AdvanceRow:
         self._indexed = encode_indexed(item.indexed_data)
         self._info = encode_revision(revision)
         self._payload = payload
-        self.size = _ROW_OVERHEAD + len(self._indexed) + len(self._info) + (len(payload) if payload is not None else 0)
+        self.size = ROW_OVERHEAD + len(self._indexed) + len(self._info) + (len(payload) if payload is not None else 0)
 
     def values(self) -> tuple[Any, ...]:
         """The columns of `ModelTables.write_rows`: what is None follows from the row that is there."""

@@ -106,16 +106,14 @@ class DatabaseFile:
             before = -1
             for _ in range(_PASSES):
                 self._checkpointer.checkpoint()
-                _, done = self._checkpointer.log_pages()
-                if done <= before:
-                    return  # a reader still needs what is there
-                before = done
                 # SQLite leaves this to whoever brings in the last page, while all writers wait.
                 if self._entered is not None:
                     descriptors.sync(self._entered)
                 pages, done = self._checkpointer.log_pages()
-                if pages - done <= _FEW_PAGES:
+                # No further than before: a reader still needs what is there.
+                if pages - done <= _FEW_PAGES or done <= before:
                     return
+                before = done
         except SpecstarError:
             # As with the writer: it may be broken for good.
             broken, self._checkpointer = self._checkpointer, None

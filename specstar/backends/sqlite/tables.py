@@ -11,6 +11,7 @@ __all__ = ["CURRENT_ROW", "ModelTables"]
 
 CURRENT_ROW = "current_row"
 """A column that tables of early versions lack: it is added to them."""
+_REVISION_COLUMNS = "resource_id, revision_id, payload_id, info, payload"
 _REVISION_PLACES = "(?, ?, ?, ?, ?)"
 
 
@@ -104,14 +105,14 @@ class ModelTables:
             f"CREATE TEMP VIEW IF NOT EXISTS {self._rows_name} AS SELECT {', '.join(f'NULL AS {name}' for name in row_columns)}",
             f"""CREATE TEMP TRIGGER IF NOT EXISTS {quoted(f"rows_{suffix}_new")} INSTEAD OF INSERT ON {self._rows_name}
             WHEN NEW.resource_id IS NOT NULL AND {is_new} BEGIN
-                INSERT INTO {revisions} (resource_id, revision_id, payload_id, info, payload)
+                INSERT INTO {revisions} ({_REVISION_COLUMNS})
                     VALUES (NEW.resource_id, NEW.revision_id, NEW.payload_id, NEW.info, NEW.payload);
                 INSERT INTO {meta} ({columns}, {CURRENT_ROW})
                     VALUES ({", ".join(f"NEW.{column}" for column in META_COLUMNS)}, last_insert_rowid());
             END""",
             f"""CREATE TEMP TRIGGER IF NOT EXISTS {quoted(f"rows_{suffix}_changed")} INSTEAD OF INSERT ON {self._rows_name}
             WHEN NOT ({is_new}) BEGIN
-                INSERT INTO {revisions} (resource_id, revision_id, payload_id, info, payload)
+                INSERT INTO {revisions} ({_REVISION_COLUMNS})
                     SELECT NEW.resource_id, NEW.revision_id, NEW.payload_id, NEW.info, NEW.payload
                     WHERE NEW.revision_id IS NOT NULL;
                 UPDATE {meta} SET
@@ -139,14 +140,12 @@ class ModelTables:
         self.delete_meta = f"DELETE FROM {meta} WHERE resource_id = ?"
         self.select_version = f"SELECT version, current_revision_id FROM {meta} WHERE resource_id = ?"
         # A revision written again without bytes (a draft made stable) keeps those it has, if they are the same payload.
-        self.upsert_revision = f"""INSERT INTO {revisions} (resource_id, revision_id, payload_id, info, payload)
+        self.upsert_revision = f"""INSERT INTO {revisions} ({_REVISION_COLUMNS})
             VALUES {_REVISION_PLACES} ON CONFLICT (resource_id, revision_id) DO UPDATE SET
             payload = CASE WHEN excluded.payload IS NULL AND excluded.payload_id = payload_id
                 THEN payload ELSE excluded.payload END,
             payload_id = excluded.payload_id, info = excluded.info"""
-        self.insert_revision = (
-            f"INSERT INTO {revisions} (resource_id, revision_id, payload_id, info, payload) VALUES {_REVISION_PLACES}"
-        )
+        self.insert_revision = f"INSERT INTO {revisions} ({_REVISION_COLUMNS}) VALUES {_REVISION_PLACES}"
         self.select_head = f"SELECT current_revision_id, is_deleted, updated_time FROM {meta} WHERE resource_id = ?"
         self.advance_meta = (
             f"UPDATE {meta} SET current_revision_id = ?, revision_count = revision_count + 1, version = version + 1, "

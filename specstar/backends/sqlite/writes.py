@@ -15,6 +15,7 @@ from specstar.errors import DuplicateResourceError, ResourceNotFoundError, Revis
 from specstar.roles import MetaWrite, PayloadKey, RevisionInfo
 
 __all__ = [
+    "ROW_OVERHEAD",
     "CreateRows",
     "DeletePayloads",
     "EnsureModel",
@@ -26,7 +27,8 @@ __all__ = [
     "model_is_ready",
 ]
 
-_ROW_OVERHEAD = 512
+ROW_OVERHEAD = 512
+"""Bytes of a row besides its JSON, record and payload, roughly."""
 # Few sizes: each is a statement that is prepared once and kept.
 _TOGETHER = (32, 8)
 
@@ -87,7 +89,7 @@ class WriteRow:
         meta, revision, self.expected = change
         self.tables = tables
         self.row = encode_meta(meta)
-        self.size = _ROW_OVERHEAD + len(self.row[-1])
+        self.size = ROW_OVERHEAD + len(self.row[-1])
         self.revision: tuple[str, str, str, bytes, bytes | None] | None = None
         if revision is not None:
             info = encode_revision(revision)
