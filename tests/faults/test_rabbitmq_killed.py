@@ -54,26 +54,34 @@ async def alarm(broker: services.RabbitMQServer, *, on: bool) -> None:
 async def test_a_node_is_killed_under_load(private_rabbitmq: services.RabbitMQServer, figures: Figures) -> None:
     figures.name = "RabbitMQ: node killed with kill -9"
     async with job_load(figures, private_rabbitmq.url, "killed:") as load:
-        await kill_under_load(private_rabbitmq, load, figures, delayed=0.0, failing=0.0)
+        await kill_under_load(private_rabbitmq, load, figures)
         await load.finished()
 
 
-async def test_a_killed_node_loses_no_job_that_waited_and_has_state(
-    private_rabbitmq: services.RabbitMQServer, figures: Figures, tmp_path: Path
+@pytest.mark.parametrize("delay_queue_type", ["quorum", "classic"])
+async def test_a_killed_node_loses_no_job_that_waited(
+    private_rabbitmq: services.RabbitMQServer, figures: Figures, tmp_path: Path, delay_queue_type: str
 ) -> None:
-    """What moves from one classic queue to another is on disk only when that one confirms something else.
+    """Nearly all jobs are delayed, and most of them wait for a slow worker when the node is killed.
 
-    Workers send such jobs again from their state once the node is back. Those without state are counted as lost
-    (docs/rabbitmq.md), also what a worker had in hand: it waits a second. Nearly all jobs are delayed here, and most of
-    them wait for a slow worker when the node is killed.
+    What moves from one classic queue to another is on disk only when that one confirms something else. Workers send such
+    jobs again from their state once the node is back. Those without state are counted as lost (docs/rabbitmq.md), also
+    what a worker had in hand: it waits a second.
     """
-    figures.name = "RabbitMQ: node killed with kill -9, jobs that waited in classic queues"
+    figures.name = f"RabbitMQ: node killed with kill -9, jobs that waited in {delay_queue_type} queues"
     state = {"type": "disk", "options": {"rootdir": str(tmp_path)}}
-    async with job_load(figures, private_rabbitmq.url, "waited:", concurrency=2, state=state) as load:
+    async with job_load(
+        figures,
+        private_rabbitmq.url,
+        f"waited-{delay_queue_type}:",
+        concurrency=2,
+        state=state,
+        delay_queue_type=delay_queue_type,
+    ) as load:
         load.work_seconds = 0.01
         await kill_under_load(private_rabbitmq, load, figures, delayed=0.9)
         load.work_seconds = 0.0
-        await load.finished(may_be_lost=lambda op: op.startswith("plain-"))
+        await load.finished(may_be_lost=lambda op: delay_queue_type == "classic" and op.startswith("plain-"))
 
 
 async def kill_under_load(

@@ -122,7 +122,7 @@ def channel_error(error: BaseException, doing: str) -> Exception:
     if isinstance(error, SpecstarError | LinkLostError):
         return error
     if isinstance(error, ChannelPreconditionFailed):
-        return mismatch(_text(error)) or refused(f"{doing}: {_text(error)}")
+        return mismatch(_text(error)) or refused(f"{doing}: {_text(error)}{_hint(_text(error))}")
     if isinstance(error, ChannelAccessRefused):
         return refused(f"{doing}: the user lacks a permission ({_text(error)})")
     if isinstance(error, ChannelClosed) and error.args[:1] != (None,):
@@ -151,6 +151,12 @@ def translated(doing: str) -> Iterator[None]:
 
 def _text(error: BaseException) -> str:
     return "; ".join(str(part) for part in error.args if part is not None) or type(error).__name__
+
+
+def _hint(text: str) -> str:
+    if "invalid arg 'x-message-ttl'" in text and "quorum" in text:
+        return "; RabbitMQ before 3.10 has no waiting in quorum queues: set delay_queue_type to 'classic'"
+    return ""
 
 
 def _value(text: str) -> str:

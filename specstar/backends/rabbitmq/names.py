@@ -11,7 +11,7 @@ from specstar.errors import InvalidInputError, LimitExceededError
 __all__ = ["LONGEST_DELAY_SECONDS", "QueueNames", "delay_steps", "shard_of", "step_of"]
 
 _LIMIT = 255
-# The longest suffix is that of a delay queue of a partition: ":part:255:delay:4290000000:x86400000".
+# The longest suffix is that of a delay queue of a partition: ":part:255:delay:4290000000:x86400000:q".
 _SUFFIX = 40
 _SAFE = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.")
 # A TTL, and the life of a queue, is at most 2**32 - 1 milliseconds (49 days): this leaves a day for the expiry.
@@ -25,10 +25,14 @@ class QueueNames:
 
     Bytes other than letters, digits, `_`, `-` and `.` become `@` and two hexadecimal digits (the driver allows no `%`),
     so that no job name can end like a suffix. A long name is cut, and ends in `#` and a part of its SHA-256.
+
+    `work_type` and `delay_type` are the types of the queues of work and of those in which messages wait. Where they
+    differ, the latter's name ends in its first letter: the type of a queue cannot change.
     """
 
-    def __init__(self, prefix: str, job: str) -> None:
+    def __init__(self, prefix: str, job: str, *, work_type: str = "classic", delay_type: str = "classic") -> None:
         self.job = job
+        self._mark = "" if delay_type == work_type else f":{delay_type[0]}"
         encoded = "".join(
             chr(byte) if byte in _SAFE else f"@{byte:02X}" for byte in job.encode("utf-8", "surrogatepass")
         )
@@ -40,7 +44,7 @@ class QueueNames:
             digest = hashlib.sha256(job.encode("utf-8", "surrogatepass")).hexdigest()[:32]
             encoded = f"{encoded[: room - 33]}#{digest}"
         self.main = prefix + encoded
-        self.retry = f"{self.main}:retry"
+        self.retry = f"{self.main}:retry{self._mark}"
         self.dead = f"{self.main}:dead"
         self.partitions = f"{self.main}:partitions"
         self.uptime = f"{self.main}:uptime"
@@ -49,13 +53,13 @@ class QueueNames:
         """The queue of one part of the partition keys."""
         return f"{self.main}:part:{number}"
 
-    @staticmethod
-    def delay(target: str, step: int, expiry: float, usual_expiry: float) -> str:
+    def delay(self, target: str, step: int, expiry: float, usual_expiry: float) -> str:
         """The queue in which messages for `target` wait for `step` milliseconds.
 
         Its expiry is part of the name unless it is the usual one, since a queue cannot change it.
         """
-        return f"{target}:delay:{step}" + ("" if expiry == usual_expiry else f":x{round(expiry * 1000)}")
+        kept = "" if expiry == usual_expiry else f":x{round(expiry * 1000)}"
+        return f"{target}:delay:{step}{kept}{self._mark}"
 
 
 def shard_of(partition_key: str, shards: int) -> int:

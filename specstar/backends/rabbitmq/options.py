@@ -44,6 +44,13 @@ class RabbitMQOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         Literal["classic", "quorum"],
         Meta(description="classic: fast, on one node; quorum: replicated over the nodes of a cluster, no priorities."),
     ] = "classic"
+    delay_queue_type: Annotated[
+        Literal["classic", "quorum"],
+        Meta(
+            description="Queues in which jobs wait. quorum: a killed broker loses none of them (RabbitMQ 3.10); "
+            "classic: it may lose those whose wait is over and that no worker has taken."
+        ),
+    ] = "quorum"
     connect_timeout_seconds: Annotated[
         float, Meta(gt=0, le=3600, description="The longest wait for a connection, TLS and login included.")
     ] = 10.0

@@ -27,6 +27,7 @@ _OF_QUEUES = frozenset(
     {
         "consumer_timeout_seconds",
         "delay_queue_expiry_seconds",
+        "delay_queue_type",
         "max_message_bytes",
         "max_priority",
         "max_retries",

@@ -152,8 +152,8 @@ class RabbitMQQueue(MessageQueue):
         return await self.on_link(empty)
 
     async def may_have_lost(self) -> bool:
-        # Quorum queues confirm what moves between them. A classic queue may not have written it when its node is killed.
-        if self.options.queue_type == "quorum":
+        # A quorum queue keeps what moves on until the next queue has it on disk. A classic one lets go of it at once.
+        if self.options.delay_queue_type == "quorum":
             return False
 
         async def ask() -> bool:

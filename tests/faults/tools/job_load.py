@@ -52,6 +52,7 @@ class JobLoad:
         *,
         sender_url: str | None = None,
         state: Mapping[str, Any] = _MEMORY,
+        delay_queue_type: str = "quorum",
     ) -> None:
         self.figures = figures
         self.seed = fresh_seed()
@@ -77,7 +78,8 @@ class JobLoad:
         self.work_seconds = 0.0
         # The broker as the sender reaches it.
         self.broker_url = sender_url or url
-        self.worker, self.sender = _spec(url, prefix, state), _spec(sender_url or url, prefix, _MEMORY)
+        self.worker = _spec(url, prefix, state, delay_queue_type)
+        self.sender = _spec(self.broker_url, prefix, _MEMORY, delay_queue_type)
         self.kept: JobQueue[Work] = self.worker.add_job(Work, self.run, name="kept", max_retries=50)
         self.plain: JobQueue[Work] = self.sender.add_job(Work, self.run, name="plain", keep_state=False, max_retries=50)
         self.worker.add_job(Work, self.run, name="plain", keep_state=False, max_retries=50)
@@ -202,7 +204,7 @@ class JobLoad:
             await asyncio.sleep(0.02)
 
 
-def _spec(url: str, prefix: str, state: Mapping[str, Any]) -> SpecStar:
+def _spec(url: str, prefix: str, state: Mapping[str, Any], delay_queue_type: str) -> SpecStar:
     options = {
         "amqp_url": url,
         "queue_prefix": prefix,
@@ -211,6 +213,7 @@ def _spec(url: str, prefix: str, state: Mapping[str, Any]) -> SpecStar:
         "operation_timeout_seconds": 2.0,
         "connect_timeout_seconds": 2.0,
         "delay_queue_expiry_seconds": 60,
+        "delay_queue_type": delay_queue_type,
         "partition_shards": 2,
     }
     spec = SpecStar()
@@ -227,8 +230,9 @@ async def job_load(
     sender_url: str | None = None,
     concurrency: int = 8,
     state: Mapping[str, Any] = _MEMORY,
+    delay_queue_type: str = "quorum",
 ) -> AsyncIterator[JobLoad]:
     """A load whose workers run; they and both programs are closed afterwards. `state`: where that of `kept` jobs is."""
-    load = JobLoad(figures, url, prefix, sender_url=sender_url, state=state)
+    load = JobLoad(figures, url, prefix, sender_url=sender_url, state=state, delay_queue_type=delay_queue_type)
     async with load.worker, load.sender, workers(load.worker, concurrency=concurrency, drain_timeout=2.0):
         yield load

@@ -22,7 +22,7 @@ async def test_queue_prefix_begins_the_names_of_all_queues(amqp_url: str, queue_
     queue = rig.queue("send email")
     await queue.publish(message(1))
     async with queue.consume(prefetch=1), raw_channel(amqp_url) as channel:
-        for suffix in ("", ":retry", ":dead", ":partitions"):
+        for suffix in ("", ":retry:q", ":dead", ":partitions"):
             await channel.queue_declare(f"{queue_prefix}send@20email{suffix}", passive=True)
 
 
@@ -61,6 +61,28 @@ async def test_another_retry_delay_on_the_same_queues_works_beside_it(
                 await queue.publish(message(2), delay=0.2)
                 assert (await take_and_ack(consumer, 1))[0].id == "2"
     assert "retry_delay_seconds" in caplog.text
+
+
+async def test_delay_queue_type_is_that_of_what_waits_and_both_work_side_by_side(
+    amqp_url: str, queue_prefix: str
+) -> None:
+    async with (
+        open_rig(amqp_url, queue_prefix, retry_delay_seconds=0.2, delay_queue_type="classic") as classic,
+        open_rig(amqp_url, queue_prefix, keep=True, retry_delay_seconds=0.2) as quorum,
+    ):
+        waits = []
+        for number, rig in enumerate((classic, quorum)):
+            queue = rig.queue()
+            await queue.publish(message(f"delayed {number}"), delay=0.3)
+            await queue.publish(message(f"retried {number}"), delay=0.2)
+            waits += [queue.queues.retry, queue.queues.delay(queue.queues.names.main, 300)]
+        assert [spec.arguments["x-queue-type"] for spec in waits] == ["classic"] * 2 + ["quorum"] * 2
+        async with raw_channel(amqp_url) as channel:
+            for spec in waits:
+                await channel.queue_declare(spec.name, durable=True, arguments=spec.arguments)
+        async with quorum.queue().consume(prefetch=4) as consumer:
+            ids = sorted(item.id for item in await take_and_ack(consumer, 4))
+    assert ids == ["delayed 0", "delayed 1", "retried 0", "retried 1"]
 
 
 async def test_heartbeat_is_agreed_with_the_broker(amqp_url: str, queue_prefix: str) -> None:

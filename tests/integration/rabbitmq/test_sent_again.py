@@ -34,7 +34,7 @@ def runs() -> Counter[int]:
 @pytest.fixture
 async def spec(state: dict[str, Any], amqp_url: str, queue_prefix: str) -> AsyncIterator[SpecStar]:
     spec = SpecStar()
-    options = {"amqp_url": amqp_url, "queue_prefix": queue_prefix}
+    options = {"amqp_url": amqp_url, "queue_prefix": queue_prefix, "delay_queue_type": "classic"}
     spec.configure(backend={"meta": state, "resource": state, "mq": {"type": "rabbitmq", "options": options}})
     async with spec:
         yield spec

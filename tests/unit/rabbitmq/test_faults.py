@@ -79,6 +79,16 @@ def test_errors_of_a_channel(error: Exception, kind: type[Exception]) -> None:
     assert type(channel_error(error, "declaring")) is kind
 
 
+def test_a_broker_without_waiting_in_quorum_queues_is_explained() -> None:
+    text = (
+        "PRECONDITION_FAILED - invalid arg 'x-message-ttl' for queue 'specstar:job:retry:q' in vhost '/' of queue type "
+        "rabbit_quorum_queue"
+    )
+    assert "set delay_queue_type to 'classic'" in str(channel_error(ChannelPreconditionFailed(text), "declaring"))
+    other = ChannelPreconditionFailed("PRECONDITION_FAILED - unknown delivery tag 1")
+    assert "delay_queue_type" not in str(channel_error(other, "acking"))
+
+
 @pytest.mark.parametrize(
     ("error", "kind"),
     [

@@ -16,7 +16,8 @@ ANY_TEXT = st.text(st.characters(exclude_categories=[]), max_size=400)
 ALLOWED = re.compile(r"[a-zA-Z0-9\-_.:@#,/+ ]{1,255}")
 
 
-def every_name(names: QueueNames) -> list[str]:
+def every_name(prefix: str, job: str, *, delay_type: str = "quorum") -> list[str]:
+    names = QueueNames(prefix, job, delay_type=delay_type)
     shard = names.shard(255)
     delays = [names.delay(target, 4_200_000_000, 86_400, 300) for target in (names.main, shard)]
     return [names.main, names.retry, names.dead, names.partitions, names.uptime, shard, *delays]
@@ -24,7 +25,7 @@ def every_name(names: QueueNames) -> list[str]:
 
 @given(ANY_TEXT, st.sampled_from(["", "specstar:", "a", "p" * 60]))
 def test_any_job_has_names_that_the_broker_takes(job: str, prefix: str) -> None:
-    for name in every_name(QueueNames(prefix, job)):
+    for name in every_name(prefix, job):
         assert ALLOWED.fullmatch(name)
         assert not name.startswith("amq.")
 
@@ -32,7 +33,7 @@ def test_any_job_has_names_that_the_broker_takes(job: str, prefix: str) -> None:
 @given(ANY_TEXT, ANY_TEXT)
 def test_two_jobs_share_no_name(one: str, other: str) -> None:
     if one != other:
-        assert not set(every_name(QueueNames("x", one))) & set(every_name(QueueNames("x", other)))
+        assert not set(every_name("x", one)) & set(every_name("x", other))
 
 
 @pytest.mark.parametrize(
@@ -47,6 +48,17 @@ def test_two_jobs_share_no_name(one: str, other: str) -> None:
 )
 def test_names_are_readable(prefix: str, job: str, expected: str) -> None:
     assert QueueNames(prefix, job).main == expected
+
+
+@pytest.mark.parametrize(
+    ("work", "delay", "mark"),
+    [("classic", "classic", ""), ("classic", "quorum", ":q"), ("quorum", "quorum", ""), ("quorum", "classic", ":c")],
+)
+def test_queues_in_which_messages_wait_say_so_where_their_type_is_another(work: str, delay: str, mark: str) -> None:
+    names = QueueNames("x:", "job", work_type=work, delay_type=delay)
+    assert (names.main, names.dead, names.retry) == ("x:job", "x:job:dead", f"x:job:retry{mark}")
+    assert names.delay(names.main, 50, 300, 300) == f"x:job:delay:50{mark}"
+    assert names.delay(names.shard(3), 50, 60, 300) == f"x:job:part:3:delay:50:x60000{mark}"
 
 
 def test_a_long_name_is_cut_and_stays_unique() -> None:

@@ -80,6 +80,7 @@ def test_options_that_do_not_fit_are_named(options: dict[str, Any], name: str) -
         {"retry_delay_seconds": -1},
         {"amqp_heartbeat_seconds": 70_000},
         {"queue_type": "stream"},
+        {"delay_queue_type": "stream"},
         {"max_priority": 10},
         {"partition_shards": 0},
         {"queue_prefix": "x" * 61},
@@ -135,6 +136,7 @@ def test_connections_are_shared_unless_an_option_of_the_connection_differs() -> 
     key = RabbitMQProvider().connection_key
     base = key(RabbitMQOptions())
     assert key(RabbitMQOptions(queue_prefix="x", max_retries=9, retry_delay_seconds=1, queue_type="quorum")) == base
+    assert key(RabbitMQOptions(delay_queue_type="classic")) == base
     for other in (
         RabbitMQOptions(amqp_url=URL),
         RabbitMQOptions(amqp_heartbeat_seconds=5),
