@@ -16,6 +16,7 @@ import anyio
 
 from specstar.errors import BackendUnavailable, OutcomeUnknownError
 from specstar.runtime.home import AsyncioHome, Call, Home, Outcome
+from specstar.runtime.interrupts import protect_in_trio, uninterrupted
 from specstar.runtime.mailbox import Mailbox
 from specstar.runtime.thread_home import ThreadHome
 from specstar.runtime.trio_home import TrioHome, in_trio
@@ -133,10 +134,12 @@ async def _from_asyncio(home: Home, submit: Submit[R]) -> R:
     return result_of(home, outcome)
 
 
+@uninterrupted
 async def _from_trio(home: Home, submit: Submit[R]) -> R:
     import outcome as outcomes
     import trio
 
+    protect_in_trio()
     task = trio.lowlevel.current_task()
     token = trio.lowlevel.current_trio_token()
     mailbox = mailbox_of(token, token.run_sync_soon)
@@ -214,8 +217,9 @@ def _from_thread(home: Home, submit: Submit[R]) -> R:
                 _look_after(home, call, time.monotonic() - since)
     except BaseException:
         # The lock stays with the call: its outcome may come late.
-        call.cancel()
-        lock.acquire(timeout=_INTERRUPT_SECONDS)
+        if not outcomes:
+            call.cancel()
+            lock.acquire(timeout=_INTERRUPT_SECONDS)
         raise
     _here.lock = lock
     return result_of(home, outcomes[0])

@@ -9,6 +9,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from specstar.runtime.crossing import NotStarted
 from specstar.runtime.gate import Gate, Movable
+from specstar.runtime.interrupts import uninterrupted
 from specstar.runtime.trio_home import in_trio
 
 __all__ = ["Gated", "Portable", "gated", "portable"]
@@ -30,6 +31,7 @@ def gated(
 ) -> Callable[Concatenate[S, P], Coroutine[Any, Any, R]]:
     """Run the coroutine method on the home loop of `self._gate`."""
 
+    @uninterrupted
     @functools.wraps(method)
     async def entry(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
         home = self._gate.home
@@ -54,6 +56,7 @@ def portable(
     to the home loop by themselves, which costs less than a task there.
     """
 
+    @uninterrupted
     @functools.wraps(method)
     async def entry(self: A, /, *args: P.args, **kwargs: P.kwargs) -> R:
         home = self._gate.home

@@ -20,6 +20,7 @@ from specstar.errors import BackendUnavailable, OutcomeUnknownError, UsageError
 from specstar.runtime.connections import Connections
 from specstar.runtime.crossing import NotStarted, block_on, reach
 from specstar.runtime.home import AsyncioHome, Home
+from specstar.runtime.interrupts import uninterrupted
 from specstar.runtime.thread_home import ThreadHome
 from specstar.runtime.trio_home import TrioHome, in_trio
 
@@ -135,6 +136,7 @@ class Gate:
             if not home.alive():
                 home.lose_calls()
 
+    @uninterrupted
     async def run(self, function: Callable[[], Awaitable[R]]) -> R:
         """Run `function` on the home loop: here, if this is it."""
         home = self.home
@@ -142,6 +144,7 @@ class Gate:
             return await function()
         return await self.cross(function)
 
+    @uninterrupted
     async def cross(self, function: Callable[[], Awaitable[R]]) -> R:
         """Run `function` on the home loop and wait for it here, on another loop. Cancelling waits until it is over.
 
@@ -199,6 +202,7 @@ class Gate:
         """True while `loop_ends` closes what this home has open: bounded, and then the next home is chosen."""
         return self.home is home and home.ending and home.alive()
 
+    @uninterrupted
     async def aclose(self, *, hurried: bool = False) -> None:
         """Close everything that is open, within `close_timeout` seconds a connection. Callable from anywhere.
 

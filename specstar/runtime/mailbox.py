@@ -30,10 +30,10 @@ class Mailbox:
         self._posted.append(callback)
         if self._scheduled:
             return
-        self._scheduled = True
         try:
+            self._scheduled = True
             self._wake(self._open)
-        except RuntimeError:
+        except BaseException:  # also Ctrl-C in a blocking caller: waking the loop once too often does no harm
             self._scheduled = False
             raise
 

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from specstar.runtime.home import Call, Home, Outcome, TaskHandle, Waiter, callers_context, log_task_error
+from specstar.runtime.interrupts import protect_in_trio, uninterrupted
 from specstar.runtime.mailbox import Mailbox
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class _TrioWaiter:
     def __await__(self) -> Any:
         return self._wait().__await__()
 
+    @uninterrupted
     async def _wait(self) -> Any:
         import trio
 
@@ -82,6 +84,7 @@ class TrioHome(Home):
     def __init__(self) -> None:
         import trio
 
+        protect_in_trio()
         self.token = trio.lowlevel.current_trio_token()
         super().__init__(Mailbox(self.token.run_sync_soon))
         self._tasks: set[_TrioTask] = set()

@@ -6,7 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 import outcome as outcomes
-from trio.lowlevel import Abort, Task, current_task, current_trio_token, reschedule, wait_task_rescheduled
+from trio.lowlevel import (
+    Abort,
+    Task,
+    current_task,
+    current_trio_token,
+    enable_ki_protection,
+    reschedule,
+    wait_task_rescheduled,
+)
 
 from specstar.runtime.crossing import mailbox_of, not_started, post, result_of
 from specstar.runtime.home import Home, Outcome
@@ -16,6 +24,7 @@ from specstar.runtime.sending import Sending
 __all__ = ["send_from_trio"]
 
 
+@enable_ki_protection
 async def send_from_trio(home: Home, put: Callable[[Any, Any], None], item: Any) -> Any:
     """What `send` does, where nothing but `home` itself ends its loop: no timer looks after the call."""
     token = current_trio_token()
