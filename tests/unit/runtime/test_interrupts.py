@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dis
 import logging
 import signal
 import sys
@@ -49,9 +50,15 @@ class Service:
         return number * 10
 
 
+def _looks_for_signals(frame: FrameType) -> bool:
+    # The argument of RESUME: 0 at the start, 1 after a yield, 2 in a `yield from`, 3 in an await (Python's dis module).
+    code, at = frame.f_code.co_code, frame.f_lasti
+    return dis.opname[code[at]] == "RESUME" and code[at + 1] & 3 < 2
+
+
 class Interrupt:
-    """Sends SIGINT to the calling thread at its `point`-th chance. Python looks for signals where a Python function begins
-    and where a C function has returned.
+    """Sends SIGINT to the calling thread at its `point`-th chance. Python looks for signals where a Python function begins,
+    where a generator goes on after a `yield`, and where a C function has returned; not where it goes on after an `await`.
     """
 
     def __init__(self, point: int) -> None:
@@ -65,7 +72,9 @@ class Interrupt:
         sys.setprofile(None)
 
     def _look(self, frame: FrameType, event: str, _argument: object) -> None:
-        if event not in {"call", "c_return"} or not frame.f_globals.get("__name__", "").startswith(_MODULES):
+        if not frame.f_globals.get("__name__", "").startswith(_MODULES):
+            return
+        if not (event == "c_return" or (event == "call" and _looks_for_signals(frame))):
             return
         self.left -= 1
         if self.left == 0:
