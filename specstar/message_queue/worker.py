@@ -15,6 +15,7 @@ from specstar.message_queue.handler_threads import HandlerThreads
 from specstar.message_queue.lane import Lane
 from specstar.message_queue.owner import process_token
 from specstar.message_queue.recovery import recover, send_lost_again
+from specstar.message_queue.ticks import enqueue_ticks
 from specstar.runtime import Home
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ class Worker:
             for queue in self._queues:
                 group.start_soon(self._recover, queue)
                 if queue.every is not None:
-                    group.start_soon(self._tick, queue, queue.every)
+                    group.start_soon(enqueue_ticks, queue, queue.every)
             try:
                 await self._stopped.wait()
                 await self._drain()
@@ -236,18 +237,6 @@ class Worker:
             if leased:
                 pause = max(_RECOVERY_SECONDS, _RECOVERY_REST * (anyio.current_time() - begun))
             await anyio.sleep(pause)
-
-    async def _tick(self, queue: JobQueue[Any], every: float) -> None:
-        """Enqueue a periodic job at each multiple of `every` seconds since 1970; ticks that nobody saw are left out."""
-        while True:
-            tick = int(time.time() // every) + 1
-            # In steps: the wall clock may be set while we sleep.
-            while (seconds := tick * every - time.time()) > 0:  # noqa: ASYNC110  it waits for a time, not for an event
-                await anyio.sleep(min(seconds, 60.0))
-            try:
-                await queue._enqueue_tick(tick, every)
-            except SpecstarError as error:
-                logger.warning("jobs %r: the tick of %g s was not enqueued: %s", queue.name, every, error)
 
 
 async def _cancel_after(event: anyio.Event, scope: anyio.CancelScope) -> None:
