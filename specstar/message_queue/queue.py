@@ -160,11 +160,14 @@ class JobQueue(Generic[P]):
         await self._sender.send_many([record for record, _ in made], delay or 0.0)
         return [self._codec.job_with(record, copy) for record, copy in made]
 
-    async def _enqueue_tick(self, number: int, every: float) -> None:
-        """Send the job of one tick; where state is shared, only the first of several workers does."""
+    async def _enqueue_tick(self, number: int, every: float, *, again: bool = False) -> None:
+        """Send the job of one tick; where state is shared, only the first of several workers does.
+
+        `again`: it failed before, and may have left a record without a message, which is sent then.
+        """
         key = f"every {every:g} s: {number}" if self.keep_state else None
         record, _ = self._sender.record(self._every_payload, None, key, None, None)
-        await self._sender.send(record, 0.0, tick=True)
+        await self._sender.send(record, 0.0, tick=not again)
 
     # Looking
 

@@ -30,7 +30,7 @@ async def enqueue_ticks(queue: JobQueue[Any], every: float) -> None:
         failed, missed = False, 0
         while True:
             try:
-                await queue._enqueue_tick(tick, every)
+                await queue._enqueue_tick(tick, every, again=failed)
                 break
             except NotConfiguredError:
                 return

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from specstar import Job, JobStatus, SpecStar
-from specstar.errors import BackendUnavailable
+from specstar.errors import BackendUnavailable, OutcomeUnknownError
 from tests.conformance.jobs.harness import Mail, eventually, workers
 
 
@@ -48,5 +48,48 @@ async def test_a_sender_that_fails_does_not_take_back_a_job_that_has_ended(
 def _queue_of(queue: Any) -> Any:
     async def look() -> Any:
         return queue._sender.messages()
+
+    return look
+
+
+async def test_a_tick_that_left_a_record_without_a_message_runs_once_it_is_sent_again(
+    spec: SpecStar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[int] = []
+
+    async def note(job: Job[Mail]) -> None:
+        runs.append(job.payload.number)
+
+    queue = spec.add_job(Mail, note, every=86_400, every_payload=Mail(number=7))
+
+    async def tick(*, again: bool) -> None:
+        await spec._gate.run(lambda: queue._enqueue_tick(5, 86_400, again=again))
+
+    state = await spec._gate.run(_state_of(queue))
+    create = state.create
+
+    async def create_and_lose_the_answer(record: Any) -> None:
+        await create(record)
+        raise OutcomeUnknownError("the answer was lost")
+
+    monkeypatch.setattr(state, "create", create_and_lose_the_answer)
+    with pytest.raises(OutcomeUnknownError):
+        await tick(again=False)
+    monkeypatch.undo()
+    assert await queue.count() == 1
+    async with workers(spec):
+        # As another worker would: it is not its own, and may be under way.
+        await tick(again=False)
+        await tick(again=True)
+        await eventually(lambda: runs)
+        await tick(again=True)
+        other = await queue.enqueue(Mail(number=2))
+        await queue.wait(other.job_id, timeout=10)
+    assert runs == [7, 2]
+
+
+def _state_of(queue: Any) -> Any:
+    async def look() -> Any:
+        return queue._state()
 
     return look

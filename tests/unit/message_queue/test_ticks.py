@@ -46,7 +46,8 @@ class Queue:
         self.taken: list[tuple[int, float]] = []
         self.refused = 0
 
-    async def _enqueue_tick(self, number: int, every: float) -> None:
+    async def _enqueue_tick(self, number: int, every: float, *, again: bool = False) -> None:
+        assert again == bool(self.refused and not self.taken)
         if self.fails(self.clock.now):
             self.refused += 1
             raise BackendUnavailable("away", role="mq", backend="rabbitmq")
@@ -119,7 +120,7 @@ async def test_a_clock_that_is_set_back_while_the_queue_is_away(monkeypatch: pyt
 
 async def test_ticks_end_with_the_configuration() -> None:
     class Gone(Queue):
-        async def _enqueue_tick(self, number: int, every: float) -> None:
+        async def _enqueue_tick(self, number: int, every: float, *, again: bool = False) -> None:
             raise NotConfiguredError("no mq")
 
     queue: Any = Gone(Clock(0.0), 1)
