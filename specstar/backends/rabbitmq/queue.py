@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from specstar.backends.rabbitmq.envelope import pack
-from specstar.backends.rabbitmq.names import delay_steps, shard_of, step_of
+from specstar.backends.rabbitmq.names import shard_of, step_of
 from specstar.errors import BackendUnavailable, InvalidInputError
 from specstar.roles import Consumer, DeadLetter, Message, MessageQueue, MessageQueueFactory
 
@@ -145,8 +145,7 @@ class RabbitMQQueue(MessageQueue):
                 removed += await link.topology.purge(name)
             # Delay queues cannot be listed over AMQP, but their names are few, and deleting a missing one is no error.
             for target in (names.main, *(spec.name for spec in shards)):
-                delays = [self.queues.delay(target, step).name for step in delay_steps()]
-                removed += await link.topology.delete(delays)
+                removed += await link.topology.delete(self.queues.waits(target))
             return removed
 
         return await self.on_link(empty)

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from specstar.backends.rabbitmq import wire
 from specstar.backends.rabbitmq.faults import QueueMismatchError, translated
-from specstar.backends.rabbitmq.names import QueueNames
+from specstar.backends.rabbitmq.names import QueueNames, delay_steps
 
 if TYPE_CHECKING:
     from aiormq.channel import Channel
@@ -51,9 +51,9 @@ class JobQueues:
     """The specs of all queues of one job."""
 
     def __init__(self, job: str, options: RabbitMQOptions, max_priority: int | None) -> None:
-        self.names = QueueNames(
-            options.queue_prefix, job, work_type=options.queue_type, delay_type=options.delay_queue_type
-        )
+        self.names = self._names(options, job, options.delay_queue_type)
+        # Of a program with the other option, or of this one before the option was changed.
+        self._other = self._names(options, job, "classic" if options.delay_queue_type == "quorum" else "quorum")
         self.shards = options.partition_shards
         self._options = options
         quorum = options.queue_type == "quorum"
@@ -78,6 +78,10 @@ class JobQueues:
         # Its one message is not durable: it is gone once the broker was restarted.
         self.uptime = QueueSpec(name=self.names.uptime, arguments={"x-queue-type": "classic", "x-max-length": 1})
 
+    @staticmethod
+    def _names(options: RabbitMQOptions, job: str, delay_type: str) -> QueueNames:
+        return QueueNames(options.queue_prefix, job, work_type=options.queue_type, delay_type=delay_type)
+
     def shard(self, number: int) -> QueueSpec:
         """The queue of one part of the partition keys: one consumer at a time."""
         return QueueSpec(name=self.names.shard(number), arguments=self._work | {"x-single-active-consumer": True})
@@ -92,6 +96,13 @@ class JobQueues:
         return QueueSpec(
             name=name, arguments=spec.arguments | {"x-expires": step + round(expiry * 1000)}, renew_seconds=renew
         )
+
+    def waits(self, target: str) -> list[str]:
+        """The names of all queues, of both types, in which messages for `target` may wait, but for `retry`."""
+        expiry = self._options.delay_queue_expiry_seconds
+        names = (self.names, self._other)
+        delays = [each.delay(target, step, expiry, _USUAL_EXPIRY) for each in names for step in delay_steps()]
+        return [*delays, self._other.retry] if target == self.names.main else delays
 
     def _delayed(self, name: str, target: str, milliseconds: int) -> QueueSpec:
         arguments = {

@@ -308,6 +308,25 @@ async def test_purge_removes_what_waits_and_keeps_the_dead(rig: Rig) -> None:
         assert (await take_and_ack(consumer, 1))[0].id == "after"
 
 
+@pytest.mark.parametrize(("sent", "purged"), [("classic", "quorum"), ("quorum", "classic")])
+async def test_purge_removes_what_waits_in_queues_of_the_other_type(
+    amqp_url: str, queue_prefix: str, sent: str, purged: str
+) -> None:
+    async with (
+        open_rig(amqp_url, queue_prefix, retry_delay_seconds=600, delay_queue_type=sent) as sender,
+        open_rig(amqp_url, queue_prefix, keep=True, retry_delay_seconds=600, delay_queue_type=purged) as purger,
+    ):
+        queue = sender.queue()
+        await queue.publish(message("delayed"), delay=1000)
+        await queue.publish(message("retried"), delay=600)
+        await queue.publish(message("partitioned", partition_key="k"), delay=1000)
+        assert await purger.queue().purge() == 3
+        # The sender finds its queues gone, and makes them again.
+        await queue.publish(message("delayed again"), delay=1000)
+        await queue.publish(message("retried again"), delay=600)
+        assert await queue.purge() == 2
+
+
 async def test_priorities_overtake(rig: Rig) -> None:
     queue = rig.queue(max_priority=9)
     await queue.publish_many([message(number, priority=number) for number in (0, 5, 9, 3)])
