@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from functools import lru_cache
 from operator import attrgetter
 from typing import Any
 
@@ -19,6 +20,8 @@ from specstar.query.values import INT_MAX, INT_MIN, UnindexableError, normalise
 __all__ = ["Projector", "project"]
 
 _MISSING: Any = UNSET
+# Of structs, dataclasses, attrs classes and named tuples.
+_MARKS = ("__struct_fields__", "__dataclass_fields__", "__attrs_attrs__", "_fields")
 _FORMATS: dict[str, Any] = {
     "datetime": datetime,
     "date": date,
@@ -89,10 +92,19 @@ def project(builtins: Mapping[str, Any] | Sequence[Any], fields: Sequence[Indexe
 def _walker(names: Sequence[str]) -> Callable[[Any], Any]:
     def walk(obj: Any) -> Any:
         for name in names:
-            obj = obj.get(name, _MISSING) if isinstance(obj, dict) else getattr(obj, name, _MISSING)
+            if isinstance(obj, dict):
+                obj = obj.get(name, _MISSING)
+            else:
+                # In a union another member may be plain data, whose methods are no fields.
+                obj = getattr(obj, name, _MISSING) if _has_fields(type(obj)) else _MISSING
         return obj
 
     return walk
+
+
+@lru_cache(maxsize=1024)
+def _has_fields(kind: Hashable) -> bool:
+    return any(hasattr(kind, name) for name in _MARKS)
 
 
 def _projected(value: Any, path: str, decoded: Any) -> Any:

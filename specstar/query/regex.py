@@ -353,6 +353,11 @@ def _complement(ranges: Ranges) -> Ranges:
     return rest
 
 
+# Between alternatives RE2 takes a class of the two cases of a letter for that letter in any case, and these have a third one
+# (U+212A KELVIN SIGN, U+017F LATIN SMALL LETTER LONG S); not as a group.
+_FOLDED_TOO_FAR = frozenset({"Kk", "Ss"})
+
+
 def _class(ranges: Ranges) -> str:
     merged = _merged(ranges)
     negated = _complement(merged)
@@ -364,6 +369,8 @@ def _class(ranges: Ranges) -> str:
         _escaped(low) if low == high else f"{_escaped(low)}-{_escaped(high)}"
         for low, high in (_without_surrogates(negated if use_negated else merged))
     )
+    if spelled in _FOLDED_TOO_FAR:
+        return f"([{spelled}])"
     return f"[^{spelled}]" if use_negated else f"[{spelled}]"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -13,6 +15,7 @@ __all__ = ["DEFAULT_MAX_PAYLOAD_BYTES", "Codec"]
 
 T = TypeVar("T")
 DEFAULT_MAX_PAYLOAD_BYTES = 64 << 20
+_MSGPACK_TYPES = (bytes, bytearray, memoryview, datetime)
 
 
 class Codec(Generic[T]):
@@ -33,14 +36,16 @@ class Codec(Generic[T]):
         self._decode = {Encoding.json: self._json.decode, Encoding.msgpack: self._msgpack.decode}
         self._encode = msgspec.json.encode if encoding is Encoding.json else msgspec.msgpack.encode
 
-    def encode(self, value: T) -> bytes:
-        """The payload of a value. It is decoded once, so that nothing is stored that cannot be read back.
+    def checked(self, value: T) -> tuple[bytes, T]:
+        """The payload of a value, and the value as it will be read back: what does not fit the model is not stored.
 
         Raises `InvalidInputError` with the path of what does not fit the model, `LimitExceededError` if it is too large.
         """
         try:
             payload = self._encode(value)
-            self._decode[self.encoding](payload)
+            stored = self._decode[self.encoding](payload)
+            if b"null" in payload and self.encoding is Encoding.json and stored != value:
+                _refuse_nonfinite(msgspec.to_builtins(value, str_keys=True))
         except (msgspec.ValidationError, msgspec.EncodeError, TypeError, ValueError, OverflowError) as error:
             raise InvalidInputError(f"the value is no valid {self.name}: {error}", field="data") from error
         except RecursionError as error:
@@ -48,7 +53,7 @@ class Codec(Generic[T]):
         if len(payload) > self.max_payload_bytes:
             message = f"the {self.name} has {len(payload)} bytes encoded; at most {self.max_payload_bytes} are allowed"
             raise LimitExceededError(message, field="data", limit=self.max_payload_bytes, actual=len(payload))
-        return payload
+        return payload, stored
 
     def decode(self, payload: bytes, encoding: Encoding, *, resource_id: str, revision_id: str) -> T:
         """The value of a stored payload. Raises `DecodeError` with the ids if it does not fit the model."""
@@ -61,20 +66,41 @@ class Codec(Generic[T]):
     def merge(self, value: T, patch: Any) -> T:
         """The value changed by a JSON merge patch (RFC 7396). Raises `InvalidInputError` if the result is no valid model."""
         try:
-            changes = msgspec.to_builtins(patch, str_keys=True)
-            merged = _merge(msgspec.to_builtins(value, str_keys=True), changes)
-            return msgspec.convert(merged, self._model, str_keys=True)
+            changes = self._builtins(patch)
+            return msgspec.convert(_merge(self._builtins(value), changes), self._model, str_keys=True)
         except (msgspec.ValidationError, TypeError, ValueError, RecursionError) as error:
             raise InvalidInputError(f"the patched value is no valid {self.name}: {error}", field="patch") from error
+
+    def _builtins(self, value: Any) -> Any:
+        if self.encoding is Encoding.json:
+            return msgspec.to_builtins(value, str_keys=True)
+        # What MessagePack can hold stays what it is.
+        return msgspec.to_builtins(value, builtin_types=_MSGPACK_TYPES)
 
 
 def _merge(target: Any, patch: Any) -> Any:
     if not isinstance(patch, dict):
         return patch
     merged = dict(target) if isinstance(target, dict) else {}
-    for key, value in patch.items():
+    # A merge patch names members by text.
+    named = {str(msgspec.to_builtins(key)): key for key in merged if not isinstance(key, str)}
+    for name, value in patch.items():
+        key = named.get(name, name) if name not in merged else name
         if value is None:
             merged.pop(key, None)
         else:
             merged[key] = _merge(merged.get(key), value)
     return merged
+
+
+def _refuse_nonfinite(value: Any) -> None:
+    """Raise `ValueError` for a number that JSON does not have: it would be stored as null."""
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"JSON has no {value}; encoding 'msgpack' keeps it")
+    elif isinstance(value, dict):
+        for item in value.values():
+            _refuse_nonfinite(item)
+    elif isinstance(value, list | tuple | set | frozenset):
+        for item in value:
+            _refuse_nonfinite(item)

@@ -17,7 +17,7 @@ from specstar.roles import (
     StoredPayload,
     StoredRevision,
 )
-from specstar.roles.storage import StorageWrite
+from specstar.roles.storage import Found, StorageWrite
 from specstar.runtime import left_in_order
 
 __all__ = ["ComposedStorage"]
@@ -135,9 +135,9 @@ class ComposedStorage(Storage):
             await self._discard([_key(revision) for revision in revisions])
         return bool(revisions)
 
-    async def search(self, query: Query) -> list[StoredRevision]:
+    async def find(self, query: Query) -> Found:
         rows = await self._meta.search(query)
-        return [item for item in await self._with_payloads(rows) if item is not None]
+        return Found.of(query, [meta for meta, _ in rows], await self._with_payloads(rows))
 
     async def search_meta(self, query: Query) -> list[ResourceMeta]:
         return [meta for meta, _ in await self._meta.search(query)]

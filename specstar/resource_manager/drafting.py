@@ -32,7 +32,7 @@ class Drafting(Generic[T]):
 
     def first(self, codec: Codec[T], data: T, resource_id: str | None, status: RevisionStatus) -> StorageWrite:
         """A new resource, under a new id if none is given. Raises `InvalidInputError` for data or an id that cannot be."""
-        payload = codec.encode(data)
+        payload, data = codec.checked(data)
         revision_id = new_id()
         version = 1
         if resource_id is None:

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from specstar.errors import (
     DecodeError,
     InvalidInputError,
+    QueryError,
     ResourceDeletedError,
     ResourceNotFoundError,
     RevisionStateError,
@@ -36,6 +37,13 @@ T = TypeVar("T")
 Status = RevisionStatus | Literal["stable", "draft"]
 logger = logging.getLogger("specstar")
 _GARBAGE_PAGE = 500
+
+
+def _status(status: Status) -> RevisionStatus:
+    try:
+        return RevisionStatus(status)
+    except ValueError:
+        raise InvalidInputError(f"a status is 'stable' or 'draft', not {status!r:.80}", field="status") from None
 
 
 class ResourceManager(Generic[T]):
@@ -82,7 +90,7 @@ class ResourceManager(Generic[T]):
 
         Raises `DuplicateResourceError` if `resource_id` is taken, `InvalidInputError` if the data does not fit the model.
         """
-        item = self._draft.first(self._codec, data, resource_id, RevisionStatus(status))
+        item = self._draft.first(self._codec, data, resource_id, _status(status))
         writer = self._slot.writer
         await writer.storage.write(item)
         revision = cast("RevisionInfo", item.change.revision)
@@ -95,14 +103,15 @@ class ResourceManager(Generic[T]):
     ) -> list[RevisionInfo]:
         """Store many new resources in the fewest steps; returns their revisions in order.
 
-        Each is stored by itself. If some fail, the others are there all the same, and the first error is raised.
+        All are checked first: if one does not fit the model, none is stored. Then each is stored by itself: if one fails, the
+        others are there all the same, and the first error is raised.
         """
         ids: Sequence[str | None] = resource_ids if resource_ids is not None else [None] * len(data)
         if len(ids) != len(data):
             raise InvalidInputError(f"{len(data)} values but {len(ids)} resource ids", field="resource_ids")
         if resource_ids is not None and len(set(resource_ids)) != len(resource_ids):
             raise InvalidInputError("resource_ids has an id twice", field="resource_ids")
-        kind, codec = RevisionStatus(status), self._codec
+        kind, codec = _status(status), self._codec
         items = [
             self._draft.first(codec, value, resource_id, kind) for value, resource_id in zip(data, ids, strict=True)
         ]
@@ -123,8 +132,8 @@ class ResourceManager(Generic[T]):
         `ResourceNotFoundError`, and `ResourceDeletedError` for a deleted resource.
         """
         checked_id(resource_id)
-        payload = self._codec.encode(data)
-        writer, kind = self._slot.writer, RevisionStatus(status)
+        payload, data = self._codec.checked(data)
+        writer, kind = self._slot.writer, _status(status)
         if writer.advances and is_id(expected_revision_id):
             item = self._draft.onward(self._codec, resource_id, expected_revision_id, data, payload, kind)
             return await writer.advance(item)
@@ -149,7 +158,8 @@ class ResourceManager(Generic[T]):
         Raises `RevisionStateError` if the current revision is stable, and otherwise what `update` raises.
         """
         checked_id(resource_id)
-        payload = self._codec.encode(data)
+        payload, data = self._codec.checked(data)
+        kind = _status(status)
         replaced: list[PayloadKey] = []
 
         async def plan(current: Current) -> StorageWrite:
@@ -158,7 +168,7 @@ class ResourceManager(Generic[T]):
                 message = f"revision {revision.revision_id} of {self.name} {resource_id!r} is stable: use update()"
                 raise RevisionStateError(resource_id, revision_id=revision.revision_id, message=message)
             replaced[:] = [PayloadKey(resource_id, revision.payload_id)]
-            return self._draft.rewritten(self._codec, current, data, payload, RevisionStatus(status))
+            return self._draft.rewritten(self._codec, current, data, payload, kind)
 
         writer = self._slot.writer
         after = await writer.change(resource_id, plan, expected_revision_id=expected_revision_id, needs_revision=True)
@@ -180,15 +190,15 @@ class ResourceManager(Generic[T]):
         writer is applied again to what that one wrote. Raises what `update` raises, and `DecodeError`.
         """
         checked_id(resource_id)
-        storage = self._slot.storage
+        storage, kind = self._slot.storage, _status(status)
 
         async def plan(current: Current) -> StorageWrite:
             found = await storage.read(resource_id, current.meta.current_revision_id)
             if not isinstance(found, StoredRevision):
                 raise ResourceNotFoundError(resource_id, model=self.name)
-            data = self._codec.merge(self._decoded(found), patch)
+            payload, data = self._codec.checked(self._codec.merge(self._decoded(found), patch))
             # Conditional on the row that the decision was made on, not on the one read with the payload.
-            return self._draft.next(self._codec, current.meta, data, self._codec.encode(data), RevisionStatus(status))
+            return self._draft.next(self._codec, current.meta, data, payload, kind)
 
         after = await self._slot.writer.change(resource_id, plan, expected_revision_id=expected_revision_id)
         return cast("RevisionInfo", after.revision)
@@ -226,15 +236,7 @@ class ResourceManager(Generic[T]):
         `ResourceNotFoundError`, and `RevisionConflictError` if `expected_revision_id` is not the current one.
         """
         checked_id(resource_id)
-        writer = self._slot.writer
-        version: int | None = None
-        if expected_revision_id is not None:
-            # Reads the row and checks the condition; nothing is written.
-            current = await writer.look(resource_id, expected_revision_id=expected_revision_id)
-            version = current.meta.version
-        writer.forget(resource_id)
-        if not await writer.storage.erase(resource_id, expected_version=version):
-            raise ResourceNotFoundError(resource_id, model=self.name)
+        await self._slot.writer.erase(resource_id, expected_revision_id=expected_revision_id)
 
     @gated
     async def switch(
@@ -339,13 +341,12 @@ class ResourceManager(Generic[T]):
         of the last name.
 
         `after` is the `cursor` of the page before (keyset paging: cost does not grow with the page number). A payload that
-        does not decode raises `DecodeError` when its `data` is read. Raises `QueryError`.
+        does not decode raises `DecodeError` when its `data` is read. A `Query` says all of this itself. Raises `QueryError`.
         """
         built = self._query(query, sort, limit, offset, after, include_deleted)
-        found = await self._slot.storage.search(built)
-        more = built.limit is not None and len(found) >= built.limit > 0
-        cursor = cursor_of(built, found[-1].meta) if more else None
-        return Page([self._resource(item) for item in found], cursor)
+        found = await self._slot.storage.find(built)
+        cursor = None if found.last is None else cursor_of(built, found.last)
+        return Page([self._resource(item) for item in found.resources], cursor)
 
     @gated
     async def count(self, query: Condition | None = None, *, include_deleted: bool = False) -> int:
@@ -361,15 +362,22 @@ class ResourceManager(Generic[T]):
         page_size: int = 200,
         include_deleted: bool = False,
     ) -> AsyncIterator[Resource[T]]:
-        """All matching resources, fetched page by page as they are consumed. What changes meanwhile may or may not show."""
-        cursor: str | None = None
-        while True:
-            page = await self.search(query, sort=sort, limit=page_size, after=cursor, include_deleted=include_deleted)
+        """All matching resources, fetched page by page as they are consumed. What changes meanwhile may or may not show.
+
+        The `limit` of a `Query` is how many there are at most. Raises `QueryError`.
+        """
+        if not isinstance(page_size, int) or page_size < 1:
+            raise QueryError(f"page_size is a number from 1, got {page_size!r:.80}", path="page_size")
+        built = self._query(query, sort, None, 0, None, include_deleted)
+        left = built.limit
+        while left != 0:
+            page = await self.search(replace(built, limit=page_size if left is None else min(page_size, left)))
             for resource in page:
                 yield resource
-            cursor = page.cursor
-            if cursor is None:
+            if page.cursor is None:
                 return
+            built = replace(built, after=page.cursor, offset=0)
+            left = None if left is None else left - len(page)
 
     @gated
     async def explain(
@@ -449,6 +457,10 @@ class ResourceManager(Generic[T]):
         include_deleted: bool,
     ) -> Query:
         if isinstance(query, Query):
+            if sort or limit is not None or offset or after is not None or include_deleted:
+                raise QueryError(
+                    "a Query has its own sort, limit, offset, after and include_deleted: make them part of it"
+                )
             return resolve_query(query, self._fields)
         return build_query(
             query,

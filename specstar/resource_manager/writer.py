@@ -23,6 +23,8 @@ __all__ = ["Current", "Writer"]
 
 T = TypeVar("T")
 _ATTEMPTS = 16
+# Writers without a condition go on for so long: other processes may be faster many times.
+_PATIENCE_SECONDS = 10.0
 _BACKOFF_SECONDS = 0.005
 _REMEMBERED = 4096
 
@@ -102,11 +104,29 @@ class Writer(Generic[T]):
         finally:
             self._locks.release(resource_id)
 
-    async def look(self, resource_id: str, *, expected_revision_id: str | None = None) -> Current:
-        """Read the row and check the condition. Raises `ResourceNotFoundError`, `RevisionConflictError`."""
-        current = await self._read(resource_id, needs_revision=False)
-        self._check(current.meta, expected_revision_id, deleted=None)
-        return current
+    async def erase(self, resource_id: str, *, expected_revision_id: str | None = None) -> None:
+        """Erase the resource, deleted or not. Raises `ResourceNotFoundError`, `RevisionConflictError`."""
+        await self._locks.acquire(resource_id)
+        try:
+            self.forget(resource_id)
+            if not await self._erase(resource_id, expected_revision_id):
+                raise ResourceNotFoundError(resource_id, model=self._model)
+        finally:
+            self._locks.release(resource_id)
+
+    async def _erase(self, resource_id: str, expected: str | None) -> bool:
+        if expected is None:
+            return await self.storage.erase(resource_id)
+        deadline = anyio.current_time() + _PATIENCE_SECONDS
+        while True:
+            current = await self._read(resource_id, needs_revision=False)
+            self._check(current.meta, expected, deleted=None)
+            try:
+                return await self.storage.erase(resource_id, expected_version=current.meta.version)
+            except RevisionConflictError:
+                # The row moved on, maybe not its revision: look again.
+                if anyio.current_time() >= deadline:
+                    raise
 
     async def _change(
         self, resource_id: str, plan: Plan, expected: str | None, needs_revision: bool, deleted: bool | None
@@ -115,8 +135,10 @@ class Writer(Generic[T]):
         if guess is not None and needs_revision and guess.revision is None:
             guess = None
         conflict: RevisionConflictError | None = None
-        tried_version = 0
-        for attempt in range(_ATTEMPTS):
+        tried_version = attempt = 0
+        deadline = anyio.current_time() + _PATIENCE_SECONDS
+        while attempt < _ATTEMPTS or anyio.current_time() < deadline:
+            attempt += 1
             guessed = guess is not None
             current = guess or await self._read(resource_id, needs_revision)
             guess = None
@@ -141,7 +163,7 @@ class Writer(Generic[T]):
                 if isinstance(error, ResourceNotFoundError):
                     raise
                 conflict, tried_version = error, current.meta.version
-                await anyio.sleep(random.random() * _BACKOFF_SECONDS * attempt)
+                await anyio.sleep(random.random() * _BACKOFF_SECONDS * min(attempt - 1, _ATTEMPTS))
                 continue
             after = Current(item.change.meta, item.change.revision or current.revision)
             self.remember(after.meta, after.revision)

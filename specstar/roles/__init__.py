@@ -10,7 +10,7 @@ from specstar.roles.meta import MetaStore, MetaWrite
 from specstar.roles.mq import Consumer, DeadLetter, Delivery, Message, MessageQueue, MessageQueueFactory
 from specstar.roles.records import BlobInfo, ResourceMeta, RevisionInfo, RevisionStatus, StoredRevision
 from specstar.roles.resource import PayloadKey, ResourceStore, StoredPayload
-from specstar.roles.storage import Advance, AdvancingStorage, ModelSpec, Storage, StorageWrite
+from specstar.roles.storage import Advance, AdvancingStorage, Found, ModelSpec, Storage, StorageWrite
 
 __all__ = [
     "Advance",
@@ -22,6 +22,7 @@ __all__ = [
     "Consumer",
     "DeadLetter",
     "Delivery",
+    "Found",
     "Message",
     "MessageQueue",
     "MessageQueueFactory",

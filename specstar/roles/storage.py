@@ -8,12 +8,12 @@ from typing import Any, ClassVar, NamedTuple
 
 from msgspec import Struct
 
-from specstar.query import Condition, IndexedField, Query
+from specstar.query import META_FIELDS, Condition, IndexedField, Query, matches
 from specstar.roles.meta import MetaWrite
 from specstar.roles.records import ResourceMeta, RevisionInfo, StoredRevision
 from specstar.roles.resource import PayloadKey, StoredPayload
 
-__all__ = ["Advance", "AdvancingStorage", "ModelSpec", "Storage", "StorageWrite"]
+__all__ = ["Advance", "AdvancingStorage", "Found", "ModelSpec", "Storage", "StorageWrite"]
 
 
 class ModelSpec(Struct, frozen=True, kw_only=True):
@@ -45,6 +45,33 @@ class Advance(NamedTuple):
     revision: RevisionInfo
     indexed_data: dict[str, Any]
     payload: bytes
+
+
+class Found(NamedTuple):
+    """What a search found, with the last row that it saw: where the next page begins.
+
+    That one may have been erased or changed before its payload was read. None: there are no more.
+    """
+
+    resources: list[StoredRevision]
+    last: ResourceMeta | None
+
+    @classmethod
+    def of(cls, query: Query, rows: Sequence[ResourceMeta], read: Sequence[StoredRevision | None]) -> Found:
+        """From the rows that met the query and what was read of each after that: None if it was erased meanwhile."""
+        resources = [
+            now
+            for row, now in zip(rows, read, strict=True)
+            if now is not None and (now.meta.version == row.version or _meets(query, now.meta))
+        ]
+        return cls(resources, rows[-1] if query.limit and len(rows) >= query.limit else None)
+
+
+def _meets(query: Query, row: ResourceMeta) -> bool:
+    if row.is_deleted and not query.include_deleted:
+        return False
+    meta = {name: getattr(row, name) for name in META_FIELDS}
+    return query.condition is None or matches(query.condition, row.indexed_data, meta)
 
 
 class Storage(ABC):
@@ -95,8 +122,12 @@ class Storage(ABC):
         """Remove a resource for good, with all its revisions and payloads. False if there was none."""
 
     @abstractmethod
+    async def find(self, query: Query) -> Found:
+        """The matching resources in the order of the query, without those that were erased meanwhile. Raises `QueryError`."""
+
     async def search(self, query: Query) -> list[StoredRevision]:
-        """The matching resources in the order of the query. Raises `QueryError`."""
+        """The resources that `find` finds."""
+        return (await self.find(query)).resources
 
     @abstractmethod
     async def search_meta(self, query: Query) -> list[ResourceMeta]:

@@ -40,7 +40,7 @@ from specstar.roles import (
     StoredPayload,
     StoredRevision,
 )
-from specstar.roles.storage import StorageWrite
+from specstar.roles.storage import Found, StorageWrite
 from specstar.runtime import left_in_order
 
 __all__ = ["DiskStorage"]
@@ -208,10 +208,10 @@ class DiskStorage(AdvancingStorage):
         await self._discard([PayloadKey(resource_id, info.payload_id) for info, elsewhere in erased if elsewhere])
         return bool(erased)
 
-    async def search(self, query: Query) -> list[StoredRevision]:
+    async def find(self, query: Query) -> Found:
         lanes = await self._way()
         rows = await lanes.search(SearchFull(self._tables, query))
-        return [row for row in await self._whole(rows) if row is not None]
+        return Found.of(query, [row.meta for row in rows], await self._whole(rows))
 
     async def search_meta(self, query: Query) -> list[ResourceMeta]:
         lanes = await self._way()

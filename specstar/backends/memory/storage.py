@@ -14,7 +14,7 @@ from specstar.backends.provider import BackendContext
 from specstar.errors import DecodeError
 from specstar.query import Condition, Query
 from specstar.roles import ModelSpec, PayloadKey, ResourceMeta, RevisionInfo, Storage, StoredPayload, StoredRevision
-from specstar.roles.storage import StorageWrite
+from specstar.roles.storage import Found, StorageWrite
 
 __all__ = ["MemoryStorage"]
 
@@ -92,10 +92,10 @@ class MemoryStorage(Storage):
         self._opened.model.erase(resource_id, expected_version)
         return there
 
-    async def search(self, query: Query) -> list[StoredRevision]:
+    async def find(self, query: Query) -> Found:
         await self._opened.turn()
-        rows = [_whole(row) for row in await self._opened.search.rows(query)]
-        return [row for row in rows if row is not None]
+        rows = await self._opened.search.rows(query)
+        return Found.of(query, [row.meta for row in rows], [_whole(row) for row in rows])
 
     async def search_meta(self, query: Query) -> list[ResourceMeta]:
         await self._opened.turn()

@@ -171,8 +171,8 @@ class PostgresConnection(Connection):
         async with self.pool.alone():
             return await self.fetch(sql, *args, doing=doing)
 
-    async def attempt(self, sql: str, *args: Any) -> list[Row]:
-        """Run one writing statement once.
+    async def attempt(self, sql: str, *args: Any, lock: str | None = None) -> list[Row]:
+        """Run one writing statement once. `lock`: a statement before it in the same transaction, with the first argument.
 
         Raises `AnswerLost`, `WriteRace` or `BadValue`, or what the caller can only report, translated.
         """
@@ -180,7 +180,7 @@ class PostgresConnection(Connection):
         served_by = _NOBODY
         try:
             served_by = session.server_session
-            rows = await self._execute(session, sql, args, None)
+            rows = await self._execute(session, sql, args, None, lock)
         except BaseException as error:
             if is_lost(error) or is_misdirected(error):
                 self._leave(session)
@@ -217,11 +217,15 @@ class PostgresConnection(Connection):
             await self.pool.give_back(session)
         return rows
 
-    async def _execute(self, session: Session, sql: str, args: tuple[Any, ...], timeout: float | None) -> list[Row]:
-        if not self.options.pgbouncer:
+    async def _execute(
+        self, session: Session, sql: str, args: tuple[Any, ...], timeout: float | None, lock: str | None = None
+    ) -> list[Row]:
+        if not self.options.pgbouncer and lock is None:
             rows: list[Row] = await session.fetch(sql, *args, timeout=timeout)
             return rows
         async with session.transaction(isolation="read_committed"):
+            if lock is not None:
+                await session.fetch(lock, args[0], timeout=timeout)
             return list(await session.fetch(sql, *args, timeout=timeout))
 
     async def _acquire(self) -> Session:

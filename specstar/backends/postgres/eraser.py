@@ -29,7 +29,8 @@ async def erase(tables: ModelTables, resource_id: str, expected_version: int | N
     for _ in range(_ATTEMPTS):
         try:
             async with connection.pool.alone():
-                rows = await connection.attempt(sql.erase, resource_id, expected_version)
+                # A statement does not see the revision of a writer that it has waited for: the next one does.
+                rows = await connection.attempt(sql.erase, resource_id, expected_version, lock=sql.lock)
             break
         except WriteRace:
             continue

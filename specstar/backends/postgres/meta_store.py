@@ -11,6 +11,7 @@ from specstar.backends.postgres.schema import META
 from specstar.backends.postgres.searcher import Searcher
 from specstar.backends.postgres.tables import ModelTables
 from specstar.backends.postgres.writer import MetaWriter
+from specstar.errors import OutcomeUnknownError
 from specstar.query import Condition, Query
 from specstar.roles.meta import MetaStore, MetaWrite
 from specstar.roles.records import ResourceMeta, RevisionInfo
@@ -42,7 +43,14 @@ class PostgresMetaStore(MetaStore):
         return await self._writer.write_many([StorageWrite(change, None) for change in changes])
 
     async def erase(self, resource_id: str, *, expected_version: int | None = None) -> list[RevisionInfo]:
-        return await erase(self._tables, resource_id, expected_version) or []
+        erased = await erase(self._tables, resource_id, expected_version)
+        if erased == []:
+            raise OutcomeUnknownError(
+                f"{resource_id!r} is gone, but the answer that named its payloads was lost: they stay until "
+                "collect_garbage",
+                backend="postgres",
+            )
+        return erased or []
 
     async def get(self, resource_id: str) -> ResourceMeta | None:
         return await self._reader.meta.one(resource_id)

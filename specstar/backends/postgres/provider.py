@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["PostgresProvider"]
 
 
+_LONGEST_NAME = 63
+
+
 class PostgresProvider(BackendProvider[PostgresOptions, "PostgresConnection"]):
     """Meta and resource on PostgreSQL, through asyncpg; both in one transaction where they share the connection."""
 
@@ -39,6 +42,8 @@ class PostgresProvider(BackendProvider[PostgresOptions, "PostgresConnection"]):
         if (problem := dsn_problem(options.dsn)) is not None:
             problems.append(("dsn", problem))
         problems += [(name, "holds a NUL") for name in ("table_prefix", "schema") if "\0" in getattr(options, name)]
+        if len(options.schema.encode("utf-8", "surrogatepass")) > _LONGEST_NAME:
+            problems.append(("schema", f"has more than {_LONGEST_NAME} bytes, at which PostgreSQL cuts names"))
         if options.pool_min_size > options.pool_max_size:
             problems.append(("pool_min_size", f"is above pool_max_size ({options.pool_max_size})"))
         return problems

@@ -11,6 +11,7 @@ from specstar.backends.postgres.rows import meta_of, meta_with_revision
 from specstar.errors import DecodeError
 from specstar.query import POSTGRES, Compiled, Condition, Fields, Query, compile_count, compile_query
 from specstar.roles.records import ResourceMeta, RevisionInfo, StoredRevision
+from specstar.roles.storage import Found
 
 if TYPE_CHECKING:
     from specstar.backends.postgres.connection import Row
@@ -28,17 +29,18 @@ class Searcher:
         self._fields = Fields(tables.spec.indexed_fields)
         self._points = PointSearches(tables, self._fields)
 
-    async def search(self, query: Query, reader: MetaReader) -> list[StoredRevision]:
+    async def find(self, query: Query, reader: MetaReader) -> Found:
         """The matching resources with their payloads; those too large for one answer are fetched one by one."""
-        results: list[StoredRevision] = []
+        results: list[StoredRevision | None] = []
+        rows: list[ResourceMeta] = []
         for row in await self._full_rows(query):
             first = full_of(row)
             found = await reader.complete(first) if isinstance(first, Partial) else first
             if isinstance(found, ResourceMeta):
                 raise _no_revision(found)
-            if found is not None:
-                results.append(found)
-        return results
+            rows.append(first if isinstance(first, ResourceMeta) else first.meta)
+            results.append(found)
+        return Found.of(query, rows, results)
 
     async def _full_rows(self, query: Query) -> list[Row]:
         if self._points.takes(query):

@@ -99,6 +99,7 @@ class MetaSql:
     read_meta: str
     payload: str
     list_revisions: str
+    lock: str
     erase: str
     referenced: str
     references: str
@@ -112,12 +113,15 @@ def meta_sql(names: TableNames) -> MetaSql:
     # Key by key, by the index: a join of sets would read the whole of a small or fresh table for each batch.
     each_key = f"FROM unnest({_unseen('$1::text[]')}) AS k(resource_id) CROSS JOIN LATERAL"
     one_key = "WHERE m.resource_id = k.resource_id LIMIT 1"
-    pairs = (
-        f"FROM unnest({_unseen('$1::text[]')}, {_unseen('$3::text[]')}) AS k(resource_id, revision_id) "
-        f"JOIN {meta} m USING (resource_id) "
-        f"LEFT JOIN {revision} r ON r.resource_id = m.resource_id "
-        "AND r.revision_id = coalesce(k.revision_id, m.current_revision_id)"
-    )
+
+    def pairs(second: str) -> str:
+        return (
+            f"FROM unnest({_unseen('$1::text[]')}, {_unseen(f'{second}::text[]')}) AS k(resource_id, revision_id) "
+            f"JOIN {meta} m USING (resource_id) "
+            f"LEFT JOIN {revision} r ON r.resource_id = m.resource_id "
+            "AND r.revision_id = coalesce(k.revision_id, m.current_revision_id)"
+        )
+
     return MetaSql(
         create=_write(names, update=False),
         update=_write(names, update=True),
@@ -133,8 +137,8 @@ def meta_sql(names: TableNames) -> MetaSql:
         read=f"SELECT found.* {each_key} (SELECT {_JOINED} {current} m.current_revision_id {one_key}) found",
         read_full=f"SELECT found.* {each_key} (SELECT {_JOINED}, {_PAYLOAD} {current} m.current_revision_id {one_key}) found",
         read_full_one=f"SELECT {_JOINED}, {_PAYLOAD} {current} m.current_revision_id WHERE m.resource_id = $1::text",
-        read_at=f"SELECT {_JOINED}, k.revision_id {pairs.replace('$3', '$2')}",
-        read_at_full=f"SELECT {_JOINED}, {_PAYLOAD}, k.revision_id {pairs}",
+        read_at=f"SELECT {_JOINED}, k.revision_id {pairs('$2')}",
+        read_at_full=f"SELECT {_JOINED}, {_PAYLOAD}, k.revision_id {pairs('$3')}",
         read_meta=f"SELECT found.* {each_key} (SELECT {_META} FROM {meta} m {one_key}) found",
         payload=(
             f"SELECT r.payload FROM {revision} r WHERE r.resource_id = $1 AND r.revision_id = $2 AND r.payload_id = $3"
@@ -142,6 +146,7 @@ def meta_sql(names: TableNames) -> MetaSql:
         list_revisions=(
             f"SELECT r.resource_id, {_REVISION} FROM {revision} r WHERE r.resource_id = $1 ORDER BY r.revision_id"
         ),
+        lock=f"SELECT FROM {meta} m WHERE m.resource_id = $1 FOR UPDATE",
         erase=(
             f"WITH w AS (DELETE FROM {meta} m WHERE m.resource_id = $1 AND ($2::bigint IS NULL OR m.version = $2) "
             "RETURNING m.resource_id), "

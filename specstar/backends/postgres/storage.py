@@ -14,7 +14,7 @@ from specstar.backends.postgres.writer import MetaWriter
 from specstar.query import Condition, Query
 from specstar.roles.records import ResourceMeta, RevisionInfo, StoredRevision
 from specstar.roles.resource import PayloadKey, StoredPayload
-from specstar.roles.storage import Advance, AdvancingStorage, ModelSpec, StorageWrite
+from specstar.roles.storage import Advance, AdvancingStorage, Found, ModelSpec, StorageWrite
 
 if TYPE_CHECKING:
     from specstar.backends.postgres.connection import PostgresConnection
@@ -68,8 +68,8 @@ class PostgresStorage(AdvancingStorage):
     async def erase(self, resource_id: str, *, expected_version: int | None = None) -> bool:
         return await erase(self._tables, resource_id, expected_version) is not None
 
-    async def search(self, query: Query) -> list[StoredRevision]:
-        return await self._searcher.search(query, self._reader)
+    async def find(self, query: Query) -> Found:
+        return await self._searcher.find(query, self._reader)
 
     async def search_meta(self, query: Query) -> list[ResourceMeta]:
         return await self._searcher.search_meta(query)
