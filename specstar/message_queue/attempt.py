@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import enum
 import math
 import time
+from asyncio import events
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +20,7 @@ from specstar.message_queue.job import DelayRetry, JobRecord, NoRetry
 from specstar.message_queue.state import Snapshot
 from specstar.roles import Delivery
 
+_TURNS_TO_THE_END = 4
 __all__ = ["Attempt", "Failed", "Interrupted", "Stopped", "Succeeded"]
 
 
@@ -85,7 +88,7 @@ class Attempt:
     async def run(
         self, invoke: Invoke, codec: JobCodec[Any], timeout: float | None, new_scope: Callable[..., anyio.CancelScope]
     ) -> Succeeded | Failed | Interrupted:
-        """Call the handler. Never raises but for a cancellation of the worker itself, or Ctrl-C."""
+        """Call the handler. Never raises but for a cancellation of the worker itself, Ctrl-C, or the end of the loop."""
         try:
             job = codec.job(self.record)
         except DecodeError as error:
@@ -93,23 +96,28 @@ class Attempt:
         deadline = math.inf if timeout is None else anyio.current_time() + timeout
         self.scope = scope = new_scope(deadline=deadline)
         outcome: Succeeded | Failed | None = None
+        task = _asyncio_task()
+        before = 0 if task is None else task.cancelling()
         try:
             if self.reason is not None:
                 scope.cancel()
             with scope:
                 outcome = await self._call(invoke, job, codec)
         except BaseException as error:
-            if not isinstance(error, anyio.get_cancelled_exc_class()):
+            if _has(error, (KeyboardInterrupt, GeneratorExit)):
                 raise
-            if anyio.current_effective_deadline() == -math.inf or _task_is_cancelled():
+            if _has(error, anyio.get_cancelled_exc_class()) and await _is_cancelled(task, before):
                 raise  # the worker itself is cancelled
             outcome = Failed(*failure_text(error))
         finally:
             self.scope = None
+        if task is not None and task.cancelling() > before and anyio.current_effective_deadline() != -math.inf:
+            _take_back(task, before)  # the handler cancelled its own task, and swallowed that
+        # A handler that answers a cancellation with an error was cancelled all the same.
+        if self.reason is not None and not isinstance(outcome, Succeeded):
+            return Interrupted(self.reason)
         if outcome is not None:
             return outcome
-        if self.reason is not None:
-            return Interrupted(self.reason)
         return Failed(f"TimeoutError: the handler was cancelled after its timeout of {timeout:g} s", None)
 
     @staticmethod
@@ -119,7 +127,8 @@ class Attempt:
         except NoRetry as error:
             return Failed(*failure_text(error), final=True)
         except DelayRetry as error:
-            return Failed(*failure_text(error), delay=error.seconds)
+            # None in a subclass that does not set it.
+            return Failed(*failure_text(error), delay=getattr(error, "seconds", None))
         except HandlerExitError as error:
             return Failed(*failure_text(error.__cause__ or error))
         except ResultError as error:
@@ -127,19 +136,32 @@ class Attempt:
             return Failed(str(error), None, final=True)
         except (Exception, SystemExit) as error:
             return Failed(*failure_text(error))
-        except BaseExceptionGroup as error:
-            if error.split((KeyboardInterrupt, anyio.get_cancelled_exc_class()))[0] is not None:
-                raise
-            return Failed(*failure_text(error))
 
 
-def _task_is_cancelled() -> bool:
-    """True if someone cancelled this asyncio task by hand; on trio the effective deadline has told."""
-    from asyncio import events
+def _has(error: BaseException, kinds: type[BaseException] | tuple[type[BaseException], ...]) -> bool:
+    """True for one of these, also somewhere in a group."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(kinds)[0] is not None
+    return isinstance(error, kinds)
 
-    if events._get_running_loop() is None:
+
+def _asyncio_task() -> asyncio.Task[Any] | None:
+    return None if events._get_running_loop() is None else asyncio.current_task()
+
+
+async def _is_cancelled(task: asyncio.Task[Any] | None, before: int) -> bool:
+    """True if the worker is cancelled, from whose task a handler runs; False if the handler cancelled that by itself."""
+    if anyio.current_effective_deadline() == -math.inf:
+        return True
+    if task is None or task.cancelling() <= before:
         return False
-    import asyncio
+    # At the end of a loop all tasks are cancelled by hand, this one maybe before the one that holds its scope.
+    _take_back(task, before)
+    for _ in range(_TURNS_TO_THE_END):
+        await asyncio.sleep(0)
+    return anyio.current_effective_deadline() == -math.inf
 
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+
+def _take_back(task: asyncio.Task[Any], before: int) -> None:
+    while task.cancelling() > before:
+        task.uncancel()

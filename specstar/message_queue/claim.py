@@ -21,6 +21,8 @@ class Decision(enum.Enum):
     """The attempts are used up by workers that died: fail it, then park it."""
     park = enum.auto()
     """The job failed already: only the parking was lost."""
+    cancel = enum.auto()
+    """Someone cancelled the job while a worker ran it that did not get to it."""
     resend = enum.auto()
     """The retry was decided, but its message may never have been sent."""
 
@@ -44,4 +46,6 @@ def decide(record: JobRecord, message: Message, *, redelivered: bool, max_attemp
             return Decision.drop
     elif message.attempts < record.attempts:
         return Decision.resend if redelivered else Decision.drop
+    if record.cancel_requested:
+        return Decision.cancel
     return Decision.exhausted if record.attempts >= max_attempts else Decision.run

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Set
 from datetime import UTC, datetime
 
 import msgspec
@@ -76,31 +76,38 @@ async def forget_finished(state: JobState, messages: MessageQueue, jobs: Conditi
     return erased
 
 
-async def requeue_dead(state: JobState, messages: MessageQueue, job_ids: Sequence[str] | None) -> int:
-    """Send dead jobs (None: all) back to work with no attempts counted; returns how many."""
+async def requeue_dead(state: JobState, messages: MessageQueue, queue: str, job_ids: Set[str] | None) -> int:
+    """Send dead jobs (None: all that are dead now) back to work with no attempts counted; returns how many."""
+    seen: set[str] = set()
     requeued = 0
     while True:
+        # Jobs that fail again meanwhile are not sent a second time.
+        limit = _PAGE + len(seen)
+        letters = await messages.dead_letters(limit=limit)
+        ids = list(dict.fromkeys(letter.message.id for letter in letters if letter.message.id not in seen))
+        seen.update(ids)
+        wanted = ids if job_ids is None else [job_id for job_id in ids if job_id in job_ids]
         # The state first: a worker drops the message of a job that counts as failed.
-        ids = job_ids
-        if ids is None:
-            ids = [letter.message.id for letter in await messages.dead_letters(limit=_PAGE)]
-        for job_id in ids:
-            await _revive(state, job_id)
-        count = await messages.requeue_dead(ids) if ids else 0
-        requeued += count
-        if job_ids is not None or not count:
+        for job_id in wanted:
+            await _revive(state, queue, job_id)
+        requeued += await messages.requeue_dead(wanted) if wanted else 0
+        if len(letters) < limit or not ids or (job_ids is not None and job_ids <= seen):
             return requeued
 
 
-async def _revive(state: JobState, job_id: str) -> None:
-    queue = None
+async def _revive(state: JobState, queue: str, job_id: str) -> None:
     for _ in range(_CONFLICTS):
         snapshot = await state.read(job_id)
-        if snapshot is None or snapshot.record.status is not JobStatus.failed:
+        if snapshot is None or snapshot.record.status is not JobStatus.failed or snapshot.record.queue != queue:
             return
-        queue = snapshot.record.queue
         revived = _replace(
-            snapshot.record, status=JobStatus.pending, attempts=0, delivery=0, worker=None, finished_time=None
+            snapshot.record,
+            status=JobStatus.pending,
+            attempts=0,
+            delivery=0,
+            worker=None,
+            finished_time=None,
+            cancel_requested=False,
         )
         try:
             await state.settle(snapshot, revived)

@@ -45,6 +45,11 @@ class HandlerThreads:
         self._idle: list[_Thread] = []
         self._closed = False
 
+    @property
+    def full(self) -> bool:
+        """True while no more handlers may begin."""
+        return self.stuck >= self.limit
+
     async def call(self, handler: Callable[[Job[Any]], Any], job: Job[Any]) -> Any:
         """Run the handler in a thread. Cancelling leaves the thread to itself. Always on the same event loop."""
         home = self._home

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import enum
-import math
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 from msgspec import Raw, Struct
 
-from specstar.errors import InvalidInputError
+from specstar.message_queue.retry import checked_seconds
 from specstar.query import IndexedField
 
 __all__ = [
@@ -140,7 +139,5 @@ class DelayRetry(Exception):
     """Raised by a handler: try again after `seconds`. The attempt counts, so that no job is tried for ever."""
 
     def __init__(self, seconds: float, message: str = "") -> None:
-        if not math.isfinite(seconds) or seconds < 0:
-            raise InvalidInputError(f"DelayRetry takes seconds from 0 upwards, not {seconds!r}", field="seconds")
-        self.seconds = float(seconds)
+        self.seconds = checked_seconds(seconds, field="seconds")
         super().__init__(message or f"the handler asked to be tried again in {seconds:g} s")

@@ -12,7 +12,7 @@ from anyio.lowlevel import checkpoint
 from specstar.errors import BackendError, BackendUnavailable, SpecstarError
 from specstar.message_queue.attempt import Attempt, Stopped
 from specstar.message_queue.runner import JobRunner
-from specstar.roles import Consumer
+from specstar.roles import Consumer, Delivery
 
 if TYPE_CHECKING:
     from specstar.message_queue.queue import JobQueue
@@ -115,10 +115,10 @@ class Lane:
                     self._start_slot(slots, session)
                 try:
                     if worker.permit is None:
-                        await self._runner.handle(delivery)
+                        await self._handle(delivery)
                     else:
                         async with worker.permit:
-                            await self._runner.handle(delivery)
+                            await self._handle(delivery)
                 finally:
                     session.idle += 1
                 self._turns += 1
@@ -134,6 +134,13 @@ class Lane:
             session.idle -= 1
             if not session.slots:
                 session.over.set()
+
+    async def _handle(self, delivery: Delivery) -> None:
+        if not self.queue.is_async and self._worker.threads.full:
+            await self._worker.room_for_threads(self.queue.name)
+        # It may have waited for its turn until the drain: without an end it goes back when the consumer is left.
+        if not self._worker.stopping:
+            await self._runner.handle(delivery)
 
     def _end(self, session: _Session, error: BaseException) -> None:
         """The consumer gives no more. While the worker drains, it stays open for the ends of what runs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -12,6 +13,7 @@ import msgspec
 
 from specstar.errors import (
     DecodeError,
+    IdempotencyConflictError,
     InvalidInputError,
     JobNotFoundError,
     NotConfiguredError,
@@ -167,7 +169,9 @@ class JobQueue(Generic[P]):
         """
         key = f"every {every:g} s: {number}" if self.keep_state else None
         record, _ = self._sender.record(self._every_payload, None, key, None, None)
-        await self._sender.send(record, 0.0, tick=not again)
+        # Payloads of one tick may differ, by their defaults: the first counts.
+        with contextlib.suppress(IdempotencyConflictError):
+            await self._sender.send(record, 0.0, tick=not again)
 
     # Looking
 
@@ -303,11 +307,11 @@ class JobQueue(Generic[P]):
 
     @gated
     async def requeue_dead(self, job_ids: Sequence[str] | None = None) -> int:
-        """Send dead jobs (None: all) back to work with no attempts counted; returns how many."""
+        """Send dead jobs (None: all that are dead now) back to work with no attempts counted; returns how many."""
         messages, state = self._messages(), self._state()
         if state is None:
             return await messages.requeue_dead(job_ids)
-        return await clearing.requeue_dead(state, messages, None if job_ids is None else list(job_ids))
+        return await clearing.requeue_dead(state, messages, self.name, None if job_ids is None else set(job_ids))
 
     @gated
     async def purge_dead(self, job_ids: Sequence[str] | None = None) -> int:
@@ -376,7 +380,7 @@ class JobQueue(Generic[P]):
     def _condition(self, query: Condition | None, status: JobStatus | None) -> Condition:
         condition: Condition = QB["queue"] == self.name
         if status is not None:
-            condition = condition & (QB["status"] == JobStatus(status).value)
+            condition = condition & (QB["status"] == _checked_status(status).value)
         return condition if query is None else condition & query
 
     def _notify(self, job_id: str) -> None:
@@ -401,3 +405,10 @@ def _checked_name(name: str) -> str:
     if name.startswith("<"):
         raise InvalidInputError("give the job a name=: that of a lambda says nothing", field="name")
     return name
+
+
+def _checked_status(status: JobStatus) -> JobStatus:
+    try:
+        return JobStatus(status)
+    except ValueError:
+        raise InvalidInputError(f"no status of a job: {status!r:.80}", field="status") from None

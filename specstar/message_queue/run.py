@@ -69,7 +69,7 @@ async def run_workers(
     """
     if not queues:
         raise UsageError("there are no jobs to run: declare them with @spec.job or spec.add_job before run_workers()")
-    if concurrency < 1:
+    if not isinstance(concurrency, int) or concurrency < 1:
         raise UsageError(f"concurrency is 1 or more, not {concurrency}")
     checked_seconds(drain_timeout, field="drain_timeout")
     gate = queues[0]._gate

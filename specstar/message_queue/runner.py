@@ -15,6 +15,7 @@ from specstar.errors import (
     BackendUnavailable,
     DecodeError,
     DuplicateResourceError,
+    InvalidInputError,
     OutcomeUnknownError,
     ResourceNotFoundError,
     RevisionConflictError,
@@ -208,6 +209,11 @@ class JobRunner:
             if record.message_waits and self._state is not None:
                 await self._state.settle(snapshot, _replace(record, message_waits=False))
             await self._end(delivery.ack(), delivery)
+        elif decision is Decision.cancel:
+            if self._state is not None:
+                await self._state.settle(snapshot, _cancelled(record))
+            self._queue._notify(record.job_id)
+            await self._end(delivery.ack(), delivery)
         elif decision is Decision.park:
             dead = _replace(message, attempts=record.attempts)
             await self._end(delivery.dead(dead, reason=record.error or "it failed"), delivery)
@@ -271,7 +277,7 @@ class JobRunner:
         elif isinstance(outcome, Failed):
             await self._fail(attempt, outcome, now)
         elif outcome.reason is Stopped.cancelled:
-            await self._record(attempt, _replace(record, status=JobStatus.cancelled, finished_time=now))
+            await self._record(attempt, _cancelled(record))
             await self._end_of(attempt, lambda delivery: delivery.ack())
         else:
             # Not the job's fault: the attempt does not count.
@@ -346,6 +352,8 @@ class JobRunner:
                     )
                 return
             attempt.snapshot = snapshot = found
+            if found.record.cancel_requested and record.status is JobStatus.retrying:
+                record = _cancelled(found.record)
         raise BackendUnavailable(f"job {record.job_id} is changed by others all the time", role="meta")
 
     async def _again(self, operation: Callable[[], Awaitable[R]], error: BackendError) -> R:
@@ -373,9 +381,9 @@ class JobRunner:
         """Confirm the end of a delivery. If that fails the broker delivers again, and the state tells what was done."""
         try:
             await ending
-        except BackendError as error:
+        except (BackendError, InvalidInputError) as error:
             logger.warning(
-                "job %s in %r: the broker did not confirm its end, it comes again: %s",
+                "job %s in %r: the broker did not take its end, it comes again: %s",
                 delivery.message.id,
                 self._name,
                 error,
@@ -383,6 +391,10 @@ class JobRunner:
 
     def _log_dead(self, job_id: str, reason: str) -> None:
         logger.warning("job %s in %r failed for good: %s", job_id, self._name, reason)
+
+
+def _cancelled(record: JobRecord) -> JobRecord:
+    return _replace(record, status=JobStatus.cancelled, finished_time=datetime.now(UTC), worker=None)
 
 
 class _GaveUp(Exception):

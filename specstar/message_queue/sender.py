@@ -10,6 +10,7 @@ from typing import Any
 
 import anyio
 import msgspec
+from msgspec import Raw
 
 from specstar.errors import (
     DuplicateResourceError,
@@ -122,7 +123,7 @@ class JobSender:
         if snapshot is None:
             return None
         known = snapshot.record
-        if msgspec.json.decode(known.payload) != msgspec.json.decode(record.payload):
+        if _canonical(known.payload) != _canonical(record.payload):
             raise IdempotencyConflictError(record.idempotency_key or "", job_id=known.job_id)
         if tick or known.status is not JobStatus.pending or known.attempts:
             return known
@@ -216,6 +217,11 @@ async def _forget(state: JobState, records: Sequence[JobRecord], *, in_flight: b
 def _may_have_landed(error: BaseException) -> bool:
     """True if a write that ended in this way may have been made: cancelled in flight, or its answer was lost."""
     return isinstance(error, OutcomeUnknownError) or not isinstance(error, Exception)
+
+
+def _canonical(payload: Raw) -> bytes:
+    """Not the values themselves: Python takes 1, 1.0 and True for equal."""
+    return msgspec.json.encode(msgspec.json.decode(payload), order="sorted")
 
 
 def seconds_until(moment: datetime | None) -> float:

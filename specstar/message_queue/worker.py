@@ -103,8 +103,7 @@ class Worker:
                 lane.queue._lanes.append(lane)
             for queue in self._queues:
                 group.start_soon(self._recover, queue)
-                if queue.every is not None:
-                    group.start_soon(enqueue_ticks, queue, queue.every)
+            group.start_soon(self._tick)
             try:
                 await self._stopped.wait()
                 await self._drain()
@@ -115,6 +114,15 @@ class Worker:
             group.cancel_scope.cancel()
         if self._errors:
             raise self._errors[0]
+
+    async def _tick(self) -> None:
+        """Enqueue the periodic jobs until the drain begins."""
+        async with anyio.create_task_group() as group:
+            for queue in self._queues:
+                if queue.every is not None:
+                    group.start_soon(enqueue_ticks, queue, queue.every)
+            await self._stopped.wait()
+            group.cancel_scope.cancel()
 
     async def _run_lanes(self) -> None:
         async def run(lane: Lane) -> None:
@@ -157,7 +165,7 @@ class Worker:
     async def room_for_threads(self, name: str) -> None:
         """Wait while too many threads are stuck in handlers that are over time."""
         said = False
-        while self.threads.stuck >= self.threads.limit and not self.stopping:
+        while self.threads.full and not self.stopping:
             if not said:
                 logger.error("jobs %r: %d threads are stuck in handlers; no new ones start", name, self.threads.stuck)
                 said = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from functools import lru_cache
@@ -96,14 +96,14 @@ def _walker(names: Sequence[str]) -> Callable[[Any], Any]:
                 obj = obj.get(name, _MISSING)
             else:
                 # In a union another member may be plain data, whose methods are no fields.
-                obj = getattr(obj, name, _MISSING) if _has_fields(type(obj)) else _MISSING
+                obj = getattr(obj, name, _MISSING) if _has_fields(obj.__class__) else _MISSING
         return obj
 
     return walk
 
 
 @lru_cache(maxsize=1024)
-def _has_fields(kind: Hashable) -> bool:
+def _has_fields(kind: Any) -> bool:
     return any(hasattr(kind, name) for name in _MARKS)
 
 

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from specstar.backends.rabbitmq.envelope import pack
-from specstar.backends.rabbitmq.names import shard_of, step_of
+from specstar.backends.rabbitmq.names import LONGEST_DELAY_SECONDS, shard_of, step_of
 from specstar.errors import BackendUnavailable, InvalidInputError
 from specstar.roles import Consumer, DeadLetter, Message, MessageQueue, MessageQueueFactory
 
@@ -87,8 +87,10 @@ class RabbitMQQueue(MessageQueue):
             ) from error
 
     async def send_retry(self, message: Message, delay: float) -> None:
-        """Publish the copy that replaces a delivery."""
-        await self.publish(message, delay=delay)
+        """Publish the copy that replaces a delivery. A delay beyond the longest one is that one."""
+        spec = await self._route(message, min(delay, LONGEST_DELAY_SECONDS))
+        # Like a dead letter: it may have come in under a larger limit.
+        await self._outbox.send(spec, pack(message, 1 << 40), priority=_checked(message.priority))
 
     async def send_dead(self, message: Message, reason: str) -> None:
         """Publish to the dead letters."""
