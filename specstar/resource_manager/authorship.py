@@ -45,7 +45,10 @@ class Authorship:
         if user is not None:
             if "\0" in user:
                 raise InvalidInputError("user must not contain NUL characters", field="user")
-            size = len(user.encode("utf-8", "surrogatepass"))
+            try:
+                size = len(user.encode())
+            except UnicodeEncodeError as error:
+                raise InvalidInputError(f"user is no valid Unicode text: {error}", field="user") from error
             if size > MAX_ID_BYTES:
                 message = f"user has {size} bytes; at most {MAX_ID_BYTES} are allowed"
                 raise LimitExceededError(message, field="user", limit=MAX_ID_BYTES, actual=size)
@@ -60,9 +63,14 @@ class Authorship:
 
 
 def _clock(now: datetime | Callable[[], datetime]) -> Callable[[], datetime]:
-    if not isinstance(now, datetime):
-        return now
-    if now.tzinfo is None:
+    if isinstance(now, datetime):
+        fixed = _aware(now)
+        return lambda: fixed
+    clock = now
+    return lambda: _aware(clock())
+
+
+def _aware(now: datetime) -> datetime:
+    if not isinstance(now, datetime) or now.tzinfo is None:
         raise InvalidInputError("now must be a timezone-aware datetime", field="now")
-    fixed = now.astimezone(UTC)
-    return lambda: fixed
+    return now.astimezone(UTC)

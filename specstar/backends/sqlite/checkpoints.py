@@ -42,7 +42,13 @@ class Checkpoints:
     async def _run(self) -> None:
         try:
             await self._beside.run(DatabaseFile.checkpoint, self._file)
-            if not await self._writer.run(DatabaseFile.finish_checkpoint, self._file):
+            held = await self._beside.run(DatabaseFile.hold_readers, self._file)
+            try:
+                finished = await self._writer.run(DatabaseFile.finish_checkpoint, self._file)
+            finally:
+                if held:
+                    self._file.let_readers()
+            if not finished:
                 await anyio.sleep(_BLOCKED_SECONDS)
         except BackendUnavailable:
             return  # closed meanwhile

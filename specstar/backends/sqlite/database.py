@@ -73,6 +73,8 @@ class Database:
         """What statements have made for this connection alone, by names of their own."""
         self._cursor = connection.cursor()
         self._lock = threading.Lock()
+        self._busy_ms = 0
+        self._interrupted = False
 
     @classmethod
     def open_file(
@@ -99,7 +101,8 @@ class Database:
             connection = apsw.Connection(path, flags=flags, statementcachesize=_STATEMENTS)
             database = cls(connection, path)
             try:
-                connection.set_busy_timeout(int(busy_timeout * 1000))
+                database._busy_ms = int(busy_timeout * 1000)
+                connection.set_busy_timeout(database._busy_ms)
                 database._settle(cache_bytes, mmap_bytes)
                 if read_only:
                     database.check_schema()
@@ -225,10 +228,10 @@ class Database:
             except apsw.IOError as error:
                 self._take_back(error)
                 raise
-            except apsw.Error as error:
+            except Exception as error:
                 if is_fatal(error):
                     raise
-                return None
+                return None  # of one of them, which will be told
             return results
 
     def _write(self, operations: Iterable[Operation | Joined], *, one_by_one: bool) -> list[Any]:
@@ -264,10 +267,14 @@ class Database:
             self.execute("BEGIN")
             try:
                 for operation in operations:
+                    if self._interrupted:
+                        raise apsw.InterruptError("interrupted")
                     try:
                         results.append(operation.run(self))
                     except SpecstarError as error:
                         results.append(error)
+                    except apsw.InterruptError:
+                        raise  # those behind it would keep the one who closes waiting
                     except (apsw.Error, UnicodeDecodeError) as error:
                         failure = translate(error, self.name)
                         failure.__cause__ = error
@@ -289,6 +296,18 @@ class Database:
         with _translated(self.name), self._held(), suppress(apsw.BusyError):
             self.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
 
+    def restart_log(self) -> bool:
+        """Begin the log anew, if all of it is in the database and nobody reads from it; waits for nobody."""
+        with _translated(self.name), self._held():
+            self.connection.set_busy_timeout(0)
+            try:
+                self.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
+            except apsw.BusyError:
+                return False
+            finally:
+                self.connection.set_busy_timeout(self._busy_ms)
+            return True
+
     def close(self) -> None:
         """Close the connection; waits for a job that still uses it."""
         with self._held(), _translated(self.name):
@@ -296,7 +315,8 @@ class Database:
             self.connection.close()
 
     def interrupt(self) -> None:
-        """Make the statement that runs at the moment fail. From any thread."""
+        """Make the statement that runs at the moment fail, and all reads after it: it is about to be closed. From any thread."""
+        self._interrupted = True
         with suppress(apsw.ConnectionClosedError):
             self.connection.interrupt()
 

@@ -11,6 +11,7 @@ from specstar.backends.sqlite import descriptors
 from specstar.backends.sqlite.database import Database, Operation
 from specstar.backends.sqlite.faults import DISK_ERRORS
 from specstar.backends.sqlite.forks import working
+from specstar.backends.sqlite.reader_gate import ReaderGate
 from specstar.backends.sqlite.writes import joined
 from specstar.errors import BackendError, SpecstarError
 
@@ -25,6 +26,9 @@ _LOOK_SECONDS = 0.02
 # What a checkpoint beside the writer may leave to it, and how often it tries.
 _FEW_PAGES = WAL_PAGES // 32
 _PASSES = 6
+# Searches that overlap keep the log from beginning anew. From 64 MiB on new ones are held back for it, while those under way
+# end: for longer, the longer the log is.
+_PATIENCE = ((WAL_PAGES * 32, 15.0), (WAL_PAGES * 8, 2.0), (WAL_PAGES * 2, 0.25))
 
 
 class DatabaseFile:
@@ -45,6 +49,8 @@ class DatabaseFile:
         self.writer: Database
         self.reader: Database
         self._idle: list[Database] = []
+        self._gate = ReaderGate()
+        self._log_is_very_long = False
 
     def open(self) -> None:
         """Open all connections; on an error none is left open."""
@@ -123,6 +129,19 @@ class DatabaseFile:
                     broken.close()
             raise
 
+    def hold_readers(self) -> bool:
+        """Where the log is very long: let no reader begin, and wait a while for those under way. True: none is left, until
+        `let_readers`.
+        """
+        pages = 0 if self._checkpointer is None else self._checkpointer.log_pages()[0]
+        patience = next((seconds for least, seconds in _PATIENCE if pages >= least), None)
+        self._log_is_very_long = patience is not None
+        return patience is not None and self._gate.clear(patience)
+
+    def let_readers(self) -> None:
+        """Take `hold_readers` back."""
+        self._gate.open()
+
     def finish_checkpoint(self) -> bool:
         """The rest, in the writer's thread: a log of which all is in the database begins anew with the next write.
 
@@ -132,6 +151,8 @@ class DatabaseFile:
         try:
             self.writer.checkpoint()
             pages, done = self.writer.log_pages()
+            if done >= pages >= WAL_PAGES:
+                return self.writer.restart_log()
         except BackendError as error:
             self._renew_writer = isinstance(error.__cause__, DISK_ERRORS)
             raise
@@ -141,9 +162,20 @@ class DatabaseFile:
         """Run searches on a reader that is free. At most `readers` threads may be inside."""
         database = self._idle.pop()
         try:
-            return database.read(operations)
+            # One snapshot for all is quicker, and keeps the log for as long as all of them take.
+            apart = [[each] for each in operations] if self._log_is_very_long else [operations]
+            results: list[Any] = []
+            for some in apart:
+                with self._gate.reading():
+                    results += database.read(some)
+            return results
         finally:
             self._idle.append(database)
+
+    def read(self, operations: Sequence[Operation]) -> list[Any]:
+        """Run reads by id, one thread at a time."""
+        with self._gate.reading():
+            return self.reader.read(operations)
 
     def close(self) -> None:
         """Close all connections, the writer last, which then folds the write-ahead log into the database."""
@@ -153,6 +185,7 @@ class DatabaseFile:
 
     def drop(self) -> None:
         """Close all connections in a hurry; a statement under way is interrupted."""
+        self._gate.open()
         for database in self._opened:
             database.interrupt()
         self._close_all()

@@ -159,4 +159,4 @@ class Lanes:
 
     def _read(self, operations: list[Operation]) -> list[Any]:
         first: list[Operation] = list(prefetches(operations))
-        return self._file.reader.read([*first, *operations])[len(first) :]
+        return self._file.read([*first, *operations])[len(first) :]
