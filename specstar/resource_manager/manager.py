@@ -24,6 +24,7 @@ from specstar.resource_manager.authorship import Authorship
 from specstar.resource_manager.codec import Codec
 from specstar.resource_manager.drafting import Drafting
 from specstar.resource_manager.ids import checked_id, is_id
+from specstar.resource_manager.reindexing import reindex
 from specstar.resource_manager.resource import Page, Resource
 from specstar.resource_manager.slot import StorageSlot
 from specstar.resource_manager.writer import Current
@@ -37,6 +38,7 @@ T = TypeVar("T")
 Status = RevisionStatus | Literal["stable", "draft"]
 logger = logging.getLogger("specstar")
 _GARBAGE_PAGE = 500
+_REINDEX_PAGE = 200
 
 
 def _status(status: Status) -> RevisionStatus:
@@ -368,15 +370,24 @@ class ResourceManager(Generic[T]):
         """
         if not isinstance(page_size, int) or page_size < 1:
             raise QueryError(f"page_size is a number from 1, got {page_size!r:.80}", path="page_size")
-        built = self._query(query, sort, None, 0, None, include_deleted)
-        left = built.limit
+        whole = query if isinstance(query, Query) else None
+        if whole is not None and (sort or include_deleted):
+            raise QueryError("a Query has its own sort and include_deleted: make them part of it")
+        left = None if whole is None else whole.limit
+        cursor: str | None = None
         while left != 0:
-            page = await self.search(replace(built, limit=page_size if left is None else min(page_size, left)))
+            size = page_size if left is None else min(page_size, left)
+            if whole is None:
+                page = await self.search(query, sort=sort, limit=size, after=cursor, include_deleted=include_deleted)
+            else:
+                page = await self.search(replace(whole, limit=size))
             for resource in page:
                 yield resource
-            if page.cursor is None:
+            cursor = page.cursor
+            if cursor is None:
                 return
-            built = replace(built, after=page.cursor, offset=0)
+            if whole is not None:
+                whole = replace(whole, after=cursor, offset=0)
             left = None if left is None else left - len(page)
 
     @gated
@@ -397,6 +408,18 @@ class ResourceManager(Generic[T]):
         Does nothing on other backends. Raises `RevisionConflictError` if another writer was first.
         """
         await self._slot.storage.sync()
+
+    @gated
+    async def reindex(self) -> int:
+        """Make all resources searchable by the present `indexed_fields`; returns how many rows had to be changed.
+
+        Needed once after a field was added or has changed its meaning, with all programs up to date: a row keeps what was
+        indexed when it was written. Versions move on, revisions and times stay as they are. Others may read and write
+        meanwhile.
+        """
+        everything = self._query(None, (), _REINDEX_PAGE, 0, None, True)
+        slot = self._slot
+        return await reindex(slot.storage, slot.writer, everything, lambda found: self._project(self._decoded(found)))
 
     @gated
     async def collect_garbage(self, *, older_than_seconds: float = 3600.0) -> int:

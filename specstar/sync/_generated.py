@@ -15,9 +15,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Self
 
+from msgspec.structs import replace
+
 from specstar.blobs import BlobManager as AsyncBlobManager
 from specstar.blobs import BlobSource
 from specstar.blobs import BlobStream as AsyncBlobStream
+from specstar.errors import (
+    QueryError,
+)
 from specstar.message_queue.job import DeadJob, Job, JobStatus
 from specstar.message_queue.queue import JobQueue as AsyncJobQueue
 from specstar.message_queue.queue import P
@@ -71,7 +76,8 @@ class ResourceManager(Generic[T]):
     ) -> list[RevisionInfo]:
         """Store many new resources in the fewest steps; returns their revisions in order.
 
-        Each is stored by itself. If some fail, the others are there all the same, and the first error is raised.
+        All are checked first: if one does not fit the model, none is stored. Then each is stored by itself: if one fails, the
+        others are there all the same, and the first error is raised.
         """
         return self._gate.call(
             functools.partial(self._inner.create_many, data, resource_ids=resource_ids, status=status)
@@ -190,7 +196,7 @@ class ResourceManager(Generic[T]):
         of the last name.
 
         `after` is the `cursor` of the page before (keyset paging: cost does not grow with the page number). A payload that
-        does not decode raises `DecodeError` when its `data` is read. Raises `QueryError`.
+        does not decode raises `DecodeError` when its `data` is read. A `Query` says all of this itself. Raises `QueryError`.
         """
         return self._gate.call(
             functools.partial(
@@ -216,15 +222,31 @@ class ResourceManager(Generic[T]):
         page_size: int = 200,
         include_deleted: bool = False,
     ) -> Iterator[Resource[T]]:
-        """All matching resources, fetched page by page as they are consumed. What changes meanwhile may or may not show."""
+        """All matching resources, fetched page by page as they are consumed. What changes meanwhile may or may not show.
+
+        The `limit` of a `Query` is how many there are at most. Raises `QueryError`.
+        """
+        if not isinstance(page_size, int) or page_size < 1:
+            raise QueryError(f"page_size is a number from 1, got {page_size!r:.80}", path="page_size")
+        whole = query if isinstance(query, Query) else None
+        if whole is not None and (sort or include_deleted):
+            raise QueryError("a Query has its own sort and include_deleted: make them part of it")
+        left = None if whole is None else whole.limit
         cursor: str | None = None
-        while True:
-            page = self.search(query, sort=sort, limit=page_size, after=cursor, include_deleted=include_deleted)
+        while left != 0:
+            size = page_size if left is None else min(page_size, left)
+            if whole is None:
+                page = self.search(query, sort=sort, limit=size, after=cursor, include_deleted=include_deleted)
+            else:
+                page = self.search(replace(whole, limit=size))
             for resource in page:
                 yield resource
             cursor = page.cursor
             if cursor is None:
                 return
+            if whole is not None:
+                whole = replace(whole, after=cursor, offset=0)
+            left = None if left is None else left - len(page)
 
     def explain(
         self, query: Condition | Query | None = None, *, sort: Sequence[str] = (), limit: int | None = None
@@ -238,6 +260,15 @@ class ResourceManager(Generic[T]):
         Does nothing on other backends. Raises `RevisionConflictError` if another writer was first.
         """
         return self._gate.call(functools.partial(self._inner.sync))
+
+    def reindex(self) -> int:
+        """Make all resources searchable by the present `indexed_fields`; returns how many rows had to be changed.
+
+        Needed once after a field was added or has changed its meaning, with all programs up to date: a row keeps what was
+        indexed when it was written. Versions move on, revisions and times stay as they are. Others may read and write
+        meanwhile.
+        """
+        return self._gate.call(functools.partial(self._inner.reindex))
 
     def collect_garbage(self, *, older_than_seconds: float = 3600.0) -> int:
         """Remove payloads that nothing points to, and unfinished files, if older than this; returns how many.
@@ -496,7 +527,7 @@ class JobQueue(Generic[P]):
         return self._gate.call(functools.partial(self._inner.list_dead, limit=limit))
 
     def requeue_dead(self, job_ids: Sequence[str] | None = None) -> int:
-        """Send dead jobs (None: all) back to work with no attempts counted; returns how many."""
+        """Send dead jobs (None: all that are dead now) back to work with no attempts counted; returns how many."""
         return self._gate.call(functools.partial(self._inner.requeue_dead, job_ids))
 
     def purge_dead(self, job_ids: Sequence[str] | None = None) -> int:

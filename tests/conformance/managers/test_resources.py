@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -22,6 +23,7 @@ from specstar.errors import (
     RevisionConflictError,
     RevisionStateError,
 )
+from specstar.query import Query, build_query
 from specstar.resource_manager import ResourceManager
 from specstar.roles import RevisionStatus
 
@@ -669,3 +671,145 @@ async def test_searches_of_one_shape_at_once_each_get_their_own_answer(users: Us
         group.start_soon(find, QB["age"] == "0", 10, lambda at: False)
         group.start_soon(find, QB["admin"] == False, 100, lambda at: True)  # noqa: E712  a condition
     assert not wrong
+
+
+async def test_erasing_beside_a_writer_leaves_nothing_of_it(users: Users) -> None:
+    for number in range(12):
+        info = await users.create(User("secret"), resource_id=f"r{number}")
+
+        async def write(info: Any = info) -> None:
+            with contextlib.suppress(ResourceNotFoundError):
+                await users.update(info.resource_id, User("secret too"))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(write)
+            group.start_soon(users.permanently_delete, info.resource_id)
+        with pytest.raises(ResourceNotFoundError):
+            await users.list_revisions(info.resource_id)
+
+
+async def test_a_conditional_erase_beside_a_change_that_is_no_revision_is_no_conflict(users: Users) -> None:
+    for number in range(8):
+        info = await users.create(User("a"), resource_id=f"r{number}")
+
+        async def hide(info: Any = info) -> None:
+            with contextlib.suppress(ResourceNotFoundError):
+                await users.delete(info.resource_id)
+
+        async def erase(info: Any = info) -> None:
+            await users.permanently_delete(info.resource_id, expected_revision_id=info.revision_id)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(hide)
+            group.start_soon(erase)
+        assert not await users.exists(info.resource_id)
+
+
+async def test_a_whole_query_can_be_iterated_and_says_all_by_itself(users: Users) -> None:
+    await users.create_many([User("a", age) for age in range(7)])
+
+    async def ages(query: Query, **options: Any) -> list[int]:
+        return [user.data.age async for user in users.iter(query, **options)]
+
+    assert await ages(build_query(QB["age"] >= 2, sort="age"), page_size=2) == [2, 3, 4, 5, 6]
+    assert await ages(build_query(sort="-age", limit=3), page_size=2) == [6, 5, 4]
+    assert await ages(build_query(sort="age", limit=4, offset=2), page_size=3) == [2, 3, 4, 5]
+    assert await ages(build_query(limit=0)) == []
+    first = await users.search(build_query(sort="age", limit=2))
+    assert await ages(build_query(sort="age", after=first.cursor), page_size=2) == [2, 3, 4, 5, 6]
+    for wrong in ({"sort": ["age"]}, {"limit": 1}, {"offset": 1}, {"include_deleted": True}):
+        with pytest.raises(QueryError, match="make them part of it"):
+            await users.search(build_query(QB["age"] > 1), **wrong)
+    for size in (0, -1, "9"):
+        with pytest.raises(QueryError, match="page_size"):
+            await ages(build_query(), page_size=size)
+
+
+async def test_pages_go_on_behind_what_was_erased_or_changed_meanwhile(users: Users) -> None:
+    # Payloads that travel alone: they are read after the rows.
+    big = "x" * 200_000
+    infos = await users.create_many([User(big, age) for age in range(12)], status="draft")
+    seen: list[int] = []
+
+    async def disturb() -> None:
+        await users.permanently_delete(infos[3].resource_id)
+        await users.modify(infos[7].resource_id, User(big, 999))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(disturb)
+        async for user in users.iter(QB["age"] < 900, sort=["age"], page_size=4):
+            seen.append(user.data.age)
+    assert [age for age in seen if age not in {3, 7}] == [0, 1, 2, 4, 5, 6, 8, 9, 10, 11]
+    assert 999 not in seen
+
+
+async def test_what_is_indexed_is_what_is_read_back(users: Users) -> None:
+    plain: Any = {"name": "Ada", "joined": "2024-05-01T12:00:00+02:00"}
+    info = await users.create(plain)
+    moment = datetime(2024, 5, 1, 10, tzinfo=UTC)
+    assert (await users.get(info.resource_id)).data == User("Ada", joined=moment)
+    assert [found.resource_id for found in await users.search(QB["joined"] == moment)] == [info.resource_id]
+    other: Any = {"name": "Bob", "joined": "2025-05-01T12:00:00+02:00"}
+    await users.update(info.resource_id, other)
+    assert await users.count(QB["joined"] == datetime(2025, 5, 1, 10, tzinfo=UTC)) == 1
+
+
+async def test_numbers_that_the_encoding_lacks_are_refused(users: Users, binding: str) -> None:
+    for number in (float("nan"), float("inf")):
+        if binding == "disk-msgpack":
+            with pytest.raises(QueryError, match="cannot be indexed"):
+                await users.create(User("a", score=number))
+        else:
+            with pytest.raises(InvalidInputError, match=r"JSON has no (nan|inf)"):
+                await users.create(User("a", score=number))
+
+
+async def test_a_status_that_is_none_is_refused(users: Users) -> None:
+    wrong: Any = "bogus"
+    info = await users.create(User("a"))
+    for call in (
+        lambda: users.create(User("b"), status=wrong),
+        lambda: users.create_many([User("b")], status=wrong),
+        lambda: users.update(info.resource_id, User("b"), status=wrong),
+        lambda: users.patch(info.resource_id, {}, status=wrong),
+        lambda: users.modify(info.resource_id, User("b"), status=wrong),
+    ):
+        with pytest.raises(InvalidInputError, match="'stable' or 'draft'"):
+            await call()
+
+
+async def test_the_user_and_the_clock_are_checked_where_they_are_set(users: Users) -> None:
+    with pytest.raises(InvalidInputError, match="Unicode"), users.using(user="\ud800"):
+        pass
+    with users.using(now=datetime.now), pytest.raises(InvalidInputError, match="aware"):
+        await users.create(User("a"))
+    assert await users.search() == []
+
+
+async def test_a_field_that_is_new_finds_older_resources_once_they_are_indexed_anew(
+    backend: dict[str, Any], durable: bool
+) -> None:
+    def configured(fields: list[str]) -> tuple[SpecStar, Users]:
+        spec = SpecStar()
+        spec.configure(backend=backend)
+        return spec, spec.add_model(User, indexed_fields=fields)
+
+    spec, users = configured(["age"])
+    async with spec:
+        infos = await users.create_many([User(f"user {number % 3}", number) for number in range(450)])
+        await users.delete(infos[3].resource_id)
+        if not durable:
+            assert await users.reindex() == 0
+            return
+    spec, users = configured(["age", "name"])
+    async with spec:
+        assert await users.search(QB["name"] == "user 0") == []
+        before = await users.get(infos[0].resource_id)
+        assert await users.reindex() == 450
+        assert await users.reindex() == 0
+        assert await users.count(QB["name"] == "user 0") == 149
+        assert await users.count(QB["name"] == "user 0", include_deleted=True) == 150
+        after = await users.get(infos[0].resource_id)
+        assert (after.data, after.info, after.meta.updated_time) == (before.data, before.info, before.meta.updated_time)
+        info = await users.update(infos[0].resource_id, User("new"), expected_revision_id=infos[0].revision_id)
+        assert (await users.get(infos[0].resource_id)).info == info
