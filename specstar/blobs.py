@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import mimetypes
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
 from contextlib import aclosing
@@ -14,6 +15,7 @@ import anyio
 import anyio.to_thread
 
 from specstar.errors import BlobNotFoundError, InvalidInputError, UsageError
+from specstar.resource_manager.ids import checked_age
 from specstar.roles import BlobInfo, BlobReader, BlobStore, BlobWriter, UploadSession
 from specstar.runtime import Gate, clean_up, gated
 
@@ -135,7 +137,7 @@ class BlobManager:
                 async for chunk in chunks:
                     if not isinstance(chunk, bytes | bytearray | memoryview):
                         raise InvalidInputError(f"a blob's source must give bytes, not {type(chunk).__name__}")
-                    await run(functools.partial(writer.write, chunk))
+                    await run(functools.partial(writer.write, _plain(chunk)))
             return await run(writer.commit)
         finally:
             for writer in begun:
@@ -185,17 +187,23 @@ class BlobManager:
     @gated
     async def url(self, file_id: str, *, expires_in: float | None = None) -> str | None:
         """A presigned URL to GET the blob, valid for `expires_in` seconds; None where the backend cannot presign."""
+        if expires_in is not None and not (math.isfinite(expires_in) and expires_in > 0):
+            raise InvalidInputError(f"expires_in is seconds above 0, not {expires_in!r}", field="expires_in")
         return await self._store.url(file_id, expires_in=expires_in)
 
     @gated
     async def create_upload(self, *, content_type: str | None = None, size: int | None = None) -> UploadSession:
         """Begin an upload session: bytes come in several calls, processes, or straight from a client to the store."""
+        if size is not None and (not isinstance(size, int) or size < 0):
+            raise InvalidInputError(f"size is a number of bytes from 0, not {size!r:.80}", field="size")
         return await self._store.create_upload(content_type=_checked_type(content_type), size=size)
 
     @gated
     async def upload(self, upload_id: str, data: bytes) -> None:
         """Append bytes to a session whose `method` is "proxy"."""
-        await self._store.upload(upload_id, data)
+        if not isinstance(data, bytes | bytearray | memoryview):
+            raise InvalidInputError(f"an upload takes bytes, not {type(data).__name__}", field="data")
+        await self._store.upload(upload_id, bytes(data))
 
     @gated
     async def finalize(self, upload_id: str) -> BlobInfo:
@@ -210,12 +218,21 @@ class BlobManager:
     @gated
     async def collect_garbage(self, *, older_than_seconds: float = 86400.0) -> int:
         """Remove what unfinished uploads left behind, if older than this; returns how many."""
-        return await self._store.collect_garbage(older_than_seconds=older_than_seconds)
+        return await self._store.collect_garbage(older_than_seconds=checked_age(older_than_seconds))
+
+
+def _plain(data: bytes | bytearray | memoryview) -> bytes | bytearray | memoryview:
+    """Bytes of which `len` says how many: a view may have larger items, or gaps between them."""
+    if isinstance(data, memoryview) and (data.itemsize != 1 or data.ndim != 1 or not data.contiguous):
+        return data.tobytes()
+    return data
 
 
 def _checked_type(content_type: str | None) -> str:
     """A content type that is safe in a header."""
-    if content_type is None:
+    # A header has no spaces around its value.
+    content_type = (content_type or "").strip(" ")
+    if not content_type:
         return _DEFAULT_TYPE
     if len(content_type) > _MAX_TYPE_LENGTH or not content_type.isascii() or not content_type.isprintable():
         raise InvalidInputError(

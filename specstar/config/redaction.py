@@ -18,10 +18,13 @@ _SECRET_NAME = re.compile(
 )
 # Greedy up to the last @: a password with an unescaped / or @ must not show in part.
 _URL_USER = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://).*@", re.DOTALL)
+_KNOWN_SCHEME = re.compile(
+    r"(?:postgres|postgresql|amqps?|https?|s3|rediss?|mysql|mongodb)(?:\+[a-z]+)?://", re.IGNORECASE
+)
 _BARE_USER = re.compile(r"^[^@\s]*:[^\s]*@", re.DOTALL)
 _SECRET_PARAMETER = re.compile(
     r"((?:[A-Za-z0-9_.-]*(?:passw|pwd|secret|token|credential|signature|api_?key|access_?key))[A-Za-z0-9_.-]*\s*=\s*)"
-    r"(?:'(?:[^'\\]|\\.)*'|\"[^\"]*\"|[^\s&;,]+)",
+    r"(?:'(?:[^'\\]|\\.)*'|\"[^\"]*\"|[^\s&]+)",
     re.IGNORECASE,
 )
 
@@ -46,8 +49,11 @@ def redacted_options(options: Struct) -> dict[str, Any]:
 def redacted(value: Any, *, secret: bool = False) -> Any:
     """A value without its secrets, inside mappings and sequences too."""
     if isinstance(value, str):
-        if secret and value and "://" not in value:
+        if secret and value and _KNOWN_SCHEME.match(value) is None:
             return HIDDEN
+        # An @ behind the ? belongs to a value there, or to a password that is not percent-encoded: nobody can tell.
+        if (scheme := _KNOWN_SCHEME.match(value)) is not None and "@" in value.partition("?")[2]:
+            return f"{scheme[0]}{HIDDEN}"
         shown = _URL_USER.sub(rf"\1{HIDDEN}@", value)
         shown = _BARE_USER.sub(f"{HIDDEN}@", shown) if "://" not in shown else shown
         return _SECRET_PARAMETER.sub(rf"\1{HIDDEN}", shown)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
@@ -106,5 +107,5 @@ class BackendConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 def _shown(struct: ConnectionProfile | BackendBinding) -> list[tuple[str, Any]]:
     """The fields for printing. Which options are secret is known only to the backend type: no value is shown."""
     options: Any = struct.options
-    hidden = dict.fromkeys(options, "***") if isinstance(options, dict) else options
+    hidden: Any = dict.fromkeys(options, "***") if isinstance(options, Mapping) else "***"
     return [(name, hidden if name == "options" else getattr(struct, name)) for name in struct.__struct_fields__]

@@ -9,11 +9,12 @@ from typing import TypeGuard
 
 from specstar.errors import InvalidInputError, LimitExceededError
 
-__all__ = ["MAX_ID_BYTES", "checked_id", "is_id", "new_id"]
+__all__ = ["MAX_ID_BYTES", "checked_age", "checked_id", "is_id", "new_id"]
 
 MAX_ID_BYTES = 1024
 """The longest id a caller may give, in bytes of UTF-8: what every backend can index."""
 
+_LONGEST_AGE = 100 * 366 * 86_400
 _TAILS_AT_ONCE = 256
 # The two highest of the random bits are the variant: 10.
 _VARIANT = bytes(byte & 0x3F | 0x80 for byte in range(256))
@@ -101,3 +102,14 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
+
+
+def checked_age(seconds: float) -> float:
+    """How old garbage must be, in seconds; below 0, what a clock that is ahead wrote is old too. Raises `InvalidInputError`
+    for what is no time within a hundred years.
+    """
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not abs(seconds) <= _LONGEST_AGE:
+        raise InvalidInputError(
+            f"older_than_seconds is at most {_LONGEST_AGE:,}, not {seconds!r}", field="older_than_seconds"
+        )
+    return float(seconds)

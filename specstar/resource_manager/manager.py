@@ -23,7 +23,7 @@ from specstar.query import Condition, Fields, Projector, Query, build_query, cur
 from specstar.resource_manager.authorship import Authorship
 from specstar.resource_manager.codec import Codec
 from specstar.resource_manager.drafting import Drafting
-from specstar.resource_manager.ids import checked_id, is_id
+from specstar.resource_manager.ids import checked_age, checked_id, is_id
 from specstar.resource_manager.reindexing import reindex
 from specstar.resource_manager.resource import Page, Resource
 from specstar.resource_manager.slot import StorageSlot
@@ -429,7 +429,7 @@ class ResourceManager(Generic[T]):
         takes less than `older_than_seconds` between the two; with S3's `auto_sync` off that is until its next `sync`.
         Local writes are pushed first: raises what `sync` raises.
         """
-        storage = self._slot.storage
+        storage, older_than_seconds = self._slot.storage, checked_age(older_than_seconds)
         removed = await storage.sweep(older_than_seconds=older_than_seconds)
         limit = self._authorship.current().now().timestamp() - older_than_seconds
         async with left_in_order(storage.list_payloads()) as pages:

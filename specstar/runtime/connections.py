@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
+from asyncio import events
 from collections.abc import Callable, Hashable
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -65,7 +66,7 @@ class LazyConnection(Generic[C]):
         self.name = name
         self._make = make
         self._opened: C | None = None
-        self._lock = anyio.Lock()
+        self._lock: tuple[object, anyio.Lock] | None = None
         self._closed = False
         self._on_open: Callable[[LazyConnection[C]], None] | None = None
 
@@ -83,7 +84,7 @@ class LazyConnection(Generic[C]):
         """The open connection. Raises what `Connection.open` raises; the next call tries again."""
         if self._opened is not None:
             return self._opened
-        async with self._lock:
+        async with self._lock_here():
             if self._closed:
                 raise BackendUnavailable(f"{self.name}: the connection is closed")
             if self._opened is None:
@@ -96,6 +97,17 @@ class LazyConnection(Generic[C]):
                 if self._on_open is not None:
                     self._on_open(self)
             return self._opened
+
+    def _lock_here(self) -> anyio.Lock:
+        """The lock of those who open it on this loop: one that has ended may have left waiters that nobody can wake."""
+        loop: object = events._get_running_loop()
+        if loop is None:
+            import trio
+
+            loop = trio.lowlevel.current_trio_token()
+        if self._lock is None or self._lock[0] is not loop:
+            self._lock = loop, anyio.Lock()
+        return self._lock[1]
 
     async def aclose(self, timeout: float) -> None:
         """Close within `timeout` seconds: ask, wait, then drop. Cancelled by asyncio itself, drop at once."""

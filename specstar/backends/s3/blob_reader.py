@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from typing import TypeVar
 
 from specstar.backends.checksums import Check
 from specstar.backends.s3.blob_layout import BlobLayout, xxh3_of
 from specstar.backends.s3.connection import S3Connection, bare_etag
 from specstar.backends.s3.errors import ObjectMissing, PreconditionFailed, RangeRefused
-from specstar.errors import BlobIntegrityError, BlobNotFoundError
+from specstar.errors import BackendUnavailable, BlobIntegrityError, BlobNotFoundError
 from specstar.roles import BlobInfo, BlobReader
 
 __all__ = ["S3BlobReader", "open_blob"]
 
+T = TypeVar("T")
 _FIRST = 1 << 20
 _RANGE = 8 << 20
 _HASH_ON_LOOP = 64 << 10
@@ -84,6 +86,7 @@ class S3BlobReader(BlobReader):
         self._unchecked: list[bytes] = []
         self._checking: asyncio.Task[None] | None = None
         self._over = False
+        self._loop = asyncio.get_running_loop()
 
     def feed(self, key: str, etag: str, pieces: list[bytes]) -> None:
         """Take the first range, which came with the answer that opened the blob."""
@@ -144,11 +147,25 @@ class S3BlobReader(BlobReader):
                 raise BlobIntegrityError(f"{self._left} bytes of the blob are missing", file_id=self.info.file_id)
             return False
         # Stays the first until it is there: a cancelled read loses nothing.
-        pieces = await asyncio.shield(self._ahead[0])
+        pieces = await self._there(self._ahead[0])
         self._ahead.popleft()
         self._unchecked = pieces
         self._top_up()
         return True
+
+    async def _there(self, task: asyncio.Task[T]) -> T:
+        """What a task of this reader gives. Raises `BackendUnavailable` if the connection, or its loop, has ended."""
+        ended = self._loop is not asyncio.get_running_loop()
+        if not ended:
+            try:
+                return await asyncio.shield(task)
+            except asyncio.CancelledError:
+                current = asyncio.current_task()
+                if not task.cancelled() or (current is not None and current.cancelling()):
+                    raise
+        raise BackendUnavailable(
+            f"the connection on which blob {self.info.file_id} was opened is closed: open it again", backend="s3"
+        )
 
     async def take(self) -> list[bytes]:
         """The next range as it came, for those who check the whole by themselves, with `check`; empty at the end."""
@@ -180,7 +197,7 @@ class S3BlobReader(BlobReader):
     async def _hashed(self) -> None:
         """Wait for the range before."""
         if self._checking is not None:
-            await asyncio.shield(self._checking)
+            await self._there(self._checking)
             self._checking = None
 
     def _update(self, pieces: list[bytes]) -> None:
@@ -192,6 +209,8 @@ class S3BlobReader(BlobReader):
         self._pieces.clear()
         self._unchecked = []
         tasks, self._ahead = list(self._ahead), deque()
+        if self._loop is not asyncio.get_running_loop():
+            return  # they ended with their loop
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -159,7 +159,9 @@ class Uploads:
             # Another process may have finalized, and removed the bytes that we were reading.
             record = await self._load(connection, upload_id)
             if record.file_id is None:
-                raise BlobNotFoundError(upload_id, message=f"nothing was uploaded to session {upload_id}") from None
+                raise BlobNotFoundError(
+                    upload_id, message=f"nothing was uploaded to session {upload_id}, or it was aborted"
+                ) from None
         found = await self._layout.find(connection, str(record.file_id))
         if found is None:
             raise BlobNotFoundError(str(record.file_id))
@@ -226,7 +228,8 @@ class Uploads:
 
     async def _from_chunks(self, connection: S3Connection, upload_id: str, record: _Record) -> BlobInfo:
         chunks = await self._chunks(connection, self._folder(upload_id))
-        if not chunks:
+        # An `abort` may have removed a part of them before it was interrupted.
+        if not chunks or [number for number, _ in chunks] != list(range(1, len(chunks) + 1)):
             raise BlobNotFoundError(upload_id)
         size = sum(entry["Size"] for _, entry in chunks)
         _check_size(record, size)

@@ -104,7 +104,12 @@ def client_config(options: S3Options, given: Any) -> Any:
     try:
         return AioConfig(**settings)
     except Exception as error:
-        raise ConfigError(f"client_kwargs.config: {error}") from error
+        # Its text may quote a value.
+        names = ", ".join(sorted(map(str, user))) or "s3"
+        failure = type(error).__name__
+    raise ConfigError(
+        f"client_kwargs.config: botocore refuses a name or a value ({failure}); given are {names}: see botocore's Config"
+    )
 
 
 def drop_sockets(client: Any, *, on_their_loop: bool) -> None:

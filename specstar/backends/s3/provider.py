@@ -6,6 +6,7 @@ import difflib
 import hashlib
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, ClassVar
+from urllib.parse import urlsplit
 
 from specstar.backends.provider import BackendContext, BackendProvider, Role
 from specstar.backends.s3.options import S3Options
@@ -74,6 +75,8 @@ class S3Provider(BackendProvider[S3Options, "S3Connection"]):
         if (options.access_key_id is None) != (options.secret_access_key is None):
             missing = "access_key_id" if options.access_key_id is None else "secret_access_key"
             problems.append((missing, "access_key_id and secret_access_key go together: give both, or neither"))
+        if options.endpoint_url is not None and (wrong := _endpoint_problem(options.endpoint_url)):
+            problems.append(("endpoint_url", wrong))
         for name in ("prefix", "blob_prefix"):
             problem = _prefix_problem(getattr(options, name))
             if problem:
@@ -132,3 +135,19 @@ def _frozen(value: Any) -> Any:
     if value is None or isinstance(value, str | bytes | int | float | bool):
         return value
     return type(value).__name__, id(value)
+
+
+def _endpoint_problem(url: str) -> str | None:
+    """What is wrong with an endpoint, or None. Shows nothing of it: whoever wrote a password into it must not read it here."""
+    if "@" in url:
+        return "holds no user or password: use access_key_id and secret_access_key"
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018  it is checked when it is asked for
+    except ValueError:
+        return "is no URL: write http://host:port, an IPv6 address in brackets"
+    if not parts.hostname or any(char.isspace() for char in url):
+        return "names no host: write http://host:port"
+    if parts.query or parts.fragment:
+        return "ends with the host or a path: ? and # have no meaning in it"
+    return None

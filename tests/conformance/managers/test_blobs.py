@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import hashlib
 import io
 from collections.abc import AsyncIterator, Iterator
@@ -184,3 +185,34 @@ async def test_url_is_a_link_or_none(star: SpecStar, binding: str) -> None:
     info = await star.blobs.put(b"data")
     url = await star.blobs.url(info.file_id, expires_in=60)
     assert (url is not None and info.file_id in url) if binding == "s3" else url is None
+
+
+async def test_views_with_large_items_or_gaps_are_the_bytes_that_they_show(star: SpecStar) -> None:
+    numbers = array.array("I", range(70_000))
+    gaps = memoryview(bytes(range(256)) * 4)[::2]
+    source: list[Any] = [memoryview(numbers), b"x", gaps]
+    info = await star.blobs.put(source)
+    expected = numbers.tobytes() + b"x" + gaps.tobytes()
+    assert info.size == len(expected)
+    assert await star.blobs.get(info.file_id) == expected
+
+
+@pytest.mark.parametrize("content_type", ["", " ", " text/plain "])
+async def test_a_type_has_no_spaces_around_it(star: SpecStar, content_type: str) -> None:
+    info = await star.blobs.put(b"typed", content_type=content_type)
+    assert info.content_type == (await star.blobs.stat(info.file_id)).content_type
+    assert info.content_type == (content_type.strip() or "application/octet-stream")
+
+
+async def test_numbers_that_are_none_are_refused(star: SpecStar) -> None:
+    info = await star.blobs.put(b"some bytes")
+    for seconds in (float("nan"), float("inf"), 0, -1):
+        with pytest.raises(InvalidInputError, match="expires_in"):
+            await star.blobs.url(info.file_id, expires_in=seconds)
+    wrong: Any
+    for wrong in (-1, 1.5, "3"):
+        with pytest.raises(InvalidInputError, match="size"):
+            await star.blobs.create_upload(size=wrong)
+    for seconds in (float("nan"), float("inf"), 1e12):
+        with pytest.raises(InvalidInputError, match="older_than_seconds"):
+            await star.blobs.collect_garbage(older_than_seconds=seconds)

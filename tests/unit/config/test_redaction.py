@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Struct, field
 
-from specstar.config import redacted, redacted_options, resolve_config
+from specstar.config import BackendBinding, ConnectionProfile, redacted, redacted_options, resolve_config
 
 
 @pytest.mark.parametrize(
@@ -91,3 +92,26 @@ def test_the_secrets_of_the_real_backends_are_hidden() -> None:
         assert "hunter2" not in str(bound.shown_options())
         assert "hunter2" not in repr(bound)
         assert "hunter2" not in repr(bound.options)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "postgresql://u@h/db?password=a@hunter2",
+        "postgresql://u@h/db?password=a,hunter2",
+        "postgresql://u@h/db?password=a;hunter2&sslmode=require",
+        "postgresql://u:a?hunter2@h/db",
+        "x://hunter2",
+        "hunter2://x",
+    ],
+)
+def test_no_part_of_a_secret_shows(value: str) -> None:
+    assert "hunter2" not in redacted(value, secret=True)
+
+
+@pytest.mark.parametrize(
+    "options", [MappingProxyType({"dsn": "hunter2"}), {"dsn": "hunter2"}, "hunter2", ["hunter2"]], ids=repr
+)
+def test_options_of_any_kind_are_not_shown(options: Any) -> None:
+    for struct in (ConnectionProfile(type="postgres", options=options), BackendBinding(type="s3", options=options)):
+        assert "hunter2" not in repr(struct)

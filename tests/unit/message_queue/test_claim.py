@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 from msgspec import Raw
 
@@ -86,3 +87,12 @@ def test_the_message_that_a_run_began_with_comes_again_when_its_worker_died(begu
 def test_a_newer_message_is_never_a_copy() -> None:
     found = record("running", attempts=3, delivery=2, copy="x")
     assert decide(found, Message(id="1", body=b"", attempts=3, copy="y"), redelivered=False, max_attempts=9) is RUN
+
+
+@pytest.mark.parametrize(("status", "redelivered"), [("running", True), ("retrying", False), ("pending", False)])
+def test_a_job_that_was_to_be_cancelled_when_its_worker_died_does_not_begin_again(
+    status: str, redelivered: bool
+) -> None:
+    asked = msgspec.structs.replace(record(status, attempts=1), cancel_requested=True)
+    message = Message(id="1", body=b"", attempts=0 if redelivered else 1)
+    assert decide(asked, message, redelivered=redelivered, max_attempts=4) is Decision.cancel

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from typing import Any
 
 import msgspec
@@ -154,3 +155,29 @@ def test_a_wrong_client_config_is_a_config_error() -> None:
         client_arguments(make(client_kwargs={"config": {"no_such_option": 1}}))
     with pytest.raises(ConfigError, match="config"):
         client_arguments(make(client_kwargs={"config": "text"}))
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "http://[::1",
+        "http://host:port",
+        "http://",
+        "https://:9000",
+        "http://user:hun/hidden@127.0.0.1:1/",
+        "http://user:hidden@127.0.0.1",
+        "http://host:9000/?x=hidden",
+        "http://ho st",
+    ],
+)
+def test_an_endpoint_that_is_none_is_refused_without_being_shown(endpoint: str) -> None:
+    with pytest.raises(ConfigError, match="endpoint_url") as caught:
+        resolved({"bucket": "bucket", "endpoint_url": endpoint})
+    assert "hidden" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_what_botocore_refuses_is_not_quoted() -> None:
+    for config in ({"s3": {"addressing_style": "very-hidden"}}, {"unknown": "very-hidden"}):
+        with pytest.raises(ConfigError, match=r"client_kwargs\.config") as caught:
+            client_arguments(make(client_kwargs={"config": config}))
+        assert "very-hidden" not in "".join(traceback.format_exception(caught.value))

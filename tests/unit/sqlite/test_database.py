@@ -13,7 +13,7 @@ from typing import Any
 import apsw
 import pytest
 
-from specstar.backends.sqlite.database import APPLICATION_ID, SCHEMA_VERSION, Database
+from specstar.backends.sqlite.database import APPLICATION_ID, SCHEMA_VERSION, Database, Operation
 from specstar.errors import (
     BackendError,
     BackendUnavailable,
@@ -332,7 +332,8 @@ def test_an_interrupted_statement_is_unavailable(database: Database) -> None:
             )
 
     # It is being closed: what waits behind would keep whoever closes it.
-    for operations in ([Endless(), Endless(), Numbers()], [Numbers()]):
+    batches: list[list[Operation]] = [[Endless(), Endless(), Numbers()], [Numbers()]]
+    for operations in batches:
         with pytest.raises(BackendUnavailable, match="closed"):
             database.read(operations)
 
