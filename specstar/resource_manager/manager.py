@@ -137,8 +137,10 @@ class ResourceManager(Generic[T]):
         payload, data = self._codec.checked(data)
         writer, kind = self._slot.writer, _status(status)
         if writer.advances and is_id(expected_revision_id):
-            item = self._draft.onward(self._codec, resource_id, expected_revision_id, data, payload, kind)
-            return await writer.advance(item)
+            return await writer.advance(
+                resource_id,
+                lambda: self._draft.onward(self._codec, resource_id, expected_revision_id, data, payload, kind),
+            )
 
         async def plan(current: Current) -> StorageWrite:
             return self._draft.next(self._codec, current.meta, data, payload, kind)

@@ -93,14 +93,16 @@ class Writer(Generic[T]):
         """True if the storage has an `advance`."""
         return self._advancing is not None
 
-    async def advance(self, item: Advance) -> RevisionInfo:
-        """Write the next revision without looking first, where it `advances`. Raises what `AdvancingStorage.advance` raises."""
+    async def advance(self, resource_id: str, draft: Callable[[], Advance]) -> RevisionInfo:
+        """Write the next revision without looking first, where it `advances`. Raises what `AdvancingStorage.advance` raises.
+
+        `draft` is called when it is this one's turn: the ids of revisions, and their times, are in the order of the writes.
+        """
         assert self._advancing is not None
-        resource_id = item.revision.resource_id
         await self._locks.acquire(resource_id)
         try:
             self.forget(resource_id)
-            return await self._advancing.advance(item)
+            return await self._advancing.advance(draft())
         finally:
             self._locks.release(resource_id)
 

@@ -813,3 +813,28 @@ async def test_a_field_that_is_new_finds_older_resources_once_they_are_indexed_a
         assert (after.data, after.info, after.meta.updated_time) == (before.data, before.info, before.meta.updated_time)
         info = await users.update(infos[0].resource_id, User("new"), expected_revision_id=infos[0].revision_id)
         assert (await users.get(infos[0].resource_id)).info == info
+
+
+async def test_revisions_are_listed_in_the_order_of_their_writes(users: Users) -> None:
+    for number in range(8):
+        first = await users.create(User("a"), resource_id=f"r{number}")
+        second = await users.update(first.resource_id, User("b"), expected_revision_id=first.revision_id)
+        written: list[str] = [first.revision_id, second.revision_id]
+
+        async def plain(info: Any = first, written: list[str] = written) -> None:
+            written.append((await users.update(info.resource_id, User("c"))).revision_id)
+
+        async def back(info: Any = first, revision_id: str = second.revision_id) -> None:
+            await users.switch(info.resource_id, revision_id)
+
+        async def conditional(info: Any = second, written: list[str] = written) -> None:
+            with contextlib.suppress(RevisionConflictError):
+                update = users.update(info.resource_id, User("d"), expected_revision_id=info.revision_id)
+                written.append((await update).revision_id)
+
+        async with anyio.create_task_group() as group:
+            for each in (plain, back, conditional):
+                group.start_soon(each)
+        listed = await users.list_revisions(first.resource_id)
+        assert sorted(written) == [info.revision_id for info in listed]
+        assert [info.created_time for info in listed] == sorted(info.created_time for info in listed)

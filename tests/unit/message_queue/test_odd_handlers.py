@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 
 from specstar import DelayRetry, Job, JobStatus, NoRetry, SpecStar
@@ -209,3 +211,35 @@ async def test_payloads_of_one_key_that_only_look_equal_are_a_conflict(spec: Spe
     for other in ({"a": True, "b": 2}, {"a": 1.0, "b": 2}):
         with pytest.raises(IdempotencyConflictError, match="'k'"):
             await queue.enqueue(other, idempotency_key="k")
+
+
+async def test_a_cancel_from_elsewhere_holds_although_the_handler_fails(tmp_path: Path) -> None:
+    folder = {"type": "disk", "options": {"rootdir": str(tmp_path)}}
+    spec = SpecStar()
+    spec.configure(backend={"meta": folder, "resource": folder, "mq": {"type": "simple"}})
+    runs = 0
+    began, go_on = anyio.Event(), anyio.Event()
+
+    async def handler(job: Job[Mail]) -> None:
+        nonlocal runs
+        runs += 1
+        began.set()
+        await go_on.wait()
+        raise ValueError("not before it was cancelled")
+
+    queue = spec.add_job(Mail, handler, retry_delay=0)
+    async with spec, workers(spec):
+        job = await queue.enqueue(Mail())
+        await began.wait()
+
+        async def ask_from_elsewhere() -> None:
+            state = queue._state()
+            assert state is not None
+            snapshot = await queue._read(job.job_id)
+            await state.settle(snapshot, msgspec.structs.replace(snapshot.record, cancel_requested=True))
+
+        await spec._gate.run(ask_from_elsewhere)
+        go_on.set()
+        assert (await queue.wait(job.job_id, timeout=5)).status is JobStatus.cancelled
+        await anyio.sleep(0.2)
+    assert runs == 1
