@@ -5,11 +5,14 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from msgspec.structs import replace
+
 from specstar import QB
 from specstar.backends.disk.storage import DiskStorage
 from specstar.errors import ResourceNotFoundError
 from specstar.resource_manager.composed import ComposedStorage
-from specstar.roles import PayloadKey
+from specstar.roles import MetaWrite, PayloadKey
+from specstar.roles.storage import StorageWrite
 from tests.faults.cancellation.place import LARGE, Case, Place, User
 
 __all__ = ["RESOURCE_CASES"]
@@ -135,6 +138,26 @@ async def look_at_payloads(place: Place, keys: list[PayloadKey]) -> Any:
     return [key in there for key in keys]
 
 
+async def stale(place: Place) -> list[str]:
+    """Resources of a time when no field was indexed."""
+    ids = [await stable(place) for _ in range(3)]
+
+    async def forget_fields() -> None:
+        writer = place.users._slot.writer
+        for resource_id in ids:
+            meta = await place.users.get_meta(resource_id)
+            bare = replace(meta, version=meta.version + 1, indexed_data={})
+            writer.forget(resource_id)
+            await writer.storage.write(StorageWrite(MetaWrite(bare, None, meta.version), None))
+
+    await place.spec._gate.run(forget_fields)
+    return ids
+
+
+async def look_at_found(place: Place, ids: list[str]) -> Any:
+    return [await place.users.count((QB["resource_id"] == each) & (QB["age"] == 1)) for each in ids]
+
+
 def _case(name: str, *arguments: Any, **options: Any) -> Case:
     return Case(f"ResourceManager.{name}", *arguments, **options)
 
@@ -160,6 +183,7 @@ RESOURCE_CASES = [
     _case("count", group_of_five, lambda p, s: p.users.count(QB["group"] == s)),
     _case("iter", group_of_five, iterate),
     _case("explain", nothing, lambda p, s: p.users.explain(QB["age"] == 1)),
+    _case("reindex", stale, lambda p, s: p.users.reindex(), look_at_found, parts=True, alone=True),
     _case("sync", nothing, lambda p, s: p.users.sync()),
     _case("collect_garbage", garbage, collect, look_at_payloads, parts=True, alone=True),
 ]
