@@ -49,10 +49,11 @@ def redacted_options(options: Struct) -> dict[str, Any]:
 def redacted(value: Any, *, secret: bool = False) -> Any:
     """A value without its secrets, inside mappings and sequences too."""
     if isinstance(value, str):
-        if secret and value and _KNOWN_SCHEME.match(value) is None:
+        scheme = _KNOWN_SCHEME.match(value)
+        if secret and value and scheme is None:
             return HIDDEN
         # An @ behind the ? belongs to a value there, or to a password that is not percent-encoded: nobody can tell.
-        if (scheme := _KNOWN_SCHEME.match(value)) is not None and "@" in value.partition("?")[2]:
+        if scheme is not None and "@" in value.partition("?")[2]:
             return f"{scheme[0]}{HIDDEN}"
         shown = _URL_USER.sub(rf"\1{HIDDEN}@", value)
         shown = _BARE_USER.sub(f"{HIDDEN}@", shown) if "://" not in shown else shown

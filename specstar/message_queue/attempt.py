@@ -20,8 +20,9 @@ from specstar.message_queue.job import DelayRetry, JobRecord, NoRetry
 from specstar.message_queue.state import Snapshot
 from specstar.roles import Delivery
 
-_TURNS_TO_THE_END = 4
 __all__ = ["Attempt", "Failed", "Interrupted", "Stopped", "Succeeded"]
+
+_TURNS_TO_THE_END = 4
 
 
 class Stopped(enum.Enum):

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["PostgresProvider"]
 
-
 _LONGEST_NAME = 63
 
 

@@ -155,8 +155,7 @@ class S3BlobReader(BlobReader):
 
     async def _there(self, task: asyncio.Task[T]) -> T:
         """What a task of this reader gives. Raises `BackendUnavailable` if the connection, or its loop, has ended."""
-        ended = self._loop is not asyncio.get_running_loop()
-        if not ended:
+        if self._loop is asyncio.get_running_loop():
             try:
                 return await asyncio.shield(task)
             except asyncio.CancelledError:
