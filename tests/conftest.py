@@ -33,6 +33,13 @@ def pytest_sessionfinish() -> None:
     gc.unfreeze()  # what is imported from here on may ask who refers to what
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Why a test was run again: what passes at the second try is a fault too, and may hide until then."""
+    for report in terminalreporter.stats.get("rerun", []):
+        terminalreporter.write_sep("_", f"first try of {report.nodeid}", yellow=True)
+        terminalreporter.write_line(report.longreprtext)
+
+
 @pytest.fixture(scope="module", params=[pytest.param(EVENT_LOOPS[name], id=name) for name in CHOSEN_LOOPS])
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
     """The event loop: an async test runs once on each. A module for one loop only overrides this fixture."""

@@ -118,12 +118,17 @@ class PostgresAdmin:
     @contextlib.contextmanager
     def database(self) -> Iterator[str]:
         """The DSN of a new, empty database, dropped afterwards whoever is still connected."""
+        dsn = self.create_database()
+        try:
+            yield dsn
+        finally:
+            self.execute(f'DROP DATABASE IF EXISTS "{dsn.rpartition("/")[2]}" WITH (FORCE)')
+
+    def create_database(self) -> str:
+        """The DSN of a new, empty database."""
         name = f"test_{secrets.token_hex(6)}"
         self.execute(f'CREATE DATABASE "{name}"')
-        try:
-            yield self._server.database(name)
-        finally:
-            self.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+        return self._server.database(name)
 
 
 @contextlib.contextmanager
@@ -227,6 +232,13 @@ def private_postgres() -> Iterator[services.PostgresServer]:
         yield server
 
 
+@pytest.fixture
+def private_postgres_database(private_postgres: services.PostgresServer) -> str:
+    """The DSN of a new, empty database of `private_postgres` for this test; it goes with the server."""
+    with postgres_admin_of(private_postgres.endpoint) as admin:
+        return admin.create_database()
+
+
 @pytest.fixture(scope="module")
 def private_pgbouncer(private_postgres: services.PostgresServer) -> Iterator[services.PgBouncerServer]:
     """A PgBouncer of this module's own, in front of its `private_postgres`."""
@@ -246,3 +258,11 @@ def private_s3() -> Iterator[services.CephS3Server]:
     """An S3 server of this module's own, to stop, kill and start (the gateway; the data outlives it)."""
     with services.s3() as server:
         yield server
+
+
+@pytest.fixture
+def private_s3_bucket(private_s3: services.CephS3Server) -> str:
+    """The name of a new, empty bucket of `private_s3` for this test; it goes with the server."""
+    name = f"test-{secrets.token_hex(8)}"
+    s3_client.create_bucket(private_s3.endpoint, name)
+    return name

@@ -20,9 +20,11 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-async def test_killed_under_load(private_postgres: services.PostgresServer, figures: Figures) -> None:
+async def test_killed_under_load(
+    private_postgres: services.PostgresServer, private_postgres_database: str, figures: Figures
+) -> None:
     figures.name = "PostgreSQL: server killed with kill -9"
-    async with program(private_postgres.dsn) as users:
+    async with program(private_postgres_database) as users:
         load = ManagedLoad([users], figures, limit=CALL_LIMIT)
         async with load.running():
             await load.progress(10)
@@ -34,7 +36,7 @@ async def test_killed_under_load(private_postgres: services.PostgresServer, figu
                 await asyncio.to_thread(private_postgres.start)
                 await load.progress(CALL_LIMIT)
     # What another program finds is the same.
-    async with program(private_postgres.dsn) as late:
+    async with program(private_postgres_database) as late:
         await load.verify(late)
 
 

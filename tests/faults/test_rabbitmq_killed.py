@@ -20,11 +20,11 @@ def anyio_backend() -> str:
 
 
 async def test_a_memory_alarm_stops_senders_and_not_workers(
-    private_rabbitmq: services.RabbitMQServer, figures: Figures
+    private_rabbitmq: services.RabbitMQServer, queue_prefix: str, figures: Figures
 ) -> None:
     """With a prefetch of 4, jobs beyond the first four arrive only if acknowledgements get through."""
     figures.name = "RabbitMQ: memory alarm"
-    async with job_load(figures, private_rabbitmq.url, "alarm:", concurrency=4) as load:
+    async with job_load(figures, private_rabbitmq.url, queue_prefix, concurrency=4) as load:
         for _ in range(fault_count(1, share=0.02)):
             load.gate.clear()
             for number in range(24):
@@ -51,16 +51,22 @@ async def alarm(broker: services.RabbitMQServer, *, on: bool) -> None:
     await asyncio.to_thread(broker.ctl, "set_vm_memory_high_watermark", "0.0000001" if on else "0.4")
 
 
-async def test_a_node_is_killed_under_load(private_rabbitmq: services.RabbitMQServer, figures: Figures) -> None:
+async def test_a_node_is_killed_under_load(
+    private_rabbitmq: services.RabbitMQServer, queue_prefix: str, figures: Figures
+) -> None:
     figures.name = "RabbitMQ: node killed with kill -9"
-    async with job_load(figures, private_rabbitmq.url, "killed:") as load:
+    async with job_load(figures, private_rabbitmq.url, queue_prefix) as load:
         await kill_under_load(private_rabbitmq, load, figures)
         await load.finished()
 
 
 @pytest.mark.parametrize("delay_queue_type", ["quorum", "classic"])
 async def test_a_killed_node_loses_no_job_that_waited(
-    private_rabbitmq: services.RabbitMQServer, figures: Figures, tmp_path: Path, delay_queue_type: str
+    private_rabbitmq: services.RabbitMQServer,
+    queue_prefix: str,
+    figures: Figures,
+    tmp_path: Path,
+    delay_queue_type: str,
 ) -> None:
     """Nearly all jobs are delayed, and most of them wait for a slow worker when the node is killed.
 
@@ -73,7 +79,7 @@ async def test_a_killed_node_loses_no_job_that_waited(
     async with job_load(
         figures,
         private_rabbitmq.url,
-        f"waited-{delay_queue_type}:",
+        queue_prefix,
         concurrency=2,
         state=state,
         delay_queue_type=delay_queue_type,

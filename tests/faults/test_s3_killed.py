@@ -21,10 +21,10 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-async def test_killed_under_load(private_s3: services.CephS3Server, figures: Figures) -> None:
+async def test_killed_under_load(private_s3: services.CephS3Server, private_s3_bucket: str, figures: Figures) -> None:
     figures.name = "S3: gateway killed with kill -9"
     endpoint = private_s3.endpoint
-    backend = s3_backend(endpoint.endpoint_url, endpoint.bucket, endpoint)
+    backend = s3_backend(endpoint.endpoint_url, private_s3_bucket, endpoint)
     async with program(backend) as writer, program(backend) as late:
         load = ManagedLoad([writer.users], figures, limit=CALL_LIMIT, pause=0.1)
         async with load.running():
@@ -44,12 +44,12 @@ async def kill_and_start(server: services.CephS3Server, load: ManagedLoad, figur
 
 
 async def test_payloads_in_s3_and_rows_in_postgresql(
-    private_s3: services.CephS3Server, postgres_database: str, figures: Figures
+    private_s3: services.CephS3Server, private_s3_bucket: str, postgres_database: str, figures: Figures
 ) -> None:
     """Both break; every row that is acknowledged has its payload, and every error is one that passes."""
     figures.name = "PostgreSQL + S3: gateway killed, connections ended"
     endpoint = private_s3.endpoint
-    payloads = s3_backend(endpoint.endpoint_url, endpoint.bucket, endpoint, prefix="payloads")
+    payloads = s3_backend(endpoint.endpoint_url, private_s3_bucket, endpoint)
     async with (
         postgres_program.program(postgres_database, resource=payloads) as users,
         admin(postgres_database) as look,

@@ -337,8 +337,11 @@ async def test_a_cancelled_save_leaves_nothing(server: ScriptedS3, tmp_path: Pat
             await until(lambda count=requests: len(server.requests) >= count)  # type: ignore[misc]
             await asyncio.sleep(0.01 * requests)
             saving.cancel()
-            await asyncio.gather(saving, return_exceptions=True)
-            assert names_in(tmp_path) == []
+            await asyncio.wait([saving])
+            # A save that was quicker than its cancellation is whole; the first ones cannot be.
+            assert saving.cancelled() or requests > 2
+            assert names_in(tmp_path) == ([] if saving.cancelled() else ["saved"])
+            (tmp_path / "saved").unlink(missing_ok=True)
         server.script = lambda method, key, number: None
         await rig.blob().save(info.file_id, tmp_path / "saved")
         assert (tmp_path / "saved").read_bytes() == data
