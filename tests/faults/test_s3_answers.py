@@ -8,7 +8,7 @@ import random
 
 import pytest
 
-from specstar.errors import BackendError, BackendUnavailable, RevisionConflictError
+from specstar.errors import BackendError, BackendUnavailable, OutcomeUnknownError, RevisionConflictError
 from tests.faults.ledger import Figures, fault_count
 from tests.faults.tools.managed_load import Entry, ManagedLoad
 from tests.faults.tools.s3_program import CALL_LIMIT, program, s3_backend
@@ -84,6 +84,29 @@ async def test_bad_answers_at_random(figures: Figures, reload: bool) -> None:
                     script.rate = 0
                     await load.progress(CALL_LIMIT)
             await load.verify(late.users)
+
+
+async def test_a_push_that_landed_before_the_server_went_is_not_called_refused(figures: Figures) -> None:
+    """The first request on a kept connection is carried out and not answered; every later one finds nobody."""
+    figures.name = "S3: server gone after a push landed"
+    async with ScriptedS3() as server, program(s3_backend(server.endpoint_url, "bucket")) as one:
+        await one.users.create(Entry(0, "first"), resource_id="first")
+
+        def landed_and_gone(method: str, key: str, number: int) -> Fault | None:
+            if (method, key) != ("PUT", KEY):
+                return None
+            server.stop_listening()
+            server.script = lambda method, key, number: Fault()
+            return Fault(when="after")
+
+        server.script = landed_and_gone
+        with figures.stall(), pytest.raises(OutcomeUnknownError):
+            await one.users.create(Entry(0, "second"), resource_id="second")
+        figures.faults += 1
+        server.script = lambda method, key, number: None
+        await server.listen_again()
+        assert (await one.users.get("second")).data.op == "second"
+        figures.acknowledged += 1
 
 
 async def test_a_server_that_stops_to_honour_conditions_is_not_written_to(figures: Figures) -> None:

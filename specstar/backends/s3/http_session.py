@@ -24,6 +24,9 @@ def http_session_class() -> Any:
     A server that sends head and body of a short answer one by one, with Nagle's algorithm on (Ceph's gateway, unless told
     otherwise), waits with the body until the head is acknowledged, for which this side takes 40 ms, hoping to send the
     acknowledgement along with something else.
+
+    aiohttp sends a PUT once more, unasked, when a kept connection breaks under it. Were the second one not even connected,
+    the first, which may have been carried out, would be forgotten: our own repetition knows of both.
     """
     import aiohttp
     from aiobotocore.httpsession import AIOHTTPSession
@@ -56,6 +59,7 @@ def http_session_class() -> Any:
             session = await parent._get_session(proxy_url)
             if session._request_class is not Request:
                 session._request_class = Request
+                session._retry_connection = False
                 if _QUICK_ACK is not None:
                     session.connector._factory = partial(Handler, loop=asyncio.get_running_loop())
             return session

@@ -95,6 +95,15 @@ class ScriptedS3:
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
 
+    def stop_listening(self) -> None:
+        """Take no new connections: those that are open go on."""
+        assert self._server is not None
+        self._server.close()
+
+    async def listen_again(self) -> None:
+        """After `stop_listening`, on the same port."""
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", urlsplit(self.endpoint_url).port)
+
     async def __aenter__(self) -> ScriptedS3:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self.endpoint_url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
