@@ -10,6 +10,7 @@ from msgspec import Raw
 
 from specstar.errors import DecodeError, InvalidInputError, LimitExceededError
 from specstar.message_queue.job import FORMAT, NO_RESULT, Job, JobRecord
+from specstar.resource_manager.finite import refuse_nonfinite
 
 __all__ = [
     "DEFAULT_MAX_PAYLOAD_BYTES",
@@ -67,6 +68,7 @@ class JobCodec(Generic[P]):
         try:
             payload = _encoder.encode(value)
             copy = self._payload.decode(payload)
+            refuse_nonfinite(payload, value, copy)
         except (msgspec.EncodeError, *_failures, OverflowError) as error:
             raise InvalidInputError(f"this is no payload of job {self.name!r}: {error}", field="payload") from error
         if len(payload) > self.max_payload_bytes:
@@ -88,7 +90,7 @@ class JobCodec(Generic[P]):
             return NO_RESULT
         try:
             result = msgspec.json.encode(value)
-            self._result.decode(result)
+            refuse_nonfinite(result, value, self._result.decode(result))
         except (msgspec.EncodeError, *_failures, OverflowError) as error:
             raise ResultError(f"the handler's result does not fit its type: {error}") from error
         if len(result) > self.max_payload_bytes:

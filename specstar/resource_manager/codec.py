@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
@@ -10,6 +9,7 @@ import msgspec
 
 from specstar.config.encoding import Encoding
 from specstar.errors import DecodeError, InvalidInputError, LimitExceededError
+from specstar.resource_manager.finite import refuse_nonfinite
 
 __all__ = ["DEFAULT_MAX_PAYLOAD_BYTES", "Codec"]
 
@@ -44,8 +44,8 @@ class Codec(Generic[T]):
         try:
             payload = self._encode(value)
             stored = self._decode[self.encoding](payload)
-            if b"null" in payload and self.encoding is Encoding.json and stored != value:
-                _refuse_nonfinite(msgspec.to_builtins(value, str_keys=True))
+            if self.encoding is Encoding.json:
+                refuse_nonfinite(payload, value, stored)
         except (msgspec.ValidationError, msgspec.EncodeError, TypeError, ValueError, OverflowError) as error:
             raise InvalidInputError(f"the value is no valid {self.name}: {error}", field="data") from error
         except RecursionError as error:
@@ -91,16 +91,3 @@ def _merge(target: Any, patch: Any) -> Any:
         else:
             merged[key] = _merge(merged.get(key), value)
     return merged
-
-
-def _refuse_nonfinite(value: Any) -> None:
-    """Raise `ValueError` for a number that JSON does not have: it would be stored as null."""
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise ValueError(f"JSON has no {value}; encoding 'msgpack' keeps it")
-    elif isinstance(value, dict):
-        for item in value.values():
-            _refuse_nonfinite(item)
-    elif isinstance(value, list | tuple | set | frozenset):
-        for item in value:
-            _refuse_nonfinite(item)

@@ -16,7 +16,15 @@ if TYPE_CHECKING:
     from specstar.backends.postgres.connection import PostgresConnection
     from specstar.backends.postgres.session import Session
 
-__all__ = ["build", "dropped", "field_indexes", "missing", "payload_index", "revision_count_index"]
+__all__ = [
+    "build",
+    "dropped",
+    "field_indexes",
+    "missing",
+    "old_payload_index",
+    "payload_index",
+    "revision_count_index",
+]
 
 logger = logging.getLogger("specstar")
 
@@ -49,7 +57,16 @@ def revision_count_index(names: TableNames) -> IndexDefinition:
 
 def payload_index(names: TableNames) -> IndexDefinition:
     """The index by which garbage collection finds who points to a payload."""
-    name = names.base + "_by_payload"
+    # Not a name that the table of another model may have.
+    return _payload_index(names, names.base + "_payload_id")
+
+
+def old_payload_index(names: TableNames) -> IndexDefinition:
+    """The same under its name of before: that of the table of payloads of a model "{this}_by"."""
+    return _payload_index(names, names.base + "_by_payload")
+
+
+def _payload_index(names: TableNames, name: str) -> IndexDefinition:
     return IndexDefinition(name, f"CREATE INDEX IF NOT EXISTS {quote(name)} ON {names.revision} (payload_id)")
 
 

@@ -11,6 +11,7 @@ from specstar.backends.postgres.indexes import (
     dropped,
     field_indexes,
     missing,
+    old_payload_index,
     payload_index,
     revision_count_index,
 )
@@ -62,6 +63,8 @@ class ModelTables:
                 self._indexes = of_fields
         if finds_payloads:
             self._indexes.append(payload_index(self.names))
+            self._outdated.append(old_payload_index(self.names))
+        self._busy_rows = component is META and model.busy_rows
         # Set once no index is being built.
         self.indexed = asyncio.Event()
         self._connection = context.connection
@@ -83,19 +86,15 @@ class ModelTables:
         if created:
             self.indexed.set()
             return
-        lacking = await missing(connection, self.names, self._indexes)
-        afterwards = await self._to_bring_along(connection)
+        absent = await missing(connection, self.names, [*self._indexes, *self._outdated])
+        lacking = [definition for definition in self._indexes if definition in absent]
+        afterwards = [dropped(self.names, definition) for definition in self._outdated if definition not in absent]
+        if afterwards and self._busy_rows:
+            afterwards.append(give_room(self.names))
         if lacking or afterwards:
             self.home.spawn(self._build, connection, lacking, afterwards)
         else:
             self.indexed.set()
-
-    async def _to_bring_along(self, connection: PostgresConnection) -> list[str]:
-        """The statements that make tables of an earlier specstar fit for busy rows."""
-        absent = await missing(connection, self.names, self._outdated)
-        there = [definition for definition in self._outdated if definition not in absent]
-        drops = [dropped(self.names, definition) for definition in there]
-        return [*drops, give_room(self.names)] if drops else []
 
     async def _build(
         self, connection: PostgresConnection, lacking: list[IndexDefinition], afterwards: list[str]

@@ -12,7 +12,7 @@ import pytest
 from specstar.backends.postgres import schema
 from specstar.backends.postgres.tables import ModelTables
 from specstar.errors import BackendError, SchemaVersionError
-from specstar.roles import ModelSpec
+from specstar.roles import ModelSpec, PayloadKey
 from tests.integration.postgres.rig import Rig, admin, new, open_rig
 
 PROCESSES = 20
@@ -190,3 +190,21 @@ async def test_the_check_runs_once_a_model_and_process(rig: Rig, postgres_databa
     await storage.read("r1")
     await storage.read("r2")
     assert len(seen) == 2
+
+
+async def test_the_index_of_payloads_stands_in_no_other_models_way_and_takes_the_place_of_the_old_one(
+    postgres_database: str,
+) -> None:
+    indexes = "SELECT indexname FROM pg_indexes WHERE tablename = 'User_revision' ORDER BY 1"
+    async with admin(postgres_database) as connection:
+        async with open_rig(postgres_database) as rig:
+            await rig.meta().write(new("r").change)
+            # Its table of payloads is called as the index was.
+            await rig.resource("User_by").put(PayloadKey("r", "v"), b"x")
+        assert [row[0] for row in await connection.fetch(indexes)] == ["User_payload_id", "User_revision_pkey"]
+        await connection.execute('DROP TABLE "User_by_payload"')
+        await connection.execute('ALTER INDEX "User_payload_id" RENAME TO "User_by_payload"')
+        async with open_rig(postgres_database) as rig, asyncio.timeout(20):
+            await rig.meta().write(new("r2").change)
+            while [row[0] for row in await connection.fetch(indexes)] != ["User_payload_id", "User_revision_pkey"]:
+                await asyncio.sleep(0.02)

@@ -91,6 +91,16 @@ def test_results_are_checked_and_bounded() -> None:
             codec.encode_result(wrong)
 
 
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_numbers_that_json_lacks_are_refused(number: float) -> None:
+    codec: JobCodec[Any] = JobCodec("q", dict, Any)
+    with pytest.raises(InvalidInputError, match="JSON has no"):
+        codec.encode_payload({"a": [number]})
+    with pytest.raises(ResultError, match="JSON has no"):
+        codec.encode_result({"a": (number,)})
+    assert bytes(codec.encode_payload({"a": None})[0]) == b'{"a":null}'
+
+
 class _Rude(Exception):
     def __str__(self) -> str:
         raise RuntimeError("no")
