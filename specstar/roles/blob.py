@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Literal, TypeVar
 
 from msgspec import Struct
 
+from specstar.errors import InvalidInputError
 from specstar.roles.records import BlobInfo
 from specstar.runtime.cleanup import clean_up
 from specstar.runtime.new_file import NewFile
 from specstar.runtime.threads import run_in_thread
 
-__all__ = ["BlobReader", "BlobStore", "BlobWriter", "UploadSession"]
+__all__ = ["BlobReader", "BlobStore", "BlobWriter", "UploadSession", "unreadable"]
 
+T = TypeVar("T")
 _CLEANUP_SECONDS = 30.0
+
+
+def unreadable(path: Path, error: OSError | ValueError) -> InvalidInputError:
+    """The error for a file that is to become a blob and cannot be read (`ValueError`: its name is none)."""
+    reason = (error.strerror or type(error).__name__) if isinstance(error, OSError) else str(error)
+    return InvalidInputError(f"cannot read {str(path)!r}: {reason}", field="source")
 
 
 class UploadSession(Struct, frozen=True, kw_only=True):
@@ -80,18 +89,32 @@ class BlobStore(ABC):
         """Store bytes that are in memory already, in the fewest steps."""
 
     async def put_file(self, path: Path, *, content_type: str) -> BlobInfo:
-        """Store a local file. Backends that can do it in one thread job override this."""
-        writer = await self.create(content_type=content_type, size_hint=(await run_in_thread(path.stat)).st_size)
+        """Store a local file. Raises `InvalidInputError` if it cannot be read.
+
+        Backends that can do it in one thread job override this.
+        """
+
+        async def of_file(work: Callable[[], T]) -> T:
+            try:
+                return await run_in_thread(work)
+            except (OSError, ValueError) as error:
+                raise unreadable(path, error) from error
+
         opened: list[IO[bytes]] = []
         try:
-            await run_in_thread(lambda: opened.append(path.open("rb")))
-            while chunk := await run_in_thread(opened[0].read, 1 << 20):
-                await writer.write(chunk)
-            return await writer.commit()
+            await of_file(lambda: opened.append(path.open("rb")))
+            (source,) = opened
+            size = (await of_file(lambda: os.fstat(source.fileno()))).st_size
+            writer = await self.create(content_type=content_type, size_hint=size)
+            try:
+                while chunk := await of_file(lambda: source.read(1 << 20)):
+                    await writer.write(chunk)
+                return await writer.commit()
+            finally:
+                await clean_up(writer.abort, seconds=_CLEANUP_SECONDS)
         finally:
-            for source in opened:
-                source.close()
-            await clean_up(writer.abort, seconds=_CLEANUP_SECONDS)
+            for file in opened:
+                file.close()
 
     @abstractmethod
     async def open(self, file_id: str, *, start: int = 0, end: int | None = None) -> BlobReader:

@@ -6,6 +6,7 @@ Everything here blocks: call it in a thread.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -17,8 +18,9 @@ from specstar.backends.disk.blob_copy import copy_out
 from specstar.backends.disk.blob_trailer import BlobFile, read_trailer
 from specstar.backends.disk.durable import FolderTree, TempFolder, disk_errors, fsync_folder, link_new
 from specstar.backends.disk.new_blob import PARALLEL, NewBlob
-from specstar.errors import BackendUnavailable, BlobIntegrityError, BlobNotFoundError, InvalidInputError
+from specstar.errors import BackendUnavailable, BlobIntegrityError, BlobNotFoundError
 from specstar.roles import BlobInfo
+from specstar.roles.blob import unreadable
 from specstar.runtime import NewFile
 
 __all__ = ["BlobFiles"]
@@ -58,11 +60,10 @@ class BlobFiles:
         try:
             source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            raise InvalidInputError(f"cannot read {path}: {reason}", field="path") from error
+            raise unreadable(path, error) from error
         try:
             if path.is_dir():
-                raise InvalidInputError(f"cannot read {path}: it is a folder", field="path")
+                raise unreadable(path, IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)))
             return self.put_open([source], content_type)
         finally:
             os.close(source)

@@ -18,8 +18,9 @@ from specstar.backends.s3.connection import S3Connection
 from specstar.backends.s3.errors import BytesRefused
 from specstar.backends.s3.multipart import MultipartUpload
 from specstar.backends.s3.options import S3Options
-from specstar.errors import BlobIntegrityError, InvalidInputError
+from specstar.errors import BlobIntegrityError
 from specstar.roles import BlobInfo
+from specstar.roles.blob import unreadable
 
 __all__ = ["put_file"]
 
@@ -39,12 +40,12 @@ async def put_file(
             sums = await sums_of(connection, data)
             return await put_small(connection, layout, data, sums=sums, content_type=content_type)
         source = await connection.in_thread(_SourceFile, path)
-    except OSError as error:
-        raise InvalidInputError(f"the file cannot be read: {error}", field="source") from error
+    except (OSError, ValueError) as error:
+        raise unreadable(path, error) from error
     try:
         return await _send(connection, options, layout, source, content_type)
     except OSError as error:
-        raise InvalidInputError(f"the file cannot be read: {error}", field="source") from error
+        raise unreadable(path, error) from error
     finally:
         await connection.clean_up(connection.in_thread(source.close), "an open file")
 

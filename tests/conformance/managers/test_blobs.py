@@ -76,6 +76,12 @@ async def test_a_blob_goes_into_a_file(star: SpecStar, tmp_path: Path) -> None:
         path.unlink()
 
 
+@pytest.mark.parametrize("name", ["missing", "", "\0", "x" * 300])
+async def test_a_file_that_cannot_be_read_is_named(star: SpecStar, tmp_path: Path, name: str) -> None:
+    with pytest.raises(InvalidInputError, match="cannot read"):
+        await star.blobs.put(tmp_path / name)
+
+
 async def test_the_type_of_a_path_is_guessed_from_its_name(star: SpecStar, tmp_path: Path) -> None:
     path = tmp_path / "page.html"
     path.write_bytes(b"<p>")

@@ -206,5 +206,5 @@ async def test_the_index_of_payloads_stands_in_no_other_models_way_and_takes_the
         await connection.execute('ALTER INDEX "User_payload_id" RENAME TO "User_by_payload"')
         async with open_rig(postgres_database) as rig, asyncio.timeout(20):
             await rig.meta().write(new("r2").change)
-            while [row[0] for row in await connection.fetch(indexes)] != ["User_payload_id", "User_revision_pkey"]:
+            while [row[0] for row in await connection.fetch(indexes)] != ["User_payload_id", "User_revision_pkey"]:  # noqa: ASYNC110  in the server
                 await asyncio.sleep(0.02)

@@ -180,7 +180,7 @@ async def test_a_file_that_changes_while_it_is_sent_is_not_stored(
             await rig.blob().put_file(path, content_type="a/b")
         assert server.objects == {}
         assert server.uploads == {}
-        with pytest.raises(InvalidInputError, match="cannot be read"):
+        with pytest.raises(InvalidInputError, match="cannot read"):
             await rig.blob().put_file(tmp_path / "missing", content_type="a/b")
 
 
