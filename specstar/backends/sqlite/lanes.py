@@ -90,7 +90,7 @@ class Lanes:
         # Bound here: on the way of every call.
         self.write = self._writes.submit
         self.read = self._reads.submit
-        self.search = self._searches.batcher.submit
+        self.search = self._searches.search
 
     async def write_all(self, operations: Sequence[_Sized]) -> list[Any]:
         """Write several, each by itself; one entry each: its result or its own error."""

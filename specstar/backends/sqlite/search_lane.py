@@ -8,10 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 import anyio
+import apsw
 
-from specstar.backends.sqlite.database import Operation
+from specstar.backends.sqlite.database import Database, Operation
 from specstar.backends.sqlite.database_file import DatabaseFile
 from specstar.backends.sqlite.lane_threads import LaneThreads
+from specstar.errors import BackendUnavailable
 from specstar.runtime import Batcher, Home
 
 __all__ = ["SearchLane"]
@@ -20,6 +22,35 @@ _MAX_SEARCHES = 16
 _SLOW_SECONDS = 0.02
 _ANY = 1
 _NONE = 1 << 30
+# Some milliseconds of SQLite's work: asking takes the interpreter, for which others may wait.
+_STEPS_BETWEEN_LOOKS = 200_000
+
+
+class _Asked:
+    """A search and whether anybody still waits for it: one that nobody does ends soon, and those behind it begin."""
+
+    __slots__ = ("abandoned", "operation")
+
+    def __init__(self, operation: Operation) -> None:
+        self.operation = operation
+        self.abandoned = False
+
+    def _is_abandoned(self) -> bool:
+        return self.abandoned
+
+    def run(self, database: Database) -> Any:
+        if self.abandoned:
+            raise BackendUnavailable(f"{database.name}: nobody waits for the search")
+        look = database.connection.set_progress_handler
+        look(self._is_abandoned, _STEPS_BETWEEN_LOOKS)
+        try:
+            return self.operation.run(database)
+        except apsw.InterruptError as error:
+            if self.abandoned:
+                raise BackendUnavailable(f"{database.name}: nobody waits for the search any more") from error
+            raise
+        finally:
+            look(None)
 
 
 class SearchLane:
@@ -33,7 +64,7 @@ class SearchLane:
         self._begun: dict[int, float] = {}
         self._last = 0
         self._watched = False
-        self.batcher: Batcher[Operation, Any] = Batcher(
+        self.batcher: Batcher[_Asked, Any] = Batcher(
             home,
             self._flush,
             name=f"{file.path}: searches",
@@ -42,7 +73,16 @@ class SearchLane:
             worth=self._worth,
         )
 
-    async def _flush(self, operations: list[Operation]) -> list[Any]:
+    async def search(self, operation: Operation) -> Any:
+        """The result of a search. Cancelled, it ends soon in its thread as well. From any thread and loop."""
+        asked = _Asked(operation)
+        try:
+            return await self.batcher.submit(asked)
+        except BaseException:
+            asked.abandoned = True
+            raise
+
+    async def _flush(self, operations: list[_Asked]) -> list[Any]:
         self._last = number = self._last + 1
         self._begun[number] = self._home.time()
         try:

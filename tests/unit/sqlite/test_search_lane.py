@@ -57,7 +57,7 @@ async def test_quick_ones_have_one_thread(lane: SearchLane) -> None:
 
     async def caller() -> None:
         for _ in range(20):
-            threads.add(await lane.batcher.submit(Search()))
+            threads.add(await lane.search(Search()))
 
     with anyio.fail_after(20):
         async with anyio.create_task_group() as group:
@@ -73,13 +73,13 @@ async def test_slow_ones_leave_a_way_to_the_others(lane: SearchLane, slow: int) 
     with anyio.fail_after(20):
         async with anyio.create_task_group() as group:
             for _ in range(slow):
-                group.start_soon(lane.batcher.submit, Search(go_on))
+                group.start_soon(lane.search, Search(go_on))
                 await anyio.sleep(0.05)
             try:
                 async with anyio.create_task_group() as quick:
                     # All at once: nobody comes later to notice.
                     for _ in range(100):
-                        quick.start_soon(lane.batcher.submit, Search())
+                        quick.start_soon(lane.search, Search())
             finally:
                 go_on.set()
     assert Search.most == slow + 1
@@ -90,9 +90,46 @@ async def test_more_slow_ones_than_threads_wait_for_each_other(lane: SearchLane)
     with anyio.fail_after(20):
         async with anyio.create_task_group() as group:
             for _ in range(READERS + 2):
-                group.start_soon(lane.batcher.submit, Search(go_on))
+                group.start_soon(lane.search, Search(go_on))
                 await anyio.sleep(0.05)
-            group.start_soon(lane.batcher.submit, Search())
+            group.start_soon(lane.search, Search())
             assert Search.running == READERS
             go_on.set()
     assert Search.most == READERS
+
+
+class Endless:
+    """Takes an hour, if nobody stops it."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+
+    def run(self, database: Database) -> None:
+        self.begun.set()
+        counting = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n LIMIT 1"
+        database.execute(counting).fetchall()
+
+
+@pytest.mark.parametrize("callers", [1, READERS, READERS + 1])
+async def test_what_nobody_waits_for_any_more_ends(lane: SearchLane, callers: int) -> None:
+    """Also those behind it in its batch get their turn, and those that had not begun never do."""
+    endless = [Endless() for _ in range(callers)]
+    answers: list[int] = []
+
+    async def neighbour() -> None:
+        answers.append(await lane.search(Search()))
+
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as others, anyio.create_task_group() as group:
+            for each in endless:
+                group.start_soon(lane.search, each)
+                # Only a lone one shares its batch with the neighbour.
+                if callers > 1:
+                    await anyio.sleep(0.05)
+            others.start_soon(neighbour)
+            while sum(each.begun.is_set() for each in endless) < min(callers, READERS):  # noqa: ASYNC110  in threads
+                await anyio.sleep(0.01)
+            group.cancel_scope.cancel()
+        assert await lane.batcher.drain(10)
+        await lane.search(Search())
+    assert len(answers) == 1
