@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
@@ -17,12 +16,13 @@ from specstar.errors import (
     ResourceDeletedError,
     ResourceNotFoundError,
     RevisionStateError,
-    SpecstarError,
 )
-from specstar.query import Condition, Fields, Projector, Query, build_query, cursor_of, resolve_query
+from specstar.query import Condition, Fields, Projector, Query, cursor_of
+from specstar.resource_manager.asking import query_of
 from specstar.resource_manager.authorship import Authorship
 from specstar.resource_manager.codec import Codec
 from specstar.resource_manager.drafting import Drafting
+from specstar.resource_manager.garbage import collect, drop_replaced
 from specstar.resource_manager.ids import checked_age, checked_id, is_id
 from specstar.resource_manager.reindexing import reindex
 from specstar.resource_manager.resource import Page, Resource
@@ -30,14 +30,12 @@ from specstar.resource_manager.slot import StorageSlot
 from specstar.resource_manager.writer import Current
 from specstar.roles import MetaWrite, PayloadKey, ResourceMeta, RevisionInfo, RevisionStatus, StoredRevision
 from specstar.roles.storage import StorageWrite
-from specstar.runtime import Gate, gated, left_in_order, portable
+from specstar.runtime import Gate, gated, portable
 
 __all__ = ["ResourceManager"]
 
 T = TypeVar("T")
 Status = RevisionStatus | Literal["stable", "draft"]
-logger = logging.getLogger("specstar")
-_GARBAGE_PAGE = 500
 _REINDEX_PAGE = 200
 
 
@@ -176,7 +174,7 @@ class ResourceManager(Generic[T]):
 
         writer = self._slot.writer
         after = await writer.change(resource_id, plan, expected_revision_id=expected_revision_id, needs_revision=True)
-        await self._drop(replaced)
+        await drop_replaced(self._slot.storage, replaced, model=self.name)
         return cast("RevisionInfo", after.revision)
 
     @gated
@@ -347,7 +345,9 @@ class ResourceManager(Generic[T]):
         `after` is the `cursor` of the page before (keyset paging: cost does not grow with the page number). A payload that
         does not decode raises `DecodeError` when its `data` is read. A `Query` says all of this itself. Raises `QueryError`.
         """
-        built = self._query(query, sort, limit, offset, after, include_deleted)
+        built = query_of(
+            query, self._fields, sort=sort, limit=limit, offset=offset, after=after, include_deleted=include_deleted
+        )
         found = await self._slot.storage.find(built)
         cursor = None if found.last is None else cursor_of(built, found.last)
         return Page([self._resource(item) for item in found.resources], cursor)
@@ -355,7 +355,7 @@ class ResourceManager(Generic[T]):
     @gated
     async def count(self, query: Condition | None = None, *, include_deleted: bool = False) -> int:
         """The number of matching resources. Raises `QueryError`."""
-        built = self._query(query, (), None, 0, None, include_deleted)
+        built = query_of(query, self._fields, include_deleted=include_deleted)
         return await self._slot.storage.count(built.condition, include_deleted=include_deleted)
 
     async def iter(
@@ -401,7 +401,7 @@ class ResourceManager(Generic[T]):
         limit: int | None = None,
     ) -> str:
         """The backend's own plan for a search, as text: shows whether an index serves it."""
-        return await self._slot.storage.explain(self._query(query, sort, limit, 0, None, False))
+        return await self._slot.storage.explain(query_of(query, self._fields, sort=sort, limit=limit))
 
     @gated
     async def sync(self) -> None:
@@ -419,7 +419,7 @@ class ResourceManager(Generic[T]):
         indexed when it was written. Versions move on, revisions and times stay as they are. Others may read and write
         meanwhile.
         """
-        everything = self._query(None, (), _REINDEX_PAGE, 0, None, True)
+        everything = query_of(None, self._fields, limit=_REINDEX_PAGE, include_deleted=True)
         slot = self._slot
         return await reindex(slot.storage, slot.writer, everything, lambda found: self._project(self._decoded(found)))
 
@@ -431,18 +431,8 @@ class ResourceManager(Generic[T]):
         takes less than `older_than_seconds` between the two; with S3's `auto_sync` off that is until its next `sync`.
         Local writes are pushed first: raises what `sync` raises.
         """
-        storage, older_than_seconds = self._slot.storage, checked_age(older_than_seconds)
-        removed = await storage.sweep(older_than_seconds=older_than_seconds)
-        limit = self._authorship.current().now().timestamp() - older_than_seconds
-        async with left_in_order(storage.list_payloads()) as pages:
-            async for page in pages:
-                old = [entry.key for entry in page if entry.modified_time.timestamp() <= limit]
-                for start in range(0, len(old), _GARBAGE_PAGE):
-                    garbage = await storage.unreferenced(old[start : start + _GARBAGE_PAGE])
-                    if garbage:
-                        await storage.drop_payloads(garbage)
-                        removed += len(garbage)
-        return removed
+        seconds, now = checked_age(older_than_seconds), self._authorship.current().now().timestamp()
+        return await collect(self._slot.storage, now=now, older_than_seconds=seconds)
 
     # Inside
 
@@ -471,38 +461,3 @@ class ResourceManager(Generic[T]):
         except DecodeError as error:
             return Resource(meta=found.meta, info=found.revision, error=error)
         return Resource(meta=found.meta, info=found.revision, data=data)
-
-    def _query(
-        self,
-        query: Condition | Query | None,
-        sort: Sequence[str],
-        limit: int | None,
-        offset: int,
-        after: str | None,
-        include_deleted: bool,
-    ) -> Query:
-        if isinstance(query, Query):
-            if sort or limit is not None or offset or after is not None or include_deleted:
-                raise QueryError(
-                    "a Query has its own sort, limit, offset, after and include_deleted: make them part of it"
-                )
-            return resolve_query(query, self._fields)
-        return build_query(
-            query,
-            fields=self._fields,
-            sort=sort,
-            limit=limit,
-            offset=offset,
-            after=after,
-            include_deleted=include_deleted,
-        )
-
-    async def _drop(self, keys: Sequence[PayloadKey]) -> None:
-        """Erase payloads that a rewritten draft has left; if that fails, garbage collection finds them."""
-        storage = self._slot.storage
-        if storage.deferred:
-            return  # what is durable still points to them
-        try:
-            await storage.drop_payloads(keys)
-        except SpecstarError as error:
-            logger.info("%s: %d replaced payloads stay until garbage collection: %s", self.name, len(keys), error)
