@@ -108,10 +108,13 @@ class DiskConnection(Connection):
         self.read_ahead.shutdown(wait=False)
         if self._lanes is not None:
             await self._lanes.drain()
-            await run_in_thread(self._close, self._lanes, limiter=self.file_limit)
+        # Also without lanes: the call that opened it may have been cancelled.
+        if self._file.is_open:
+            await run_in_thread(self._close, limiter=self.file_limit)
 
-    def _close(self, lanes: Lanes) -> None:
-        lanes.end(_THREAD_END_SECONDS)
+    def _close(self) -> None:
+        if self._lanes is not None:
+            self._lanes.end(_THREAD_END_SECONDS)
         self._file.close()
 
     def abandon(self) -> None:

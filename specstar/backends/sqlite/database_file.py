@@ -52,8 +52,15 @@ class DatabaseFile:
         self._gate = ReaderGate()
         self._log_is_very_long = False
 
+    @property
+    def is_open(self) -> bool:
+        """True from `open` to `close` or `drop`."""
+        return self._entered is not None
+
     def open(self) -> None:
-        """Open all connections; on an error none is left open."""
+        """Open all connections, unless they are; on an error none is left open."""
+        if self.is_open:
+            return
         self._entered = descriptors.enter(self.path)
         try:
             self.writer = self._open()

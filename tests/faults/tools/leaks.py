@@ -1,4 +1,4 @@
-"""What a program holds: tasks of the running loop, threads of the package, open files. Compared before and after."""
+"""What a program holds: tasks of the running loop, threads of the package, open files and databases. Compared before and after."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from pathlib import Path
 import anyio
 import trio
 
+from specstar.backends.sqlite import descriptors
+
 __all__ = ["Held", "nothing_left"]
 
 _PATIENCE_SECONDS = 5.0
@@ -24,6 +26,8 @@ class Held:
         self.tasks = Counter(_tasks())
         self.threads = Counter(thread.name for thread in threading.enumerate() if _is_ours(thread.name))
         self.files = Counter(_files())
+        # What the collector of garbage closes is not counted as open any more: this says whether it was closed.
+        self.databases = Counter(descriptors._files.keys())
 
     def beyond(self, earlier: Held) -> str:
         """What is held now and was not then, as text; empty if there is nothing."""
@@ -31,6 +35,7 @@ class Held:
             "tasks": self.tasks - earlier.tasks,
             "threads": self.threads - earlier.threads,
             "files": self.files - earlier.files,
+            "databases": self.databases - earlier.databases,
         }
         return ", ".join(f"{kind}: {sorted(more.elements())}" for kind, more in kinds.items() if more)
 

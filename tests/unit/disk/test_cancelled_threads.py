@@ -8,13 +8,16 @@ import threading
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from specstar import SpecStar
 from specstar.backends.disk.blob_files import BlobFiles
 from specstar.backends.disk.blob_trailer import BlobFile
 from specstar.backends.disk.new_blob import NewBlob
+from specstar.backends.sqlite import descriptors
 from specstar.backends.sqlite.database import Database, Operation
+from specstar.backends.sqlite.database_file import DatabaseFile
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +32,10 @@ async def spec(tmp_path: Path) -> AsyncIterator[SpecStar]:
     spec.configure(backend={"meta": disk, "resource": disk, "blob": disk})
     async with spec:
         yield spec
+
+
+class Thing(msgspec.Struct):
+    name: str = ""
 
 
 class Slow:
@@ -67,6 +74,36 @@ async def test_a_blob_that_a_thread_opened_is_closed(spec: SpecStar, monkeypatch
     await slow.cancel(asyncio.create_task(spec.blobs.get(info.file_id)))
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(opened[0])
+
+
+@pytest.mark.parametrize("used_again", [True, False])
+async def test_a_database_that_a_thread_opened_is_used_and_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, used_again: bool
+) -> None:
+    slow, closed = Slow(), list[str]()
+    opened, close = DatabaseFile.open, Database.close
+
+    def slowly(file: DatabaseFile) -> None:
+        slow.wait()
+        opened(file)
+
+    def closing(database: Database) -> None:
+        closed.append(database.name)
+        close(database)
+
+    monkeypatch.setattr(DatabaseFile, "open", slowly)
+    monkeypatch.setattr(Database, "close", closing)
+    disk = {"type": "disk", "options": {"rootdir": str(tmp_path), "reader_threads": 2}}
+    spec = SpecStar()
+    spec.configure(backend={"meta": disk, "resource": disk})
+    things = spec.add_model(Thing)
+    async with spec:
+        await slow.cancel(asyncio.create_task(things.exists("x")))
+        if used_again:
+            await things.create(Thing(), resource_id="x")
+    # A writer, a reader, and the searchers: each once.
+    assert len(closed) == 4
+    assert not [name for name in descriptors._files if name.startswith(str(tmp_path))]
 
 
 async def test_an_upload_is_not_dropped_under_the_thread_that_writes_it(

@@ -185,7 +185,7 @@ async def test_closing_in_the_middle_of_a_checkpoint_leaves_nothing_open(
     await opened.lanes.drain()
     opened.lanes.end(5)
     opened.file.close()
-    assert not descriptors._files
+    assert str(opened.path) not in descriptors._files
     assert not log_of(opened.path).exists()
     assert not [where for where in open_files() if where.startswith(str(opened.path))]
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("specstar-")]
@@ -220,6 +220,6 @@ def test_locks_outlive_another_user_of_the_file(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=False, timeout=60)
     assert "locked" in done.stderr, done.stdout
     other.close()
-    assert not descriptors._files
+    assert path not in descriptors._files
     done = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=False, timeout=60)
     assert "delete" in done.stdout, done.stderr
