@@ -1,4 +1,4 @@
-"""What a program holds: tasks of the running loop, threads of the package, open files and databases. Compared before and after."""
+"""What a program holds: tasks of the running loop, threads of the package, open files and databases. Before and after."""
 
 from __future__ import annotations
 
