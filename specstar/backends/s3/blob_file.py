@@ -21,6 +21,7 @@ from specstar.backends.s3.options import S3Options
 from specstar.errors import BlobIntegrityError
 from specstar.roles import BlobInfo
 from specstar.roles.blob import unreadable
+from specstar.runtime import run_in_thread
 
 __all__ = ["put_file"]
 
@@ -33,21 +34,27 @@ async def put_file(
     connection: S3Connection, options: S3Options, layout: BlobLayout, path: Path, *, content_type: str
 ) -> BlobInfo:
     """Store a file. Raises `InvalidInputError` if it cannot be read, `BlobIntegrityError` if it changes meanwhile."""
+    opened: list[_SourceFile] = []
     try:
-        size = await connection.in_thread(lambda: path.stat().st_size)
+        size = await connection.in_thread(_size_of, path)
         if size < options.multipart_threshold_bytes:
             data = await connection.in_thread(path.read_bytes)
             sums = await sums_of(connection, data)
             return await put_small(connection, layout, data, sums=sums, content_type=content_type)
-        source = await connection.in_thread(_SourceFile, path)
-    except (OSError, ValueError) as error:
-        raise unreadable(path, error) from error
-    try:
-        return await _send(connection, options, layout, source, content_type)
+        await run_in_thread(lambda: opened.append(_SourceFile(path)))
+        return await _send(connection, options, layout, opened[0], content_type)
     except OSError as error:
         raise unreadable(path, error) from error
     finally:
-        await connection.clean_up(connection.in_thread(source.close), "an open file")
+        for source in opened:
+            await connection.clean_up(connection.in_thread(source.close), "an open file")
+
+
+def _size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except (OSError, ValueError) as error:  # a name with NUL
+        raise unreadable(path, error) from error
 
 
 async def _send(
