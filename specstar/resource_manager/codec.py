@@ -45,7 +45,7 @@ class Codec(Generic[T]):
             payload = self._encode(value)
             stored = self._decode[self.encoding](payload)
             if self.encoding is Encoding.json:
-                refuse_nonfinite(payload, value, stored)
+                refuse_nonfinite(payload, value, stored, advice="; encoding 'msgpack' keeps it")
         except (msgspec.ValidationError, msgspec.EncodeError, TypeError, ValueError, OverflowError) as error:
             raise InvalidInputError(f"the value is no valid {self.name}: {error}", field="data") from error
         except RecursionError as error:
