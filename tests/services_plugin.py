@@ -216,11 +216,17 @@ def s3(pytestconfig: pytest.Config) -> S3Endpoint:
     return _endpoint(pytestconfig, "s3", S3Endpoint)
 
 
+def new_bucket(server: S3Endpoint) -> str:
+    """The name of a new, empty bucket."""
+    name = f"test-{secrets.token_hex(8)}"
+    s3_client.create_bucket(server, name)
+    return name
+
+
 @pytest.fixture
 def s3_bucket(s3: S3Endpoint) -> Iterator[str]:
     """The name of a new, empty bucket, removed afterwards with all that is in it."""
-    name = f"test-{secrets.token_hex(8)}"
-    s3_client.create_bucket(s3, name)
+    name = new_bucket(s3)
     yield name
     s3_client.delete_bucket(s3, name)
 
@@ -263,6 +269,4 @@ def private_s3() -> Iterator[services.CephS3Server]:
 @pytest.fixture
 def private_s3_bucket(private_s3: services.CephS3Server) -> str:
     """The name of a new, empty bucket of `private_s3` for this test; it goes with the server."""
-    name = f"test-{secrets.token_hex(8)}"
-    s3_client.create_bucket(private_s3.endpoint, name)
-    return name
+    return new_bucket(private_s3.endpoint)

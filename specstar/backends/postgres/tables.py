@@ -64,7 +64,6 @@ class ModelTables:
         if finds_payloads:
             self._indexes.append(payload_index(self.names))
             self._outdated.append(old_payload_index(self.names))
-        self._busy_rows = component is META and model.busy_rows
         # Set once no index is being built.
         self.indexed = asyncio.Event()
         self._connection = context.connection
@@ -89,7 +88,7 @@ class ModelTables:
         absent = await missing(connection, self.names, [*self._indexes, *self._outdated])
         lacking = [definition for definition in self._indexes if definition in absent]
         afterwards = [dropped(self.names, definition) for definition in self._outdated if definition not in absent]
-        if afterwards and self._busy_rows:
+        if afterwards and self._component is BUSY_META:
             afterwards.append(give_room(self.names))
         if lacking or afterwards:
             self.home.spawn(self._build, connection, lacking, afterwards)
