@@ -69,7 +69,7 @@ class Interrupted:
 class Attempt:
     """A job in the hands of this worker. `snapshot` is None where no state is kept."""
 
-    __slots__ = ("began", "delivery", "reason", "record", "scope", "snapshot")
+    __slots__ = ("began", "delivery", "over", "reason", "record", "scope", "snapshot")
 
     def __init__(self, record: JobRecord, snapshot: Snapshot | None, delivery: Delivery) -> None:
         self.record = record
@@ -78,13 +78,15 @@ class Attempt:
         self.began = time.monotonic()
         self.reason: Stopped | None = None
         self.scope: anyio.CancelScope | None = None
+        self.over = False
 
-    def stop(self, reason: Stopped) -> None:
-        """Cancel the handler. The first reason counts."""
-        if self.reason is None:
+    def stop(self, reason: Stopped) -> bool:
+        """Cancel the handler. The first reason counts: False if it is another, or if the handler is over already."""
+        if self.reason is None and not self.over:
             self.reason = reason
             if self.scope is not None:
                 self.scope.cancel()
+        return self.reason is reason
 
     async def run(
         self, invoke: Invoke, codec: JobCodec[Any], timeout: float | None, new_scope: Callable[..., anyio.CancelScope]
@@ -93,6 +95,7 @@ class Attempt:
         try:
             job = codec.job(self.record)
         except DecodeError as error:
+            self.over = True
             return Failed(f"DecodeError: {error}", None, final=True)
         deadline = math.inf if timeout is None else anyio.current_time() + timeout
         self.scope = scope = new_scope(deadline=deadline)
@@ -114,8 +117,10 @@ class Attempt:
             self.scope = None
         if task is not None and task.cancelling() > before and anyio.current_effective_deadline() != -math.inf:
             _take_back(task, before)  # the handler cancelled its own task, and swallowed that
-        # A handler that answers a cancellation with an error was cancelled all the same.
-        if self.reason is not None and not isinstance(outcome, Succeeded):
+        self.over = True
+        # A handler that answers a cancellation with an error was cancelled all the same. One that ended well in spite of it
+        # has done the work: that counts, unless the one who cancelled the job was told so.
+        if self.reason is Stopped.cancelled or (self.reason is not None and not isinstance(outcome, Succeeded)):
             return Interrupted(self.reason)
         if outcome is not None:
             return outcome

@@ -259,8 +259,7 @@ class JobQueue(Generic[P]):
                 return False
             if record.status is JobStatus.running:
                 attempt = self._running(job_id)
-                if attempt is not None and attempt.record.worker == record.worker:
-                    attempt.stop(Stopped.cancelled)
+                if attempt is not None and attempt.record.worker == record.worker and attempt.stop(Stopped.cancelled):
                     return True
                 if record.cancel_requested:
                     return True

@@ -283,34 +283,29 @@ class JobRunner:
             # Not the job's fault: the attempt does not count.
             attempts = record.attempts - 1
             back = _replace(record, status=JobStatus.retrying, attempts=attempts, worker=None, scheduled_time=now)
-            await self._record(attempt, back)
-            if outcome.reason is Stopped.shutdown:
+            stands = await self._record(attempt, back)
+            if _superseded(attempt, stands):
+                await self._end_of(attempt, lambda delivery: delivery.ack())
+            elif outcome.reason is Stopped.shutdown:
                 again = _replace(attempt.delivery.message, attempts=attempts, copy=new_id())
                 await self._end_of(attempt, lambda delivery: delivery.retry(again, delay=0))
 
     async def _fail(self, attempt: Attempt, outcome: Failed, now: datetime) -> None:
         """Park the job, or send it round again."""
         record = attempt.record
-        if outcome.final or record.attempts >= self._policy.max_attempts:
-            failed = _replace(
-                record,
-                status=JobStatus.failed,
-                error=outcome.text,
-                traceback=outcome.traceback,
-                finished_time=now,
-            )
-            await self._record(attempt, failed)
+        failed = _replace(record, error=outcome.text, traceback=outcome.traceback)
+        final = outcome.final or record.attempts >= self._policy.max_attempts
+        delay = self._delay(outcome, record.attempts)
+        if final:
+            failed = _replace(failed, status=JobStatus.failed, finished_time=now)
+        else:
+            failed = _replace(failed, status=JobStatus.retrying, scheduled_time=now + timedelta(seconds=delay))
+        if _superseded(attempt, await self._record(attempt, failed)):
+            await self._end_of(attempt, lambda delivery: delivery.ack())
+            return
+        if final:
             self._log_dead(record.job_id, outcome.text)
         else:
-            delay = self._delay(outcome, record.attempts)
-            failed = _replace(
-                record,
-                status=JobStatus.retrying,
-                error=outcome.text,
-                traceback=outcome.traceback,
-                scheduled_time=now + timedelta(seconds=delay),
-            )
-            await self._record(attempt, failed)
             logger.info("job %s in %r is tried again in %g s: %s", record.job_id, self._name, delay, outcome.text)
         await self._end_of(attempt, lambda delivery: self._fail_message(delivery, outcome, attempts=record.attempts))
 
@@ -324,35 +319,38 @@ class JobRunner:
     def _delay(self, outcome: Failed, attempts: int) -> float:
         return self._policy.delay_after(attempts) if outcome.delay is None else outcome.delay
 
-    async def _record(self, attempt: Attempt, record: JobRecord) -> None:
-        """Write an outcome, if the job is still this worker's; tell those who wait."""
+    async def _record(self, attempt: Attempt, record: JobRecord) -> JobRecord | None:
+        """Write an outcome, if the job is still this worker's; tell those who wait. Returns the record that stands then."""
+        stands: JobRecord | None = record
         if attempt.snapshot is not None:
             try:
-                await self._write(attempt, record)
+                stands = await self._write(attempt, record)
             except BackendError as error:
-                await self._again(lambda: self._write(attempt, record), error)
+                stands = await self._again(lambda: self._write(attempt, record), error)
         self._queue._notify(record.job_id)
+        return stands
 
-    async def _write(self, attempt: Attempt, record: JobRecord) -> None:
+    async def _write(self, attempt: Attempt, record: JobRecord) -> JobRecord | None:
         state, snapshot = self._state, attempt.snapshot
         if state is None or snapshot is None:
-            return
+            return record
         for _ in range(_CONFLICTS):
             try:
                 await state.settle(snapshot, record)
-                return
+                return record
             except (RevisionConflictError, OutcomeUnknownError, ResourceNotFoundError):
                 found = await state.read(record.job_id)
             if found is None:
-                return  # erased while it ran
+                return None  # erased while it ran
             if found.record.worker != attempt.record.worker or found.record.status is not JobStatus.running:
                 if found.record.status is not record.status:
                     logger.warning(
                         "job %s in %r: another worker has it; this outcome is dropped", record.job_id, record.queue
                     )
-                return
+                return found.record
             attempt.snapshot = snapshot = found
-            if found.record.cancel_requested and record.status is JobStatus.retrying:
+            if found.record.cancel_requested:
+                # Whoever cancelled it was told so: that stands, whatever has come of the run.
                 record = _cancelled(found.record)
         raise BackendUnavailable(f"job {record.job_id} is changed by others all the time", role="meta")
 
@@ -395,6 +393,15 @@ class JobRunner:
 
 def _cancelled(record: JobRecord) -> JobRecord:
     return _replace(record, status=JobStatus.cancelled, finished_time=datetime.now(UTC), worker=None)
+
+
+def _superseded(attempt: Attempt, stands: JobRecord | None) -> bool:
+    """True if the job was cancelled, or another worker has it with a message of its own: that of the attempt is needed no more."""
+    if stands is None or attempt.record.worker is None:
+        return False
+    if stands.status is JobStatus.cancelled:
+        return not stands.message_waits
+    return stands.worker is not None and stands.worker != attempt.record.worker
 
 
 class _GaveUp(Exception):

@@ -316,6 +316,57 @@ async def test_a_running_job_can_be_cancelled(spec: SpecStar) -> None:
     assert await long.list_dead() == []
 
 
+async def test_a_cancel_that_says_true_holds_at_whatever_moment(spec: SpecStar) -> None:
+    """Also just when the handler has failed and the worker writes that: it would be tried again."""
+    runs: dict[str, int] = {}
+
+    @spec.job(max_retries=3, retry_delay=0.005)
+    async def fail(job: Job[Mail]) -> None:
+        runs[job.job_id] = runs.get(job.job_id, 0) + 1
+        await anyio.sleep(0.005)
+        raise ValueError("every time")
+
+    said: dict[str, bool] = {}
+    after: dict[str, int] = {}
+
+    async def cancel_in_between(number: int) -> None:
+        sent = await fail.enqueue(Mail(number=number))
+        await anyio.sleep(number % 40 * 0.001)
+        said[sent.job_id] = await fail.cancel(sent.job_id)
+        await fail.wait(sent.job_id, timeout=20)
+        after[sent.job_id] = runs.get(sent.job_id, 0)
+
+    async with workers(spec, concurrency=100):
+        async with anyio.create_task_group() as group:
+            for number in range(120):
+                group.start_soon(cancel_in_between, number)
+        await anyio.sleep(0.1)
+        ends = {job_id: (await fail.get(job_id)).status for job_id in said}
+    assert {ends[job_id] for job_id in said if said[job_id]} == {JobStatus.cancelled}
+    assert {ends[job_id] for job_id in said if not said[job_id]} <= {JobStatus.failed}
+    assert {job_id: runs.get(job_id, 0) for job_id in said} == after
+
+
+async def test_a_handler_that_ends_well_although_it_was_cancelled_is_cancelled(spec: SpecStar) -> None:
+    began: list[str] = []
+
+    @spec.job
+    async def stubborn(job: Job[Mail]) -> str:
+        began.append(job.job_id)
+        try:
+            await anyio.sleep(60)
+        except BaseException:
+            return "done all the same"
+        return "done"
+
+    async with workers(spec):
+        sent = await stubborn.enqueue(Mail())
+        await eventually(lambda: began)
+        assert await stubborn.cancel(sent.job_id) is True
+        done = await stubborn.wait(sent.job_id, timeout=20)
+    assert (done.status, done.result) == (JobStatus.cancelled, None)
+
+
 async def test_dead_jobs_are_requeued_with_no_attempts_counted(spec: SpecStar) -> None:
     broken = True
 

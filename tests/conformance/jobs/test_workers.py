@@ -6,6 +6,7 @@ import contextvars
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -461,28 +462,41 @@ async def test_a_damaged_message_goes_to_the_dead_letters_and_the_worker_lives(s
     assert "DecodeError" in dead[0].reason
 
 
+@pytest.mark.parametrize("kind", ["async", "stubborn", "plain"])
 async def test_a_cancellation_from_another_process_reaches_the_handler(
-    spec: SpecStar, configuration: dict[str, Any]
+    spec: SpecStar, configuration: dict[str, Any], kind: str
 ) -> None:
+    """What a handler that cannot be stopped makes of it is dropped."""
     if configuration["meta"]["type"] == "memory":
         return  # state that no other process sees
-    began = anyio.Event()
+    began, released = threading.Event(), threading.Event()
 
-    @spec.job
-    async def long(job: Job[Mail]) -> None:
+    async def long(job: Job[Mail]) -> str:
         began.set()
-        await anyio.sleep(60)
+        with anyio.CancelScope(shield=kind == "stubborn"):
+            while not released.is_set():  # noqa: ASYNC110  set from another thread
+                await anyio.sleep(0.01)
+        return "done"
 
+    def plain(job: Job[Mail]) -> str:
+        began.set()
+        released.wait(20)
+        return "done"
+
+    handler: Any = plain if kind == "plain" else long
+    queue: JobQueue[Mail] = spec.add_job(Mail, handler, name="long")
     async with SpecStar() as other:
         other.configure(backend=configuration)
-        elsewhere = other.add_job(Mail, long.handler, name="long")
+        elsewhere = other.add_job(Mail, handler, name="long")
         async with workers(spec):
-            sent = await long.enqueue(Mail())
-            with anyio.fail_after(20):
-                await began.wait()
+            sent = await queue.enqueue(Mail())
+            await eventually(began.is_set)
             assert await elsewhere.cancel(sent.job_id)
+            if kind != "async":
+                released.set()
             done = await elsewhere.wait(sent.job_id, timeout=20)
-    assert done.status is JobStatus.cancelled
+            released.set()
+    assert (done.status, done.result) == (JobStatus.cancelled, None)
 
 
 async def test_a_periodic_job_runs_once_a_tick_however_many_workers(spec: SpecStar) -> None:

@@ -243,3 +243,34 @@ async def test_a_cancel_from_elsewhere_holds_although_the_handler_fails(tmp_path
         assert (await queue.wait(job.job_id, timeout=5)).status is JobStatus.cancelled
         await anyio.sleep(0.2)
     assert runs == 1
+
+
+async def test_a_job_that_another_worker_took_over_leaves_its_slot(tmp_path: Path) -> None:
+    """As after a pause of this host that was longer than its lease."""
+    folder = {"type": "disk", "options": {"rootdir": str(tmp_path)}}
+    spec = SpecStar()
+    spec.configure(backend={"meta": folder, "resource": folder, "mq": {"type": "simple"}})
+    began = anyio.Event()
+
+    async def handler(job: Job[Mail]) -> None:
+        if job.payload.number == 1:
+            began.set()
+            await anyio.sleep(60)
+
+    queue = spec.add_job(Mail, handler)
+    async with spec, workers(spec, concurrency=1):
+        job = await queue.enqueue(Mail(number=1))
+        await began.wait()
+
+        async def take_over() -> None:
+            state = queue._state()
+            assert state is not None
+            snapshot = await queue._read(job.job_id)
+            await state.mark(snapshot, msgspec.structs.replace(snapshot.record, worker="elsewhere:1:1/1.1"))
+
+        await spec._gate.run(take_over)
+        other = await queue.enqueue(Mail(number=2))
+        assert (await queue.wait(other.job_id, timeout=10)).status is JobStatus.succeeded
+        taken = await queue._read(job.job_id)
+        assert (taken.record.status, taken.record.worker) == (JobStatus.running, "elsewhere:1:1/1.1")
+        assert await queue.depth() == 0
