@@ -54,15 +54,20 @@ async def _messages_went(state: JobState, cancelled: Condition) -> None:
                     await state.settle(snapshot, _replace(snapshot.record, message_waits=False))
 
 
-async def forget_finished(state: JobState, messages: MessageQueue, jobs: Condition, before: datetime) -> int:
-    """Erase those of `jobs` that finished before then and whose message is gone; returns how many."""
+async def forget_finished(
+    state: JobState, messages: MessageQueue, jobs: Condition, before: datetime, *, in_process: bool
+) -> int:
+    """Erase those of `jobs` that finished before then and whose message is gone; returns how many.
+
+    `in_process`: the queue knows whether it has a message, be it another copy of the one that was worked on.
+    """
     finished = [status.value for status in JobStatus if status.finished]
     condition = jobs & QB["status"].in_(finished) & (QB["updated_time"] < before)
     erased = kept = 0
     while page := await state.search(condition, limit=_PAGE, offset=kept):
         went = stay = 0
         for snapshot in page:
-            if snapshot.record.message_waits and messages.holds(snapshot.record.job_id):
+            if messages.holds(snapshot.record.job_id) and (in_process or snapshot.record.message_waits):
                 stay += 1
                 continue
             try:

@@ -27,12 +27,13 @@ DEFAULT_MAX_PAYLOAD_BYTES = 8 << 20
 MAX_ERROR_CHARACTERS = 4_096
 MAX_TRACEBACK_CHARACTERS = 16_384
 
-# Dictionaries and sets in one order, so that equal payloads have equal bytes.
-_encoder = msgspec.json.Encoder(order="deterministic")
+# Dictionaries and sets in one order, so that equal payloads have equal bytes, where their keys and members have one.
+_ordered = msgspec.json.Encoder(order="deterministic")
+_encoder = msgspec.json.Encoder()
 _record_decoder = msgspec.json.Decoder(JobRecord)
 _failures = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError, TypeError)
 
-encode_record = msgspec.json.Encoder().encode
+encode_record = _encoder.encode
 
 
 class ResultError(Exception):
@@ -66,7 +67,7 @@ class JobCodec(Generic[P]):
         Raises `InvalidInputError` with the path of what does not fit, `LimitExceededError` if it is too large.
         """
         try:
-            payload = _encoder.encode(value)
+            payload = _json_of(value)
             copy = self._payload.decode(payload)
             refuse_nonfinite(payload, value, copy)
         except (msgspec.EncodeError, *_failures, OverflowError) as error:
@@ -83,6 +84,16 @@ class JobCodec(Generic[P]):
         except _failures as error:
             message = f"the payload of job {record.job_id} in {self.name!r} does not decode: {error}"
             raise DecodeError(message, job_id=record.job_id, model=self.name) from error
+
+    def same_payload(self, one: Raw, other: Raw) -> bool:
+        """Whether two payloads say the same. Python's 1, 1.0 and True are the same only where the type makes them so."""
+        if _ordered.encode(msgspec.json.decode(one)) == _ordered.encode(msgspec.json.decode(other)):
+            return True
+        try:
+            first, second = self._payload.decode(one), self._payload.decode(other)
+            return first == second and _unordered(first) == _unordered(second)
+        except (msgspec.EncodeError, *_failures):
+            return False
 
     def encode_result(self, value: Any) -> Raw:
         """What a handler returned, as JSON. Raises `ResultError` if it cannot be kept."""
@@ -129,6 +140,26 @@ class JobCodec(Generic[P]):
             idempotency_key=record.idempotency_key,
             priority=record.priority,
         )
+
+
+def _json_of(value: Any) -> bytes:
+    try:
+        return _ordered.encode(value)
+    except TypeError:
+        return _encoder.encode(value)
+
+
+def _unordered(value: Any) -> bytes:
+    """JSON with all that it lists in one order: for values that are equal, with sets whose members have none."""
+
+    def arranged(part: Any) -> bytes:
+        if isinstance(part, dict):
+            return b"{" + b",".join(sorted(_encoder.encode(key) + arranged(item) for key, item in part.items())) + b"}"
+        if isinstance(part, list):
+            return b"[" + b",".join(sorted(map(arranged, part))) + b"]"
+        return _encoder.encode(part)
+
+    return arranged(msgspec.json.decode(_encoder.encode(value)))
 
 
 def decode_record(body: bytes, *, job_id: str) -> JobRecord:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import threading
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from specstar.message_queue.codec import ResultError
 from specstar.message_queue.job import Job
 from specstar.runtime import Home
 from specstar.runtime.crossing import home_of_caller
-from specstar.runtime.home import callers_context
+from specstar.runtime.home import Waiter, callers_context
 
 __all__ = ["HandlerThreads"]
 
@@ -69,12 +68,7 @@ class HandlerThreads:
             self._idle.append(thread)
             if self._closed:
                 self.close()
-            if waiter.done():
-                return
-            if error is None:
-                waiter.set_result(result)
-            else:
-                waiter.set_exception(error)
+            _tell(waiter, result, error)
 
         context = callers_context(None)
 
@@ -88,8 +82,12 @@ class HandlerThreads:
                 error.__cause__ = raised
             except BaseException as raised:
                 error = raised
-            with contextlib.suppress(RuntimeError):  # the loop is gone, and the worker with it
+            try:
                 home.mailbox.post(lambda: over(result, error))
+            except RuntimeError:
+                thread.work.put(None)  # the loop is gone, and the worker with it
+            if self._closed:
+                thread.work.put(None)  # maybe the loop ends before it looks
 
         thread.work.put(work)
         try:
@@ -109,3 +107,12 @@ class HandlerThreads:
         self._closed = True
         while self._idle:
             self._idle.pop().work.put(None)
+
+
+def _tell(waiter: Waiter[Any], result: Any, error: BaseException | None) -> None:
+    if waiter.done():
+        return
+    if error is None:
+        waiter.set_result(result)
+    else:
+        waiter.set_exception(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import functools
 from collections.abc import Callable, Coroutine, Generator
@@ -30,7 +31,7 @@ def invoker(
 
 
 class HandlerExitError(Exception):
-    """Carries a handler's SystemExit over from another loop, which must not end by it."""
+    """Carries a handler's SystemExit or CancelledError over from another loop: neither the loop nor the call ends by it."""
 
 
 class _InOwnContext:
@@ -68,5 +69,10 @@ async def _on_callers_loop(caller: Home, handler: Callable[[Job[Any]], Coroutine
             return await handler(job)
         except SystemExit as error:
             raise HandlerExitError from error
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise HandlerExitError from error  # nobody cancelled it: the handler raised that
 
     return await cross_to(caller, call)

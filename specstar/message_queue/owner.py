@@ -7,9 +7,11 @@ import os
 import platform
 from pathlib import Path
 
-__all__ = ["is_gone", "process_token"]
+__all__ = ["is_gone", "living_workers", "process_token", "run_is_gone"]
 
 _DEAD = "dead"
+living_workers: set[str] = set()
+"""The workers of this process, by the beginning of the names of their runs."""
 
 
 def process_token() -> str:
@@ -41,6 +43,14 @@ def is_gone(token: str) -> bool | None:
     except OSError:
         return False
     return False
+
+
+def run_is_gone(run: str) -> bool | None:
+    """`is_gone` for the process and the worker of a run, `<process>/<worker>.<number>`."""
+    process = run.partition("/")[0]
+    if process == process_token():
+        return run.rpartition(".")[0] not in living_workers
+    return is_gone(process)
 
 
 def _started(pid: int) -> str | None:

@@ -291,11 +291,16 @@ class JobQueue(Generic[P]):
     async def forget_finished(self, *, older_than: float) -> int:
         """Erase the state of jobs that finished more than `older_than` seconds ago; returns how many.
 
-        That of a job which was cancelled while it waited stays until its message has come to a worker, or is purged.
+        That of a job which was cancelled while it waited stays until its message has come to a worker, or is purged. One
+        that was sent again by its idempotency key may have a second message, which runs it once more if it is forgotten
+        before that comes (in a queue of this process it is kept until then).
         """
         state, messages = self._kept(), self._messages()
         before = datetime.now(UTC) - timedelta(seconds=checked_seconds(older_than, field="older_than"))
-        return await clearing.forget_finished(state, messages, self._condition(None, None), before)
+        in_process = not self._backend.current().factory.durable
+        return await clearing.forget_finished(
+            state, messages, self._condition(None, None), before, in_process=in_process
+        )
 
     # Dead letters
 

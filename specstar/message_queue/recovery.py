@@ -13,7 +13,7 @@ import msgspec
 
 from specstar.errors import BackendUnavailable, ResourceNotFoundError, RevisionConflictError
 from specstar.message_queue.job import JobRecord, JobStatus
-from specstar.message_queue.owner import is_gone
+from specstar.message_queue.owner import run_is_gone
 from specstar.message_queue.sender import message_of, seconds_until
 from specstar.message_queue.state import JobState, Snapshot
 from specstar.query import QB
@@ -120,7 +120,7 @@ async def _taken_over(state: JobState, snapshot: Snapshot, *, leased: bool) -> J
     if record.status is not JobStatus.running:
         return record
     if record.worker is not None:
-        gone = is_gone(record.worker.partition("/")[0])
+        gone = run_is_gone(record.worker)
         if gone is None and leased and snapshot.row is not None:
             gone = (datetime.now(UTC) - snapshot.row.updated_time).total_seconds() > LEASE_SECONDS
         if not gone:

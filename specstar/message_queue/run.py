@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from types import FrameType
 from typing import Any
 
 import anyio
@@ -16,7 +12,9 @@ import anyio
 from specstar.errors import BackendUnavailable, UsageError
 from specstar.message_queue.queue import JobQueue
 from specstar.message_queue.retry import checked_seconds
+from specstar.message_queue.signals import at_signals
 from specstar.message_queue.worker import Worker
+from specstar.runtime import Home
 from specstar.runtime.crossing import home_of_caller
 
 __all__ = ["DEFAULT_DRAIN_SECONDS", "WorkerStop", "run_workers", "run_workers_blocking"]
@@ -97,7 +95,7 @@ async def run_workers(
 
     with contextlib.ExitStack() as stack:
         if handle_signals:
-            stack.enter_context(_signals(stop))
+            stack.enter_context(at_signals(stop.set))
         stack.enter_context(stop.listening(worker.stop_from_anywhere))
         async with anyio.create_task_group() as group:
             group.start_soon(work)
@@ -116,24 +114,18 @@ def run_workers_blocking(queues: Sequence[JobQueue[Any]], **options: Any) -> Non
         raise UsageError("there are no jobs to run: declare them with @spec.job or spec.add_job before run_workers()")
     stop = options.pop("stop", None) or WorkerStop()
     handle_signals = options.pop("handle_signals", True)
-    with _signals(stop) if handle_signals else contextlib.nullcontext():
-        queues[0]._gate.call(functools.partial(run_workers, queues, stop=stop, handle_signals=False, **options))
+    gate = queues[0]._gate
+    home: Home | None = None
 
+    async def run() -> None:
+        nonlocal home
+        home = gate.home
+        await run_workers(queues, stop=stop, handle_signals=False, **options)
 
-@contextlib.contextmanager
-def _signals(stop: WorkerStop) -> Iterator[None]:
-    """Turn SIGTERM and SIGINT into `stop`, and put the handlers back afterwards."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def handle(number: int, _frame: FrameType | None) -> None:
-        logger.info("%s: the workers stop", signal.Signals(number).name)
-        stop.set()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+    with at_signals(stop.set) if handle_signals else contextlib.nullcontext():
+        try:
+            gate.call(run)
+        except BackendUnavailable:
+            if home is None or not home.closing:
+                raise
+            logger.info("the spec is closed: the workers stop")

@@ -25,7 +25,7 @@ from specstar.message_queue.claim import Decision, decide
 from specstar.message_queue.codec import decode_record, failure_text
 from specstar.message_queue.invoke import invoker
 from specstar.message_queue.job import JobRecord, JobStatus
-from specstar.message_queue.owner import is_gone
+from specstar.message_queue.owner import run_is_gone
 from specstar.message_queue.sender import seconds_until
 from specstar.message_queue.state import Snapshot
 from specstar.resource_manager.ids import new_id
@@ -176,7 +176,7 @@ class JobRunner:
                     return None
                 if found.status is JobStatus.running and found.partition_key is not None and not waited:
                     waited = True
-                    if not is_gone((found.worker or "").partition("/")[0]):
+                    if not run_is_gone(found.worker or ""):
                         snapshot = await self._let_go_of(record.job_id)
                         continue
                 begun = _replace(
@@ -396,7 +396,7 @@ def _cancelled(record: JobRecord) -> JobRecord:
 
 
 def _superseded(attempt: Attempt, stands: JobRecord | None) -> bool:
-    """True if the job was cancelled, or another worker has it with a message of its own: that of the attempt is needed no more."""
+    """True if the job was cancelled, or another worker has it with a message of its own: the attempt's is needed no more."""
     if stands is None or attempt.record.worker is None:
         return False
     if stands.status is JobStatus.cancelled:

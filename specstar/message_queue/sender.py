@@ -10,7 +10,6 @@ from typing import Any
 
 import anyio
 import msgspec
-from msgspec import Raw
 
 from specstar.errors import (
     DuplicateResourceError,
@@ -123,7 +122,7 @@ class JobSender:
         if snapshot is None:
             return None
         known = snapshot.record
-        if _canonical(known.payload) != _canonical(record.payload):
+        if not self._codec.same_payload(known.payload, record.payload):
             raise IdempotencyConflictError(record.idempotency_key or "", job_id=known.job_id)
         if tick or known.status is not JobStatus.pending or known.attempts:
             return known
@@ -217,11 +216,6 @@ async def _forget(state: JobState, records: Sequence[JobRecord], *, in_flight: b
 def _may_have_landed(error: BaseException) -> bool:
     """True if a write that ended in this way may have been made: cancelled in flight, or its answer was lost."""
     return isinstance(error, OutcomeUnknownError) or not isinstance(error, Exception)
-
-
-def _canonical(payload: Raw) -> bytes:
-    """Not the values themselves: Python takes 1, 1.0 and True for equal."""
-    return msgspec.json.encode(msgspec.json.decode(payload), order="sorted")
 
 
 def seconds_until(moment: datetime | None) -> float:

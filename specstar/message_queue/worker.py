@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from specstar.errors import NotConfiguredError, SpecstarError
 from specstar.message_queue.attempt import Attempt, Stopped
 from specstar.message_queue.handler_threads import HandlerThreads
 from specstar.message_queue.lane import Lane
-from specstar.message_queue.owner import process_token
+from specstar.message_queue.owner import living_workers, process_token
 from specstar.message_queue.recovery import recover, send_lost_again
 from specstar.message_queue.ticks import enqueue_ticks
 from specstar.runtime import Home
@@ -33,6 +34,7 @@ _RESTART_SECONDS = 2.0
 # Among very many records a look takes a while: pauses are so many times as long.
 _RECOVERY_REST = 60
 _INTERRUPT_SECONDS = 5.0
+_numbers = itertools.count(1)
 
 
 class Worker:
@@ -49,7 +51,7 @@ class Worker:
         self._concurrency = concurrency
         self._drain_timeout = drain_timeout
         self._gate = queues[0]._gate
-        self._token = f"{process_token()}/{id(self):x}."
+        self._name = f"{process_token()}/{next(_numbers):x}"
         self._runs = 0
         self._home: Home | None = None
         self._stop_calls = 0
@@ -60,7 +62,7 @@ class Worker:
     def next_token(self) -> str:
         """A name for the next run, unlike that of any other run of any process."""
         self._runs += 1
-        return f"{self._token}{self._runs}"
+        return f"{self._name}.{self._runs}"
 
     def stop_from_anywhere(self, calls: int) -> None:
         """Begin the drain (1), or end it at once (2 and more). From any thread or signal handler."""
@@ -86,7 +88,7 @@ class Worker:
 
     async def run(self) -> None:
         """Work until stopped, then drain. Raises `BackendError` if the broker refuses a queue."""
-        self._stopped, self._hurried, self._idle = anyio.Event(), anyio.Event(), anyio.Event()
+        self._stopped, self._hurried, self._idle, self._over = (anyio.Event() for _ in range(4))
         # One lane alone is bounded by its slots.
         self.permit = anyio.Semaphore(self._concurrency, fast_acquire=True) if len(self._queues) > 1 else None
         self._home = self._gate.settle()
@@ -96,6 +98,23 @@ class Worker:
             Lane(self, queue, limit=min(self._concurrency, queue.concurrency or self._concurrency))
             for queue in self._queues
         ]
+        self._gate.before_closing[self] = self._end
+        living_workers.add(self._name)
+        try:
+            await self._work()
+        finally:
+            living_workers.discard(self._name)
+            del self._gate.before_closing[self]
+            self._over.set()
+        if self._errors:
+            raise self._errors[0]
+
+    async def _end(self) -> None:
+        """The spec is about to close: what runs goes back, and says so in its state."""
+        self._stop(2)
+        await self._over.wait()
+
+    async def _work(self) -> None:
         async with anyio.create_task_group() as group:
             group.start_soon(self._run_lanes)
             group.start_soon(self._keep_house)
@@ -112,8 +131,6 @@ class Worker:
                     lane.queue._lanes.remove(lane)
                 self.threads.close()
             group.cancel_scope.cancel()
-        if self._errors:
-            raise self._errors[0]
 
     async def _tick(self) -> None:
         """Enqueue the periodic jobs until the drain begins."""

@@ -56,6 +56,8 @@ class Gate:
         self.native = True
         self.generation = 0
         self.close_timeout = 10.0
+        self.before_closing: dict[object, Callable[[], Coroutine[Any, Any, None]]] = {}
+        """What ends in good order first, on the home loop, while the connections are open: workers. By its owner."""
         self._lock = threading.RLock()
         self._refusal: str | None = None
         self._held_home: Home | None = None
@@ -211,7 +213,7 @@ class Gate:
         home = self._begin_closing()
         if home is None:
             # Another caller closes already, maybe on another loop, where no event of this one could be set.
-            while (home := self.home) is not None and home.closing:  # noqa: ASYNC110
+            while (home := self.home) is not None and home.claimed:  # noqa: ASYNC110
                 await anyio.sleep(0.005)
             return
         function = functools.partial(self._close_here, home, hurried=hurried)
@@ -231,7 +233,7 @@ class Gate:
         _refuse_on_a_loop()
         home = self._begin_closing()
         if home is None:
-            while (home := self.home) is not None and home.closing:
+            while (home := self.home) is not None and home.claimed:
                 time.sleep(0.005)  # another caller closes already
             return
         try:
@@ -245,31 +247,41 @@ class Gate:
         """The live home, for the one caller that closes it; None: there is nothing (more) to close."""
         with self._lock:
             home = self.home or self._held_home
-            if home is None or home.closing:
+            if home is None or home.claimed:
                 return None
             if not home.is_current() and not home.alive():
                 self._drop()
                 return None
-            home.closing = True
+            home.claimed = True
             return home
 
     async def _close_here(self, home: Home, *, hurried: bool) -> None:
         limit = min(self.close_timeout, _HURRIED_SECONDS) if hurried else self.close_timeout
         try:
+            await self._end_workers(limit / 2 if hurried else limit)
+            home.closing = True
             # In a hurry the limit is for all connections together.
             await self.connections.aclose(limit / max(1, len(self.connections.opened())) if hurried else limit)
         finally:
+            home.closing = True
             try:
                 await home.cancel_tasks(limit)
             finally:
                 self._forget(home)
 
+    async def _end_workers(self, limit: float) -> None:
+        if self.before_closing:
+            with anyio.move_on_after(limit):
+                async with anyio.create_task_group() as group:
+                    for end in self.before_closing.values():
+                        group.start_soon(end)
+
     async def loop_ends(self, home: Home) -> None:
         """The loop of the home is about to end, and nobody has closed: do it now. The next call may come on another loop."""
         with self._lock:
-            if self.home is not home or home.closing:
+            if self.home is not home or home.claimed:
                 return
-            home.closing = home.ending = True
+            home.claimed = home.closing = home.ending = True
             self._left_open = self._unclosed()
         connections = self.connections
         heirs = Connections()

@@ -148,12 +148,14 @@ class Home(ABC):
     """An event loop and the tasks that a runtime owns on it. All methods but `submit`, `alive` and `lose_calls` are called
     on the loop.
 
-    `closing`: nothing new begins here; `ending`: because the loop itself ends.
+    `claimed`: someone closes it, and workers end first; `closing`: nothing new begins here; `ending`: because the loop
+    itself ends.
     """
 
     library: str
 
     def __init__(self, mailbox: Mailbox) -> None:
+        self.claimed = False
         self.closing = False
         self.ending = False
         self.mailbox = mailbox

@@ -136,6 +136,7 @@ class _SimpleQueue(MessageQueue):
 
     async def depth(self) -> int:
         state = self._state or await self.open()
+        self.arrived(state.due())
         return state.ready_count + state.held_count
 
     async def dead_letters(self, *, limit: int = 100) -> list[DeadLetter]:

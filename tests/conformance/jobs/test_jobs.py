@@ -20,7 +20,7 @@ from specstar.errors import (
     WaitTimeoutError,
 )
 from specstar.message_queue import JobRecord
-from tests.conformance.jobs.harness import Mail, Receipt, dead_jobs, eventually, workers
+from tests.conformance.jobs.harness import Mail, Receipt, dead_jobs, eventually, eventually_gives, workers
 
 
 async def test_a_job_runs_and_its_result_is_kept(spec: SpecStar) -> None:
@@ -549,3 +549,20 @@ async def test_what_a_handler_does_wrong_fails_its_job_only(spec: SpecStar) -> N
     assert "does not fit its type" in (done[1].error or "")
     assert len(done[4].error or "") <= 4096
     assert len(done[4].traceback or "") <= 16_384
+
+
+async def test_due_jobs_are_counted_as_ready_without_any_worker(spec: SpecStar, case: str) -> None:
+    @spec.job
+    async def note(job: Job[Mail]) -> None: ...
+
+    await note.enqueue(Mail(), delay=0.3)
+    await note.enqueue(Mail(), delay=60)
+    assert await note.depth() == 0
+    time.sleep(0.4)  # noqa: ASYNC251  the loop, too, hears of it only afterwards
+
+    async def one_is_ready() -> bool:
+        return await note.depth() == 1
+
+    if case.startswith("simple"):
+        assert await one_is_ready()
+    await eventually_gives(one_is_ready)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from enum import IntEnum
 from typing import Any
+from uuid import UUID
 
 import msgspec
 import pytest
@@ -136,3 +138,60 @@ def test_retries_back_off_to_a_limit() -> None:
 def test_seconds_are_checked(wrong: Any) -> None:
     with pytest.raises(InvalidInputError):
         checked_seconds(wrong, field="delay")
+
+
+class _Colour(IntEnum):
+    red = 1
+
+
+class _Point(msgspec.Struct, frozen=True):
+    x: int
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (dict[int, str], {2: "b", 1: "a"}),
+        (dict[UUID, int], {UUID(int=2): 1, UUID(int=1): 2}),
+        (dict[_Colour, int], {_Colour.red: 1}),
+        (dict[date, int], {date(2026, 1, 2): 1}),
+        (set[_Point], {_Point(2), _Point(1)}),
+        (set[int | None], {None, 3, 1}),
+        (dict[str, set[_Point]], {"b": {_Point(2), _Point(1)}, "a": set()}),
+    ],
+)
+def test_payloads_with_keys_and_members_of_any_kind_are_kept(kind: Any, value: Any) -> None:
+    codec: JobCodec[Any] = JobCodec("j", kind, Any)
+    encoded, copy = codec.encode_payload(value)
+    assert copy == value
+    assert codec.same_payload(encoded, codec.encode_payload(copy)[0])
+    if isinstance(value, dict):
+        turned = codec.encode_payload(dict(reversed(value.items())))[0]
+        assert codec.same_payload(encoded, turned)
+    assert codec.encode_result(value) is not None
+
+
+class _Price(msgspec.Struct):
+    amount: float
+    tags: set[_Point] = msgspec.field(default_factory=set)
+
+
+@pytest.mark.parametrize(
+    ("kind", "one", "other", "same"),
+    [
+        (_Price, b'{"amount":1}', b'{"amount":1.0}', True),
+        (_Price, b'{"amount":1}', b'{"amount":1.0,"tags":[]}', True),
+        (_Price, b'{"amount":1,"tags":[{"x":1},{"x":2}]}', b'{"tags":[{"x":2},{"x":1}],"amount":1.0}', True),
+        (_Price, b'{"amount":1}', b'{"amount":1.5}', False),
+        (Any, b"[1]", b"[1.0]", False),
+        (Any, b"[1]", b"[true]", False),
+        (list[int], b"[1,2]", b"[2,1]", False),
+        (dict[str, list[int]], b'{"a":[1,2],"b":[]}', b'{"b":[],"a":[1,2]}', True),
+        (int, b'"no number"', b'"no number"', True),
+        (int, b'"no number"', b"1", False),
+    ],
+)
+def test_payloads_are_the_same_as_their_type_takes_them(kind: Any, one: bytes, other: bytes, same: bool) -> None:
+    codec: JobCodec[Any] = JobCodec("j", kind, Any)
+    assert codec.same_payload(Raw(one), Raw(other)) is same
+    assert codec.same_payload(Raw(other), Raw(one)) is same

@@ -20,6 +20,7 @@ from specstar.message_queue.handler_threads import HandlerThreads
 from specstar.message_queue.runner import JobRunner
 from specstar.message_queue.state import Snapshot
 from specstar.message_queue.stored_state import StoredJobState
+from specstar.sync import SpecStar as BlockingSpecStar
 from tests.conformance.jobs.harness import Mail, eventually, workers
 
 
@@ -35,6 +36,32 @@ async def test_threads_that_are_left_count_until_they_end() -> None:
     await eventually(lambda: threads.stuck == 0)
     assert await threads.call(lambda job: 5, job) == 5
     threads.close()
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_thread_that_outlives_its_loop_ends_with_its_handler(gone: bool) -> None:
+    """`gone`: the loop is closed before the handler is over."""
+    go_on = threading.Event()
+    seen: list[threading.Thread] = []
+    job: Any = None
+
+    def handler(job: Any) -> None:
+        seen.append(threading.current_thread())
+        go_on.wait(30)
+
+    async def main() -> None:
+        threads = HandlerThreads(1)
+        with anyio.move_on_after(0.05):
+            await threads.call(handler, job)
+        threads.close()
+        if not gone:
+            go_on.set()
+            seen[0].join(10)
+
+    anyio.run(main)
+    go_on.set()
+    seen[0].join(10)
+    assert not seen[0].is_alive()
 
 
 async def test_threads_are_used_again_and_end_with_their_worker() -> None:
@@ -146,6 +173,35 @@ def test_a_blocking_caller_runs_workers_until_told_to_stop() -> None:
         finally:
             process.kill()
         assert (out, process.returncode) == ("ended\ndrained\n", 0)
+
+
+def test_workers_of_a_blocking_caller_end_when_their_spec_is_closed() -> None:
+    spec = BlockingSpecStar()
+    memory = {"type": "memory"}
+    spec.configure(backend={"meta": memory, "resource": memory, "mq": {"type": "simple"}})
+    began, released, ended = threading.Event(), threading.Event(), threading.Event()
+    errors: list[BaseException] = []
+
+    @spec.job
+    def block(job: Job[Mail]) -> None:
+        began.set()
+        released.wait(30)
+
+    def run() -> None:
+        try:
+            spec.run_workers()
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            ended.set()
+
+    block.enqueue(Mail())
+    threading.Thread(target=run, daemon=True).start()
+    assert began.wait(20)
+    spec.close()
+    assert ended.wait(20)
+    released.set()
+    assert errors == []
 
 
 def test_workers_of_a_blocking_caller_need_jobs() -> None:

@@ -274,3 +274,29 @@ async def test_a_job_that_another_worker_took_over_leaves_its_slot(tmp_path: Pat
         taken = await queue._read(job.job_id)
         assert (taken.record.status, taken.record.worker) == (JobStatus.running, "elsewhere:1:1/1.1")
         assert await queue.depth() == 0
+
+
+async def test_a_handler_that_raises_a_cancellation_on_another_loop_fails_alone() -> None:
+    """The workers' caller is not the home."""
+    spec = SpecStar()
+    spec.configure(backend={"meta": {"type": "memory"}, "resource": {"type": "memory"}, "mq": {"type": "simple"}})
+
+    async def handler(job: Job[Mail]) -> int:
+        if job.payload.number == 1:
+            raise asyncio.CancelledError
+        return job.payload.number
+
+    queue = spec.add_job(Mail, handler, max_retries=0)
+
+    def run() -> list[str | None]:
+        async def main() -> list[str | None]:
+            jobs = await queue.enqueue_many([Mail(number=1), Mail(number=2)])
+            async with workers(spec):
+                done = [await queue.wait(job.job_id, timeout=10) for job in jobs]
+            return [job.error for job in done]
+
+        return asyncio.run(main())
+
+    async with spec:
+        await spec.check()
+        assert await anyio.to_thread.run_sync(run) == ["CancelledError", None]

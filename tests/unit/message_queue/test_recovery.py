@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,10 @@ import msgspec
 import pytest
 
 from specstar import Job, JobStatus, SpecStar
-from specstar.message_queue import WorkerStop
-from specstar.message_queue.owner import is_gone, process_token
-from tests.conformance.jobs.harness import Mail, eventually_gives, workers
+from specstar.message_queue import JobQueue, WorkerStop
+from specstar.message_queue.owner import is_gone, living_workers, process_token, run_is_gone
+from specstar.message_queue.sender import message_of
+from tests.conformance.jobs.harness import Mail, eventually, eventually_gives, workers
 
 
 def on_disk(folder: Path) -> dict[str, Any]:
@@ -75,6 +78,93 @@ async def test_unfinished_jobs_of_a_closed_spec_are_picked_up_and_finished_ones_
         assert (await queue.get(retried.job_id)).status is JobStatus.retrying
         assert (await queue.get(cancelled.job_id)).status is JobStatus.cancelled
     assert sorted(runs) == [1, 2, 3, 4, 6]
+
+
+@pytest.mark.parametrize("kind", ["async", "plain"])
+async def test_a_job_in_hand_goes_back_when_its_spec_is_closed(tmp_path: Path, kind: str) -> None:
+    """While the process lives: the next workers, here or elsewhere, run it."""
+    released, runs = threading.Event(), 0
+
+    async def wait_long(job: Job[Mail]) -> None:
+        nonlocal runs
+        runs += 1
+        if runs == 1:
+            await anyio.sleep(60)
+
+    def block(job: Job[Mail]) -> None:
+        nonlocal runs
+        runs += 1
+        if runs == 1:
+            released.wait(30)
+
+    def fresh() -> tuple[SpecStar, JobQueue[Mail]]:
+        spec = SpecStar()
+        spec.configure(backend=on_disk(tmp_path))
+        handler: Any = wait_long if kind == "async" else block
+        return spec, spec.add_job(Mail, handler, name="long")
+
+    before, queue = fresh()
+    async with anyio.create_task_group() as group:
+        group.start_soon(partial(before.run_workers, handle_signals=False))
+        sent = await queue.enqueue(Mail())
+        await eventually(lambda: runs == 1)
+        await before.aclose()
+    assert not living_workers
+    after, queue = fresh()
+    async with after:
+        left = await queue.get(sent.job_id)
+        assert (left.status, left.attempts) == (JobStatus.retrying, 0)
+        async with workers(after):
+            done = await queue.wait(sent.job_id, timeout=20)
+    released.set()
+    assert (done.status, done.attempts, runs) == (JobStatus.succeeded, 1, 2)
+
+
+async def test_a_run_of_a_worker_of_this_process_that_ended_without_a_word_is_taken_over(tmp_path: Path) -> None:
+    spec = SpecStar()
+    spec.configure(backend=on_disk(tmp_path))
+
+    async def note(job: Job[Mail]) -> None: ...
+
+    queue = spec.add_job(Mail, note)
+    async with spec:
+        sent = await queue.enqueue(Mail())
+
+        async def begin() -> None:
+            state = queue._state()
+            assert state is not None
+            snapshot = await queue._read(sent.job_id)
+            worker = f"{process_token()}/0.1"
+            begun = msgspec.structs.replace(snapshot.record, status=JobStatus.running, attempts=1, worker=worker)
+            await state.mark(snapshot, begun)
+            await queue._messages().purge()
+
+        await spec._gate.run(begin)
+        async with workers(spec):
+            done = await queue.wait(sent.job_id, timeout=20)
+    assert (done.status, done.attempts) == (JobStatus.succeeded, 2)
+
+
+async def test_a_finished_job_is_not_forgotten_while_a_copy_of_its_message_waits() -> None:
+    spec = SpecStar()
+    spec.configure(backend={"meta": {"type": "memory"}, "resource": {"type": "memory"}, "mq": {"type": "simple"}})
+    runs = 0
+
+    async def note(job: Job[Mail]) -> None:
+        nonlocal runs
+        runs += 1
+
+    queue = spec.add_job(Mail, note)
+    async with spec:
+        sent = await queue.enqueue(Mail(), idempotency_key="once")
+        copy = msgspec.structs.replace(message_of((await queue._read(sent.job_id)).record), copy="another")
+        await queue._messages().publish(copy, delay=0.3)
+        async with workers(spec):
+            await queue.wait(sent.job_id, timeout=20)
+            assert await queue.forget_finished(older_than=0) == 0
+            await anyio.sleep(0.6)
+            assert await queue.forget_finished(older_than=0) == 1
+    assert runs == 1
 
 
 async def test_a_job_that_kills_its_process_is_not_run_for_ever(tmp_path: Path) -> None:
@@ -191,6 +281,9 @@ def test_a_process_is_told_from_others_with_its_id() -> None:
     assert is_gone(f"{host}:999999999:{started}") is True
     assert is_gone(f"another-host:{pid}:{started}") is None
     assert is_gone(f"{host}:{pid}:1-another0") is True
+    assert run_is_gone(f"another-host:{pid}:{started}/1.1") is None
+    assert run_is_gone(f"{host}:999999999:{started}/1.1") is True
+    assert run_is_gone(f"{token}/no-such-worker.1") is True
 
 
 def test_a_killed_process_is_gone_before_its_parent_has_noticed() -> None:

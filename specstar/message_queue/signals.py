@@ -1,0 +1,57 @@
+"""SIGTERM and SIGINT for any number of `run_workers` at once: one registration in the process, shared by all of them."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+__all__ = ["at_signals"]
+
+logger = logging.getLogger("specstar")
+_NUMBERS = (signal.SIGTERM, signal.SIGINT)
+_listeners: list[Callable[[], None]] = []
+# What was there before ours. Only the main thread installs handlers, and runs them.
+_before: dict[int, Any] = {}
+
+
+@contextlib.contextmanager
+def at_signals(listener: Callable[[], None]) -> Iterator[None]:
+    """Have `listener` called at each SIGTERM and SIGINT, beside those of others. In other threads than the main one: never.
+
+    The first puts the handler of the process in place, the last puts the one before it back.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _listeners.append(listener)
+    try:
+        for number in _NUMBERS:
+            handler = signal.signal(number, _handle)
+            if handler is not _handle:
+                _before[number] = handler
+        yield
+    finally:
+        _listeners.remove(listener)
+        if not _listeners:
+            _put_back()
+
+
+def _handle(number: int, _frame: FrameType | None) -> None:
+    logger.info("%s: the workers stop", signal.Signals(number).name)
+    # Once for those who share one.
+    for listener in dict.fromkeys(_listeners):
+        listener()
+
+
+def _put_back() -> None:
+    for number, handler in _before.items():
+        # One that the program has put in place meanwhile stays.
+        if signal.getsignal(number) is _handle:
+            # None: it was not installed from Python, and cannot be put back.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+    _before.clear()

@@ -1,0 +1,104 @@
+"""Several workers in one process share its signals, and leave the handlers as they were."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from specstar.message_queue.run import WorkerStop
+from specstar.message_queue.signals import at_signals
+
+NUMBERS = (signal.SIGTERM, signal.SIGINT)
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_each_hears_of_a_signal_and_the_last_puts_the_handler_back(number: int) -> None:
+    before = [signal.getsignal(each) for each in NUMBERS]
+    one, two = WorkerStop(), WorkerStop()
+    first, second = at_signals(one.set), at_signals(two.set)
+    with second:
+        with first:
+            os.kill(os.getpid(), number)
+            assert (one.calls, two.calls) == (1, 1)
+        # The first is over: the other still hears, and the process lives.
+        os.kill(os.getpid(), number)
+        assert (one.calls, two.calls) == (1, 2)
+    assert [signal.getsignal(each) for each in NUMBERS] == before
+
+
+def test_the_first_may_end_first() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    one, two = WorkerStop(), WorkerStop()
+    first, second = at_signals(one.set), at_signals(two.set)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert (one.calls, two.calls) == (0, 1)
+    second.__exit__(None, None, None)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_those_who_share_a_stop_are_stopped_once() -> None:
+    stop = WorkerStop()
+    with at_signals(stop.set), at_signals(stop.set):
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert stop.calls == 1
+
+
+def test_a_handler_that_the_program_put_in_place_meanwhile_stays() -> None:
+    heard: list[int] = []
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with at_signals(WorkerStop().set):
+            signal.signal(signal.SIGTERM, lambda number, _frame: heard.append(number))
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert heard == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_one_signal_drains_all_workers_of_a_process() -> None:
+    program = textwrap.dedent(
+        """
+        import anyio
+        from specstar import Job, SpecStar
+
+        spec = SpecStar()
+        memory = {"type": "memory"}
+        spec.configure(backend={"meta": memory, "resource": memory, "mq": {"type": "simple"}})
+
+        async def slow(job: Job[int]) -> None:
+            print("began", flush=True)
+            await anyio.sleep(0.5)
+            print("ended", flush=True)
+
+        one = spec.add_job(int, slow, name="one")
+        two = spec.add_job(int, slow, name="two")
+
+        async def main():
+            async with spec:
+                await one.enqueue(1)
+                await two.enqueue(2)
+                async with anyio.create_task_group() as group:
+                    group.start_soon(lambda: spec.run_workers(queues=[one]))
+                    group.start_soon(lambda: spec.run_workers(queues=[two]))
+            print("drained", flush=True)
+
+        anyio.run(main)
+        """
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert [process.stdout.readline() for _ in range(2)] == ["began\n", "began\n"]
+        process.terminate()
+        out, _ = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert (out, process.returncode) == ("ended\nended\ndrained\n", 0)
