@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import functools
 import math
-import mimetypes
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any, Self
 
-import anyio
-import anyio.to_thread
-
+from specstar.blob_source import BlobSource, chunks_of, type_of_name
 from specstar.errors import BlobNotFoundError, InvalidInputError, UsageError
 from specstar.resource_manager.ids import checked_age
 from specstar.roles import BlobInfo, BlobReader, BlobStore, BlobWriter, UploadSession
@@ -21,9 +18,7 @@ from specstar.runtime import Gate, clean_up, gated
 
 __all__ = ["BlobManager", "BlobSource", "BlobStream"]
 
-BlobSource = bytes | bytearray | memoryview | Path | IO[bytes] | Iterable[bytes] | AsyncIterable[bytes]
 _DEFAULT_TYPE = "application/octet-stream"
-_CHUNK = 1 << 20
 _MAX_TYPE_LENGTH = 255
 _CLEANUP_SECONDS = 30.0
 
@@ -45,6 +40,9 @@ class BlobStream:
         return self._entered().info
 
     async def __aenter__(self) -> Self:
+        if self._reader is not None:
+            raise UsageError("the blob is open already: call spec.blobs.open() once for each context")
+
         async def start() -> None:
             self._reader = await self._start()
 
@@ -103,16 +101,16 @@ class BlobManager:
         """Store bytes, a file by its `Path`, an open binary file, or an iterable (plain or asynchronous) of bytes.
 
         Nothing is visible before this returns, and nothing is left if it fails. The same content is stored once. Memory
-        use does not grow with the size. Without `content_type` it is guessed from the name of a path.
+        use does not grow with the size. Without `content_type` it is guessed from the name of a path. Type and time are of
+        the first who stored the content: later ones get his.
         """
         if isinstance(source, bytes | bytearray | memoryview):
             return await self._put_bytes(bytes(source), _checked_type(content_type))
         if isinstance(source, Path):
-            guessed = content_type or mimetypes.guess_type(source.name)[0]
-            return await self._put_file(source, _checked_type(guessed))
+            return await self._put_file(source, _checked_type(content_type or type_of_name(source.name)))
         if isinstance(source, str):
             raise InvalidInputError("a str is no blob: pass text.encode() to store text, Path(name) to store a file")
-        return await self._put_chunks(_chunks(source), _checked_type(content_type))
+        return await self._put_chunks(chunks_of(source), _checked_type(content_type))
 
     @gated
     async def _put_bytes(self, data: bytes, content_type: str) -> BlobInfo:
@@ -143,13 +141,16 @@ class BlobManager:
             for writer in begun:
                 await clean_up(functools.partial(run, writer.abort), seconds=_CLEANUP_SECONDS)
 
+    @gated
     async def get(self, file_id: str, *, start: int = 0, end: int | None = None) -> bytes:
         """The bytes of a blob, or those from `start` to `end` (exclusive), in memory. Large blobs: use `open`."""
-        async with self.open(file_id, start=start, end=end) as stream:
-            return b"".join([chunk async for chunk in stream])
+        _check_range(start, end)
+        return await self._store.get(file_id, start=start, end=end)
 
     def open(self, file_id: str, *, start: int = 0, end: int | None = None) -> BlobStream:
         """Stream a blob, or the bytes from `start` to `end` (exclusive): `async with spec.blobs.open(id) as chunks:`."""
+
+        _check_range(start, end)
 
         async def begin() -> BlobReader:
             return await self._store.open(file_id, start=start, end=end)
@@ -228,9 +229,17 @@ def _plain(data: bytes | bytearray | memoryview) -> bytes | bytearray | memoryvi
     return data
 
 
+def _check_range(start: object, end: object) -> None:
+    for field, value in (("start", start), ("end", end)):
+        if not isinstance(value, int) and (value is not None or field == "start"):
+            raise InvalidInputError(f"{field} is a number of bytes, not {value!r:.80}", field=field)
+
+
 def _checked_type(content_type: str | None) -> str:
     """A content type that is safe in a header."""
     # A header has no spaces around its value.
+    if content_type is not None and not isinstance(content_type, str):
+        raise InvalidInputError(f"content_type is a str, not {type(content_type).__name__}", field="content_type")
     content_type = (content_type or "").strip(" ")
     if not content_type:
         return _DEFAULT_TYPE
@@ -239,28 +248,3 @@ def _checked_type(content_type: str | None) -> str:
             f"content_type must be at most {_MAX_TYPE_LENGTH} printable ASCII characters", field="content_type"
         )
     return content_type
-
-
-async def _chunks(source: Any) -> AsyncGenerator[bytes]:
-    """Any source as asynchronous chunks. Files and plain iterables may block: they are read in a thread."""
-    if isinstance(source, AsyncGenerator):
-        # Most are made in the call itself: nobody else could end one that is left half way.
-        async with aclosing(source):
-            async for chunk in source:
-                yield chunk
-    elif hasattr(source, "__aiter__"):
-        async for chunk in source:
-            yield chunk
-    elif hasattr(source, "read"):
-        while chunk := await anyio.to_thread.run_sync(source.read, _CHUNK):
-            yield chunk
-    elif hasattr(source, "__iter__"):
-        iterator = iter(source)
-        end: Any = object()
-        while True:
-            chunk = await anyio.to_thread.run_sync(next, iterator, end)
-            if chunk is end:
-                return
-            yield chunk
-    else:
-        raise InvalidInputError(f"{type(source).__name__} is no source of bytes")

@@ -164,9 +164,9 @@ class ResourceNotFoundError(SpecstarError, LookupError):
         self.resource_id = resource_id
         self.revision_id = revision_id
         self.model = model
-        what = f"{model or 'resource'} {_shown(resource_id)}"
+        what = f"{model or 'resource'} {shown(resource_id)}"
         if revision_id is not None:
-            what += f" has no revision {_shown(revision_id)}"
+            what += f" has no revision {shown(revision_id)}"
         else:
             what += " does not exist"
         super().__init__(message or what)
@@ -176,7 +176,7 @@ class ResourceDeletedError(ResourceNotFoundError):
     """The resource is softly deleted; `restore` brings it back."""
 
     def __init__(self, resource_id: str, *, model: str | None = None) -> None:
-        what = f"{model or 'resource'} {_shown(resource_id)} is deleted; restore() brings it back"
+        what = f"{model or 'resource'} {shown(resource_id)} is deleted; restore() brings it back"
         super().__init__(resource_id, model=model, message=what)
 
 
@@ -186,7 +186,7 @@ class DuplicateResourceError(SpecstarError):
     def __init__(self, resource_id: str, *, model: str | None = None) -> None:
         self.resource_id = resource_id
         self.model = model
-        super().__init__(f"{model or 'resource'} {_shown(resource_id)} exists already")
+        super().__init__(f"{model or 'resource'} {shown(resource_id)} exists already")
 
 
 class RevisionConflictError(SpecstarError):
@@ -204,11 +204,11 @@ class RevisionConflictError(SpecstarError):
         self.expected_revision_id = expected_revision_id
         self.actual_revision_id = actual_revision_id
         self.model = model
-        message = f"{model or 'resource'} {_shown(resource_id)} was changed by another writer"
+        message = f"{model or 'resource'} {shown(resource_id)} was changed by another writer"
         if expected_revision_id is not None:
-            message += f": expected revision {_shown(expected_revision_id)}"
+            message += f": expected revision {shown(expected_revision_id)}"
             if actual_revision_id is not None:
-                message += f", found {_shown(actual_revision_id)}"
+                message += f", found {shown(actual_revision_id)}"
         super().__init__(f"{message}; read it again and repeat the change")
 
 
@@ -245,7 +245,7 @@ class BlobNotFoundError(SpecstarError, LookupError):
 
     def __init__(self, file_id: str, *, message: str | None = None) -> None:
         self.file_id = file_id
-        super().__init__(message or f"blob {_shown(file_id)} does not exist")
+        super().__init__(message or f"blob {shown(file_id)} does not exist")
 
 
 class BlobIntegrityError(SpecstarError):
@@ -262,7 +262,7 @@ class JobNotFoundError(SpecstarError, LookupError):
     def __init__(self, job_id: str, *, queue: str | None = None) -> None:
         self.job_id = job_id
         self.queue = queue
-        super().__init__(f"job {_shown(job_id)} does not exist" + (f" in {queue!r}" if queue else ""))
+        super().__init__(f"job {shown(job_id)} does not exist" + (f" in {queue!r}" if queue else ""))
 
 
 class IdempotencyConflictError(SpecstarError):
@@ -271,15 +271,17 @@ class IdempotencyConflictError(SpecstarError):
     def __init__(self, key: str, *, job_id: str) -> None:
         self.key = key
         self.job_id = job_id
-        super().__init__(f"idempotency key {_shown(key)} belongs to job {job_id} with a different payload")
+        super().__init__(f"idempotency key {shown(key)} belongs to job {job_id} with a different payload")
 
 
 class WaitTimeoutError(SpecstarError, TimeoutError):
     """A `wait` ran out of its own time. What it waited for goes on."""
 
 
-def _shown(text: str, limit: int = 80) -> str:
-    """A user's id made safe to print: quoted, control characters escaped, cut when long."""
+def shown(text: object, limit: int = 80) -> str:
+    """A user's id made safe to print: quoted, control characters escaped, cut when long. It may be no text at all."""
+    if not isinstance(text, str):
+        return f"of type {type(text).__name__}"
     if len(text) <= limit:
         return repr(text)
     return f"{text[:limit]!r}... ({len(text)} characters)"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
@@ -11,13 +13,13 @@ from typing import IO, Literal, TypeVar
 
 from msgspec import Struct
 
-from specstar.errors import InvalidInputError
+from specstar.errors import BlobNotFoundError, InvalidInputError, shown
 from specstar.roles.records import BlobInfo
 from specstar.runtime.cleanup import clean_up
 from specstar.runtime.new_file import NewFile
 from specstar.runtime.threads import run_in_thread
 
-__all__ = ["BlobReader", "BlobStore", "BlobWriter", "UploadSession", "unreadable"]
+__all__ = ["BlobReader", "BlobStore", "BlobWriter", "UploadSession", "no_session", "open_source", "unreadable"]
 
 T = TypeVar("T")
 _CLEANUP_SECONDS = 30.0
@@ -27,6 +29,30 @@ def unreadable(path: Path, error: OSError | ValueError) -> InvalidInputError:
     """The error for a file that is to become a blob and cannot be read (`ValueError`: its name is none)."""
     reason = (error.strerror or type(error).__name__) if isinstance(error, OSError) else str(error)
     return InvalidInputError(f"cannot read {str(path)!r}: {reason}", field="source")
+
+
+def open_source(path: Path) -> int:
+    """A descriptor of an ordinary file that is to become a blob. Raises `InvalidInputError`. Blocks, but not for long."""
+    try:
+        # A pipe would have us wait for its writer: it is told apart once it is open.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            mode = os.fstat(descriptor).st_mode
+            if stat.S_ISDIR(mode):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            if not stat.S_ISREG(mode):
+                raise ValueError("it is no ordinary file; open it, and pass the open file")
+        except BaseException:
+            os.close(descriptor)
+            raise
+    except (OSError, ValueError) as error:
+        raise unreadable(path, error) from error
+    return descriptor
+
+
+def no_session(upload_id: str) -> BlobNotFoundError:
+    """The error for an upload session that nobody knows."""
+    return BlobNotFoundError(upload_id, message=f"there is no upload session {shown(upload_id)}")
 
 
 class UploadSession(Struct, frozen=True, kw_only=True):
@@ -102,7 +128,7 @@ class BlobStore(ABC):
 
         opened: list[IO[bytes]] = []
         try:
-            await of_file(lambda: opened.append(path.open("rb")))
+            await run_in_thread(lambda: opened.append(os.fdopen(open_source(path), "rb")))
             (source,) = opened
             size = (await of_file(lambda: os.fstat(source.fileno()))).st_size
             writer = await self.create(content_type=content_type, size_hint=size)
@@ -119,6 +145,17 @@ class BlobStore(ABC):
     @abstractmethod
     async def open(self, file_id: str, *, start: int = 0, end: int | None = None) -> BlobReader:
         """Begin to read bytes `start` to `end` (exclusive; None: to the last). Out-of-range bounds are clamped."""
+
+    async def get(self, file_id: str, *, start: int = 0, end: int | None = None) -> bytes:
+        """The bytes of that range, checked like a reader's. Backends with a faster way override this."""
+        reader = await self.open(file_id, start=start, end=end)
+        chunks: list[bytes] = []
+        try:
+            while chunk := await reader.read():
+                chunks.append(chunk)
+        finally:
+            await clean_up(reader.aclose, seconds=_CLEANUP_SECONDS)
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     async def save(self, file_id: str, path: Path) -> BlobInfo:
         """Copy a blob to a local file, checked; it is there once it is whole. Backends with a faster way override this.

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import (
-    Callable,
-    Iterator,
-    Mapping,
-    Sequence,
-)
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
@@ -17,8 +12,8 @@ from typing import Any, Generic, Self
 
 from msgspec.structs import replace
 
+from specstar.blob_source import BlobSource
 from specstar.blobs import BlobManager as AsyncBlobManager
-from specstar.blobs import BlobSource
 from specstar.blobs import BlobStream as AsyncBlobStream
 from specstar.errors import (
     QueryError,
@@ -335,7 +330,8 @@ class BlobManager:
         """Store bytes, a file by its `Path`, an open binary file, or an iterable (plain or asynchronous) of bytes.
 
         Nothing is visible before this returns, and nothing is left if it fails. The same content is stored once. Memory
-        use does not grow with the size. Without `content_type` it is guessed from the name of a path.
+        use does not grow with the size. Without `content_type` it is guessed from the name of a path. Type and time are of
+        the first who stored the content: later ones get his.
         """
         return self._gate.call(functools.partial(self._inner.put, source, content_type=content_type))
 
@@ -518,7 +514,9 @@ class JobQueue(Generic[P]):
     def forget_finished(self, *, older_than: float) -> int:
         """Erase the state of jobs that finished more than `older_than` seconds ago; returns how many.
 
-        That of a job which was cancelled while it waited stays until its message has come to a worker, or is purged.
+        That of a job which was cancelled while it waited stays until its message has come to a worker, or is purged. One
+        that was sent again by its idempotency key may have a second message, which runs it once more if it is forgotten
+        before that comes (in a queue of this process it is kept until then).
         """
         return self._gate.call(functools.partial(self._inner.forget_finished, older_than=older_than))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -29,6 +30,11 @@ T = TypeVar("T")
 # Smaller writes are gathered up to this before they go to a thread.
 _GATHER = 256 << 10
 _CLEANUP_SECONDS = 30.0
+# The most that is read in one thread job: more would keep others from the thread.
+_AT_ONCE = 8 << 20
+# With more of them, files are closed between two writes.
+_OPEN_WRITERS = 64
+logger = logging.getLogger("specstar")
 
 
 class DiskBlobStore(BlobStore):
@@ -43,7 +49,7 @@ class DiskBlobStore(BlobStore):
             connection = await self._context.connection.get()
             files = BlobFiles(connection.root / "_blobs")
             opened = connection, files, Uploads(files)
-            await self._in_thread(connection, lambda: files.temps.sweep(SWEEP_SECONDS))
+            await self._in_thread(connection, lambda: _sweep(files))
             self._opened = opened
         return self._opened
 
@@ -78,6 +84,14 @@ class DiskBlobStore(BlobStore):
             for file in opened:
                 os.close(file.descriptor)
             raise
+
+    async def get(self, file_id: str, *, start: int = 0, end: int | None = None) -> bytes:
+        connection, files, _ = await self._way()
+        data = await self._in_thread(connection, lambda: files.get(file_id, start, end, at_most=_AT_ONCE))
+        if data is not None:
+            return data
+        async with connection.blob_streams:  # each has a file open for a while
+            return await super().get(file_id, start=start, end=end)
 
     async def save(self, file_id: str, path: Path) -> BlobInfo:
         connection, files, _ = await self._way()
@@ -129,6 +143,14 @@ class DiskBlobStore(BlobStore):
         return await self._in_thread(connection, job)
 
 
+def _sweep(files: BlobFiles) -> None:
+    """Remove what killed writers left, long ago. Who may only read leaves it to others."""
+    try:
+        files.temps.sweep(SWEEP_SECONDS)
+    except OSError as error:
+        logger.info("%s: old temporary files are left: %s", files.temps.path, error.strerror)
+
+
 class _Writer(BlobWriter):
     def __init__(self, limit: anyio.CapacityLimiter, files: BlobFiles, content_type: str) -> None:
         self._limit = limit
@@ -148,10 +170,13 @@ class _Writer(BlobWriter):
     def _write(self, chunk: bytes | bytearray | memoryview) -> None:
         if self._new is None:
             self._new = NewBlob(self._files.temps, self._content_type)
+            self._files.writing.add(self._new)
         if self._gathered:
             self._new.write(self._gathered)
             self._gathered = bytearray()
         self._new.write(chunk)
+        if len(self._files.writing) > _OPEN_WRITERS:
+            self._new.rest()
 
     async def commit(self) -> BlobInfo:
         self._check()
@@ -177,6 +202,7 @@ class _Writer(BlobWriter):
         new, self._new = self._new, None
         self._gathered = bytearray()
         if new is not None:
+            self._files.writing.discard(new)
             await clean_up(functools.partial(run_in_thread, new.drop, limiter=self._limit), seconds=_CLEANUP_SECONDS)
 
     def _check(self) -> None:

@@ -6,25 +6,27 @@ Everything here blocks: call it in a thread.
 
 from __future__ import annotations
 
-import errno
 import hashlib
+import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from specstar.backends.checksums import Check
 from specstar.backends.disk.blob_copy import copy_out
-from specstar.backends.disk.blob_trailer import BlobFile, read_trailer
-from specstar.backends.disk.durable import FolderTree, TempFolder, disk_errors, fsync_folder, link_new
-from specstar.backends.disk.new_blob import PARALLEL, NewBlob
+from specstar.backends.disk.blob_trailer import BlobFile, damaged, read_trailer
+from specstar.backends.disk.durable import FolderTree, TempFolder, disk_errors, fsync_folder, link_new, read_fully
+from specstar.backends.disk.new_blob import PARALLEL, NewBlob, UnreadableSource
 from specstar.errors import BackendUnavailable, BlobIntegrityError, BlobNotFoundError
 from specstar.roles import BlobInfo
-from specstar.roles.blob import unreadable
+from specstar.roles.blob import open_source, unreadable
 from specstar.runtime import NewFile
 
 __all__ = ["BlobFiles"]
 
+logger = logging.getLogger("specstar")
 _FILE_ID = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
@@ -34,6 +36,8 @@ class BlobFiles:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.temps = TempFolder(folder / "_tmp")
+        self.writing: set[NewBlob] = set()
+        """Blobs that are being written bit by bit at the moment."""
         self._tree = FolderTree(folder)
 
     def path_of(self, file_id: str) -> Path:
@@ -57,22 +61,25 @@ class BlobFiles:
 
     def put_file(self, path: Path, content_type: str) -> BlobInfo:
         """Store a copy of a file, durably. Raises `InvalidInputError` if it cannot be read."""
+        source = open_source(path)
         try:
-            source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except (OSError, ValueError) as error:
-            raise unreadable(path, error) from error
-        try:
-            if path.is_dir():
-                raise unreadable(path, IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)))
-            return self.put_open([source], content_type)
+            return self.put_open([source], content_type, clone=True)
+        except UnreadableSource as error:
+            raise unreadable(path, error.reason) from error
         finally:
             os.close(source)
 
-    def put_open(self, sources: Sequence[int], content_type: str, *, size: int | None = None) -> BlobInfo:
-        """Store what open files hold, one after the other. Raises `BlobIntegrityError` if it is not `size` bytes."""
+    def put_open(
+        self, sources: Iterable[int], content_type: str, *, clone: bool = False, size: int | None = None
+    ) -> BlobInfo:
+        """Store what open files hold, one after the other; each may be closed when the next is asked for.
+
+        `clone`: there is one, whose blocks may be shared. Raises `BlobIntegrityError` if it is not `size` bytes,
+        `UnreadableSource`.
+        """
         new = NewBlob(self.temps, content_type)
         try:
-            new.copy(sources)
+            new.copy(sources, clone=clone)
             if size is not None and new.size != size:
                 raise BlobIntegrityError(f"{size} bytes were announced, {new.size} received")
             return self.keep(new)
@@ -95,13 +102,37 @@ class BlobFiles:
             if fresh:
                 return info
             with suppress(BlobNotFoundError):  # deleted at this moment: try again
-                return self.stat(info.file_id)
+                known = self._whole(info.file_id)
+                if known is None:
+                    logger.warning("%s was damaged; it is replaced by the same content put again", path)
+                    with disk_errors(path):
+                        new.path.replace(path)
+                        self._tree.settle([path.parent])
+                return known or info
         raise BackendUnavailable(f"{path}: removed by others again and again; repeat the call", backend="disk")
+
+    def _whole(self, file_id: str) -> BlobInfo | None:
+        """The blob that is there, None if it is damaged: then putting its content again mends it. Raises
+        `BlobNotFoundError`.
+        """
+        try:
+            file = self.open(file_id)
+        except BlobIntegrityError:
+            return None
+        try:
+            copy_out(file, _nowhere)
+            return file.info
+        except BlobIntegrityError:
+            return None
+        finally:
+            os.close(file.descriptor)
 
     def _known(self, file_id: str) -> BlobInfo | None:
         try:
-            info = self.stat(file_id)
-        except (BlobNotFoundError, BlobIntegrityError):
+            info = self._whole(file_id)
+        except BlobNotFoundError:
+            return None
+        if info is None:
             return None
         with disk_errors(self.folder):
             # Whoever wrote it may not have come to this yet.
@@ -136,6 +167,28 @@ class BlobFiles:
             os.close(file.descriptor)
         return file.info
 
+    def get(self, file_id: str, start: int, end: int | None, *, at_most: int) -> bytes | None:
+        """The bytes of a range, checked if they are the whole; None if it has more than `at_most`. Raises like `open`."""
+        file = self.open(file_id)
+        try:
+            size = file.info.size
+            start, end = max(start, 0), size if end is None else min(end, size)
+            length = max(end - start, 0)
+            if length > at_most:
+                return None
+            with disk_errors(file_id):
+                data = read_fully(file.descriptor, length, start)
+            if len(data) < length:
+                raise damaged(file_id)
+            if length == size:
+                check = Check(file_id, file.xxh3)
+                check.update(data)
+                if not check.passed():
+                    raise damaged(file_id)
+            return data
+        finally:
+            os.close(file.descriptor)
+
     def stat(self, file_id: str) -> BlobInfo:
         """What the trailer says. Raises like `open`."""
         file = self.open(file_id)
@@ -169,3 +222,7 @@ class BlobFiles:
                     with suppress(BlobNotFoundError, BlobIntegrityError):
                         found.append(self.stat(name))
         return found
+
+
+def _nowhere(_data: memoryview) -> None:
+    """For a copy that is only to be checked."""

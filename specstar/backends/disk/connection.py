@@ -25,6 +25,7 @@ logger = logging.getLogger("specstar")
 _DATABASE = "specstar.sqlite3"
 _FILE_THREADS = 4
 _BLOB_THREADS = 8
+_BLOB_STREAMS = 64
 _AHEAD_THREADS = 4
 _THREAD_END_SECONDS = 1.0
 # A writer that needs longer than this for one file is taken for dead.
@@ -42,6 +43,7 @@ class DiskConnection(Connection):
         self.temps = TempFolder(self.root / "_tmp")
         self.file_limit = anyio.CapacityLimiter(_FILE_THREADS)
         self.blob_limit = anyio.CapacityLimiter(_BLOB_THREADS)
+        self.blob_streams = anyio.CapacityLimiter(_BLOB_STREAMS)
         # Its threads start when first used.
         self.read_ahead = ThreadPoolExecutor(_AHEAD_THREADS, thread_name_prefix="specstar-ahead")
         self._file = DatabaseFile(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 from queue import SimpleQueue
@@ -19,7 +19,7 @@ from specstar.backends.disk.blob_trailer import Trailer, packed
 from specstar.backends.disk.durable import TempFolder, disk_errors, write_fully
 from specstar.roles import BlobInfo
 
-__all__ = ["PARALLEL", "NewBlob"]
+__all__ = ["PARALLEL", "NewBlob", "UnreadableSource"]
 
 PARALLEL = 1 << 20
 """Below so many bytes a second thread costs more than it saves."""
@@ -28,12 +28,21 @@ _PIECE = 1 << 20
 _FICLONE = 0x40049409
 
 
+class UnreadableSource(Exception):
+    """What is to become a blob cannot be read; `reason` tells why. Not an `OSError`: those are of the disk of the blobs."""
+
+    def __init__(self, reason: OSError) -> None:
+        self.reason = reason
+        super().__init__(str(reason))
+
+
 class NewBlob:
     """A blob being written to a temporary file by one thread at a time. Ends with `BlobFiles.keep`, or `drop`."""
 
     def __init__(self, temps: TempFolder, content_type: str) -> None:
         with disk_errors(temps.path):
-            self.descriptor, self.path = temps.create()
+            descriptor, self.path = temps.create()
+        self._descriptor: int | None = descriptor
         self.size = 0
         self._content_type = content_type
         self._sums = Checksums()
@@ -58,15 +67,18 @@ class NewBlob:
             self.size = len(data)
             self._seal()
 
-    def copy(self, sources: Sequence[int]) -> None:
-        """The rest of open files as the content; the hash follows on what has been copied."""
+    def copy(self, sources: Iterable[int], *, clone: bool = False) -> None:
+        """The rest of open files as the content; the hash follows on what has been copied. Raises `UnreadableSource`.
+
+        `clone`: there is one, and its blocks may be shared.
+        """
         copied: SimpleQueue[int | None] = SimpleQueue()
         with disk_errors(self.path), beside(lambda: self._follow(copied)):
             try:
-                if len(sources) == 1 and self._clone(sources[0]):
-                    self._append(self.descriptor, copied, cloned=True)
-                else:
-                    for source in sources:
+                for source in sources:
+                    if clone and self._clone(source):
+                        self._append(self.descriptor, copied, cloned=True)
+                    else:
                         self._append(source, copied)
             finally:
                 copied.put(None)
@@ -82,7 +94,7 @@ class NewBlob:
 
     def _append(self, source: int, copied: SimpleQueue[int | None], *, cloned: bool = False) -> None:
         buffer = memoryview(bytearray(_PIECE))
-        while count := os.readv(source, [buffer]):
+        while count := _read(source, buffer):
             piece = buffer[:count]
             if not cloned:
                 write_fully(self.descriptor, piece)
@@ -114,6 +126,20 @@ class NewBlob:
         os.fsync(self.descriptor)
         return self._trailer
 
+    def rest(self) -> None:
+        """Close the file until the next `write`: very many that are written at once would use up the descriptors."""
+        with disk_errors(self.path):
+            descriptor, self._descriptor = self._descriptor, None
+            if descriptor is not None:
+                os.close(descriptor)
+
+    @property
+    def descriptor(self) -> int:
+        """The open file."""
+        if self._descriptor is None:
+            self._descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+        return self._descriptor
+
     def finish(self) -> BlobInfo:
         """Make the file durable as a blob, and say what it is."""
         with disk_errors(self.path):
@@ -124,7 +150,16 @@ class NewBlob:
         """Close and remove the temporary file; once more does nothing."""
         if self._open:
             self._open = False
-            with suppress(OSError):
-                os.close(self.descriptor)
+            descriptor, self._descriptor = self._descriptor, None
+            if descriptor is not None:
+                with suppress(OSError):
+                    os.close(descriptor)
             with suppress(OSError):
                 self.path.unlink()
+
+
+def _read(source: int, buffer: memoryview) -> int:
+    try:
+        return os.readv(source, [buffer])
+    except OSError as error:
+        raise UnreadableSource(error) from error

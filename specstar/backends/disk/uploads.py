@@ -6,12 +6,14 @@ root may go on with a session. Everything here blocks: call it in a thread.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import secrets
 import shutil
 import time
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,9 +21,11 @@ import msgspec
 
 from specstar.backends.disk.blob_files import BlobFiles
 from specstar.backends.disk.durable import FolderTree, disk_errors, fsync_folder, link_new, write_fully
+from specstar.backends.disk.new_blob import UnreadableSource
 from specstar.config.encoding import UNDECODABLE
 from specstar.errors import BlobIntegrityError, BlobNotFoundError, UsageError
 from specstar.roles import BlobInfo
+from specstar.roles.blob import no_session
 
 __all__ = ["Uploads"]
 
@@ -29,12 +33,17 @@ _UPLOAD_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _SESSION = "session.json"
 _DONE = "done.json"
 _PART = "part-"
+_PLACES_KEPT = 1000
 
 
 class _Session(msgspec.Struct):
     content_type: str
     size: int | None
     created_time: datetime
+
+
+class _Locked(Exception):
+    """Someone else holds the lock."""
 
 
 class Uploads:
@@ -44,6 +53,8 @@ class Uploads:
         self._files = files
         self._folder = files.folder / "_uploads"
         self._tree = FolderTree(files.folder)
+        # The next part of the sessions that this process has in hand: not to look through the folder for each.
+        self._places: dict[str, int] = {}
 
     def create(self, content_type: str, size: int | None) -> str:
         """A new session; its id."""
@@ -64,31 +75,46 @@ class Uploads:
         return upload_id
 
     def append(self, upload_id: str, data: bytes) -> None:
-        """Store one more part. Raises `BlobNotFoundError`, and `UsageError` after `finalize`."""
+        """Store one more part. Raises `BlobNotFoundError`, and `UsageError` once `finalize` has begun."""
         folder = self._known(upload_id)
-        if (folder / _DONE).exists():
-            raise UsageError(f"upload {upload_id} is finalized already")
         with disk_errors(folder):
             try:
-                self._store(folder / f"{_PART}{len(self._parts(folder)):08d}", data, number=True)
-                fsync_folder(folder)
+                with _locked(folder / _SESSION, fcntl.LOCK_SH | fcntl.LOCK_NB):
+                    if (folder / _DONE).exists():
+                        raise UsageError(f"upload {upload_id} is finalized already")
+                    place = self._places.get(upload_id)
+                    if place is None:
+                        place = len(self._parts(folder))
+                    self._remember(upload_id, 1 + self._store_part(folder, place, data))
+                    fsync_folder(folder)
             except FileNotFoundError:
-                raise _unknown(upload_id) from None
+                raise no_session(upload_id) from None
+            except _Locked:
+                raise UsageError(f"upload {upload_id} is being finalized") from None
+
+    def _remember(self, upload_id: str, place: int) -> None:
+        """Where this process goes on. What is forgotten is found again in the folder."""
+        self._places[upload_id] = place
+        while len(self._places) > _PLACES_KEPT:
+            with suppress(StopIteration, RuntimeError):  # other threads change it, too
+                self._places.pop(next(iter(self._places)), None)
 
     def finalize(self, upload_id: str) -> BlobInfo:
         """Join the parts to a blob. Raises `BlobNotFoundError`, `BlobIntegrityError`."""
         folder = self._known(upload_id)
         with disk_errors(folder):
             try:
-                return self._finished(folder) or self._finish(folder, upload_id)
+                # Waits for parts on their way, and keeps more from coming, until its end or that of its process.
+                with _locked(folder / _SESSION, fcntl.LOCK_EX):
+                    info = self._finished(folder) or self._finish(folder, upload_id)
             except FileNotFoundError:
-                # Aborted at this moment, or finalized by another process.
-                info = self._finished(folder)
-                if info is None:
-                    raise _unknown(upload_id) from None
-                return info
+                raise no_session(upload_id) from None  # aborted at this moment
+            except UnreadableSource as error:
+                raise error.reason from error
             except UNDECODABLE as error:
                 raise BlobIntegrityError(f"the session of upload {upload_id} is damaged: abort it") from error
+        self._places.pop(upload_id, None)
+        return info
 
     def _finished(self, folder: Path) -> BlobInfo | None:
         try:
@@ -112,16 +138,11 @@ class Uploads:
         received = sum(part.stat().st_size for part in parts)
         if session.size is not None and received != session.size:
             raise BlobIntegrityError(f"upload {upload_id}: {session.size} bytes announced, {received} received")
-        with ExitStack() as opened:
-            sources = []
-            for part in parts:
-                source = os.open(part, os.O_RDONLY | os.O_CLOEXEC)
-                opened.callback(os.close, source)
-                sources.append(source)
-            return self._files.put_open(sources, session.content_type, size=received)
+        return self._files.put_open(_opened(parts, upload_id), session.content_type, size=received)
 
     def abort(self, upload_id: str) -> None:
         """Remove a session; an unknown one is ignored."""
+        self._places.pop(upload_id, None)
         try:
             folder = self._known(upload_id)
         except BlobNotFoundError:
@@ -149,17 +170,29 @@ class Uploads:
 
     def _known(self, upload_id: str) -> Path:
         if not isinstance(upload_id, str) or _UPLOAD_ID.fullmatch(upload_id) is None:
-            raise _unknown(upload_id)
+            raise no_session(upload_id)
         folder = self._folder / upload_id
         if not (folder / _SESSION).exists():
-            raise _unknown(upload_id)
+            raise no_session(upload_id)
         return folder
 
     def _parts(self, folder: Path) -> list[Path]:
         return sorted(path for path in folder.iterdir() if path.name.startswith(_PART))
 
-    def _store(self, path: Path, data: bytes, *, number: bool = False) -> None:
-        """Write a file, whole or not at all. `number`: under the next number that is free."""
+    def _store(self, path: Path, data: bytes) -> None:
+        """Write a file, whole or not at all."""
+        with self._written(data) as temporary:
+            temporary.replace(path)
+
+    def _store_part(self, folder: Path, place: int, data: bytes) -> int:
+        """The same under the next number from `place` on that is free; returns the number."""
+        with self._written(data) as temporary:
+            while not link_new(temporary, folder / f"{_PART}{place:08d}"):
+                place += 1
+        return place
+
+    @contextmanager
+    def _written(self, data: bytes) -> Iterator[Path]:
         descriptor, temporary = self._files.temps.create()
         try:
             try:
@@ -167,15 +200,33 @@ class Uploads:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-            if not number:
-                temporary.replace(path)
-                return
-            place = int(path.name.removeprefix(_PART))
-            while not link_new(temporary, path.with_name(f"{_PART}{place:08d}")):
-                place += 1
+            yield temporary
         finally:
             temporary.unlink(missing_ok=True)
 
 
-def _unknown(upload_id: str) -> BlobNotFoundError:
-    return BlobNotFoundError(upload_id, message=f"there is no upload session {upload_id[:80]!r}")
+def _opened(parts: Sequence[Path], upload_id: str) -> Iterator[int]:
+    """The parts, open one at a time: there may be more than descriptors."""
+    for part in parts:
+        try:
+            source = os.open(part, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise no_session(upload_id) from None  # aborted at this moment
+        try:
+            yield source
+        finally:
+            os.close(source)
+
+
+@contextmanager
+def _locked(path: Path, how: int) -> Iterator[None]:
+    """Hold a lock of a file, which ends with this process at the latest. Raises `_Locked`."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(descriptor, how)
+        except BlockingIOError:
+            raise _Locked from None
+        yield
+    finally:
+        os.close(descriptor)

@@ -15,6 +15,7 @@ from specstar.backends.memory.options import MemoryOptions
 from specstar.backends.provider import BackendContext
 from specstar.errors import BlobIntegrityError, BlobNotFoundError, UsageError
 from specstar.roles import BlobInfo, BlobReader, BlobStore, BlobWriter, UploadSession
+from specstar.roles.blob import no_session
 from specstar.runtime import run_in_thread
 
 __all__ = ["MemoryBlobStore"]
@@ -56,6 +57,10 @@ class MemoryBlobStore(BlobStore):
         end = info.size if end is None else min(end, info.size)
         return _Reader(info, memoryview(data)[start : max(start, end)])
 
+    async def get(self, file_id: str, *, start: int = 0, end: int | None = None) -> bytes:
+        info, data = _found(await self.table(), file_id)
+        return data[max(start, 0) : info.size if end is None else max(end, 0)]
+
     async def stat(self, file_id: str) -> BlobInfo:
         return _found(await self.table(), file_id)[0]
 
@@ -80,6 +85,7 @@ class MemoryBlobStore(BlobStore):
             raise UsageError(f"upload {upload_id} is finalized already")
         pending.chunks.append(bytes(data))
         pending.received += len(data)
+        pending.touched_time = datetime.now(UTC)
 
     async def finalize(self, upload_id: str) -> BlobInfo:
         table = await self.table()
@@ -100,7 +106,9 @@ class MemoryBlobStore(BlobStore):
         return info
 
     async def abort(self, upload_id: str) -> None:
-        (await self.table()).uploads.pop(upload_id, None)
+        table = await self.table()
+        if isinstance(upload_id, str):
+            table.uploads.pop(upload_id, None)
 
     async def list(self) -> AsyncIterator[list[BlobInfo]]:
         infos = [info for info, _ in (await self.table()).values()]
@@ -111,7 +119,7 @@ class MemoryBlobStore(BlobStore):
     async def collect_garbage(self, *, older_than_seconds: float) -> int:
         table = await self.table()
         limit = datetime.now(UTC) - timedelta(seconds=older_than_seconds)
-        old = [key for key, pending in table.uploads.items() if pending.created_time <= limit and not pending.busy]
+        old = [key for key, pending in table.uploads.items() if pending.touched_time <= limit and not pending.busy]
         for key in old:
             del table.uploads[key]
         return len(old)
@@ -128,16 +136,16 @@ def keep(table: BlobTable, digest: str, data: bytes, content_type: str) -> BlobI
 
 
 def _found(table: BlobTable, file_id: str) -> tuple[BlobInfo, bytes]:
-    found = table.get(file_id)
+    found = table.get(file_id) if isinstance(file_id, str) else None
     if found is None:
         raise BlobNotFoundError(file_id)
     return found
 
 
 def _session(table: BlobTable, upload_id: str) -> PendingUpload:
-    pending = table.uploads.get(upload_id)
+    pending = table.uploads.get(upload_id) if isinstance(upload_id, str) else None
     if pending is None:
-        raise BlobNotFoundError(upload_id, message=f"there is no upload session {upload_id!r}")
+        raise no_session(upload_id)
     return pending
 
 

@@ -12,12 +12,12 @@ __all__ = ["BlobTable", "PendingUpload"]
 class PendingUpload:
     """An upload session: the chunks so far, or the blob that they became."""
 
-    __slots__ = ("busy", "chunks", "content_type", "created_time", "finished", "received", "size")
+    __slots__ = ("busy", "chunks", "content_type", "finished", "received", "size", "touched_time")
 
     def __init__(self, content_type: str, size: int | None, created_time: datetime) -> None:
         self.content_type = content_type
         self.size = size
-        self.created_time = created_time
+        self.touched_time = created_time
         self.chunks: list[bytes] = []
         self.received = 0
         self.finished: BlobInfo | None = None

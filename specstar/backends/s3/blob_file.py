@@ -20,7 +20,7 @@ from specstar.backends.s3.multipart import MultipartUpload
 from specstar.backends.s3.options import S3Options
 from specstar.errors import BlobIntegrityError
 from specstar.roles import BlobInfo
-from specstar.roles.blob import unreadable
+from specstar.roles.blob import open_source, unreadable
 from specstar.runtime import run_in_thread
 
 __all__ = ["put_file"]
@@ -38,7 +38,7 @@ async def put_file(
     try:
         size = await connection.in_thread(_size_of, path)
         if size < options.multipart_threshold_bytes:
-            data = await connection.in_thread(path.read_bytes)
+            data = await connection.in_thread(_whole, path)
             sums = await sums_of(connection, data)
             return await put_small(connection, layout, data, sums=sums, content_type=content_type)
         await run_in_thread(lambda: opened.append(_SourceFile(path)))
@@ -51,10 +51,16 @@ async def put_file(
 
 
 def _size_of(path: Path) -> int:
+    descriptor = open_source(path)
     try:
-        return path.stat().st_size
-    except (OSError, ValueError) as error:  # a name with NUL
-        raise unreadable(path, error) from error
+        return os.fstat(descriptor).st_size
+    finally:
+        os.close(descriptor)
+
+
+def _whole(path: Path) -> bytes:
+    with os.fdopen(open_source(path), "rb", buffering=0) as source:
+        return source.readall()
 
 
 async def _send(
@@ -105,7 +111,7 @@ class _SourceFile:
     """A file that is read twice: to be hashed, and to be sent. Used in threads."""
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("rb", buffering=0)
+        self._file = os.fdopen(open_source(path), "rb", buffering=0)
         # A cancelled caller closes the file while its threads may still read.
         self._reading = threading.Lock()
         self._hashing = threading.Lock()

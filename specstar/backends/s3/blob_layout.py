@@ -43,7 +43,7 @@ class BlobLayout:
 
     def session(self, upload_id: str) -> str | None:
         """What the keys of an upload session begin with; None for an id that none can have."""
-        if _UPLOAD_ID.fullmatch(upload_id) is None:
+        if not isinstance(upload_id, str) or _UPLOAD_ID.fullmatch(upload_id) is None:
             return None
         return f"{self.uploads}{upload_id}/"
 

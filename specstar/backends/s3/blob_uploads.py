@@ -22,8 +22,9 @@ from specstar.backends.s3.multipart import copy_object
 from specstar.backends.s3.options import S3Options
 from specstar.backends.s3.resource_store import delete_page, object_pages
 from specstar.config.encoding import UNDECODABLE
-from specstar.errors import BlobIntegrityError, BlobNotFoundError, InvalidInputError
+from specstar.errors import BlobIntegrityError, BlobNotFoundError, InvalidInputError, UsageError
 from specstar.roles import BlobInfo, UploadSession
+from specstar.roles.blob import no_session
 
 __all__ = ["Uploads"]
 
@@ -50,6 +51,7 @@ class Uploads:
         # The next chunk of the sessions that this process has in hand, and who appends at the moment.
         self._appending: dict[str, asyncio.Lock] = {}
         self._next: dict[str, int] = {}
+        self._finalizing: set[str] = set()
 
     async def create(self, connection: S3Connection, *, content_type: str, size: int | None) -> UploadSession:
         """Reserve a session; the URL of a "single_put" one takes exactly the announced size and type."""
@@ -77,7 +79,7 @@ class Uploads:
     def _folder(self, upload_id: str) -> str:
         folder = self._layout.session(upload_id)
         if folder is None:
-            raise _unknown(upload_id)
+            raise no_session(upload_id)
         return folder
 
     def _data(self, upload_id: str) -> str:
@@ -93,7 +95,7 @@ class Uploads:
             answer = await connection.call("get_object", Bucket=self._bucket, Key=f"{self._folder(upload_id)}session")
             return msgspec.json.decode(answer["Body"], type=_Record)
         except ObjectMissing:
-            raise _unknown(upload_id) from None
+            raise no_session(upload_id) from None
         except UNDECODABLE as error:
             raise BlobIntegrityError(
                 f"the record of upload {upload_id} is damaged: {error}", file_id=upload_id
@@ -105,13 +107,15 @@ class Uploads:
         lock = self._appending.setdefault(upload_id, asyncio.Lock())
         try:
             async with lock:
+                if upload_id in self._finalizing:
+                    raise UsageError(f"upload {upload_id} is being finalized")
                 number = self._next.get(upload_id)
                 if number is None:
                     record = await self._load(connection, upload_id)
                     if record.method != "proxy":
                         raise InvalidInputError("this session takes its bytes by a PUT to its url", field="upload_id")
                     if record.file_id is not None:
-                        raise InvalidInputError("this session is finalized", field="upload_id")
+                        raise UsageError(f"upload {upload_id} is finalized already")
                     number = 1 + max((number for number, _ in await self._chunks(connection, folder)), default=0)
                 self._next[upload_id] = 1 + await self._put_chunk(connection, folder, number, data)
         finally:
@@ -145,7 +149,16 @@ class Uploads:
 
     async def finalize(self, connection: S3Connection, upload_id: str) -> BlobInfo:
         """Make the blob, once; later calls find the record of it."""
-        self._forget(upload_id)
+        self._folder(upload_id)  # refuses what is no id
+        async with self._appending.setdefault(upload_id, asyncio.Lock()):
+            self._finalizing.add(upload_id)
+        try:
+            return await self._finalize(connection, upload_id)
+        finally:
+            self._finalizing.discard(upload_id)
+            self._forget(upload_id)
+
+    async def _finalize(self, connection: S3Connection, upload_id: str) -> BlobInfo:
         record = await self._load(connection, upload_id)
         try:
             if record.file_id is None:
@@ -265,10 +278,6 @@ class Uploads:
     def _forget(self, upload_id: str) -> None:
         self._next.pop(upload_id, None)
         self._appending.pop(upload_id, None)
-
-
-def _unknown(upload_id: str) -> BlobNotFoundError:
-    return BlobNotFoundError(str(upload_id), message=f"upload session {str(upload_id)[:80]!r} does not exist")
 
 
 def _check_size(record: _Record, size: int) -> None:
