@@ -22,13 +22,13 @@ class NewFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._named = self._path = path
         before: int | None = None
         with self._told():
             if "\0" in str(path):
                 raise ValueError("the name contains a NUL character")
             # A link stays one: what it names is replaced.
-            path = self._path = path.resolve()
+            path = self._path = Path(os.path.realpath(path))
             with suppress(FileNotFoundError):
                 before = path.stat().st_mode
                 # A device or a pipe would be replaced by a file, too.
@@ -73,4 +73,4 @@ class NewFile:
             yield
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
-            raise InvalidInputError(f"cannot write {self._path}: {reason}", field="path") from error
+            raise InvalidInputError(f"cannot write {self._named}: {reason}", field="path") from error

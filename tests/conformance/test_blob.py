@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from specstar.errors import BlobIntegrityError, BlobNotFoundError, InvalidInputError, UsageError
@@ -290,6 +291,74 @@ async def test_a_session_without_bytes_is_no_blob(blobs: BlobStore) -> None:
     session = await blobs.create_upload(content_type="text/csv")
     with pytest.raises(BlobNotFoundError):
         await blobs.finalize(session.upload_id)
+
+
+async def test_a_part_that_was_acknowledged_is_in_the_blob(blobs: BlobStore) -> None:
+    """Also if it came while the session was being finalized: then it is in, or it was refused."""
+    for number in range(10):
+        session = await blobs.create_upload(content_type="text/plain")
+        await blobs.upload(session.upload_id, b"%d" % number)
+        taken: list[bytes] = []
+
+        async def add(upload_id: str = session.upload_id, taken: list[bytes] = taken) -> None:
+            for count in range(20):
+                try:
+                    await blobs.upload(upload_id, part := b"<%d>" % count)
+                except UsageError:
+                    return
+                taken.append(part)
+
+        async def end(upload_id: str = session.upload_id, turns: int = number) -> BlobInfo:
+            for _ in range(turns):
+                await anyio.lowlevel.checkpoint()
+            return await blobs.finalize(upload_id)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(add)
+            info = await end()
+        assert await read_all(blobs, info.file_id) == b"%d" % number + b"".join(taken)
+
+
+async def test_a_session_of_many_parts(blobs: BlobStore) -> None:
+    session = await blobs.create_upload(content_type="text/plain")
+    parts = [b"%d," % number for number in range(60)]
+    for part in parts:
+        await blobs.upload(session.upload_id, part)
+    info = await blobs.finalize(session.upload_id)
+    assert await read_all(blobs, info.file_id) == b"".join(parts)
+    with pytest.raises(UsageError, match="finalized"):
+        await blobs.upload(session.upload_id, b"late")
+    assert await blobs.finalize(session.upload_id) == info
+
+
+async def test_what_is_read_at_once_is_what_is_streamed(blobs: BlobStore) -> None:
+    data = os.urandom(9 * MIB + 5)
+    info = await blobs.put_bytes(data, content_type="text/plain")
+    for start, end in (
+        (0, None),
+        (0, 10),
+        (9 * MIB, None),
+        (5, 9 * MIB + 1),
+        (-5, 3),
+        (7, 3),
+        (0, -1),
+        (10 * MIB, None),
+    ):
+        got = await blobs.get(info.file_id, start=start, end=end)
+        assert got == await read_all(blobs, info.file_id, start, end)
+        assert got == data[max(start, 0) : None if end is None else max(end, 0)]
+    with pytest.raises(BlobNotFoundError):
+        await blobs.get("0" * 64)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
+async def test_only_ordinary_files_are_stored(blobs: BlobStore, tmp_path: Path, kind: str) -> None:
+    """A pipe would be waited for, by a thread that nobody can stop."""
+    path = {"pipe": tmp_path / "pipe", "folder": tmp_path, "device": Path("/dev/null")}[kind]
+    if kind == "pipe":
+        os.mkfifo(path)
+    with anyio.fail_after(10), pytest.raises(InvalidInputError, match=f"cannot read '{path}'"):
+        await blobs.put_file(path, content_type="text/plain")
 
 
 async def test_an_aborted_session_is_unknown(blobs: BlobStore) -> None:

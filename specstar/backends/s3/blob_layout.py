@@ -33,7 +33,7 @@ class BlobLayout:
 
     def key(self, file_id: str) -> str:
         """The key of a blob. Raises `BlobNotFoundError` for what is no SHA-256."""
-        if _FILE_ID.fullmatch(file_id) is None:
+        if not isinstance(file_id, str) or _FILE_ID.fullmatch(file_id) is None:
             raise BlobNotFoundError(str(file_id))
         return self.root + file_id
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import array
+import asyncio
 import hashlib
 import io
+import os
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+import sniffio
 
 from specstar import SpecStar
 from specstar.errors import BlobNotFoundError, InvalidInputError, UsageError
+from tests.conformance.managers.blocking import BlockingStar
 
 
 @pytest.fixture(params=["memory", "disk", "s3"])
@@ -222,3 +227,112 @@ async def test_numbers_that_are_none_are_refused(star: SpecStar) -> None:
     for seconds in (float("nan"), float("inf"), 1e12):
         with pytest.raises(InvalidInputError, match="older_than_seconds"):
             await star.blobs.collect_garbage(older_than_seconds=seconds)
+
+
+class _SlowFile(io.BytesIO):
+    """Notes whether it is being read."""
+
+    reading = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        self.reading += 1
+        time.sleep(0.2)
+        try:
+            return super().read(size)
+        finally:
+            self.reading -= 1
+
+
+async def test_a_cancelled_put_leaves_its_file_to_the_caller(star: SpecStar) -> None:
+    """A thread that went on reading would take bytes away from the next put."""
+    if isinstance(star, BlockingStar):
+        return  # a call that blocks its thread cannot be cancelled
+    source = _SlowFile(sample(3 << 20))
+
+    async def put() -> None:
+        await star.blobs.put(source)
+
+    if sniffio.current_async_library() == "asyncio":
+        task = asyncio.ensure_future(put())
+        await anyio.sleep(0.3)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    else:
+        with anyio.move_on_after(0.3):
+            await put()
+    assert source.reading == 0
+    source.seek(0)
+    assert (await star.blobs.put(source)).sha256 == hashlib.sha256(source.getvalue()).hexdigest()
+
+
+async def test_a_file_that_has_nothing_to_read_yet_is_refused(star: SpecStar) -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    os.write(writing, b"first")
+    with (
+        os.fdopen(reading, "rb", buffering=0) as source,
+        os.fdopen(writing, "wb"),
+        pytest.raises(InvalidInputError, match="nothing to read yet"),
+    ):
+        await star.blobs.put(source)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("page.html", "text/html"),
+        ("page.html.gz", "application/gzip"),
+        ("all.tar.bz2", "application/x-bzip2"),
+        ("all.tar.xz", "application/x-xz"),
+        ("noname", "application/octet-stream"),
+    ],
+)
+async def test_the_type_of_a_compressed_file_is_that_of_its_compression(
+    star: SpecStar, tmp_path: Path, name: str, expected: str
+) -> None:
+    (tmp_path / name).write_bytes(name.encode())
+    assert (await star.blobs.put(tmp_path / name)).content_type == expected
+
+
+async def test_what_is_no_id_and_no_number_is_refused_like_others(star: SpecStar) -> None:
+    nothing: Any = None
+    blobs: Any = star.blobs
+    for wrong in (nothing, 5, b"0" * 64):
+        for call in (blobs.get, blobs.stat, blobs.delete, blobs.finalize):
+            with pytest.raises(BlobNotFoundError):
+                await call(wrong)
+        assert await blobs.exists(wrong) is False
+        with pytest.raises(BlobNotFoundError):
+            await blobs.upload(wrong, b"data")
+        await blobs.abort(wrong)
+    info = await star.blobs.put(b"data")
+    for bounds in ({"start": nothing}, {"end": float("nan")}, {"start": 0.5}, {"end": "3"}):
+        with pytest.raises(InvalidInputError, match="number of bytes"):
+            await blobs.get(info.file_id, **bounds)
+        with pytest.raises(InvalidInputError, match="number of bytes"):
+            blobs.open(info.file_id, **bounds)
+    with pytest.raises(InvalidInputError, match="content_type"):
+        await blobs.put(b"data", content_type=5)
+
+
+async def test_a_stream_is_entered_once_at_a_time(star: SpecStar) -> None:
+    info = await star.blobs.put(b"data")
+    stream = star.blobs.open(info.file_id)
+    async with stream:
+        with pytest.raises(UsageError, match="open already"):
+            await stream.__aenter__()
+        assert b"".join([chunk async for chunk in stream]) == b"data"
+
+
+async def test_saving_keeps_the_permissions_and_the_link_of_what_was_there(star: SpecStar, tmp_path: Path) -> None:
+    info = await star.blobs.put(b"new")
+    target, link = tmp_path / "target", tmp_path / "link"
+    target.write_bytes(b"old")
+    target.chmod(0o600)
+    link.symlink_to(target)
+    await star.blobs.save(info.file_id, link)
+    assert link.is_symlink()
+    assert (target.read_bytes(), target.stat().st_mode & 0o777) == (b"new", 0o600)
+    assert sorted(os.listdir(tmp_path))[-2:] == ["link", "target"]  # noqa: PTH208
+    assert not any(name.startswith(".specstar") for name in os.listdir(tmp_path))  # noqa: PTH208

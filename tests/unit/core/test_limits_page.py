@@ -12,8 +12,9 @@ import apsw
 import msgspec
 import pytest
 
-from specstar import QueryLimits, SpecStar, blobs, core
-from specstar.backends.disk import DiskOptions, connection, payloads
+from specstar import QueryLimits, SpecStar, blob_source, blobs, core
+from specstar.backends.disk import DiskOptions, blob_reader, connection, payloads
+from specstar.backends.disk import blob as disk_blob
 from specstar.backends.postgres import PostgresOptions
 from specstar.backends.postgres import reader as postgres_reader
 from specstar.backends.postgres import writer as postgres_writer
@@ -111,7 +112,7 @@ def expected() -> dict[str, Row]:
             count(apsw.Connection(":memory:").limit(apsw.SQLITE_LIMIT_LENGTH, -1), "bytes")
         ),
         "parts of a blob on `s3`": fixed(count(multipart._MAX_PARTS)),
-        "chunk of a blob that is read": fixed(size(blobs._CHUNK)),
+        "chunk of a blob that is read": fixed(size(blob_reader._CHUNK)),
         "bytes of a transaction, and of payload files together, on `disk`": option(DiskOptions, "batch_bytes", "bytes"),
         "bytes of a statement of writes on `postgres`": option(PostgresOptions, "batch_bytes", "bytes"),
         "bytes of the rows of a push on `s3`": option(S3Options, "batch_bytes", "bytes"),
@@ -172,6 +173,13 @@ def expected() -> dict[str, Row]:
         "write-ahead log of `disk`": fixed(size(database_file.WAL_PAGES * database._PAGE_SIZE)),
         "threads for payload files of `disk`": fixed(count(connection._FILE_THREADS)),
         "threads for blobs of `disk`": fixed(count(connection._BLOB_THREADS)),
+        f"blobs of `disk` of over {size(disk_blob._AT_ONCE)} read by `get` at once": fixed(
+            count(connection._BLOB_STREAMS)
+        ),
+        "blobs of `disk` written in chunks at once, with their files open all the time": fixed(
+            count(disk_blob._OPEN_WRITERS)
+        ),
+        "threads of a loop that read the files and iterables given to `put`": fixed(count(blob_source._THREADS)),
         "threads that read blobs of `disk` ahead": fixed(count(connection._AHEAD_THREADS)),
         "wait for another process on `disk`": option(DiskOptions, "busy_timeout_seconds", "s"),
         "publish on `rabbitmq`": (

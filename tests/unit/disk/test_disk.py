@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 import multiprocessing
 import os
 import subprocess
 import sys
+import textwrap
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ import pytest
 
 from specstar import SpecStar
 from specstar.backends.disk import DiskOptions, DiskProvider
+from specstar.backends.disk.durable import TempFolder
 from specstar.backends.disk.mounts import network_file_system
 from specstar.backends.disk.payload_files import PayloadFiles
 from specstar.backends.disk.provider import root_path
@@ -245,6 +248,109 @@ async def test_a_blob_with_flipped_bits_is_not_handed_out_whole(bench: Bench, bl
                 await blobs.save(info.file_id, target)
         assert (tmp_path / "old").read_bytes() == b"kept"
         assert sorted(os.listdir(tmp_path)) == ["new", "old"]  # noqa: PTH208  "new" holds the root
+
+
+@pytest.mark.parametrize("size", [10, 2 << 20])
+@pytest.mark.parametrize("damage", ["content", "trailer", "length"])
+@pytest.mark.parametrize("way", ["bytes", "file", "chunks"])
+async def test_putting_the_content_again_mends_a_damaged_blob(
+    bench: Bench, blobs: BlobStore, tmp_path: Path, size: int, damage: str, way: str
+) -> None:
+    data = os.urandom(size)
+    info = await blobs.put_bytes(data, content_type="image/png")
+    path = root_of(bench) / "_blobs" / info.file_id[:2] / info.file_id[2:4] / info.file_id
+    stored = path.read_bytes()
+    flipped = bytes([stored[5] ^ 1])
+    path.write_bytes(
+        {
+            "content": stored[:5] + flipped + stored[6:],
+            "trailer": stored[:-9] + b"?" + stored[-8:],
+            "length": stored[:-1],
+        }[damage]
+    )
+    with pytest.raises(BlobIntegrityError):
+        await blobs.get(info.file_id)
+    if way == "bytes":
+        again = await blobs.put_bytes(data, content_type="image/png")
+    elif way == "file":
+        (tmp_path / "source").write_bytes(data)
+        again = await blobs.put_file(tmp_path / "source", content_type="image/png")
+    else:
+        writer = await blobs.create(content_type="image/png")
+        await writer.write(data)
+        again = await writer.commit()
+    assert again.file_id == info.file_id
+    assert await blobs.get(info.file_id) == data
+
+
+async def test_a_folder_that_only_others_may_sweep_is_read(
+    bench: Bench, blobs: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = await blobs.put_bytes(b"data", content_type="text/plain")
+
+    def refused(self: TempFolder, older_than: float) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied", "somewhere")
+
+    monkeypatch.setattr(TempFolder, "sweep", refused)
+    await bench.reopen()
+    again = await bench.blob()
+    assert await again.get(info.file_id) == b"data"
+    with pytest.raises(BackendError, match="Permission denied"):
+        await again.collect_garbage(older_than_seconds=0)
+
+
+def test_few_descriptors_do_for_many_calls_at_once(tmp_path: Path) -> None:
+    program = textwrap.dedent(
+        """
+        import os, resource, sys
+        import anyio
+        from specstar import SpecStar
+
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+        spec = SpecStar()
+        spec.configure(backend={"blob": {"type": "disk", "options": {"rootdir": sys.argv[1]}}})
+        blobs = spec.blobs
+
+        async def main():
+            async with spec:
+                small = await blobs.put(b"small" * 1000)
+                large = await blobs.put(bytes(9 << 20))
+
+                async def get(info):
+                    assert len(await blobs.get(info.file_id)) == info.size
+
+                async def stream(number):
+                    async def chunks():
+                        for _ in range(3):
+                            yield number.to_bytes(4, "big") * (80 << 10)
+                            await anyio.sleep(0.01)
+                    info = await blobs.put(chunks())
+                    assert info.size == 3 * (320 << 10)
+
+                async with anyio.create_task_group() as group:
+                    for _ in range(600):
+                        group.start_soon(get, small)
+                    for _ in range(100):
+                        group.start_soon(get, large)
+                async with anyio.create_task_group() as group:
+                    for number in range(400):
+                        group.start_soon(stream, number)
+                session = await blobs.create_upload()
+                for number in range(400):
+                    await blobs.upload(session.upload_id, b"%d," % number)
+                info = await blobs.finalize(session.upload_id)
+                assert await blobs.get(info.file_id) == b"".join(b"%d," % number for number in range(400))
+                assert len(os.listdir("/proc/self/fd")) < 40
+                print("done")
+
+        anyio.run(main)
+        """
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.stdout, done.stderr) == ("done\n", "")
+    assert not list((tmp_path / "_blobs" / "_tmp").iterdir())
 
 
 async def test_a_blob_of_an_early_version_is_checked_by_its_sha_256(

@@ -376,7 +376,7 @@ async def test_an_appended_chunk_is_there_once_though_its_answer_was_lost(server
         info = await rig.blob().finalize(session.upload_id)
         assert await read(rig, info.file_id) == b"0123456"
         assert await rig.blob().finalize(session.upload_id) == info
-        with pytest.raises(InvalidInputError, match="finalized"):
+        with pytest.raises(UsageError, match="finalized"):
             await rig.blob().upload(session.upload_id, b"7")
 
 
