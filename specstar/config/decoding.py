@@ -136,16 +136,17 @@ class StructTable:
         try:
             result = msgspec.convert(plain, kind)
         except ValidationError as error:
+            reason = error
             for candidate, strict in ((_integral(plain), True), (plain, False)):
                 if strict or expanded:
                     try:
                         result = msgspec.convert(candidate, kind, strict=strict)
                         break
-                    except ValidationError:
-                        pass
+                    except ValidationError as closer:
+                        reason = closer  # the type fits now, but not the range
             else:
                 # The driver's text may hold the value; its cause is dropped for the same reason.
-                raise self._problem(error, kind, plain, hidden=expanded or name in self.secrets) from None
+                raise self._problem(reason, kind, plain, hidden=expanded or name in self.secrets) from None
         if type(result) is float and not isfinite(result):
             raise FieldProblem("expected a finite number")
         return result

@@ -8,6 +8,9 @@ __all__ = ["dsn_problem", "hide_password"]
 
 _SCHEMES = ("postgresql://", "postgres://")
 _SECRET_PARAMETER = re.compile(r"([?&](?:password|sslpassword)=)[^&#]*", re.IGNORECASE)
+# Behind the name, or the brackets of an IPv6 address.
+_PORT = re.compile(r":([^:\]]{0,100})$")
+_MAX_PORT = 65_535
 _EXAMPLE = "postgresql://user:password@host:5432/database"
 
 
@@ -26,6 +29,10 @@ def dsn_problem(dsn: str) -> str | None:
     before_at = dsn.partition("://")[2].rpartition("@")[0]
     if ("/" in before_at and "?" not in before_at) or ("?" in before_at and "=" not in before_at.partition("?")[2]):
         return "holds a '/' or '?' before its '@': percent-encode them in user and password (/ is %2F, ? is %3F)"
+    hosts = dsn.partition("://")[2].partition("?")[0].rpartition("@")[2].partition("/")[0]
+    for port in (found[1] for host in hosts.split(",") if (found := _PORT.search(host))):
+        if port and not (port.isascii() and port.isdecimal() and 1 <= int(port) <= _MAX_PORT):
+            return f"has a port that is no number from 1 to {_MAX_PORT}; e.g. {_EXAMPLE}"
     return None
 
 

@@ -144,6 +144,16 @@ def test_only_strings_from_the_environment_are_coerced() -> None:
     assert (options.sizes, options.corner.x) == ([1, 5], 5)
 
 
+def test_a_value_of_the_environment_out_of_its_range_is_told_the_range() -> None:
+    disk = {"type": "disk", "options": {"rootdir": "r", "reader_threads": "${N}"}}
+    for value, reason in (("65", "expected int <= 64"), ("0", "expected int >= 1"), ("many", "expected int, got str")):
+        (problem,) = refusal({"meta": disk}, {"N": value}).problems
+        assert str(problem) == f"meta.options.reader_threads: {reason}"
+    literal = {"type": "disk", "options": {"rootdir": "r", "reader_threads": 65.0}}
+    (problem,) = refusal({"meta": literal}).problems
+    assert str(problem) == "meta.options.reader_threads: expected int <= 64"
+
+
 def test_names_and_switches_may_come_from_the_environment() -> None:
     tree = {
         "version": "${V:-1}",

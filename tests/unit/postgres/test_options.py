@@ -55,6 +55,15 @@ def test_wrong_types_and_names_are_refused(field: str, value: object) -> None:
         msgspec.convert({"dsn": DSN, field: value}, PostgresOptions)
 
 
+@pytest.mark.parametrize("port", ["99999", "0", "abc", "-1", "65536", "٣", "1" * 30])
+def test_a_port_that_is_none_is_refused_without_showing_it(port: str) -> None:
+    for host in ("db", "[::1]", "one:5432,two", "ann:s3cret@db"):
+        problem = dsn_problem(f"postgresql://{host}:{port}/app")
+        assert problem is not None
+        assert "port that is no number from 1 to 65535" in problem
+        assert "s3cret" not in problem
+
+
 def test_the_dsn_is_required() -> None:
     with pytest.raises(msgspec.ValidationError, match="dsn"):
         msgspec.convert({}, PostgresOptions)
@@ -71,6 +80,7 @@ def test_the_dsn_is_required() -> None:
         "postgresql://ann:s3cret@one:5432,two:5433/app",
         "postgresql:///app?host=/run/postgresql",
         "postgresql://db/app?user=ann@home",
+        "postgresql://ann:pa:ss@[::1]:65535,[fe80::1],three:1,four:/app",
     ],
 )
 def test_a_good_dsn_has_no_problem(dsn: str) -> None:
