@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
+import anyio
 import msgspec
 
-from specstar.errors import ResourceNotFoundError, RevisionConflictError
+from specstar.errors import ResourceNotFoundError, RevisionConflictError, SpecstarError
 from specstar.message_queue.job import JobStatus
 from specstar.message_queue.state import JobState
 from specstar.query import QB, Condition
@@ -18,6 +19,7 @@ __all__ = ["cancel_waiting", "forget_finished", "requeue_dead"]
 
 _CONFLICTS = 16
 _PAGE = 500
+_AT_ONCE = 100
 _replace = msgspec.structs.replace
 
 
@@ -81,23 +83,27 @@ async def forget_finished(
     return erased
 
 
-async def requeue_dead(state: JobState, messages: MessageQueue, queue: str, job_ids: Set[str] | None) -> int:
+async def requeue_dead(state: JobState, messages: MessageQueue, queue: str, job_ids: Sequence[str] | None) -> int:
     """Send dead jobs (None: all that are dead now) back to work with no attempts counted; returns how many."""
-    seen: set[str] = set()
-    requeued = 0
-    while True:
-        # Jobs that fail again meanwhile are not sent a second time.
-        limit = _PAGE + len(seen)
-        letters = await messages.dead_letters(limit=limit)
-        ids = list(dict.fromkeys(letter.message.id for letter in letters if letter.message.id not in seen))
-        seen.update(ids)
-        wanted = ids if job_ids is None else [job_id for job_id in ids if job_id in job_ids]
-        # The state first: a worker drops the message of a job that counts as failed.
-        for job_id in wanted:
+
+    errors: list[SpecstarError] = []
+
+    async def revive_one(job_id: str) -> None:
+        try:
             await _revive(state, queue, job_id)
-        requeued += await messages.requeue_dead(wanted) if wanted else 0
-        if len(letters) < limit or not ids or (job_ids is not None and job_ids <= seen):
-            return requeued
+        except SpecstarError as error:
+            errors.append(error)
+
+    async def revive(ids: Sequence[str]) -> None:
+        # The state first: a worker drops the message of a job that counts as failed.
+        for start in range(0, len(ids), _AT_ONCE):
+            async with anyio.create_task_group() as group:
+                for job_id in ids[start : start + _AT_ONCE]:
+                    group.start_soon(revive_one, job_id)
+            if errors:
+                raise errors[0]
+
+    return await messages.requeue_dead(job_ids, before=revive)
 
 
 async def _revive(state: JobState, queue: str, job_id: str) -> None:

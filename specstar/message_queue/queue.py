@@ -315,7 +315,7 @@ class JobQueue(Generic[P]):
         messages, state = self._messages(), self._state()
         if state is None:
             return await messages.requeue_dead(job_ids)
-        return await clearing.requeue_dead(state, messages, self.name, None if job_ids is None else set(job_ids))
+        return await clearing.requeue_dead(state, messages, self.name, job_ids)
 
     @gated
     async def purge_dead(self, job_ids: Sequence[str] | None = None) -> int:

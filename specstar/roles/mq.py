@@ -6,13 +6,16 @@ The role moves messages; what a job is (attempts, retries, state, results) is de
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 
 from msgspec import Struct
 
-__all__ = ["Consumer", "DeadLetter", "Delivery", "Message", "MessageQueue", "MessageQueueFactory"]
+__all__ = ["Consumer", "DeadLetter", "Delivery", "Message", "MessageQueue", "MessageQueueFactory", "Prepare"]
+
+Prepare = Callable[[Sequence[str]], Awaitable[None]]
+"""What is done for messages of these ids before they are sent."""
 
 
 class Message(Struct, frozen=True, kw_only=True, gc=False):
@@ -120,8 +123,11 @@ class MessageQueue(ABC):
         """Look at dead letters, oldest first, without removing them. One entry an id: the latest copy."""
 
     @abstractmethod
-    async def requeue_dead(self, ids: Sequence[str] | None = None) -> int:
-        """Send dead letters (None: all) back to work with `attempts` 0; returns how many."""
+    async def requeue_dead(self, ids: Sequence[str] | None = None, *, before: Prepare | None = None) -> int:
+        """Send dead letters (None: all that there are now) back to work with `attempts` 0; returns how many.
+
+        `before` is awaited with the ids of each portion before that is sent; what it raises ends the call there.
+        """
 
     @abstractmethod
     async def purge_dead(self, ids: Sequence[str] | None = None) -> int:

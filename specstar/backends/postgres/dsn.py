@@ -30,7 +30,8 @@ def dsn_problem(dsn: str) -> str | None:
     if ("/" in before_at and "?" not in before_at) or ("?" in before_at and "=" not in before_at.partition("?")[2]):
         return "holds a '/' or '?' before its '@': percent-encode them in user and password (/ is %2F, ? is %3F)"
     hosts = dsn.partition("://")[2].partition("?")[0].rpartition("@")[2].partition("/")[0]
-    for port in (found[1] for host in hosts.split(",") if (found := _PORT.search(host))):
+    for place in map(_PORT.search, hosts.split(",")):
+        port = place[1] if place else ""
         if port and not (port.isascii() and port.isdecimal() and 1 <= int(port) <= _MAX_PORT):
             return f"has a port that is no number from 1 to {_MAX_PORT}; e.g. {_EXAMPLE}"
     return None

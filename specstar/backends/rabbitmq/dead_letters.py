@@ -18,6 +18,7 @@ from specstar.backends.rabbitmq.envelope import REASON_HEADER, TIME_HEADER, unpa
 from specstar.backends.rabbitmq.faults import translated
 from specstar.errors import DecodeError
 from specstar.roles import DeadLetter, Message
+from specstar.roles.mq import Prepare
 
 if TYPE_CHECKING:
     from aiormq.abc import DeliveredMessage
@@ -62,8 +63,11 @@ class DeadLetters:
 
         return [] if limit <= 0 else await self._with_channel("reading", read)
 
-    async def requeue(self, ids: Sequence[str] | None) -> int:
-        """Send back to work with no attempts counted; each is acknowledged here once its copy is confirmed."""
+    async def requeue(self, ids: Sequence[str] | None, before: Prepare | None = None) -> int:
+        """Send back to work with no attempts counted; each is acknowledged here once its copy is confirmed.
+
+        `before` is awaited with the ids of each batch before it is sent.
+        """
         wanted = None if ids is None else set(ids)
         sent: set[str] = set()
 
@@ -79,17 +83,23 @@ class DeadLetters:
                 batch.append((message.id, again, received.delivery_tag or 0))
                 size += len(received.body)
                 if len(batch) >= _BATCH_MESSAGES or size >= _BATCH_BYTES:
-                    await self._move_batch(channel, batch, sent)
+                    await self._move_batch(channel, batch, sent, before)
                     batch, size = [], 0
-            await self._move_batch(channel, batch, sent)
+            await self._move_batch(channel, batch, sent, before)
             return len(sent)
 
         return await self._with_channel("requeueing", move)
 
     async def _move_batch(
-        self, channel: Channel, batch: list[tuple[str, Message | bytes, int]], sent: set[str]
+        self,
+        channel: Channel,
+        batch: list[tuple[str, Message | bytes, int]],
+        sent: set[str],
+        before: Prepare | None,
     ) -> None:
         fresh = {identity: again for identity, again, _ in batch if identity not in sent}
+        if before is not None:
+            await before(list(fresh))
         await self._queue.publish_many([again for again in fresh.values() if isinstance(again, Message)])
         await self._queue.republish([again for again in fresh.values() if isinstance(again, bytes)])
         sent.update(fresh)

@@ -12,6 +12,7 @@ from specstar.backends.rabbitmq.envelope import pack
 from specstar.backends.rabbitmq.names import LONGEST_DELAY_SECONDS, shard_of, step_of
 from specstar.errors import BackendUnavailable, InvalidInputError
 from specstar.roles import Consumer, DeadLetter, Message, MessageQueue, MessageQueueFactory
+from specstar.roles.mq import Prepare
 
 if TYPE_CHECKING:
     from specstar.backends.provider import BackendContext
@@ -129,8 +130,8 @@ class RabbitMQQueue(MessageQueue):
     async def dead_letters(self, *, limit: int = 100) -> list[DeadLetter]:
         return await self._dead.look(limit)
 
-    async def requeue_dead(self, ids: Sequence[str] | None = None) -> int:
-        return await self._dead.requeue(ids)
+    async def requeue_dead(self, ids: Sequence[str] | None = None, *, before: Prepare | None = None) -> int:
+        return await self._dead.requeue(ids, before)
 
     async def purge_dead(self, ids: Sequence[str] | None = None) -> int:
         return await self._dead.purge(ids)

@@ -152,8 +152,11 @@ class QueueState:
 
     def exhume(self, ids: Iterable[str] | None) -> list[DeadLetter]:
         """Take dead letters out (None: all)."""
-        chosen = list(self.dead) if ids is None else [key for key in dict.fromkeys(ids) if key in self.dead]
-        return [self.dead.pop(key) for key in chosen]
+        return [self.dead.pop(key) for key in self.buried(ids)]
+
+    def buried(self, ids: Iterable[str] | None) -> list[str]:
+        """Those of the ids (None: all) that have a dead letter."""
+        return list(self.dead) if ids is None else [key for key in dict.fromkeys(ids) if key in self.dead]
 
     def clear(self) -> int:
         """Drop all that waits; what is in hand and what is dead stays. Returns how many."""

@@ -15,6 +15,7 @@ from specstar.backends.simple.broker import Hand, Item, QueueState, SimpleBroker
 from specstar.backends.simple.options import SimpleOptions
 from specstar.errors import BackendUnavailable
 from specstar.roles import Consumer, DeadLetter, Delivery, Message, MessageQueue, MessageQueueFactory
+from specstar.roles.mq import Prepare
 from specstar.runtime import Home, Waiter
 
 __all__ = ["SimpleQueueFactory"]
@@ -143,8 +144,11 @@ class _SimpleQueue(MessageQueue):
         state = self._state or await self.open()
         return [letter for letter, _ in zip(state.dead.values(), range(limit), strict=False)]
 
-    async def requeue_dead(self, ids: Sequence[str] | None = None) -> int:
+    async def requeue_dead(self, ids: Sequence[str] | None = None, *, before: Prepare | None = None) -> int:
         state = self._state or await self.open()
+        if before is not None:
+            ids = state.buried(ids)
+            await before(ids)
         letters = state.exhume(ids)
         for letter in letters:
             self.put(state, msgspec.structs.replace(letter.message, attempts=0), 0)

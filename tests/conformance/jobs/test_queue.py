@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import anyio
@@ -10,8 +10,9 @@ import msgspec
 import pytest
 
 from specstar import SpecStar
-from specstar.errors import BackendUnavailable
+from specstar.errors import BackendUnavailable, InvalidInputError
 from specstar.roles import Consumer, Delivery, Message, MessageQueue, MessageQueueFactory
+from tests.conformance.jobs.harness import eventually_gives
 
 R = TypeVar("R")
 Home = Callable[[Callable[[MessageQueue], Awaitable[R]]], Awaitable[R]]
@@ -245,7 +246,24 @@ async def test_dead_letters_are_listed_requeued_and_purged(on_home: Home[None]) 
             assert await queue.purge_dead(["id-0"]) == 1
             # A quorum queue may change the order of what was looked at and given back.
             assert {item.message.id for item in await queue.dead_letters()} == {"id-2", "id-3"}
-            assert await queue.requeue_dead() == 2
+            told: list[str] = []
+
+            async def note(ids: Sequence[str]) -> None:
+                assert await queue.depth() == 0  # before they are sent
+                told.extend(ids)
+
+            async def refuse(ids: Sequence[str]) -> None:
+                raise InvalidInputError("not now")
+
+            with pytest.raises(InvalidInputError, match="not now"):
+                await queue.requeue_dead(before=refuse)
+
+            async def both_are_back() -> bool:
+                return len(await queue.dead_letters(limit=10)) == 2
+
+            await eventually_gives(both_are_back)
+            assert await queue.requeue_dead(before=note) == 2
+            assert len(told) == 2
             for _ in range(2):
                 await (await receive(consumer)).ack()
             assert await queue.dead_letters() == []
