@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -48,6 +49,12 @@ def _handle(number: int, _frame: FrameType | None) -> None:
         listener()
 
 
+def _after_fork_in_child() -> None:
+    """The workers are the parent's: signals of the child are its own business."""
+    _listeners.clear()
+    _put_back()
+
+
 def _put_back() -> None:
     for number, handler in _before.items():
         # One that the program has put in place meanwhile stays.
@@ -55,3 +62,7 @@ def _put_back() -> None:
             # None: it was not installed from Python, and cannot be put back.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
     _before.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

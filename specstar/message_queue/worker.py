@@ -104,7 +104,7 @@ class Worker:
             await self._work()
         finally:
             living_workers.discard(self._name)
-            del self._gate.before_closing[self]
+            self._gate.before_closing.pop(self, None)
             self._over.set()
         if self._errors:
             raise self._errors[0]

@@ -130,6 +130,7 @@ class Gate:
         home = self.home or self._held_home
         self.home = self._held_home = None
         self.generation += 1
+        self.before_closing.clear()  # ended with the loop, or will see that it is not theirs any more
         if isinstance(home, ThreadHome):
             home.stop()  # first: nothing may use the connections any more
         self.connections = self.connections.abandon()
@@ -273,7 +274,7 @@ class Gate:
         if self.before_closing:
             with anyio.move_on_after(limit):
                 async with anyio.create_task_group() as group:
-                    for end in self.before_closing.values():
+                    for end in list(self.before_closing.values()):
                         group.start_soon(end)
 
     async def loop_ends(self, home: Home) -> None:
@@ -306,6 +307,7 @@ class Gate:
             self._left_open = []
             if self.home is home or self._held_home is home:
                 self.home = self._held_home = None
+                self.before_closing.clear()
                 self.connections.abandon()
                 self.connections = Connections()
                 self.generation += 1
@@ -319,6 +321,7 @@ class Gate:
         _inherited.extend(home for home in (self.home, self._held_home) if home is not None)
         self.home = self._held_home = None
         self._left_open = []
+        self.before_closing.clear()
         self.generation += 1
         self.connections = self.connections.abandon()
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
 
@@ -61,6 +62,69 @@ def test_a_handler_that_the_program_put_in_place_meanwhile_stays() -> None:
         assert heard == [signal.SIGTERM]
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_a_forked_child_dies_of_a_signal_as_before() -> None:
+    stop = WorkerStop()
+    reading, writing = os.pipe()
+    with at_signals(stop.set), os.fdopen(reading, "rb", buffering=0) as ready:
+        child = os.fork()
+        if child == 0:
+            os.write(writing, b"!")
+            time.sleep(20)
+            os._exit(1)
+        os.close(writing)
+        assert ready.read(1) == b"!"
+        os.kill(child, signal.SIGTERM)
+        _, status = os.waitpid(child, 0)
+    assert (os.WTERMSIG(status), stop.calls) == (signal.SIGTERM, 0)
+
+
+def test_a_forked_child_closes_without_waiting_for_the_workers_of_its_parent() -> None:
+    program = textwrap.dedent(
+        """
+        import os, time
+        import anyio
+        from specstar import Job, SpecStar
+
+        spec = SpecStar()
+        memory = {"type": "memory"}
+        spec.configure(backend={"meta": memory, "resource": memory, "mq": {"type": "simple"}})
+
+        async def fork(job: Job[int]) -> int:
+            child = os.fork()
+            if child:
+                _, status = await anyio.to_thread.run_sync(os.waitpid, child, 0)
+                return os.waitstatus_to_exitcode(status)
+            try:
+                began = time.monotonic()
+
+                async def main():
+                    await queue.depth()
+                    await spec.aclose()
+                import threading
+                thread = threading.Thread(target=anyio.run, args=(main,))
+                thread.start()
+                thread.join()
+                os._exit(0 if time.monotonic() - began < 4 else 3)
+            finally:
+                os._exit(9)
+
+        queue = spec.add_job(int, fork)
+
+        async def main():
+            async with spec:
+                async with anyio.create_task_group() as group:
+                    group.start_soon(spec.run_workers)
+                    job = await queue.enqueue(1)
+                    print((await queue.wait(job.job_id, timeout=20)).result)
+                    group.cancel_scope.cancel()
+
+        anyio.run(main)
+        """
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "0\n", done.stderr
 
 
 def test_one_signal_drains_all_workers_of_a_process() -> None:
