@@ -6,23 +6,23 @@ MAKEFLAGS += --no-print-directory
 
 PYTHON ?= $(shell .ci/find-python)
 VENV := .venv
-VENV_313 := .venv-3.13
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-STAMP_313 := $(VENV_313)/.installed
 BENCH_STAMP := $(VENV)/.bench-installed
 PIP_INSTALL := -m pip install -qq --disable-pip-version-check
 
 # make demo: a folder to archive, and a configuration to archive it with.
 DIR ?=
 BACKEND ?=
+# The Pythons, beside that of $(VENV), on which make test runs the quick tests where they are installed.
+OTHERS := 3.13 3.14
 # make test: workers, and anything else for pytest, such as ARGS="-k blobs".
 WORKERS ?= 4
 ARGS ?=
 # What make lint and make types look at, of what is there.
 CODE := $(wildcard specstar tests benchmarks services tools docs/examples)
 
-.PHONY: help demo test test-313 lint types bench bench-quick faults docs services clean
+.PHONY: help demo test lint types bench bench-quick faults docs services clean
 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,10 +39,10 @@ $(BENCH_STAMP): $(STAMP)
 	@$(BIN)/python $(PIP_INSTALL) -e '.[all,bench]'
 	@touch $@
 
-$(STAMP_313): pyproject.toml
-	@python=$$(.ci/find-python 3.13) || { echo "No Python 3.13 that runs was found" >&2; exit 1; }; \
-	echo "Making $(VENV_313) with $$("$$python" --version)"; "$$python" -m venv $(VENV_313)
-	@$(VENV_313)/bin/python $(PIP_INSTALL) -e '.[all,dev]'
+.venv-3.%/.installed: pyproject.toml
+	@python=$$(.ci/find-python 3.$*) || { echo "No Python 3.$* that runs was found" >&2; exit 1; }; \
+	echo "Making .venv-3.$* with $$("$$python" --version)"; "$$python" -m venv .venv-3.$*
+	@.venv-3.$*/bin/python $(PIP_INSTALL) -e '.[all,dev]'
 	@touch $@
 
 demo: $(STAMP) ## Archive a folder (DIR=..., by default the standard library) on BACKEND=FILE.json, by default on disk
@@ -56,13 +56,18 @@ endif
 services: $(STAMP) ## Install PostgreSQL, PgBouncer, RabbitMQ, Ceph's S3 gateway, and what the fault tests need
 	@$(BIN)/python -m services install
 
-test: $(STAMP) services ## Run all tests against real servers, and the quick ones on Python 3.13 where it is installed
+test: $(STAMP) services ## Run all tests against real servers, and the quick ones on other Pythons that are installed
 	$(BIN)/python -m pytest -q -n $(WORKERS) $(ARGS)
-	@if .ci/find-python 3.13 >/dev/null; then $(MAKE) test-313; \
-	else echo "Python 3.13 is not installed: its quick run is left out"; fi
+	@main=$$($(BIN)/python -c 'import sys; print("{}.{}".format(*sys.version_info))'); \
+	for version in $(OTHERS); do \
+		if [ "$$version" = "$$main" ]; then continue; fi; \
+		if .ci/find-python $$version >/dev/null; then $(MAKE) test-$$version; \
+		else echo "Python $$version is not installed: its quick run is left out"; fi; \
+	done
 
-test-313: $(STAMP_313) ## Run the quick tests on Python 3.13
-	$(VENV_313)/bin/python -m pytest -q -n $(WORKERS) -m 'not slow' -p no:cacheprovider tests/unit $(ARGS)
+# make test-3.13: the quick tests on that Python.
+test-3.%: .venv-3.%/.installed
+	.venv-3.$*/bin/python -m pytest -q -n $(WORKERS) -m 'not slow' -p no:cacheprovider tests/unit $(ARGS)
 
 lint: $(STAMP) ## Check style and format, and that generated code is fresh
 	$(BIN)/ruff check .

@@ -24,13 +24,22 @@ from aiormq.exceptions import (
 
 from specstar.errors import BackendError, BackendUnavailable, SpecstarError
 
-__all__ = ["LinkLostError", "QueueMismatchError", "ReturnedError", "refused", "translated", "unavailable"]
+__all__ = [
+    "LinkLostError",
+    "QueueMismatchError",
+    "ReturnedError",
+    "UnknownArgumentError",
+    "refused",
+    "translated",
+    "unavailable",
+]
 
 _INEQUIVALENT = re.compile(
     r"inequivalent arg '(?P<argument>[^']+)' for queue '(?P<queue>.*)' in vhost '(?P<vhost>.*)': "
     r"received (?P<received>.*?) but current is (?P<current>.*)$",
     re.DOTALL,
 )
+_UNKNOWN = re.compile(r"invalid arg '(?P<argument>[^']+)' for queue '.*' in vhost '.*' of queue type", re.DOTALL)
 _VALUE = re.compile(r"(?:the value )?'?(?P<value>.*?)'?(?: of type '[^']*')?$", re.DOTALL)
 _OPTION = {
     "x-max-priority": "max_priority",
@@ -61,6 +70,14 @@ class QueueMismatchError(BackendError):
 
     def __init__(self, message: str, *, queue: str, argument: str) -> None:
         self.queue = queue
+        self.argument = argument
+        super().__init__(message, role="mq", backend="rabbitmq")
+
+
+class UnknownArgumentError(BackendError):
+    """This broker does not take `argument` for this type of queue; nothing was declared."""
+
+    def __init__(self, message: str, *, argument: str) -> None:
         self.argument = argument
         super().__init__(message, role="mq", backend="rabbitmq")
 
@@ -122,7 +139,12 @@ def channel_error(error: BaseException, doing: str) -> Exception:
     if isinstance(error, SpecstarError | LinkLostError):
         return error
     if isinstance(error, ChannelPreconditionFailed):
-        return mismatch(_text(error)) or refused(f"{doing}: {_text(error)}{_hint(_text(error))}")
+        text = _text(error)
+        message = f"{doing}: {text}{_hint(text)}"
+        unknown = _UNKNOWN.search(text)
+        if unknown is not None:
+            return UnknownArgumentError(message, argument=unknown["argument"])
+        return mismatch(text) or refused(message)
     if isinstance(error, ChannelAccessRefused):
         return refused(f"{doing}: the user lacks a permission ({_text(error)})")
     if isinstance(error, ChannelClosed) and error.args[:1] != (None,):

@@ -126,8 +126,8 @@ class RabbitMQOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             Meta(
                 ge=60,
                 le=31_536_000,
-                description="How long a handler may hold a message: x-consumer-timeout of new queues (RabbitMQ 3.12). "
-                "Unset: the broker's consumer_timeout, 30 minutes unless set otherwise.",
+                description="How long a handler may hold a message: x-consumer-timeout of new queues (RabbitMQ 3.12; from "
+                "4.3 on of quorum queues). Unset: the broker's consumer_timeout, 30 minutes unless set otherwise.",
             ),
         ]
         | None

@@ -200,7 +200,12 @@ class Subscription:
 
     def _cancelled_by_broker(self, _frame: spec.Basic.Cancel) -> None:
         name = self.queue.name
-        logger.warning("RabbitMQ stopped the consumer of queue %r (deleted, or its node went): consuming anew", name)
+        # From RabbitMQ 4.3 on also when a handler holds a message of a quorum queue for too long.
+        logger.warning(
+            "RabbitMQ stopped the consumer of queue %r (deleted, its node went, or a handler outlasted consumer_timeout): "
+            "consuming anew",
+            name,
+        )
         self.link.topology.forget(name)
         self.abort()
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from specstar.backends.rabbitmq import wire
-from specstar.backends.rabbitmq.faults import QueueMismatchError, translated
+from specstar.backends.rabbitmq.faults import QueueMismatchError, UnknownArgumentError, translated
 from specstar.backends.rabbitmq.names import QueueNames, delay_steps
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["JobQueues", "QueueSpec", "Topology"]
 
 T = TypeVar("T")
+logger = logging.getLogger("specstar")
 # RabbitMQ 4 gives quorum queues a limit of 20 deliveries; looking at dead letters counts as one. No limit works on all.
 _NO_DELIVERY_LIMIT = 2**31 - 1
 _USUAL_EXPIRY = 300.0
@@ -32,6 +34,7 @@ _DELETE_TOGETHER = 250
 # them, unless this is set; since then it does nothing (https://www.rabbitmq.com/docs/lazy-queues).
 _MODE = "x-queue-mode"
 _LAZY = {_MODE: "lazy"}
+_CONSUMER_TIMEOUT = "x-consumer-timeout"
 
 
 class QueueSpec(Struct, frozen=True, kw_only=True):
@@ -41,9 +44,9 @@ class QueueSpec(Struct, frozen=True, kw_only=True):
     arguments: dict[str, Any]
     renew_seconds: float | None = None
 
-    def without_mode(self) -> QueueSpec:
-        """The same queue as it is without the lazy mode."""
-        arguments = {name: value for name, value in self.arguments.items() if name != _MODE}
+    def without(self, left_out: Collection[str]) -> QueueSpec:
+        """The same queue without these arguments."""
+        arguments = {name: value for name, value in self.arguments.items() if name not in left_out}
         return msgspec.structs.replace(self, arguments=arguments)
 
 
@@ -60,7 +63,7 @@ class JobQueues:
         priorities = options.max_priority if max_priority is None else max_priority
         self._work: dict[str, Any] = {"x-queue-type": options.queue_type, **({} if quorum else _LAZY)}
         if options.consumer_timeout_seconds is not None:
-            self._work["x-consumer-timeout"] = round(options.consumer_timeout_seconds * 1000)
+            self._work[_CONSUMER_TIMEOUT] = round(options.consumer_timeout_seconds * 1000)
         if quorum:
             self._work |= {
                 "x-delivery-limit": options.quorum_delivery_limit,
@@ -128,7 +131,8 @@ class Topology:
         self._timeout = timeout
         self._declared: dict[str, float] = {}
         self._partitioned: set[str] = set()
-        self._other_mode: set[str] = set()
+        # By queue, the arguments that this broker, or the queue as it is there, does not take.
+        self._left_out: dict[str, set[str]] = {}
         self._lock = asyncio.Lock()
         self._channel: Channel | None = None
         self._loop = asyncio.get_running_loop()
@@ -144,7 +148,7 @@ class Topology:
         """The queue is not there after all."""
         self._declared.pop(name, None)
         self._partitioned.discard(name)
-        self._other_mode.discard(name)
+        self._left_out.pop(name, None)
 
     async def ensure(self, *specs: QueueSpec) -> None:
         """Declare what is not declared yet.
@@ -160,16 +164,17 @@ class Topology:
         return await self._declare_as_it_is(spec, always=True)
 
     async def _declare_as_it_is(self, spec: QueueSpec, *, always: bool = False) -> int:
-        """A queue that someone else made, or an earlier version, may be without the mode."""
+        """Without what makes no difference to the jobs in it, where that is not taken."""
         doing = f"declaring queue {spec.name!r}"
-        if spec.name not in self._other_mode:
+        while True:
+            left_out: Collection[str] = self._left_out.get(spec.name, ())
+            asked = spec.without(left_out) if left_out else spec
             try:
-                return await self._request(doing, partial(self._declare, spec=spec, always=always))
-            except QueueMismatchError as error:
-                if error.argument != _MODE or _MODE not in spec.arguments:
+                return await self._request(doing, partial(self._declare, spec=asked, always=always))
+            except (QueueMismatchError, UnknownArgumentError) as error:
+                if not _dispensable(error, asked):
                     raise
-                self._other_mode.add(spec.name)
-        return await self._request(doing, partial(self._declare, spec=spec.without_mode(), always=always))
+                self._left_out.setdefault(spec.name, set()).add(error.argument)
 
     def partitioned(self, job: JobQueues) -> bool:
         """True if this connection has announced that partition keys are in use."""
@@ -249,3 +254,19 @@ class Topology:
                 self._channel = None
                 self._link.discard(channel)
                 raise
+
+
+def _dispensable(error: QueueMismatchError | UnknownArgumentError, spec: QueueSpec) -> bool:
+    """True if the queue will do without the argument that was refused."""
+    if error.argument not in spec.arguments:
+        return False
+    if isinstance(error, QueueMismatchError):
+        return error.argument == _MODE  # someone else made the queue, or an earlier version
+    if error.argument == _CONSUMER_TIMEOUT and spec.arguments["x-queue-type"] == "classic":
+        # RabbitMQ 4.3 watches quorum queues only: its issues 16983 and 17144.
+        logger.warning(
+            "queue %r: this broker has no consumer timeout for classic queues: consumer_timeout_seconds is left out",
+            spec.name,
+        )
+        return True
+    return False

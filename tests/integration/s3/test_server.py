@@ -82,8 +82,9 @@ async def test_a_presigned_url_gives_the_blob_until_it_expires(options: Options)
         short = await rig.blob().url(info.file_id, expires_in=1)
         assert short is not None
         await asyncio.sleep(2.1)
-        with pytest.raises(urllib.error.HTTPError):
+        with pytest.raises(urllib.error.HTTPError) as refused:
             await asyncio.to_thread(fetch, short)
+        refused.value.close()
         with pytest.raises(BlobNotFoundError):
             await rig.blob().url("0" * 64)
 
@@ -117,8 +118,9 @@ async def test_a_put_of_another_size_is_refused(options: Options) -> None:
         session = await rig.blob().create_upload(content_type="a/b", size=5)
         assert session.url is not None
         headers = {**session.headers, "Content-Length": "6"}
-        with pytest.raises(urllib.error.HTTPError):
+        with pytest.raises(urllib.error.HTTPError) as refused:
             await asyncio.to_thread(fetch, session.url, b"sixsix", headers)
+        refused.value.close()
         proxied = await _proxy_session(options, size=5)
         with pytest.raises(BlobIntegrityError, match="announced"):
             await rig.blob().finalize(proxied)

@@ -1,0 +1,94 @@
+"""Declaring queues on brokers that do not take every argument."""
+
+from __future__ import annotations
+
+import logging
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from aiormq.exceptions import ChannelPreconditionFailed
+
+from specstar.backends.rabbitmq.faults import UnknownArgumentError
+from specstar.backends.rabbitmq.options import RabbitMQOptions
+from specstar.backends.rabbitmq.topology import JobQueues, Topology
+from specstar.errors import BackendError
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """The driver is for asyncio alone."""
+    return "asyncio"
+
+
+class NewerBroker:
+    """The link to a RabbitMQ 4.3 without consumer timeouts on classic queues, in its words."""
+
+    def __init__(self) -> None:
+        self.declared: dict[str, dict[str, Any]] = {}
+        self.requests = 0
+        self.is_closed = False
+
+    async def open_channel(self, *, confirms: bool) -> NewerBroker:
+        assert not confirms
+        return self
+
+    def discard(self, channel: object) -> None:
+        assert channel is self
+
+    async def queue_declare(self, name: str, *, durable: bool, arguments: dict[str, Any]) -> object:
+        assert durable
+        self.requests += 1
+        kind = arguments["x-queue-type"]
+        if "x-consumer-timeout" in arguments and kind == "classic":
+            raise ChannelPreconditionFailed(
+                f"PRECONDITION_FAILED - invalid arg 'x-consumer-timeout' for queue '{name}' in vhost '/' of queue type "
+                "rabbit_classic_queue"
+            )
+        if "x-unheard-of" in arguments:
+            raise ChannelPreconditionFailed(
+                f"PRECONDITION_FAILED - invalid arg 'x-unheard-of' for queue '{name}' in vhost '/' of queue type "
+                "rabbit_classic_queue"
+            )
+        self.declared[name] = arguments
+        return SimpleNamespace(message_count=0)
+
+    async def queue_delete(self, name: str) -> None:
+        self.declared.pop(name)
+
+
+def _queues(queue_type: str) -> JobQueues:
+    options = RabbitMQOptions(amqp_url="amqp://broker", queue_type=cast("Any", queue_type), consumer_timeout_seconds=7200)
+    return JobQueues("mail", options, None)
+
+
+async def test_a_classic_queue_does_without_the_timeout_that_its_broker_does_not_know(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    broker = NewerBroker()
+    topology = Topology(cast("Any", broker), 5.0)
+    main = _queues("classic").main
+    with caplog.at_level(logging.WARNING, "specstar"):
+        await topology.ensure(main)
+        await topology.declare(main)
+        await topology.ensure(main)
+    assert broker.declared == {main.name: {"x-queue-type": "classic", "x-queue-mode": "lazy"}}
+    assert broker.requests == 3, "it is asked once"
+    assert [record.message.endswith("consumer_timeout_seconds is left out") for record in caplog.records] == [True]
+
+
+async def test_a_quorum_queue_keeps_it() -> None:
+    broker = NewerBroker()
+    topology = Topology(cast("Any", broker), 5.0)
+    main = _queues("quorum").main
+    await topology.ensure(main)
+    assert broker.declared[main.name]["x-consumer-timeout"] == 7_200_000
+
+
+async def test_no_other_argument_is_left_out() -> None:
+    topology = Topology(cast("Any", NewerBroker()), 5.0)
+    main = _queues("classic").main
+    main.arguments["x-unheard-of"] = 1
+    with pytest.raises(UnknownArgumentError, match="x-unheard-of") as caught:
+        await topology.ensure(main)
+    assert isinstance(caught.value, BackendError)
