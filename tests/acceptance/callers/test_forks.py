@@ -14,7 +14,15 @@ from tests.acceptance.callers.conftest import PRELUDE, Backend, Programs
 
 every_backend = pytest.mark.parametrize("backend", ["memory", "disk", "postgres", "servers"], indirect=True)
 
-SCRIPT = """
+# Python 3.12 warns of forks beside threads.
+FORKS = """
+import warnings
+warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+"""
+
+SCRIPT = (
+    FORKS
+    + """
 from specstar import Job
 from specstar.sync import spec
 
@@ -44,6 +52,7 @@ def sessions():
         return {row["pid"] for row in rows}
     return asyncio.run(ask())
 """
+)
 
 
 @every_backend
@@ -150,7 +159,8 @@ if __name__ == "__main__":
 
 def test_a_fork_in_the_middle_of_an_asyncio_program(programs: Programs, backend: Backend) -> None:
     done = programs.run(
-        """
+        FORKS
+        + """
 import asyncio
 from specstar import SpecStar
 

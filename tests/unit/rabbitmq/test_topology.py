@@ -58,7 +58,9 @@ class NewerBroker:
 
 
 def _queues(queue_type: str) -> JobQueues:
-    options = RabbitMQOptions(amqp_url="amqp://broker", queue_type=cast("Any", queue_type), consumer_timeout_seconds=7200)
+    options = RabbitMQOptions(
+        amqp_url="amqp://broker", queue_type=cast("Any", queue_type), consumer_timeout_seconds=7200
+    )
     return JobQueues("mail", options, None)
 
 
