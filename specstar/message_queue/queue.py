@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-import anyio
 import msgspec
 
 from specstar.errors import (
@@ -43,8 +42,6 @@ __all__ = ["MAX_PRIORITY", "JobQueue"]
 
 P = TypeVar("P")
 _CONFLICTS = 16
-_FIRST_POLL_SECONDS = 0.02
-_LAST_POLL_SECONDS = 1.0
 
 
 class JobQueue(Generic[P]):
@@ -189,25 +186,10 @@ class JobQueue(Generic[P]):
         """
         if timeout is not None:
             timeout = checked_seconds(timeout, field="timeout")
-        finished = self._watchers.add(job_id)
-        deadline = None if timeout is None else anyio.current_time() + timeout
-        pause = _FIRST_POLL_SECONDS
-        try:
-            while True:
-                record = (await self._read(job_id)).record
-                if record.status.finished:
-                    return self._codec.job(record)
-                left = pause if deadline is None else min(pause, deadline - anyio.current_time())
-                if left <= 0:
-                    raise WaitTimeoutError(
-                        f"job {job_id} in {self.name!r} is still {record.status} after {timeout:g} s"
-                    )
-                with anyio.move_on_after(left):
-                    await finished.wait()
-                    finished = self._watchers.again(job_id, finished)
-                pause = min(pause * 1.5, _LAST_POLL_SECONDS)
-        finally:
-            self._watchers.remove(job_id, finished)
+        record = (await self._watchers.until_finished(job_id, self._read, timeout)).record
+        if not record.status.finished:
+            raise WaitTimeoutError(f"job {job_id} in {self.name!r} is still {record.status} after {timeout:g} s")
+        return self._codec.job(record)
 
     @gated
     async def search(

@@ -25,6 +25,7 @@ from specstar.message_queue.claim import Decision, decide
 from specstar.message_queue.codec import decode_record, failure_text
 from specstar.message_queue.invoke import invoker
 from specstar.message_queue.job import JobRecord, JobStatus
+from specstar.message_queue.outcomes import GaveUp, Outcomes, cancelled, superseded
 from specstar.message_queue.owner import run_is_gone
 from specstar.message_queue.sender import seconds_until
 from specstar.message_queue.state import Snapshot
@@ -57,6 +58,7 @@ class JobRunner:
         self._worker = worker
         self._state = queue._state()
         self._policy = queue._policy()
+        self._outcomes = Outcomes(self._state, worker, self._name)
         # The scopes of this event loop themselves: asking which loop it is costs as much as the scope.
         self._new_scope = type(anyio.CancelScope())
         self._invoke = invoker(queue.handler, is_async=queue.is_async, caller=worker.caller, threads=worker.threads)
@@ -67,7 +69,7 @@ class JobRunner:
             attempt = await self._claimed(delivery)
             if attempt is not None:
                 await self._attempt(attempt)
-        except _GaveUp as error:
+        except GaveUp as error:
             # Left without an end: the delivery goes back with the consumer.
             logger.warning("job %s in %r is left to another worker: %s", delivery.message.id, self._name, error)
         except Exception as error:
@@ -114,7 +116,7 @@ class JobRunner:
             try:
                 attempt = await self._claim(record, delivery, run)
             except BackendError as error:
-                attempt = await self._again(lambda: self._claim(record, delivery, run), error)
+                attempt = await self._outcomes.again(lambda: self._claim(record, delivery, run), error)
         except DecodeError as error:
             # The stored state is damaged: nobody can tell whether to run it.
             await self._end(delivery.dead(message, reason=f"DecodeError: {error}"), delivery)
@@ -200,7 +202,7 @@ class JobRunner:
             raise AssertionError("called with state only")
         await self._worker.sleep(_PARTITION_GRACE_SECONDS)
         if self._worker.stopping:
-            raise _GaveUp("the worker stops")
+            raise GaveUp("the worker stops")
         return await self._state.read(job_id)
 
     async def _turned_down(self, decision: Decision, snapshot: Snapshot, delivery: Delivery) -> None:
@@ -211,7 +213,7 @@ class JobRunner:
             await self._end(delivery.ack(), delivery)
         elif decision is Decision.cancel:
             if self._state is not None:
-                await self._state.settle(snapshot, _cancelled(record))
+                await self._state.settle(snapshot, cancelled(record))
             self._queue._notify(record.job_id)
             await self._end(delivery.ack(), delivery)
         elif decision is Decision.park:
@@ -277,14 +279,14 @@ class JobRunner:
         elif isinstance(outcome, Failed):
             await self._fail(attempt, outcome, now)
         elif outcome.reason is Stopped.cancelled:
-            await self._record(attempt, _cancelled(record))
+            await self._record(attempt, cancelled(record))
             await self._end_of(attempt, lambda delivery: delivery.ack())
         else:
             # Not the job's fault: the attempt does not count.
             attempts = record.attempts - 1
             back = _replace(record, status=JobStatus.retrying, attempts=attempts, worker=None, scheduled_time=now)
             stands = await self._record(attempt, back)
-            if _superseded(attempt, stands):
+            if superseded(attempt, stands):
                 await self._end_of(attempt, lambda delivery: delivery.ack())
             elif outcome.reason is Stopped.shutdown:
                 again = _replace(attempt.delivery.message, attempts=attempts, copy=new_id())
@@ -300,7 +302,7 @@ class JobRunner:
             failed = _replace(failed, status=JobStatus.failed, finished_time=now)
         else:
             failed = _replace(failed, status=JobStatus.retrying, scheduled_time=now + timedelta(seconds=delay))
-        if _superseded(attempt, await self._record(attempt, failed)):
+        if superseded(attempt, await self._record(attempt, failed)):
             await self._end_of(attempt, lambda delivery: delivery.ack())
             return
         if final:
@@ -322,51 +324,10 @@ class JobRunner:
     async def _record(self, attempt: Attempt, record: JobRecord) -> JobRecord | None:
         """Write an outcome, if the job is still this worker's; tell those who wait. Returns the record that stands then."""
         stands: JobRecord | None = record
-        if attempt.snapshot is not None:
-            try:
-                stands = await self._write(attempt, record)
-            except BackendError as error:
-                stands = await self._again(lambda: self._write(attempt, record), error)
+        if self._state is not None:
+            stands = await self._outcomes.write(attempt, record)
         self._queue._notify(record.job_id)
         return stands
-
-    async def _write(self, attempt: Attempt, record: JobRecord) -> JobRecord | None:
-        state, snapshot = self._state, attempt.snapshot
-        if state is None or snapshot is None:
-            return record
-        for _ in range(_CONFLICTS):
-            try:
-                await state.settle(snapshot, record)
-                return record
-            except (RevisionConflictError, OutcomeUnknownError, ResourceNotFoundError):
-                found = await state.read(record.job_id)
-            if found is None:
-                return None  # erased while it ran
-            if found.record.worker != attempt.record.worker or found.record.status is not JobStatus.running:
-                if found.record.status is not record.status:
-                    logger.warning(
-                        "job %s in %r: another worker has it; this outcome is dropped", record.job_id, record.queue
-                    )
-                return found.record
-            attempt.snapshot = snapshot = found
-            if found.record.cancel_requested:
-                # Whoever cancelled it was told so: that stands, whatever has come of the run.
-                record = _cancelled(found.record)
-        raise BackendUnavailable(f"job {record.job_id} is changed by others all the time", role="meta")
-
-    async def _again(self, operation: Callable[[], Awaitable[R]], error: BackendError) -> R:
-        """Repeat what has failed while the state's backend fails. Raises `_GaveUp` when the worker ends before it is back."""
-        pause = 0.1
-        while True:
-            if self._worker.interrupted:
-                raise _GaveUp(str(error)) from error
-            logger.warning("jobs %r: the state of a job cannot be kept, again in %g s: %s", self._name, pause, error)
-            await self._worker.sleep(pause, even_when_stopping=True)
-            pause = min(pause * 2, 5.0)
-            try:
-                return await operation()
-            except BackendError as failure:
-                error = failure
 
     async def _end_of(self, attempt: Attempt, ending: Callable[[Delivery], Awaitable[None]]) -> None:
         """End the delivery of an attempt; one that took its place meanwhile too."""
@@ -389,20 +350,3 @@ class JobRunner:
 
     def _log_dead(self, job_id: str, reason: str) -> None:
         logger.warning("job %s in %r failed for good: %s", job_id, self._name, reason)
-
-
-def _cancelled(record: JobRecord) -> JobRecord:
-    return _replace(record, status=JobStatus.cancelled, finished_time=datetime.now(UTC), worker=None)
-
-
-def _superseded(attempt: Attempt, stands: JobRecord | None) -> bool:
-    """True if the job was cancelled, or another worker has it with a message of its own: the attempt's is needed no more."""
-    if stands is None or attempt.record.worker is None:
-        return False
-    if stands.status is JobStatus.cancelled:
-        return not stands.message_waits
-    return stands.worker is not None and stands.worker != attempt.record.worker
-
-
-class _GaveUp(Exception):
-    """The worker ends before an outcome could be written."""

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 import anyio
 
+from specstar.message_queue.state import Snapshot
+
 __all__ = ["Watchers"]
+
+_FIRST_POLL_SECONDS = 0.02
+_LAST_POLL_SECONDS = 1.0
 
 
 class Watchers:
@@ -15,6 +22,26 @@ class Watchers:
 
     def __contains__(self, job_id: str) -> bool:
         return job_id in self._events
+
+    async def until_finished(
+        self, job_id: str, read: Callable[[str], Awaitable[Snapshot]], timeout: float | None
+    ) -> Snapshot:
+        """Read the state when a run here ends, and now and then: until it is finished, or `timeout` seconds are over."""
+        finished = self.add(job_id)
+        deadline = None if timeout is None else anyio.current_time() + timeout
+        pause = _FIRST_POLL_SECONDS
+        try:
+            while True:
+                snapshot = await read(job_id)
+                left = pause if deadline is None else min(pause, deadline - anyio.current_time())
+                if snapshot.record.status.finished or left <= 0:
+                    return snapshot
+                with anyio.move_on_after(left):
+                    await finished.wait()
+                    finished = self.again(job_id, finished)
+                pause = min(pause * 1.5, _LAST_POLL_SECONDS)
+        finally:
+            self.remove(job_id, finished)
 
     def add(self, job_id: str) -> anyio.Event:
         """Begin to wait; ends with `remove`."""

@@ -1,0 +1,101 @@
+"""Writing what has come of a run into the state of its job: as often as it takes, and only while the job is this worker's."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+
+from specstar.errors import (
+    BackendError,
+    BackendUnavailable,
+    OutcomeUnknownError,
+    ResourceNotFoundError,
+    RevisionConflictError,
+)
+from specstar.message_queue.attempt import Attempt
+from specstar.message_queue.job import JobRecord, JobStatus
+from specstar.message_queue.state import JobState
+
+if TYPE_CHECKING:
+    from specstar.message_queue.worker import Worker
+
+__all__ = ["GaveUp", "Outcomes", "cancelled", "superseded"]
+
+R = TypeVar("R")
+logger = logging.getLogger("specstar")
+_CONFLICTS = 16
+
+
+class GaveUp(Exception):
+    """The worker ends before an outcome could be written."""
+
+
+class Outcomes:
+    """Of the jobs of one queue in one worker. `state` is None where none is kept."""
+
+    def __init__(self, state: JobState | None, worker: Worker, queue: str) -> None:
+        self._state = state
+        self._worker = worker
+        self._name = queue
+
+    async def write(self, attempt: Attempt, record: JobRecord) -> JobRecord | None:
+        """Write an outcome, if the job is still this worker's. Returns the record that stands then; None: it is erased."""
+        try:
+            return await self._write(attempt, record)
+        except BackendError as error:
+            return await self.again(lambda: self._write(attempt, record), error)
+
+    async def _write(self, attempt: Attempt, record: JobRecord) -> JobRecord | None:
+        state, snapshot = self._state, attempt.snapshot
+        if state is None or snapshot is None:
+            return record
+        for _ in range(_CONFLICTS):
+            try:
+                await state.settle(snapshot, record)
+                return record
+            except (RevisionConflictError, OutcomeUnknownError, ResourceNotFoundError):
+                found = await state.read(record.job_id)
+            if found is None:
+                return None  # erased while it ran
+            if found.record.worker != attempt.record.worker or found.record.status is not JobStatus.running:
+                if found.record.status is not record.status:
+                    logger.warning(
+                        "job %s in %r: another worker has it; this outcome is dropped", record.job_id, record.queue
+                    )
+                return found.record
+            attempt.snapshot = snapshot = found
+            if found.record.cancel_requested:
+                # Whoever cancelled it was told so: that stands, whatever has come of the run.
+                record = cancelled(found.record)
+        raise BackendUnavailable(f"job {record.job_id} is changed by others all the time", role="meta")
+
+    async def again(self, operation: Callable[[], Awaitable[R]], error: BackendError) -> R:
+        """Repeat what has failed while the state's backend fails. Raises `GaveUp` when the worker ends before it is back."""
+        pause = 0.1
+        while True:
+            if self._worker.interrupted:
+                raise GaveUp(str(error)) from error
+            logger.warning("jobs %r: the state of a job cannot be kept, again in %g s: %s", self._name, pause, error)
+            await self._worker.sleep(pause, even_when_stopping=True)
+            pause = min(pause * 2, 5.0)
+            try:
+                return await operation()
+            except BackendError as failure:
+                error = failure
+
+
+def cancelled(record: JobRecord) -> JobRecord:
+    return msgspec.structs.replace(record, status=JobStatus.cancelled, finished_time=datetime.now(UTC), worker=None)
+
+
+def superseded(attempt: Attempt, stands: JobRecord | None) -> bool:
+    """True if the job was cancelled, or another worker has it with a message of its own: the attempt's is needed no more."""
+    if stands is None or attempt.record.worker is None:
+        return False
+    if stands.status is JobStatus.cancelled:
+        return not stands.message_waits
+    return stands.worker is not None and stands.worker != attempt.record.worker
