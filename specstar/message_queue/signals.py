@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -14,6 +15,8 @@ from typing import Any
 __all__ = ["at_signals"]
 
 logger = logging.getLogger("specstar")
+# `signal.default_int_handler` is of _signal.
+_LOOPS = frozenset({"_signal", "signal", "asyncio", "trio", "uvloop"})
 _NUMBERS = (signal.SIGTERM, signal.SIGINT)
 _listeners: list[Callable[[], None]] = []
 # What was there before ours. Only the main thread installs handlers, and runs them.
@@ -24,7 +27,8 @@ _before: dict[int, Any] = {}
 def at_signals(listener: Callable[[], None]) -> Iterator[None]:
     """Have `listener` called at each SIGTERM and SIGINT, beside those of others. In other threads than the main one: never.
 
-    The first puts the handler of the process in place, the last puts the one before it back.
+    The first puts the handler of the process in place, the last puts the one before it back. A handler of the program
+    itself, or of a web server in it, is called too, after the listeners.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -42,11 +46,22 @@ def at_signals(listener: Callable[[], None]) -> Iterator[None]:
             _put_back()
 
 
-def _handle(number: int, _frame: FrameType | None) -> None:
+def _handle(number: int, frame: FrameType | None) -> None:
     logger.info("%s: the workers stop", signal.Signals(number).name)
     # Once for those who share one.
     for listener in dict.fromkeys(_listeners):
         listener()
+    before = _before.get(number)
+    if callable(before) and not _ends_at_once(before):
+        before(number, frame)  # a web server's, in whose process the workers run: it stops too
+
+
+def _ends_at_once(handler: Callable[..., Any]) -> bool:
+    """True for the handlers of Python and its event loops, which would end the program in the middle of the drain."""
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    module = getattr(handler, "__module__", None) or ""
+    return module.partition(".")[0] in _LOOPS
 
 
 def _after_fork_in_child() -> None:

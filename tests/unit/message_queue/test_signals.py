@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import textwrap
 import time
 
 import pytest
+import uvloop
 
 from specstar.message_queue.run import WorkerStop
 from specstar.message_queue.signals import at_signals
@@ -62,6 +64,45 @@ def test_a_handler_that_the_program_put_in_place_meanwhile_stays() -> None:
         assert heard == [signal.SIGTERM]
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_a_handler_that_was_there_hears_of_the_signal_too(number: int) -> None:
+    heard: list[object] = []
+    stop = WorkerStop()
+
+    def of_a_web_server(number: int, _frame: object) -> None:
+        heard.append((number, stop.calls))
+
+    before = signal.signal(number, of_a_web_server)
+    try:
+        with at_signals(stop.set):
+            os.kill(os.getpid(), number)
+        assert heard == [(number, 1)], "after the workers"
+        assert signal.getsignal(number) is of_a_web_server
+    finally:
+        signal.signal(number, before)
+
+
+@pytest.mark.parametrize("of_uvloop", [False, True])
+def test_an_event_loop_hears_of_the_signals_that_it_watches(of_uvloop: bool) -> None:
+    heard: list[str] = []
+    stop = WorkerStop()
+
+    async def main() -> None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, heard.append, "of the loop")
+        with at_signals(stop.set):
+            for number in NUMBERS:
+                os.kill(os.getpid(), number)
+                await asyncio.sleep(0.05)
+
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop if of_uvloop else None) as runner:
+            runner.run(main())  # SIGINT does not cancel it: that would end the drain
+    finally:
+        signal.signal(signal.SIGTERM, before)  # uvloop leaves its own
+    assert (heard, stop.calls) == (["of the loop"], 2)
 
 
 def test_a_forked_child_dies_of_a_signal_as_before() -> None:
