@@ -195,7 +195,7 @@ class BlobManager:
     @gated
     async def create_upload(self, *, content_type: str | None = None, size: int | None = None) -> UploadSession:
         """Begin an upload session: bytes come in several calls, processes, or straight from a client to the store."""
-        if size is not None and (not isinstance(size, int) or size < 0):
+        if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 0):
             raise InvalidInputError(f"size is a number of bytes from 0, not {size!r:.80}", field="size")
         return await self._store.create_upload(content_type=_checked_type(content_type), size=size)
 
@@ -231,7 +231,7 @@ def _plain(data: bytes | bytearray | memoryview) -> bytes | bytearray | memoryvi
 
 def _check_range(start: object, end: object) -> None:
     for field, value in (("start", start), ("end", end)):
-        if not isinstance(value, int) and (value is not None or field == "start"):
+        if (not isinstance(value, int) or isinstance(value, bool)) and (value is not None or field == "start"):
             raise InvalidInputError(f"{field} is a number of bytes, not {value!r:.80}", field=field)
 
 

@@ -18,6 +18,7 @@ from specstar.config.encoding import Encoding
 from specstar.errors import ConfigError, InvalidInputError, NotConfiguredError, UsageError
 from specstar.query import IndexedField, Projector, fields_of
 from specstar.resource_manager.codec import DEFAULT_MAX_PAYLOAD_BYTES, Codec
+from specstar.resource_manager.ids import checked_id
 from specstar.resource_manager.manager import ResourceManager
 from specstar.resource_manager.slot import StorageSlot
 from specstar.roles import BlobStore, ModelSpec
@@ -139,6 +140,8 @@ class SpecStar:
         that is taken, `QueryError` for a field that the model lacks.
         """
         name = _checked_name(model.__name__ if name is None else name, "model")
+        if schema_version is not None:
+            checked_id(schema_version, field="schema_version")
         known = self._managers.get(name)
         fields = fields_of(model, indexed_fields)
         if known is not None:

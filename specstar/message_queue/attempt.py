@@ -17,6 +17,7 @@ from specstar.errors import DecodeError
 from specstar.message_queue.codec import JobCodec, ResultError, failure_text
 from specstar.message_queue.invoke import HandlerExitError, Invoke
 from specstar.message_queue.job import DelayRetry, JobRecord, NoRetry
+from specstar.message_queue.retry import MAX_DELAY_SECONDS
 from specstar.message_queue.state import Snapshot
 from specstar.roles import Delivery
 
@@ -133,8 +134,7 @@ class Attempt:
         except NoRetry as error:
             return Failed(*failure_text(error), final=True)
         except DelayRetry as error:
-            # None in a subclass that does not set it.
-            return Failed(*failure_text(error), delay=getattr(error, "seconds", None))
+            return Failed(*failure_text(error), delay=_wished_delay(error))
         except HandlerExitError as error:
             return Failed(*failure_text(error.__cause__ or error))
         except ResultError as error:
@@ -142,6 +142,14 @@ class Attempt:
             return Failed(str(error), None, final=True)
         except (Exception, SystemExit) as error:
             return Failed(*failure_text(error))
+
+
+def _wished_delay(error: DelayRetry) -> float | None:
+    """Seconds; None if a subclass has not set them, or to what is no number."""
+    seconds: Any = getattr(error, "seconds", None)
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or math.isnan(seconds):
+        return None
+    return float(min(max(seconds, 0), MAX_DELAY_SECONDS))
 
 
 def _has(error: BaseException, kinds: type[BaseException] | tuple[type[BaseException], ...]) -> bool:

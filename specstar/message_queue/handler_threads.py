@@ -14,7 +14,11 @@ from specstar.runtime import Home
 from specstar.runtime.crossing import home_of_caller
 from specstar.runtime.home import Waiter, callers_context
 
-__all__ = ["HandlerThreads"]
+__all__ = ["HandlerExitError", "HandlerThreads"]
+
+
+class HandlerExitError(Exception):
+    """Carries what is no `Exception` over from a thread or another loop: neither the loop nor the call ends by it."""
 
 
 class _Thread(threading.Thread):
@@ -80,8 +84,12 @@ class HandlerThreads:
             except StopIteration as raised:
                 error = RuntimeError("the handler raised StopIteration")
                 error.__cause__ = raised
-            except BaseException as raised:
+            except Exception as raised:
                 error = raised
+            except BaseException as raised:
+                # A child's KeyboardInterrupt, raised again by a process pool, ends neither the worker nor its loop.
+                error = HandlerExitError(f"the handler raised {type(raised).__name__}")
+                error.__cause__ = raised
             try:
                 home.mailbox.post(lambda: over(result, error))
             except RuntimeError:

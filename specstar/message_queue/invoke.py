@@ -8,7 +8,7 @@ import functools
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
-from specstar.message_queue.handler_threads import HandlerThreads
+from specstar.message_queue.handler_threads import HandlerExitError, HandlerThreads
 from specstar.message_queue.job import Job
 from specstar.runtime import Home
 from specstar.runtime.crossing import cross_to
@@ -28,10 +28,6 @@ def invoker(
     if caller is None:
         return functools.partial(_InOwnContext, handler)
     return functools.partial(_on_callers_loop, caller, handler)
-
-
-class HandlerExitError(Exception):
-    """Carries a handler's SystemExit or CancelledError over from another loop: neither the loop nor the call ends by it."""
 
 
 class _InOwnContext:

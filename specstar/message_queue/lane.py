@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -43,6 +44,7 @@ class Lane:
     def __init__(self, worker: Worker, queue: JobQueue[Any], *, limit: int) -> None:
         self.queue = queue
         self.limit = limit
+        self.pid = os.getpid()
         self._worker = worker
         self._runner = JobRunner(worker, queue)
         self._messages = queue._messages()

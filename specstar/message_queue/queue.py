@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -233,16 +234,17 @@ class JobQueue(Generic[P]):
 
         A plain function that runs cannot be stopped; its outcome is dropped. Raises `JobNotFoundError`.
         """
-        state = self._kept()
+        state, stopped = self._kept(), False
         for _ in range(_CONFLICTS):
             snapshot = await self._read(job_id)
             record = snapshot.record
             if record.status.finished:
-                return False
+                return stopped
             if record.status is JobStatus.running:
                 attempt = self._running(job_id)
-                if attempt is not None and attempt.record.worker == record.worker and attempt.stop(Stopped.cancelled):
-                    return True
+                if attempt is not None and attempt.record.worker == record.worker:
+                    stopped = attempt.stop(Stopped.cancelled) or stopped
+                # Also then: it holds if this process is gone before the handler is.
                 if record.cancel_requested:
                     return True
                 changed = msgspec.structs.replace(record, cancel_requested=True)
@@ -338,6 +340,8 @@ class JobQueue(Generic[P]):
     def _running(self, job_id: str) -> Attempt | None:
         """The attempt at this job in this process, if there is one."""
         for lane in self._lanes:
+            if lane.pid != os.getpid():
+                continue  # of the parent, before a fork
             attempt = lane.attempts.get(job_id)
             if attempt is not None:
                 return attempt

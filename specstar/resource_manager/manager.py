@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
@@ -431,7 +432,8 @@ class ResourceManager(Generic[T]):
         takes less than `older_than_seconds` between the two; with S3's `auto_sync` off that is until its next `sync`.
         Local writes are pushed first: raises what `sync` raises.
         """
-        seconds, now = checked_age(older_than_seconds), self._authorship.current().now().timestamp()
+        # By the clock of the machine: the time of `using` is what writes record.
+        seconds, now = checked_age(older_than_seconds), time.time()
         return await collect(self._slot.storage, now=now, older_than_seconds=seconds)
 
     # Inside

@@ -15,31 +15,34 @@ __all__ = ["NewFile"]
 
 
 class NewFile:
-    """Written beside its place under another name, until `keep` puts it there, over what was there, whose permissions it
-    takes. Ends with `drop`.
+    """Written beside its place under another name, until `keep` puts it there, over what was there, whose owner (as
+    far as that is ours to give) and permissions it takes. Ends with `drop`.
 
     No fsync: a power loss may take it. Raises `InvalidInputError` where it cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
         self._named = self._path = path
-        before: int | None = None
+        before: os.stat_result | None = None
         with self._told():
             if "\0" in str(path):
                 raise ValueError("the name contains a NUL character")
             # A link stays one: what it names is replaced.
             path = self._path = Path(os.path.realpath(path))
             with suppress(FileNotFoundError):
-                before = path.stat().st_mode
+                before = path.stat()
                 # A device or a pipe would be replaced by a file, too.
-                if not stat.S_ISREG(before):
+                if not stat.S_ISREG(before.st_mode):
                     raise ValueError("what is there is no ordinary file")
             self._temporary = path.with_name(f".specstar-{secrets.token_hex(8)}")
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             self._descriptor: int | None = os.open(self._temporary, flags, 0o666)
             if before is not None:
                 with suppress(PermissionError):
-                    os.fchmod(self._descriptor, stat.S_IMODE(before))
+                    os.fchown(self._descriptor, before.st_uid, before.st_gid)
+                with suppress(PermissionError):
+                    # Without set-user-id and its like: these bytes are somebody else's.
+                    os.fchmod(self._descriptor, stat.S_IMODE(before.st_mode) & 0o777)
 
     def write(self, data: bytes | memoryview) -> None:
         """Append all of it."""

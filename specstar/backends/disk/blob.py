@@ -18,9 +18,9 @@ from specstar.backends.disk.connection import SWEEP_SECONDS, DiskConnection
 from specstar.backends.disk.durable import disk_errors
 from specstar.backends.disk.new_blob import NewBlob
 from specstar.backends.disk.options import DiskOptions
-from specstar.backends.disk.uploads import Uploads
+from specstar.backends.disk.uploads import SessionLocked, Uploads
 from specstar.backends.provider import BackendContext
-from specstar.errors import UsageError
+from specstar.errors import BackendUnavailable, UsageError
 from specstar.roles import BlobInfo, BlobReader, BlobStore, BlobWriter, UploadSession
 from specstar.runtime import clean_up, run_in_thread
 
@@ -34,6 +34,8 @@ _CLEANUP_SECONDS = 30.0
 _AT_ONCE = 8 << 20
 # With more of them, files are closed between two writes.
 _OPEN_WRITERS = 64
+_FIRST_PAUSE_SECONDS = 0.005
+_LONGEST_PAUSE_SECONDS = 0.1
 logger = logging.getLogger("specstar")
 
 
@@ -47,10 +49,11 @@ class DiskBlobStore(BlobStore):
     async def _way(self) -> tuple[DiskConnection, BlobFiles, Uploads]:
         if self._opened is None or self._context.connection.opened is None:
             connection = await self._context.connection.get()
-            files = BlobFiles(connection.root / "_blobs")
-            opened = connection, files, Uploads(files)
-            await self._in_thread(connection, lambda: _sweep(files))
-            self._opened = opened
+            if self._opened is None or self._opened[0] is not connection:
+                files = BlobFiles(connection.root / "_blobs")
+                # At once: all share one, which counts the open files.
+                self._opened = connection, files, Uploads(files)
+                await self._in_thread(connection, lambda: _sweep(files))
         return self._opened
 
     @staticmethod
@@ -120,7 +123,21 @@ class DiskBlobStore(BlobStore):
 
     async def finalize(self, upload_id: str) -> BlobInfo:
         connection, _, uploads = await self._way()
-        return await self._in_thread(connection, lambda: uploads.finalize(upload_id))
+        deadline = anyio.current_time() + connection.busy_timeout
+        pause = _FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                return await self._in_thread(connection, lambda: uploads.finalize(upload_id))
+            except SessionLocked:
+                if anyio.current_time() >= deadline:
+                    message = (
+                        f"upload {upload_id} is in the hands of another program for more than "
+                        f"{connection.busy_timeout:g} s: it stores a part, or finalizes it; try again later"
+                    )
+                    raise BackendUnavailable(message, role="blob", backend="disk") from None
+            # Not in the thread: others need it.
+            await anyio.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
 
     async def abort(self, upload_id: str) -> None:
         connection, _, uploads = await self._way()
@@ -138,7 +155,9 @@ class DiskBlobStore(BlobStore):
 
         def job() -> int:
             with disk_errors(files.folder):
-                return files.temps.sweep(older_than_seconds) + uploads.sweep(older_than_seconds)
+                return files.temps.sweep(
+                    older_than_seconds, but={new.path for new in list(files.writing)}
+                ) + uploads.sweep(older_than_seconds)
 
         return await self._in_thread(connection, job)
 

@@ -6,6 +6,7 @@ Everything here blocks: call it in a thread.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
@@ -19,7 +20,7 @@ from specstar.backends.disk.blob_copy import copy_out
 from specstar.backends.disk.blob_trailer import BlobFile, damaged, read_trailer
 from specstar.backends.disk.durable import FolderTree, TempFolder, disk_errors, fsync_folder, link_new, read_fully
 from specstar.backends.disk.new_blob import PARALLEL, NewBlob, UnreadableSource
-from specstar.errors import BackendUnavailable, BlobIntegrityError, BlobNotFoundError
+from specstar.errors import BackendError, BackendUnavailable, BlobIntegrityError, BlobNotFoundError
 from specstar.roles import BlobInfo
 from specstar.roles.blob import open_source, unreadable
 from specstar.runtime import NewFile
@@ -124,6 +125,11 @@ class BlobFiles:
             return file.info
         except BlobIntegrityError:
             return None
+        except BackendError as error:
+            cause = error.__cause__
+            if isinstance(cause, OSError) and cause.errno == errno.EIO:
+                return None  # a sector that cannot be read
+            raise
         finally:
             os.close(file.descriptor)
 
@@ -176,6 +182,8 @@ class BlobFiles:
             length = max(end - start, 0)
             if length > at_most:
                 return None
+            if not length:
+                return b""
             with disk_errors(file_id):
                 data = read_fully(file.descriptor, length, start)
             if len(data) < length:

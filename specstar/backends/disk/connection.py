@@ -40,6 +40,7 @@ class DiskConnection(Connection):
     ) -> None:
         self.root = Path(root)
         self.batch_bytes = batch_bytes
+        self.busy_timeout = busy_timeout
         self.temps = TempFolder(self.root / "_tmp")
         self.file_limit = anyio.CapacityLimiter(_FILE_THREADS)
         self.blob_limit = anyio.CapacityLimiter(_BLOB_THREADS)

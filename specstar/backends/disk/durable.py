@@ -12,7 +12,7 @@ import errno
 import os
 import secrets
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -189,8 +189,8 @@ class TempFolder:
             except FileNotFoundError:
                 self.prepare()
 
-    def sweep(self, older_than: float) -> int:
-        """Remove files not written to for `older_than` seconds; returns how many."""
+    def sweep(self, older_than: float, *, but: Collection[Path] = ()) -> int:
+        """Remove files not written to for `older_than` seconds, `but` those; returns how many."""
         limit = time.time() - older_than
         removed = 0
         try:
@@ -200,7 +200,11 @@ class TempFolder:
         for entry in entries:
             # Another process may sweep, or finish its file, at the same moment.
             with suppress(FileNotFoundError):
-                if entry.is_file(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_mtime <= limit:
+                if (
+                    entry.is_file(follow_symlinks=False)
+                    and entry.stat(follow_symlinks=False).st_mtime <= limit
+                    and Path(entry.path) not in but
+                ):
                     os.unlink(entry.path)  # noqa: PTH108  entries give plain paths
                     removed += 1
         return removed

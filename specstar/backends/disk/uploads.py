@@ -23,11 +23,11 @@ from specstar.backends.disk.blob_files import BlobFiles
 from specstar.backends.disk.durable import FolderTree, disk_errors, fsync_folder, link_new, write_fully
 from specstar.backends.disk.new_blob import UnreadableSource
 from specstar.config.encoding import UNDECODABLE
-from specstar.errors import BlobIntegrityError, BlobNotFoundError, UsageError
+from specstar.errors import BlobIntegrityError, BlobNotFoundError, OutcomeUnknownError, UsageError
 from specstar.roles import BlobInfo
 from specstar.roles.blob import no_session
 
-__all__ = ["Uploads"]
+__all__ = ["SessionLocked", "Uploads"]
 
 _UPLOAD_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _SESSION = "session.json"
@@ -42,8 +42,8 @@ class _Session(msgspec.Struct):
     created_time: datetime
 
 
-class _Locked(Exception):
-    """Someone else holds the lock."""
+class SessionLocked(Exception):
+    """Someone else has the session in hand."""
 
 
 class Uploads:
@@ -85,11 +85,12 @@ class Uploads:
                     place = self._places.get(upload_id)
                     if place is None:
                         place = len(self._parts(folder))
-                    self._remember(upload_id, 1 + self._store_part(folder, place, data))
-                    fsync_folder(folder)
+                    place = self._store_part(folder, place, data)
+                    self._settle_part(folder, place)
+                    self._remember(upload_id, 1 + place)
             except FileNotFoundError:
                 raise no_session(upload_id) from None
-            except _Locked:
+            except SessionLocked:
                 raise UsageError(f"upload {upload_id} is being finalized") from None
 
     def _remember(self, upload_id: str, place: int) -> None:
@@ -100,12 +101,16 @@ class Uploads:
                 self._places.pop(next(iter(self._places)), None)
 
     def finalize(self, upload_id: str) -> BlobInfo:
-        """Join the parts to a blob. Raises `BlobNotFoundError`, `BlobIntegrityError`."""
+        """Join the parts to a blob.
+
+        Raises `BlobNotFoundError`, `BlobIntegrityError`, and `SessionLocked` while parts are on their way, or another one
+        joins them.
+        """
         folder = self._known(upload_id)
         with disk_errors(folder):
             try:
-                # Waits for parts on their way, and keeps more from coming, until its end or that of its process.
-                with _locked(folder / _SESSION, fcntl.LOCK_EX):
+                # Keeps more parts from coming, until its end or that of its process.
+                with _locked(folder / _SESSION, fcntl.LOCK_EX | fcntl.LOCK_NB):
                     info = self._finished(folder) or self._finish(folder, upload_id)
             except FileNotFoundError:
                 raise no_session(upload_id) from None  # aborted at this moment
@@ -153,7 +158,7 @@ class Uploads:
             shutil.rmtree(folder, ignore_errors=True)
 
     def sweep(self, older_than: float) -> int:
-        """Remove sessions in which nothing happened for `older_than` seconds; returns how many."""
+        """Remove sessions in which nothing happened for `older_than` seconds, and nobody has in hand; returns how many."""
         limit = time.time() - older_than
         removed = 0
         with disk_errors(self._folder):
@@ -162,11 +167,18 @@ class Uploads:
             except FileNotFoundError:
                 return 0
             for folder in folders:
-                with suppress(FileNotFoundError):
+                with suppress(FileNotFoundError, SessionLocked):
                     if folder.stat().st_mtime <= limit:
-                        shutil.rmtree(folder, ignore_errors=True)
+                        self._sweep_one(folder)
                         removed += 1
         return removed
+
+    def _sweep_one(self, folder: Path) -> None:
+        try:
+            with _locked(folder / _SESSION, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                shutil.rmtree(folder, ignore_errors=True)
+        except FileNotFoundError:
+            shutil.rmtree(folder, ignore_errors=True)  # what an abort that was killed has left
 
     def _known(self, upload_id: str) -> Path:
         if not isinstance(upload_id, str) or _UPLOAD_ID.fullmatch(upload_id) is None:
@@ -190,6 +202,18 @@ class Uploads:
             while not link_new(temporary, folder / f"{_PART}{place:08d}"):
                 place += 1
         return place
+
+    def _settle_part(self, folder: Path, place: int) -> None:
+        """Make the name of a part durable. What fails leaves no part: it would be there twice when it is sent again."""
+        try:
+            fsync_folder(folder)
+        except OSError as error:
+            try:
+                (folder / f"{_PART}{place:08d}").unlink()
+            except OSError:
+                message = f"whether the bytes belong to upload {folder.name} is not known: {error.strerror}; abort it"
+                raise OutcomeUnknownError(message, role="blob", backend="disk") from error
+            raise
 
     @contextmanager
     def _written(self, data: bytes) -> Iterator[Path]:
@@ -220,13 +244,17 @@ def _opened(parts: Sequence[Path], upload_id: str) -> Iterator[int]:
 
 @contextmanager
 def _locked(path: Path, how: int) -> Iterator[None]:
-    """Hold a lock of a file, which ends with this process at the latest. Raises `_Locked`."""
+    """Hold a lock of a file, which ends with this process at the latest. Raises `SessionLocked`."""
     descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
         try:
             fcntl.flock(descriptor, how)
         except BlockingIOError:
-            raise _Locked from None
-        yield
+            raise SessionLocked from None
+        try:
+            yield
+        finally:
+            # Closing is not enough: a child that was forked meanwhile shares the lock.
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
     finally:
         os.close(descriptor)

@@ -6,7 +6,6 @@ from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
 from specstar.backends.rabbitmq.faults import unavailable
-from specstar.errors import BackendError
 from specstar.roles import Delivery, Message
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ class RabbitMQDelivery(Delivery):
         """Send the copy that replaces this message; if that fails it is delivered again, and does not stay in hand."""
         try:
             await sending
-        except BackendError:
+        except Exception:
             if not self.lost:
                 self.given_back = True
                 self._subscription.give_back(self)

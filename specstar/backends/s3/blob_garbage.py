@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from specstar.backends.s3.blob_layout import BlobLayout
@@ -13,22 +14,27 @@ from specstar.backends.s3.resource_store import delete_page, object_pages
 __all__ = ["collect_uploads"]
 
 
-async def collect_uploads(connection: S3Connection, layout: BlobLayout, *, older_than_seconds: float) -> int:
-    """Remove upload sessions, temporary objects and multipart uploads whose last sign of life is older than this."""
+async def collect_uploads(
+    connection: S3Connection, layout: BlobLayout, *, older_than_seconds: float, in_hand: Collection[str]
+) -> int:
+    """Remove upload sessions, temporary objects and multipart uploads whose last sign of life is older than this.
+
+    `in_hand`: sessions that this process works on.
+    """
     now = server_time(await connection.call("list_objects_v2", Bucket=layout.bucket, Prefix=layout.uploads, MaxKeys=1))
     # The server's clock comes in whole seconds, cut off.
     limit = now + 1.0 - older_than_seconds
-    return await _sessions(connection, layout, limit) + await _multiparts(connection, layout, limit)
+    return await _sessions(connection, layout, limit, in_hand) + await _multiparts(connection, layout, limit)
 
 
-async def _sessions(connection: S3Connection, layout: BlobLayout, limit: float) -> int:
+async def _sessions(connection: S3Connection, layout: BlobLayout, limit: float, in_hand: Collection[str]) -> int:
     newest: dict[str, float] = {}
     async for page in object_pages(connection, layout.bucket, layout.uploads):
         for entry in page:
             upload_id = layout.session_of(entry["Key"])
             if upload_id is not None:
                 newest[upload_id] = max(newest.get(upload_id, 0.0), entry["LastModified"].timestamp())
-    live = {layout.session_of(key) for key, _ in connection.uploads}
+    live = {layout.session_of(key) for key, _ in connection.uploads} | set(in_hand)
     stale = [upload_id for upload_id, time in newest.items() if time <= limit and upload_id not in live]
     for upload_id in stale:
         async for page in object_pages(connection, layout.bucket, f"{layout.uploads}{upload_id}/"):

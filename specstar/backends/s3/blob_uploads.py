@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
@@ -17,12 +18,19 @@ from specstar.backends.checksums import Checksums, Sums
 from specstar.backends.s3.blob_layout import BlobLayout, metadata_of, new_info
 from specstar.backends.s3.blob_writer import S3BlobWriter
 from specstar.backends.s3.connection import S3Connection, bare_etag
-from specstar.backends.s3.errors import ObjectMissing, PreconditionFailed
+from specstar.backends.s3.errors import ObjectMissing, PreconditionFailed, RequestFailed
 from specstar.backends.s3.multipart import copy_object
 from specstar.backends.s3.options import S3Options
 from specstar.backends.s3.resource_store import delete_page, object_pages
 from specstar.config.encoding import UNDECODABLE
-from specstar.errors import BlobIntegrityError, BlobNotFoundError, InvalidInputError, UsageError
+from specstar.errors import (
+    BlobIntegrityError,
+    BlobNotFoundError,
+    InvalidInputError,
+    OutcomeUnknownError,
+    SpecstarError,
+    UsageError,
+)
 from specstar.roles import BlobInfo, UploadSession
 from specstar.roles.blob import no_session
 
@@ -138,14 +146,31 @@ class Uploads:
                 )
                 return number
             except PreconditionFailed:
-                held = await connection.call("head_object", Bucket=self._bucket, Key=key)
-                if held.get("Metadata", {}).get("token") == token:
+                if await self._is_ours(connection, key, token):
                     return number  # our own attempt, whose answer was lost
                 number += 1
+            except RequestFailed as error:
+                if not error.sent:
+                    raise
+                with suppress(SpecstarError):
+                    if await self._is_ours(connection, key, token):
+                        return number
+                # Sent again, they might be there twice.
+                message = f"whether the bytes belong to upload {key.split('/')[-2]} is not known: {error}; abort it"
+                raise OutcomeUnknownError(message, role="blob", backend="s3") from error
+
+    async def _is_ours(self, connection: S3Connection, key: str, token: str) -> bool:
+        held = await connection.call("head_object", Bucket=self._bucket, Key=key)
+        return bool(held.get("Metadata", {}).get("token") == token)
 
     async def _chunks(self, connection: S3Connection, folder: str) -> list[tuple[int, dict[str, Any]]]:
         entries = [entry async for page in object_pages(connection, self._bucket, f"{folder}chunk-") for entry in page]
         return sorted((int(entry["Key"].rpartition("-")[2]), entry) for entry in entries)
+
+    @property
+    def in_hand(self) -> frozenset[str]:
+        """The sessions that this process finalizes."""
+        return frozenset(self._finalizing)
 
     async def finalize(self, connection: S3Connection, upload_id: str) -> BlobInfo:
         """Make the blob, once; later calls find the record of it."""

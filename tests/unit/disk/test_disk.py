@@ -288,7 +288,7 @@ async def test_a_folder_that_only_others_may_sweep_is_read(
 ) -> None:
     info = await blobs.put_bytes(b"data", content_type="text/plain")
 
-    def refused(self: TempFolder, older_than: float) -> int:
+    def refused(self: TempFolder, older_than: float, **_options: object) -> int:
         raise PermissionError(errno.EACCES, "Permission denied", "somewhere")
 
     monkeypatch.setattr(TempFolder, "sweep", refused)
