@@ -34,9 +34,11 @@ class ComposedStorage(Storage):
     """A meta store and a resource store on different backends.
 
     A crash between the two writes leaves a payload that nothing points to (garbage), never a row without its payload.
+    `knows_all` False: what this process' own meta does not know of may be somebody else's, so no payload is garbage.
     """
 
-    def __init__(self, meta: MetaStore, resource: ResourceStore, *, model: str) -> None:
+    def __init__(self, meta: MetaStore, resource: ResourceStore, *, model: str, knows_all: bool = True) -> None:
+        self._knows_all = knows_all
         self._meta = meta
         self._resource = resource
         self._model = model
@@ -152,6 +154,12 @@ class ComposedStorage(Storage):
         return await self._meta.explain(query)
 
     async def list_payloads(self) -> AsyncIterator[list[StoredPayload]]:
+        if not self._knows_all:
+            logger.warning(
+                "%s: no payloads are collected: meta is in the memory of this process, and cannot tell whose they are",
+                self._model,
+            )
+            return
         async with left_in_order(self._resource.list()) as pages:
             async for page in pages:
                 yield page

@@ -98,6 +98,7 @@ class BoundStorageFactory(StorageFactory):
             meta.provider.meta_store(meta_context, model),
             resource.provider.resource_store(resource_context, model),
             model=model.name,
+            knows_all=meta.provider.durable or not resource.provider.durable,
         )
 
     def blob_store(self, gate: Gate) -> BlobStore:

@@ -297,6 +297,36 @@ async def test_purged_jobs_can_be_forgotten(spec: SpecStar) -> None:
     assert await send.count() == 0
 
 
+async def test_a_delay_that_a_subclass_computed_wrong_takes_no_slot(spec: SpecStar) -> None:
+    class UntilReset(DelayRetry):
+        def __init__(self, seconds: object) -> None:
+            Exception.__init__(self, "until the limit is reset")
+            self.seconds = seconds  # type: ignore[assignment]
+
+    @spec.job(max_retries=1)
+    async def limited(job: Job[Mail]) -> None:
+        if job.attempts == 1:
+            raise UntilReset([-0.5, "soon", float("nan"), None][job.payload.number])
+
+    async with workers(spec, concurrency=2):
+        jobs = await limited.enqueue_many([Mail(number=number) for number in range(4)])
+        done = [await limited.wait(job.job_id, timeout=20) for job in jobs]
+    assert [(job.status, job.attempts) for job in done] == [(JobStatus.succeeded, 2)] * 4
+
+
+async def test_what_a_plain_function_raises_ends_its_attempt_alone(spec: SpecStar) -> None:
+    @spec.job(max_retries=0)
+    def pooled(job: Job[Mail]) -> None:
+        if job.payload.number < 2:
+            raise [KeyboardInterrupt, GeneratorExit][job.payload.number]
+
+    async with workers(spec, concurrency=2):
+        jobs = await pooled.enqueue_many([Mail(number=number) for number in range(3)])
+        done = [await pooled.wait(job.job_id, timeout=20) for job in jobs]
+    assert [job.status for job in done] == [JobStatus.failed, JobStatus.failed, JobStatus.succeeded]
+    assert "KeyboardInterrupt" in (done[0].error or "")
+
+
 async def test_a_running_job_can_be_cancelled(spec: SpecStar) -> None:
     began: list[str] = []
 

@@ -11,9 +11,13 @@ import anyio
 import pytest
 
 from specstar import SpecStar
-from specstar.backends.disk import durable, uploads
+from specstar.backends.disk import durable
 from specstar.errors import BackendError, BackendUnavailable, BlobNotFoundError
 from specstar.runtime import NewFile
+
+
+def _found(root: Path, pattern: str) -> list[Path]:
+    return list(root.rglob(pattern))
 
 
 def _spec(root: Path, **options: object) -> SpecStar:
@@ -26,7 +30,7 @@ async def test_a_session_in_the_hands_of_another_program_is_waited_for_with_a_li
     async with _spec(tmp_path, busy_timeout_seconds=0.3) as spec:
         session = await spec.blobs.create_upload()
         await spec.blobs.upload(session.upload_id, b"part")
-        [file] = tmp_path.rglob("session.json")
+        [file] = _found(tmp_path, "session.json")
         with file.open("rb+") as held:
             fcntl.flock(held, fcntl.LOCK_EX)
             with pytest.raises(BackendUnavailable, match="in the hands of another program"):
@@ -45,7 +49,7 @@ async def test_a_child_that_was_forked_during_an_upload_does_not_hold_the_sessio
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     children: list[int] = []
-    real = uploads.fsync_folder
+    real = durable.fsync_folder
 
     def fork(folder: Path) -> None:
         if not children and list(folder.glob("part-*")):
@@ -61,7 +65,7 @@ async def test_a_child_that_was_forked_during_an_upload_does_not_hold_the_sessio
         time.sleep(30)
         os._exit(0)
 
-    monkeypatch.setattr(uploads, "fsync_folder", fork)
+    monkeypatch.setattr("specstar.backends.disk.uploads.fsync_folder", fork)
     async with _spec(tmp_path, busy_timeout_seconds=2) as spec:
         session = await spec.blobs.create_upload()
         await spec.blobs.upload(session.upload_id, b"part")
@@ -70,7 +74,7 @@ async def test_a_child_that_was_forked_during_an_upload_does_not_hold_the_sessio
                 assert (await spec.blobs.finalize(session.upload_id)).size == 4
         finally:
             os.kill(children[0], 9)
-            os.waitpid(children[0], 0)
+            await anyio.to_thread.run_sync(os.waitpid, children[0], 0)
 
 
 async def test_a_part_whose_upload_failed_is_not_in_the_blob(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +86,7 @@ async def test_a_part_whose_upload_failed_is_not_in_the_blob(tmp_path: Path, mon
             def fails(folder: Path) -> None:
                 raise OSError(5, "Input/output error", str(folder))
 
-            broken.setattr(uploads, "fsync_folder", fails)
+            broken.setattr("specstar.backends.disk.uploads.fsync_folder", fails)
             with pytest.raises(BackendError, match="Input/output error"):
                 await spec.blobs.upload(session.upload_id, b"two ")
         await spec.blobs.upload(session.upload_id, b"two ")
@@ -95,7 +99,7 @@ async def test_the_file_of_a_slow_stream_is_no_garbage_of_its_own_program(tmp_pa
 
         async def slow() -> object:
             yield b"x" * (1 << 20)
-            for file in tmp_path.rglob("_tmp/*"):
+            for file in _found(tmp_path, "_tmp/*"):
                 os.utime(file, (1, 1))
             await spec.blobs.collect_garbage(older_than_seconds=100)
             yield b"y"
