@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec import Struct
@@ -16,7 +17,7 @@ class User(Struct):
 
 
 async def test_meta_in_memory_takes_no_payload_for_garbage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    def program(meta: dict[str, object]) -> SpecStar:
+    def program(meta: dict[str, Any]) -> SpecStar:
         spec = SpecStar()
         resource = {"type": "disk", "options": {"rootdir": str(tmp_path / "payloads"), "inline_payload_bytes": 0}}
         spec.configure(backend={"meta": meta, "resource": resource})
