@@ -56,7 +56,7 @@ def test_the_code_of_the_page_runs(
     with asyncio.Runner() as runner:
         for line, source in blocks(page):
             padded = "\n" * (line - 1) + source
-            code = compile(padded, str(ROOT / page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+            code = compile(padded, str(ROOT / page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
             if inspect.CO_COROUTINE & code.co_flags:
 
                 async def run(code: object = code) -> None:

@@ -1,0 +1,9 @@
+"""`python -m specstar`."""
+
+from __future__ import annotations
+
+import sys
+
+from specstar.cli import main
+
+sys.exit(main())
