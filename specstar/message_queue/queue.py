@@ -339,11 +339,10 @@ class JobQueue(Generic[P]):
 
     def _running(self, job_id: str) -> Attempt | None:
         """The attempt at this job in this process, if there is one."""
+        here = os.getpid()
         for lane in self._lanes:
-            if lane.pid != os.getpid():
-                continue  # of the parent, before a fork
             attempt = lane.attempts.get(job_id)
-            if attempt is not None:
+            if attempt is not None and lane.pid == here:  # not of the parent, before a fork
                 return attempt
         return None
 

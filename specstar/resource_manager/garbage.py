@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 
 from specstar.errors import SpecstarError
@@ -15,10 +16,11 @@ logger = logging.getLogger("specstar")
 _PAGE = 500
 
 
-async def collect(storage: Storage, *, now: float, older_than_seconds: float) -> int:
-    """Remove unfinished files and payloads without an owner; how many. `now` in seconds since the epoch."""
+async def collect(storage: Storage, *, older_than_seconds: float) -> int:
+    """Remove unfinished files and payloads without an owner; how many."""
+    # By the clock of the machine: the time of `using` is what writes record.
+    limit = time.time() - older_than_seconds
     removed = await storage.sweep(older_than_seconds=older_than_seconds)
-    limit = now - older_than_seconds
     async with left_in_order(storage.list_payloads()) as pages:
         async for page in pages:
             old = [entry.key for entry in page if entry.modified_time.timestamp() <= limit]

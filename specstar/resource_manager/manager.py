@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
@@ -432,9 +431,7 @@ class ResourceManager(Generic[T]):
         takes less than `older_than_seconds` between the two; with S3's `auto_sync` off that is until its next `sync`.
         Local writes are pushed first: raises what `sync` raises.
         """
-        # By the clock of the machine: the time of `using` is what writes record.
-        seconds, now = checked_age(older_than_seconds), time.time()
-        return await collect(self._slot.storage, now=now, older_than_seconds=seconds)
+        return await collect(self._slot.storage, older_than_seconds=checked_age(older_than_seconds))
 
     # Inside
 

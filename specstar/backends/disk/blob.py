@@ -155,9 +155,7 @@ class DiskBlobStore(BlobStore):
 
         def job() -> int:
             with disk_errors(files.folder):
-                return files.temps.sweep(
-                    older_than_seconds, but={new.path for new in list(files.writing)}
-                ) + uploads.sweep(older_than_seconds)
+                return files.sweep(older_than_seconds) + uploads.sweep(older_than_seconds)
 
         return await self._in_thread(connection, job)
 
@@ -165,7 +163,7 @@ class DiskBlobStore(BlobStore):
 def _sweep(files: BlobFiles) -> None:
     """Remove what killed writers left, long ago. Who may only read leaves it to others."""
     try:
-        files.temps.sweep(SWEEP_SECONDS)
+        files.sweep(SWEEP_SECONDS)
     except OSError as error:
         logger.info("%s: old temporary files are left: %s", files.temps.path, error.strerror)
 

@@ -41,6 +41,10 @@ class BlobFiles:
         """Blobs that are being written bit by bit at the moment."""
         self._tree = FolderTree(folder)
 
+    def sweep(self, older_than: float) -> int:
+        """Remove temporary files that nobody has written to for `older_than` seconds; returns how many."""
+        return self.temps.sweep(older_than, but={new.path for new in list(self.writing)})
+
     def path_of(self, file_id: str) -> Path:
         """Where a blob lies. Raises `BlobNotFoundError` for what is no SHA-256: no text of a user gets into a path."""
         if not isinstance(file_id, str) or _FILE_ID.fullmatch(file_id) is None:

@@ -156,7 +156,8 @@ class Uploads:
                     if await self._is_ours(connection, key, token):
                         return number
                 # Sent again, they might be there twice.
-                message = f"whether the bytes belong to upload {key.split('/')[-2]} is not known: {error}; abort it"
+                upload_id = self._layout.session_of(key)
+                message = f"whether the bytes belong to upload {upload_id} is not known: {error}; abort it"
                 raise OutcomeUnknownError(message, role="blob", backend="s3") from error
 
     async def _is_ours(self, connection: S3Connection, key: str, token: str) -> bool:

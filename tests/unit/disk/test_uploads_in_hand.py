@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
+import time
 from pathlib import Path
 
 import anyio
@@ -55,15 +56,10 @@ async def test_a_child_that_was_forked_during_an_upload_does_not_hold_the_sessio
         if not children and list(folder.glob("part-*")):
             child = os.fork()
             if child == 0:
-                signal_free_sleep()
+                time.sleep(30)
+                os._exit(0)
             children.append(child)
         real(folder)
-
-    def signal_free_sleep() -> None:
-        import time
-
-        time.sleep(30)
-        os._exit(0)
 
     monkeypatch.setattr("specstar.backends.disk.uploads.fsync_folder", fork)
     async with _spec(tmp_path, busy_timeout_seconds=2) as spec:
