@@ -36,7 +36,8 @@ def decide(record: JobRecord, message: Message, *, redelivered: bool, max_attemp
     """
     status = record.status
     if status is JobStatus.failed:
-        return Decision.park if redelivered else Decision.drop
+        # A newer message than any run: its sender left a last attempt to a worker that could not park it.
+        return Decision.park if redelivered or message.attempts > record.attempts else Decision.drop
     if status.finished:
         return Decision.drop
     if status is JobStatus.running:

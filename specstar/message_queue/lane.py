@@ -91,6 +91,11 @@ class Lane:
             except SpecstarError as error:
                 logger.warning("jobs %r: stopping the consumer failed: %s", self.queue.name, error)
 
+    @property
+    def cleans_up(self) -> bool:
+        """True while a handler that was told to stop has not."""
+        return any(attempt.reason is not None and not attempt.over for attempt in self.attempts.values())
+
     def interrupt(self) -> None:
         """Cancel the handlers that run; their jobs go back."""
         for attempt in list(self.attempts.values()):

@@ -61,7 +61,10 @@ class Outcomes:
                 found = await state.read(record.job_id)
             if found is None:
                 return None  # erased while it ran
-            if found.record.worker != attempt.record.worker or found.record.status is not JobStatus.running:
+            mine = found.record.worker == attempt.record.worker
+            given_up = found.record.status is JobStatus.failed and record.status is JobStatus.succeeded
+            # A run that was taken for dead, and has done its work all the same, is right.
+            if not mine or not (found.record.status is JobStatus.running or given_up):
                 if found.record.status is not record.status:
                     logger.warning(
                         "job %s in %r: another worker has it; this outcome is dropped", record.job_id, record.queue

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import msgspec
 
 from specstar.errors import (
+    BackendUnavailable,
     DecodeError,
     IdempotencyConflictError,
     InvalidInputError,
@@ -110,6 +111,7 @@ class JobQueue(Generic[P]):
             max_priority=self.max_priority,
         )
         self._every_payload = None if every is None else self._payload_of_ticks(every_payload)
+        self._last_tick: int | None = None
         self._lanes: list[Lane] = []
         self._watchers = Watchers()
         functools.update_wrapper(self, handler, updated=())
@@ -165,6 +167,10 @@ class JobQueue(Generic[P]):
 
         `again`: it failed before, and may have left a record without a message, which is sent then.
         """
+        if not self.keep_state and not again:
+            if self._last_tick == number:
+                return  # of another worker in this process
+            self._last_tick = number
         key = f"every {every:g} s: {number}" if self.keep_state else None
         record, _ = self._sender.record(self._every_payload, None, key, None, None)
         # Payloads of one tick may differ, by their defaults: the first counts.
@@ -187,7 +193,15 @@ class JobQueue(Generic[P]):
         """
         if timeout is not None:
             timeout = checked_seconds(timeout, field="timeout")
-        record = (await self._watchers.until_finished(job_id, self._read, timeout)).record
+        generation = self._gate.generation
+
+        async def read(job_id: str) -> Snapshot:
+            # Else the wait would open again what its program has closed.
+            if self._gate.generation != generation:
+                raise BackendUnavailable("specstar was closed while this waited")
+            return await self._read(job_id)
+
+        record = (await self._watchers.until_finished(job_id, read, timeout)).record
         if not record.status.finished:
             raise WaitTimeoutError(f"job {job_id} in {self.name!r} is still {record.status} after {timeout:g} s")
         return self._codec.job(record)

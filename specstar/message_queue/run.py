@@ -85,6 +85,7 @@ async def run_workers(
         with anyio.CancelScope(shield=True):
             try:
                 await gate.run(worker.run)
+                await gate.until_closed()  # as the next call would find it half closed
             except Exception as error:
                 if home.closing and isinstance(error, BackendUnavailable):
                     logger.info("the spec is closed: the workers stop")

@@ -42,6 +42,9 @@ R = TypeVar("R")
 logger = logging.getLogger("specstar")
 _CONFLICTS = 16
 _PARTITION_GRACE_SECONDS = 2.0
+# Workers renew the state of a last attempt that lost its delivery every second.
+_SIGN_OF_LIFE_SECONDS = 5.0
+_LEFT_ALONE_SECONDS = 10.0
 _LOST_DELAY_SECONDS = 1.0
 _replace = msgspec.structs.replace
 
@@ -104,7 +107,7 @@ class JobRunner:
             logger.warning("jobs %r: a message goes to the dead letters: %s", self._name, error)
             await self._end(delivery.dead(message, reason=f"DecodeError: {error}"), delivery)
             return None
-        if delivery.redelivered and self._adopted(delivery):
+        if (delivery.redelivered or message.attempts) and self._adopted(delivery):
             return None
         if self._state is None:
             return await self._claim_without_state(record, delivery)
@@ -131,7 +134,8 @@ class JobRunner:
         if attempt is None or not attempt.delivery.lost:
             return False
         lost, message = attempt.delivery.message, delivery.message
-        if message.attempts != lost.attempts or message.copy != lost.copy:
+        same = delivery.redelivered and message.attempts == lost.attempts and message.copy == lost.copy
+        if not same and message.attempts <= attempt.record.attempts:
             return False
         if attempt.reason is not None:
             return False  # it is being stopped, and leaves its message to the next attempt: this one
@@ -160,7 +164,7 @@ class JobRunner:
             try:
                 if snapshot is None:
                     snapshot = await state.create(_replace(record, attempts=message.attempts))
-                found = snapshot.record
+                found, seen = snapshot.record, snapshot.version
                 if found.worker == run:
                     return Attempt(found, snapshot, delivery)  # our mark had landed after all
                 decision = (
@@ -173,14 +177,21 @@ class JobRunner:
                         max_attempts=self._policy.max_attempts,
                     )
                 )
+                losing = found.status is JobStatus.running and decision in {Decision.run, Decision.exhausted}
+                if losing and not waited and not run_is_gone(found.worker or ""):
+                    waited = True
+                    if found.partition_key is not None:
+                        snapshot = await self._later(record.job_id, _PARTITION_GRACE_SECONDS)
+                        continue
+                    if decision is Decision.exhausted:
+                        snapshot = await self._later(record.job_id, _SIGN_OF_LIFE_SECONDS)
+                        if snapshot is None or not _lives(found, snapshot, seen):
+                            continue
+                        await self._leave_alone(found, delivery)
+                        return None
                 if decision is not Decision.run:
                     await self._turned_down(decision, snapshot, delivery)
                     return None
-                if found.status is JobStatus.running and found.partition_key is not None and not waited:
-                    waited = True
-                    if not run_is_gone(found.worker or ""):
-                        snapshot = await self._let_go_of(record.job_id)
-                        continue
                 begun = _replace(
                     found,
                     status=JobStatus.running,
@@ -196,14 +207,20 @@ class JobRunner:
                 snapshot = await state.read(record.job_id)
         raise BackendUnavailable(f"job {record.job_id} is changed by others all the time", role="meta")
 
-    async def _let_go_of(self, job_id: str) -> Snapshot | None:
-        """A worker lost this job of a partition with its connection and may live: give it time to stop its handler."""
+    async def _later(self, job_id: str, seconds: float) -> Snapshot | None:
+        """A worker lost the message of a job with its connection and may live: its state after some time for that one."""
         if self._state is None:
             raise AssertionError("called with state only")
-        await self._worker.sleep(_PARTITION_GRACE_SECONDS)
+        await self._worker.sleep(seconds)
         if self._worker.stopping:
             raise GaveUp("the worker stops")
         return await self._state.read(job_id)
+
+    async def _leave_alone(self, found: JobRecord, delivery: Delivery) -> None:
+        """The last attempt is at work, without its message: look again later, with one that is newer than any run."""
+        logger.info("job %s in %r is left to the worker that runs it without its message", found.job_id, self._name)
+        again = _replace(delivery.message, attempts=found.attempts + 1, copy=new_id())
+        await self._end(delivery.retry(again, delay=_LEFT_ALONE_SECONDS), delivery)
 
     async def _turned_down(self, decision: Decision, snapshot: Snapshot, delivery: Delivery) -> None:
         record, message = snapshot.record, delivery.message
@@ -288,7 +305,8 @@ class JobRunner:
             stands = await self._record(attempt, back)
             if superseded(attempt, stands):
                 await self._end_of(attempt, lambda delivery: delivery.ack())
-            elif outcome.reason is Stopped.shutdown:
+            elif outcome.reason is Stopped.shutdown and (record.partition_key is None or self._state is None):
+                # One of a partition keeps its place: without an end it goes back as it came.
                 again = _replace(attempt.delivery.message, attempts=attempts, copy=new_id())
                 await self._end_of(attempt, lambda delivery: delivery.retry(again, delay=0))
 
@@ -350,3 +368,10 @@ class JobRunner:
 
     def _log_dead(self, job_id: str, reason: str) -> None:
         logger.warning("job %s in %r failed for good: %s", job_id, self._name, reason)
+
+
+def _lives(found: JobRecord, later: Snapshot, version: int) -> bool:
+    """True if the run has shown since that `version` that it goes on."""
+    record = later.record
+    same_run = record.status is JobStatus.running and record.worker == found.worker
+    return same_run and later.version != version and not record.cancel_requested

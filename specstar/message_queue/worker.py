@@ -34,6 +34,7 @@ _RESTART_SECONDS = 2.0
 # Among very many records a look takes a while: pauses are so many times as long.
 _RECOVERY_REST = 60
 _INTERRUPT_SECONDS = 5.0
+_GOODBYE_SECONDS = 1.0
 _numbers = itertools.count(1)
 
 
@@ -156,23 +157,27 @@ class Worker:
 
     async def _drain(self) -> None:
         """Take no more, wait for what runs, then send it back."""
-        async with anyio.create_task_group() as group:
-            for lane in self._lanes:
-                group.start_soon(lane.stop)
         with anyio.move_on_after(self._drain_timeout):
             async with anyio.create_task_group() as group:
                 group.start_soon(_cancel_after, self._hurried, group.cancel_scope)
+                for lane in self._lanes:
+                    group.start_soon(lane.stop)  # a broker that does not answer takes its time
                 await self._idle.wait()
                 group.cancel_scope.cancel()
         self.interrupted = True
         if self._idle.is_set():
             return
         running = sum(len(lane.attempts) for lane in self._lanes)
-        logger.warning("the drain is over: %d jobs that still run are cancelled and go back", running)
+        if running:
+            logger.warning("the drain is over: %d jobs that still run are cancelled and go back", running)
         for lane in self._lanes:
             lane.interrupt()
-        with anyio.move_on_after(_INTERRUPT_SECONDS):
+        with anyio.move_on_after(_INTERRUPT_SECONDS if running else _GOODBYE_SECONDS):
             await self._idle.wait()
+        # Nothing ends a handler that still cleans up, and its job goes back only after it.
+        while not self._idle.is_set() and any(lane.cleans_up for lane in self._lanes):
+            with anyio.move_on_after(_INTERRUPT_SECONDS):
+                await self._idle.wait()
 
     async def sleep(self, seconds: float, *, even_when_stopping: bool = False) -> None:
         """Sleep, but not past the moment when it is time to go."""
@@ -223,6 +228,7 @@ class Worker:
         if state is None or not old or not (watch or renew):
             return
         shared, leased = lane.queue._sharing()
+        attempts_allowed = lane.queue._policy().max_attempts
 
         async def look(attempt: Attempt) -> None:
             try:
@@ -233,7 +239,8 @@ class Worker:
                     attempt.stop(Stopped.lost)
                 elif found.record.cancel_requested:
                     attempt.stop(Stopped.cancelled)
-                elif renew and leased:
+                elif (renew and leased) or (attempt.delivery.lost and found.record.attempts >= attempts_allowed):
+                    # A sign of life for those who have the message: they would give the job up.
                     await state.mark(found, found.record)
             except SpecstarError as error:
                 logger.info("the state of job %s could not be looked at: %s", attempt.record.job_id, error)

@@ -209,13 +209,12 @@ class Gate:
     async def aclose(self, *, hurried: bool = False) -> None:
         """Close everything that is open, within `close_timeout` seconds a connection. Callable from anywhere.
 
-        Cancelled, it drops what is still open. `hurried`: the program was interrupted and must end within two seconds.
+        Cancelled, it drops what is still open; while workers end, it goes on by itself instead. `hurried`: the program was
+        interrupted and must end within two seconds.
         """
         home = self._begin_closing()
         if home is None:
-            # Another caller closes already, maybe on another loop, where no event of this one could be set.
-            while (home := self.home) is not None and home.claimed:  # noqa: ASYNC110
-                await anyio.sleep(0.005)
+            await self.until_closed()
             return
         function = functools.partial(self._close_here, home, hurried=hurried)
         try:
@@ -226,6 +225,12 @@ class Gate:
             with anyio.move_on_after(_THREAD_END_SECONDS, shield=True):
                 while home.thread.is_alive():  # noqa: ASYNC110  a thread sets no event when it is truly gone
                     await anyio.sleep(0.001)
+
+    async def until_closed(self) -> None:
+        """Wait while another caller closes."""
+        # Maybe on another loop, where no event of this one could be set.
+        while (home := self.home) is not None and home.claimed:  # noqa: ASYNC110
+            await anyio.sleep(0.005)
 
     def close(self, *, hurried: bool = False) -> None:
         """Close everything from a thread without a loop. Otherwise like `aclose`."""
@@ -258,17 +263,26 @@ class Gate:
 
     async def _close_here(self, home: Home, *, hurried: bool) -> None:
         limit = min(self.close_timeout, _HURRIED_SECONDS) if hurried else self.close_timeout
+        handed_on = False
         try:
-            await self._end_workers(limit / 2 if hurried else limit)
+            try:
+                await self._end_workers(limit / 2 if hurried else limit)
+            except BaseException:
+                # A handler that closes its own spec is cancelled by that: the rest goes on without it.
+                handed_on = bool(self.before_closing) and not home.ending
+                if handed_on:
+                    home.spawn(functools.partial(self._close_here, home, hurried=hurried))
+                raise
             home.closing = True
             # In a hurry the limit is for all connections together.
             await self.connections.aclose(limit / max(1, len(self.connections.opened())) if hurried else limit)
         finally:
-            home.closing = True
-            try:
-                await home.cancel_tasks(limit)
-            finally:
-                self._forget(home)
+            if not handed_on:
+                home.closing = True
+                try:
+                    await home.cancel_tasks(limit)
+                finally:
+                    self._forget(home)
 
     async def _end_workers(self, limit: float) -> None:
         if self.before_closing:
@@ -280,10 +294,14 @@ class Gate:
     async def loop_ends(self, home: Home) -> None:
         """The loop of the home is about to end, and nobody has closed: do it now. The next call may come on another loop."""
         with self._lock:
-            if self.home is not home or home.claimed:
+            if self.home is not home:
                 return
+            closes = home.claimed
             home.claimed = home.closing = home.ending = True
-            self._left_open = self._unclosed()
+            self._left_open = [] if closes else self._unclosed()
+        if closes:
+            await home.cancel_tasks(_HURRIED_SECONDS)  # a closing that goes on by itself
+            return
         connections = self.connections
         heirs = Connections()
         try:

@@ -17,8 +17,9 @@ import msgspec
 import pytest
 
 from specstar import Job, JobStatus, SpecStar
-from specstar.errors import NotConfiguredError, UsageError
+from specstar.errors import BackendUnavailable, NotConfiguredError, UsageError
 from specstar.message_queue import JobQueue, WorkerStop
+from specstar.message_queue import worker as worker_module
 from specstar.message_queue.owner import process_token
 from specstar.message_queue.sender import message_of
 from specstar.message_queue.state import Snapshot
@@ -202,6 +203,63 @@ async def test_a_job_that_outlasts_the_drain_goes_back_and_the_attempt_does_not_
     async with workers(spec):
         done = await slow.wait(sent.job_id, timeout=20)
     assert (done.status, done.attempts, runs) == (JobStatus.succeeded, 1, [1, 1])
+
+
+async def test_a_job_goes_back_after_a_handler_that_takes_its_time_to_clean_up(
+    spec: SpecStar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "_INTERRUPT_SECONDS", 0.05)
+    began, cleaned = anyio.Event(), anyio.Event()
+    runs: list[int] = []
+
+    @spec.job(max_retries=0)
+    async def slow(job: Job[Mail]) -> None:
+        runs.append(job.attempts)
+        if len(runs) > 1:
+            return
+        try:
+            began.set()
+            await anyio.sleep(60)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(0.4)
+                cleaned.set()
+
+    sent = await slow.enqueue(Mail())
+    async with workers(spec, drain_timeout=0):
+        with anyio.fail_after(20):
+            await began.wait()
+    assert cleaned.is_set()
+    assert (await slow.get(sent.job_id)).status is JobStatus.retrying
+    async with workers(spec):
+        done = await slow.wait(sent.job_id, timeout=20)
+    assert (done.status, runs) == (JobStatus.succeeded, [1, 1])
+
+
+async def test_a_job_that_outlasts_the_drain_keeps_its_place_in_its_partition(spec: SpecStar) -> None:
+    began = anyio.Event()
+    runs: list[tuple[int, int]] = []
+
+    @spec.job(max_retries=0)
+    async def turn(job: Job[Mail]) -> None:
+        runs.append((job.payload.number, job.attempts))
+        if not began.is_set():
+            began.set()
+            await anyio.sleep(60)
+
+    jobs = [await turn.enqueue(Mail(number=number), partition_key="k") for number in range(3)]
+    async with workers(spec, drain_timeout=0):
+        with anyio.fail_after(20):
+            await began.wait()
+    assert [(await turn.get(job.job_id)).status for job in jobs] == [
+        JobStatus.retrying,
+        JobStatus.pending,
+        JobStatus.pending,
+    ]
+    async with workers(spec):
+        for job in jobs:
+            await turn.wait(job.job_id, timeout=20)
+    assert runs == [(0, 1), (0, 1), (1, 1), (2, 1)]
 
 
 async def test_sigterm_drains_and_the_handlers_before_are_put_back(spec: SpecStar) -> None:
@@ -514,6 +572,19 @@ async def test_a_periodic_job_runs_once_a_tick_however_many_workers(spec: SpecSt
     assert ticks == sorted(ticks)
 
 
+async def test_a_periodic_job_without_state_runs_once_a_tick_and_process(spec: SpecStar) -> None:
+    moments: list[float] = []
+
+    @spec.job(every=0.5, keep_state=False)
+    async def tick(job: Job[Mail]) -> None:
+        moments.append(time.time())
+
+    async with workers(spec), workers(spec):
+        await eventually(lambda: len(moments) >= 3)
+    ticks = [int(moment // 0.5) for moment in moments]
+    assert len(ticks) == len(set(ticks)), ticks
+
+
 async def test_workers_need_jobs_and_a_queue(spec: SpecStar) -> None:
     with pytest.raises(UsageError, match="no jobs"):
         await spec.run_workers()
@@ -547,6 +618,56 @@ async def test_workers_end_when_their_spec_is_closed(spec: SpecStar) -> None:
             await spec.aclose()
             await anyio.sleep(30)
             pytest.fail("the workers go on without connections")
+
+
+async def test_a_handler_may_close_its_own_spec(spec: SpecStar, configuration: dict[str, Any]) -> None:
+    """All that runs goes back, as in any other drain."""
+    began = anyio.Event()
+    runs: list[int] = []
+
+    @spec.job(max_retries=0)
+    async def handler(job: Job[Mail]) -> None:
+        runs.append(job.payload.number)
+        if len(runs) > 2:
+            return
+        if job.payload.number:
+            began.set()
+            await anyio.sleep(60)
+        await began.wait()
+        await spec.aclose()
+
+    jobs = await handler.enqueue_many([Mail(number=0), Mail(number=1)])
+    with anyio.fail_after(5):
+        await spec.run_workers(handle_signals=False)
+    assert spec._gate.connections.opened() == []
+    if configuration["meta"]["type"] == "memory":
+        return  # gone with the spec
+    assert [(await handler.get(job.job_id)).status for job in jobs] == [JobStatus.retrying] * 2
+    async with workers(spec):
+        done = [await handler.wait(job.job_id, timeout=20) for job in jobs]
+    assert [(job.status, job.attempts) for job in done] == [(JobStatus.succeeded, 1)] * 2
+    assert sorted(runs) == [0, 0, 1, 1]
+
+
+async def test_a_wait_does_not_open_again_what_was_closed(spec: SpecStar) -> None:
+    @spec.job
+    async def handler(job: Job[Mail]) -> None: ...
+
+    sent = await handler.enqueue(Mail())
+    waiting = anyio.Event()
+
+    async def wait() -> None:
+        waiting.set()
+        with pytest.raises(BackendUnavailable):
+            await handler.wait(sent.job_id)
+
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as group:
+            group.start_soon(wait)
+            await waiting.wait()
+            await anyio.sleep(0.1)
+            await spec.aclose()
+    assert spec._gate.connections.opened() == []
 
 
 async def test_a_stop_before_the_start_is_kept(spec: SpecStar) -> None:

@@ -56,6 +56,7 @@ def record(status: str, *, attempts: int = 0, delivery: int = 0, copy: str | Non
         ("cancelled", 0, 0, 0, False, DROP),
         ("cancelled", 0, 0, 0, True, DROP),
         ("failed", 3, 0, 0, False, DROP),
+        ("failed", 3, 2, 4, False, PARK),  # newer than any run: it had been left to a worker without its message
         ("failed", 3, 0, 0, True, PARK),  # died between the state and the dead letter
     ],
 )
