@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+import anyio
+
+from specstar.errors import BackendUnavailable
 from specstar.message_queue.job import INDEXED_FIELDS, MODEL_NAME, JobRecord
 from specstar.message_queue.local_state import LiveJobs, LocalJobState
 from specstar.message_queue.state import JobState
@@ -16,12 +19,42 @@ from specstar.runtime import Gate, Home
 if TYPE_CHECKING:
     from specstar.message_queue.factories import BoundMessageQueueFactory
 
-__all__ = ["JobBackend", "Opened", "job_model"]
+__all__ = ["JobBackend", "Opened", "Sendings", "job_model"]
+
+# Those that wait for a broker that is away are not waited for any longer.
+_SENDING_SECONDS = 5.0
 
 
 def job_model() -> ModelSpec:
     """The model under which job state is stored."""
     return ModelSpec(name=MODEL_NAME, indexed_fields=fields_of(JobRecord, INDEXED_FIELDS))
+
+
+class Sendings:
+    """Jobs on their way into state and queue: `with` it around each. Closing waits for them, and admits no more."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._closing = False
+        self._over: anyio.Event | None = None
+
+    def __enter__(self) -> None:
+        if self._closing:
+            raise BackendUnavailable("specstar is closing; call again", role="mq")
+        self._count += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._count -= 1
+        if not self._count and self._over is not None:
+            self._over.set()
+
+    async def end(self) -> None:
+        """Wait for those that have begun: one that is cut in two leaves the state of a job that was never sent."""
+        self._closing = True
+        if self._count:
+            self._over = self._over or anyio.Event()
+            with anyio.move_on_after(_SENDING_SECONDS):
+                await self._over.wait()
 
 
 class Opened(NamedTuple):
@@ -31,6 +64,7 @@ class Opened(NamedTuple):
     factory: MessageQueueFactory
     state: JobState
     state_is_durable: bool
+    sendings: Sendings
 
 
 class JobBackend:
@@ -70,7 +104,9 @@ class JobBackend:
         if not durable:
             live = self.gate.connections.share(("specstar.jobs",), LiveJobs, "jobs")
             state = LocalJobState(home, live, stored, storage)
-        self._opened = Opened(home, factory, state, durable)
+        sendings = Sendings()
+        self.gate.before_closing[self] = sendings.end
+        self._opened = Opened(home, factory, state, durable, sendings)
         self._generation = generation
         self._queues = {}
         return self._opened

@@ -73,6 +73,12 @@ class JobSender:
         if state is None:
             await messages.publish(message_of(record), delay=delay)
             return record
+        with self._backend.current().sendings:
+            return await self._send(state, messages, record, delay, tick=tick)
+
+    async def _send(
+        self, state: JobState, messages: MessageQueue, record: JobRecord, delay: float, *, tick: bool
+    ) -> JobRecord:
         for _ in range(_CONFLICTS):
             try:
                 await state.create(record)
@@ -100,19 +106,21 @@ class JobSender:
         if not records:
             return
         messages, state = self.messages(), self.state()
+        if state is None:
+            await messages.publish_many([message_of(record) for record in records], delay=delay)
+            return
         in_flight = True
-        try:
-            if state is not None:
+        with self._backend.current().sendings:
+            try:
                 results = await state.create_many(records)
                 in_flight = False
                 for result in results:
                     if isinstance(result, Exception):
                         raise result
-            await messages.publish_many([message_of(record) for record in records], delay=delay)
-        except BaseException:
-            if state is not None:
+                await messages.publish_many([message_of(record) for record in records], delay=delay)
+            except BaseException:
                 await _forget(state, records, in_flight=in_flight)
-            raise
+                raise
 
     async def _sent_before(
         self, state: JobState, messages: MessageQueue, record: JobRecord, *, tick: bool

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from specstar import Job, JobStatus, SpecStar
+from specstar.errors import BackendUnavailable
 from specstar.message_queue import JobQueue, recovery
 from specstar.message_queue.owner import process_token
 from tests.conformance.jobs.harness import Mail, eventually, eventually_gives, workers
@@ -129,3 +130,33 @@ async def test_after_the_first_look_workers_do_not_look_again(spec: SpecStar, qu
     async with workers(spec):
         await anyio.sleep(2.0)
     assert (await queue.get(job.job_id)).status is JobStatus.pending
+
+
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize("pause", [0.0, 0.01, 0.03])
+async def test_what_is_being_sent_when_the_spec_is_closed_is_sent_whole(
+    spec: SpecStar, queue: JobQueue[Mail], many: bool, pause: float
+) -> None:
+    """Nor does a job that was refused leave a record that waits for ever."""
+    sent: list[str] = []
+    await queue.enqueue(Mail())
+
+    async def send_all() -> None:
+        sent.extend(job.job_id for job in await queue.enqueue_many([Mail(number=number) for number in range(2000)]))
+
+    async def send(number: int) -> None:
+        try:
+            sent.append((await queue.enqueue(Mail(number=number))).job_id)
+        except BackendUnavailable as error:
+            assert "closing" in str(error)  # noqa: PT017  begun too late
+
+    async with anyio.create_task_group() as group:
+        if many:
+            group.start_soon(send_all)
+        else:
+            for number in range(500):
+                group.start_soon(send, number)
+        await anyio.sleep(pause)
+        await spec.aclose()
+    assert (await queue.count(), await queue.depth()) == (len(sent) + 1, len(sent) + 1)
+    assert len(sent) == 2000 if many else sent
