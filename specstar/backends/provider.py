@@ -59,6 +59,13 @@ class BackendProvider(ABC, Generic[Options, Conn]):
         """Checks that types cannot express: pairs of (option name, what is wrong)."""
         return []
 
+    def pinned(self, options: Options) -> Options:
+        """The same options, made independent of what the process may change later, such as its working directory.
+
+        Called once, when the configuration is resolved; stores and connections get what this returns.
+        """
+        return options
+
     @abstractmethod
     def connection_key(self, options: Options) -> Hashable:
         """Equal for options that can share one connection."""

@@ -30,12 +30,14 @@ class ResolvedBackend(Struct, frozen=True, kw_only=True, eq=False):
     """What fills one role: provider, typed options, and the connection they came from (None: an inline backend).
 
     `origins` names the options that were set and where: `given` in the binding, in the `connection`, in `defaults`.
+    `pinned` are the options that stores and connections get.
     """
 
     role: Role
     type: str
     provider: BackendProvider[Any, Any]
     options: Any
+    pinned: Any
     connection: str | None = None
     tags: tuple[str, ...] = ()
     origins: dict[str, Origin] = {}
@@ -220,11 +222,17 @@ class _Resolver:
             self._problems.add(path, reason)
         if found:
             return None
+        try:
+            pinned = backend.provider.pinned(options)
+        except Exception as error:
+            self._problems.add((under or level).path, self._failed(backend, error))
+            return None
         return ResolvedBackend(
             role=role,
             type=backend.provider.type,
             provider=backend.provider,
             options=options,
+            pinned=pinned,
             connection=use,
             tags=connection.profile.tags if connection is not None else (),
             origins=self._origins(backend, level, under),

@@ -26,6 +26,7 @@ class Author(NamedTuple):
 
 
 _NOBODY = Author()
+_FIRST_YEAR, _LAST_YEAR = 2, 9998
 
 
 class Authorship:
@@ -63,14 +64,17 @@ class Authorship:
 
 
 def _clock(now: datetime | Callable[[], datetime]) -> Callable[[], datetime]:
-    if isinstance(now, datetime):
-        fixed = _aware(now)
+    if not callable(now):
+        fixed = _checked(now)
         return lambda: fixed
     clock = now
-    return lambda: _aware(clock())
+    return lambda: _checked(clock())
 
 
-def _aware(now: datetime) -> datetime:
+def _checked(now: datetime) -> datetime:
     if not isinstance(now, datetime) or now.tzinfo is None:
         raise InvalidInputError("now must be a timezone-aware datetime", field="now")
+    # The ends of the calendar stand for infinity in PostgreSQL, and do not exist in every time zone.
+    if not _FIRST_YEAR <= now.year <= _LAST_YEAR:
+        raise InvalidInputError(f"now must be in the years {_FIRST_YEAR} to {_LAST_YEAR}, not {now.year}", field="now")
     return now.astimezone(UTC)

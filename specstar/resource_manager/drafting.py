@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from specstar.query import Projector
 from specstar.resource_manager.authorship import Authorship
 from specstar.resource_manager.codec import Codec
-from specstar.resource_manager.ids import checked_id, new_id
+from specstar.resource_manager.ids import checked_id, id_after, new_id
 from specstar.resource_manager.writer import Current
 from specstar.roles import MetaWrite, ResourceMeta, RevisionInfo, RevisionStatus
 from specstar.roles.storage import Advance, StorageWrite
@@ -63,7 +63,7 @@ class Drafting(Generic[T]):
         self, codec: Codec[T], meta: ResourceMeta, data: T, payload: bytes, status: RevisionStatus
     ) -> StorageWrite:
         """The next revision of a resource."""
-        revision_id = new_id()
+        revision_id = id_after(meta.current_revision_id)
         after = self.touched(
             meta,
             current_revision_id=revision_id,
@@ -97,7 +97,7 @@ class Drafting(Generic[T]):
         revision = self._revision(
             codec,
             resource_id,
-            new_id(),
+            id_after(parent_revision_id),
             payload,
             parent=parent_revision_id,
             status=status,

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from time import time_ns
 from typing import TypeGuard
 
 from specstar.errors import InvalidInputError, LimitExceededError
 
-__all__ = ["MAX_ID_BYTES", "checked_age", "checked_id", "is_id", "new_id"]
+__all__ = ["MAX_ID_BYTES", "checked_age", "checked_id", "id_after", "is_id", "new_id"]
 
 MAX_ID_BYTES = 1024
 """The longest id a caller may give, in bytes of UTF-8: what every backend can index."""
 
 _LONGEST_AGE = 100 * 366 * 86_400
 _TAILS_AT_ONCE = 256
+_TAIL_AT = 18
 # The two highest of the random bits are the variant: 10.
 _VARIANT = bytes(byte & 0x3F | 0x80 for byte in range(256))
 _FRACTIONS = [f"{fraction:03x}" for fraction in range(4096)]
+
+_PATTERN = re.compile(r"([0-9a-f]{8})-([0-9a-f]{4})-7([0-9a-f]{3})-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.ASCII)
+_LAST_STAMP = (1 << 60) - 1
 
 _lock = threading.Lock()
 _last_stamp = 0
@@ -45,9 +50,24 @@ def new_id() -> str:
     milliseconds = stamp >> 12
     known, head = _head
     if milliseconds != known:
-        head = f"{milliseconds >> 16:08x}-{milliseconds & 0xFFFF:04x}-7"
+        head = _head_of(milliseconds)
         _head = milliseconds, head
     return head + _FRACTIONS[stamp & 0xFFF] + tail
+
+
+def id_after(earlier: str) -> str:
+    """A new id that sorts behind this one, also if that was made by a clock which is ahead of ours."""
+    made = new_id()
+    if made > earlier or (parts := _PATTERN.fullmatch(earlier)) is None:
+        return made
+    stamp = int("".join(parts.groups()), 16) + 1
+    if stamp > _LAST_STAMP:
+        return made
+    return _head_of(stamp >> 12) + _FRACTIONS[stamp & 0xFFF] + made[_TAIL_AT:]
+
+
+def _head_of(milliseconds: int) -> str:
+    return f"{milliseconds >> 16:08x}-{milliseconds & 0xFFFF:04x}-7"
 
 
 def _new_tails() -> list[str]:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from specstar.backends.disk.options import DiskOptions
 from specstar.backends.provider import BackendContext, BackendProvider, Role
@@ -40,6 +40,9 @@ class DiskProvider(BackendProvider[DiskOptions, "DiskConnection"]):
         if "\0" in options.rootdir:
             return [("rootdir", "contains a NUL character")]
         return []
+
+    def pinned(self, options: DiskOptions) -> DiskOptions:
+        return structs.replace(options, rootdir=root_path(options.rootdir))
 
     def connection_key(self, options: DiskOptions) -> Hashable:
         return (

@@ -24,7 +24,7 @@ from specstar.errors import (
     RevisionStateError,
 )
 from specstar.query import Query, build_query
-from specstar.resource_manager import ResourceManager
+from specstar.resource_manager import ResourceManager, ids
 from specstar.roles import RevisionStatus
 
 pytestmark = pytest.mark.anyio
@@ -838,3 +838,36 @@ async def test_revisions_are_listed_in_the_order_of_their_writes(users: Users) -
         listed = await users.list_revisions(first.resource_id)
         assert sorted(written) == [info.revision_id for info in listed]
         assert [info.created_time for info in listed] == sorted(info.created_time for info in listed)
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+async def test_a_revision_is_listed_behind_one_that_was_written_by_a_clock_that_is_ahead(
+    users: Users, monkeypatch: pytest.MonkeyPatch, conditional: bool
+) -> None:
+    stamp, clock = ids._last_stamp, ids.time_ns
+    monkeypatch.setattr(ids, "time_ns", lambda: clock() + 60 * 10**9)
+    first = await users.create(User("first"))
+    monkeypatch.setattr(ids, "time_ns", clock)
+    monkeypatch.setattr(ids, "_last_stamp", stamp)
+    expected = {"expected_revision_id": first.revision_id} if conditional else {}
+    second = await users.update(first.resource_id, User("second"), **expected)
+    third = await users.update(first.resource_id, User("third"))
+    listed = await users.list_revisions(first.resource_id)
+    assert [info.revision_id for info in listed] == [first.revision_id, second.revision_id, third.revision_id]
+
+
+@pytest.mark.parametrize(
+    "now",
+    [
+        datetime.min.replace(tzinfo=UTC),
+        datetime.max.replace(tzinfo=UTC),
+        datetime(2026, 1, 1),  # noqa: DTZ001
+        "2026-01-01T00:00:00Z",
+    ],
+)
+async def test_a_time_that_no_backend_keeps_is_refused(users: Users, now: Any) -> None:
+    with pytest.raises(InvalidInputError, match="now must be"), users.using(now=now):
+        await users.create(User("never"))
+    with users.using(now=lambda: now), pytest.raises(InvalidInputError, match="now must be"):
+        await users.create(User("never"))
+    assert await users.count() == 0

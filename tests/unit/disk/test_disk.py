@@ -553,3 +553,25 @@ async def test_writes_and_files_travel_in_batches_of_batch_bytes(
         assert isinstance(found, StoredRevision)
         assert found.payload == item.payload
     await bench.aclose()
+
+
+async def test_a_relative_root_stays_where_it_was_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs change their working directory: daemons, test runners, notebooks."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second):
+        folder.mkdir()
+    monkeypatch.chdir(first)
+    disk = {"type": "disk", "options": {"rootdir": "./data"}}
+    spec = SpecStar()
+    spec.configure(backend={"meta": disk, "resource": disk, "blob": disk})
+    notes = spec.add_model(Note)
+    monkeypatch.chdir(second)
+    async with spec:
+        kept = await notes.create(Note("kept"))
+        blob = await spec.blobs.put(b"bytes")
+    monkeypatch.chdir(tmp_path)
+    async with spec:
+        assert (await notes.get(kept.resource_id)).data == Note("kept")
+        assert await spec.blobs.get(blob.file_id) == b"bytes"
+    assert (first / "data" / "specstar.sqlite3").exists()
+    assert list(second.iterdir()) == []

@@ -7,7 +7,7 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
 
-from specstar.resource_manager.ids import new_id
+from specstar.resource_manager.ids import id_after, new_id
 
 
 def _some(count: int) -> list[str]:
@@ -42,3 +42,22 @@ def test_a_forked_child_makes_other_random_parts() -> None:
         theirs = child.apply(_some, (100,))
     ours = _some(100)
     assert not {resource_id[19:] for resource_id in ours} & {resource_id[19:] for resource_id in theirs}
+
+
+def test_an_id_after_one_of_a_clock_that_is_ahead_sorts_behind_it() -> None:
+    ordinary = new_id()
+    assert ordinary < id_after(ordinary) < new_id()
+    earlier = f"{(time.time_ns() // 1_000_000 + 60_000) >> 16:08x}-ffff-7fff-8000-0123456789ab"
+    made = [earlier]
+    for _ in range(5000):  # over the end of a millisecond
+        made.append(id_after(made[-1]))
+    assert made == sorted(made)
+    assert len(set(made)) == len(made)
+    assert all(uuid.UUID(later).version == 7 and str(uuid.UUID(later)) == later for later in made)
+    assert made[0] not in {new_id(), made[-1]}
+    assert new_id() < made[0]  # the clock of this process is not moved on by that
+
+
+def test_an_id_after_one_of_another_form_is_new() -> None:
+    for earlier in ("z", "", "ffffffff-ffff-7fff-bfff-ffffffffffff", "FFFFFFFF-0000-7000-8000-000000000000"):
+        assert uuid.UUID(id_after(earlier)).version == 7
