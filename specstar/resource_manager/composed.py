@@ -106,19 +106,36 @@ class ComposedStorage(Storage):
     async def _with_payloads(
         self, rows: Sequence[tuple[ResourceMeta, RevisionInfo] | None]
     ) -> list[StoredRevision | None]:
-        payloads = iter(await self._resource.get_many([_key(row[1]) for row in rows if row is not None]))
-        results: list[StoredRevision | None] = []
-        for row in rows:
-            if row is None:
-                results.append(None)
-                continue
-            payload = next(payloads)
-            if payload is not None:
-                results.append(StoredRevision(row[0], row[1], payload))
-                continue
-            again = await self.read(row[0].resource_id)
-            results.append(again if isinstance(again, StoredRevision) else None)
-        return results
+        payloads = iter(await self._payloads([_key(row[1]) for row in rows if row is not None]))
+        return [None if row is None else await self._with_payload(row, next(payloads)) for row in rows]
+
+    async def _payloads(self, keys: list[PayloadKey]) -> Sequence[bytes | DecodeError | None]:
+        try:
+            return await self._resource.get_many(keys)
+        except DecodeError:
+            # One of them is damaged: which?
+            return [await self._payload(key) for key in keys]
+
+    async def _payload(self, key: PayloadKey) -> bytes | DecodeError | None:
+        try:
+            return await self._resource.get(key)
+        except DecodeError as error:
+            return error
+
+    async def _with_payload(
+        self, row: tuple[ResourceMeta, RevisionInfo], payload: bytes | DecodeError | None
+    ) -> StoredRevision | None:
+        try:
+            if isinstance(payload, DecodeError):
+                raise payload
+            if payload is None:
+                again = await self.read(row[0].resource_id)
+                return again if isinstance(again, StoredRevision) else None
+        except DecodeError as error:
+            # It must not hide the others: empty bytes are no payload, so whoever reads its data gets the error.
+            logger.error("%s", error)  # noqa: TRY400  the message says it all
+            payload = b""
+        return StoredRevision(row[0], row[1], payload)
 
     async def read_meta(self, resource_id: str) -> ResourceMeta | None:
         return await self._meta.get(resource_id)
