@@ -200,7 +200,7 @@ class ListRevisions:
 
     def run(self, database: Database) -> list[RevisionInfo]:
         rows = database.execute(self.tables.select_revisions, (self.resource_id,))
-        return [decode_revision(info, self.resource_id, revision_id) for revision_id, info, _ in rows]
+        return [decode_revision(info, self.resource_id, revision_id) for revision_id, info, *_ in rows]
 
 
 class Referenced:

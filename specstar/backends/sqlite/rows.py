@@ -150,7 +150,10 @@ def decode_revision(data: bytes, resource_id: str, revision_id: str) -> Revision
         record = _decode_record(data)
     except (msgspec.MsgspecError, TypeError, ValueError) as error:
         raise DecodeError(
-            f"a revision record of {resource_id!r} is damaged: {error}", resource_id=resource_id
+            f"the record of revision {revision_id!r} of {resource_id!r} is damaged ({error}): restore it from a backup, or "
+            "erase the resource with permanently_delete()",
+            resource_id=resource_id,
+            revision_id=revision_id,
         ) from error
     return RevisionInfo(
         resource_id=resource_id,

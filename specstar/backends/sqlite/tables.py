@@ -164,7 +164,8 @@ class ModelTables:
             f"SELECT {self.meta_columns}, v.info, v.payload_id, v.payload {from_given} WHERE m.resource_id = ?"
         )
         self.select_revisions = (
-            f"SELECT revision_id, info, payload IS NULL FROM {revisions} WHERE resource_id = ? ORDER BY revision_id"
+            f"SELECT revision_id, info, payload_id, payload IS NULL FROM {revisions} "
+            "WHERE resource_id = ? ORDER BY revision_id"
         )
         self.select_referenced = (
             f"SELECT DISTINCT payload_id FROM {revisions} WHERE payload IS NULL "

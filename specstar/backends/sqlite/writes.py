@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from itertools import groupby
 from typing import Any
 
@@ -11,7 +12,13 @@ from specstar.backends.sqlite.database import Database, Joined
 from specstar.backends.sqlite.rows import decode_revision, encode_meta, encode_revision
 from specstar.backends.sqlite.search import index_statements
 from specstar.backends.sqlite.tables import CURRENT_ROW, ModelTables
-from specstar.errors import DuplicateResourceError, ResourceNotFoundError, RevisionConflictError, SpecstarError
+from specstar.errors import (
+    DecodeError,
+    DuplicateResourceError,
+    ResourceNotFoundError,
+    RevisionConflictError,
+    SpecstarError,
+)
 from specstar.roles import MetaWrite, PayloadKey, RevisionInfo
 
 __all__ = [
@@ -207,13 +214,27 @@ class EraseRow:
         if self.expected is not None and found[0][0] != self.expected:
             raise RevisionConflictError(self.resource_id, actual_revision_id=found[0][1], model=tables.model.name)
         revisions = [
-            (decode_revision(info, self.resource_id, revision_id), bool(elsewhere))
-            for revision_id, info, elsewhere in database.execute(tables.select_revisions, key)
+            (_erased(info, self.resource_id, revision_id, payload_id), bool(elsewhere))
+            for revision_id, info, payload_id, elsewhere in database.execute(tables.select_revisions, key)
         ]
         database.execute(tables.delete_revisions, key)
         database.execute(tables.delete_payloads, key)
         database.execute(tables.delete_meta, key)
         return revisions
+
+
+def _erased(info: bytes, resource_id: str, revision_id: str, payload_id: str) -> RevisionInfo:
+    """A revision that is removed. One whose record is damaged has to go too: where its payload is, a column tells."""
+    try:
+        return decode_revision(info, resource_id, revision_id)
+    except DecodeError:
+        return RevisionInfo(
+            resource_id=resource_id,
+            revision_id=revision_id,
+            payload_id=payload_id,
+            created_time=datetime.min.replace(tzinfo=UTC),
+            updated_time=datetime.min.replace(tzinfo=UTC),
+        )
 
 
 class EraseResource(EraseRow):

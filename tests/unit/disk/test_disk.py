@@ -8,6 +8,7 @@ import json
 import logging
 import multiprocessing
 import os
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -171,6 +172,28 @@ async def test_a_damaged_payload_names_its_resource_and_hides_no_other(bench: Be
     assert {row.meta.resource_id: len(row.payload) for row in found} == {
         f"r{number}": 0 if f"r{number}" in damaged else 100_000 for number in range(3)
     }
+
+
+async def test_a_resource_with_a_damaged_record_can_be_erased(bench: Bench, storage: Storage) -> None:
+    """With its payloads, small or in files: what is damaged must not stay for ever."""
+    change = created("r")
+    await storage.write(StorageWrite(change, bytes(100_000)))
+    other = created("other")
+    await storage.write(StorageWrite(other, b"{}"))
+    with sqlite3.connect(root_of(bench) / "specstar.sqlite3") as database:
+        (table,) = database.execute(
+            "SELECT name FROM sqlite_master WHERE name GLOB 'revisions_*' AND type = 'table'"
+        ).fetchone()
+        database.execute(f'UPDATE "{table}" SET info = ? WHERE resource_id = ?', (b"noise", "r"))
+    database.close()
+    for look in (storage.read, storage.list_revisions):
+        with pytest.raises(DecodeError, match=r"of 'r' is damaged .*permanently_delete"):
+            await look("r")
+    assert await storage.read_meta("r") is not None
+    assert await storage.erase("r")
+    assert await storage.read("r") is None
+    assert [path for path in (root_of(bench) / "_payloads").rglob("*") if path.is_file()] == []
+    assert isinstance(await storage.read("other"), StoredRevision)
 
 
 async def test_noise_in_the_header_of_a_payload_is_damage_to_collections_too(bench: Bench, storage: Storage) -> None:
