@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -844,13 +845,13 @@ async def test_revisions_are_listed_in_the_order_of_their_writes(users: Users) -
 async def test_a_revision_is_listed_behind_one_that_was_written_by_a_clock_that_is_ahead(
     users: Users, monkeypatch: pytest.MonkeyPatch, conditional: bool
 ) -> None:
-    stamp, clock = ids._last_stamp, ids.time_ns
+    stamp, clock = ids._last_stamp, time.time_ns
     monkeypatch.setattr(ids, "time_ns", lambda: clock() + 60 * 10**9)
     first = await users.create(User("first"))
     monkeypatch.setattr(ids, "time_ns", clock)
     monkeypatch.setattr(ids, "_last_stamp", stamp)
-    expected = {"expected_revision_id": first.revision_id} if conditional else {}
-    second = await users.update(first.resource_id, User("second"), **expected)
+    expected = first.revision_id if conditional else None
+    second = await users.update(first.resource_id, User("second"), expected_revision_id=expected)
     third = await users.update(first.resource_id, User("third"))
     listed = await users.list_revisions(first.resource_id)
     assert [info.revision_id for info in listed] == [first.revision_id, second.revision_id, third.revision_id]
