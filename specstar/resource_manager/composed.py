@@ -107,7 +107,16 @@ class ComposedStorage(Storage):
         self, rows: Sequence[tuple[ResourceMeta, RevisionInfo] | None]
     ) -> list[StoredRevision | None]:
         payloads = iter(await self._payloads([_key(row[1]) for row in rows if row is not None]))
-        return [None if row is None else await self._with_payload(row, next(payloads)) for row in rows]
+        results: list[StoredRevision | None] = []
+        for row in rows:
+            payload = None if row is None else next(payloads)
+            if row is None:
+                results.append(None)
+            elif payload is None or isinstance(payload, DecodeError):
+                results.append(await self._without_payload(row, payload))
+            else:
+                results.append(StoredRevision(row[0], row[1], payload))
+        return results
 
     async def _payloads(self, keys: list[PayloadKey]) -> Sequence[bytes | DecodeError | None]:
         try:
@@ -122,20 +131,18 @@ class ComposedStorage(Storage):
         except DecodeError as error:
             return error
 
-    async def _with_payload(
-        self, row: tuple[ResourceMeta, RevisionInfo], payload: bytes | DecodeError | None
+    async def _without_payload(
+        self, row: tuple[ResourceMeta, RevisionInfo], error: DecodeError | None
     ) -> StoredRevision | None:
-        try:
-            if isinstance(payload, DecodeError):
-                raise payload
-            if payload is None:
+        if error is None:
+            try:
                 again = await self.read(row[0].resource_id)
                 return again if isinstance(again, StoredRevision) else None
-        except DecodeError as error:
-            # It must not hide the others: empty bytes are no payload, so whoever reads its data gets the error.
-            logger.error("%s", error)  # noqa: TRY400  the message says it all
-            payload = b""
-        return StoredRevision(row[0], row[1], payload)
+            except DecodeError as lost:
+                error = lost
+        # It must not hide the others: empty bytes are no payload, so whoever reads its data gets the error.
+        logger.error("%s", error)
+        return StoredRevision(row[0], row[1], b"")
 
     async def read_meta(self, resource_id: str) -> ResourceMeta | None:
         return await self._meta.get(resource_id)
