@@ -105,7 +105,7 @@ class JobBackend:
             live = self.gate.connections.share(("specstar.jobs",), LiveJobs, "jobs")
             state = LocalJobState(home, live, stored, storage)
         sendings = Sendings()
-        self.gate.before_closing[self] = sendings.end
+        self.gate.sendings[self] = sendings.end
         self._opened = Opened(home, factory, state, durable, sendings)
         self._generation = generation
         self._queues = {}

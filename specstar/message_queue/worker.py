@@ -18,6 +18,7 @@ from specstar.message_queue.owner import living_workers, process_token
 from specstar.message_queue.recovery import recover, send_lost_again
 from specstar.message_queue.ticks import enqueue_ticks
 from specstar.runtime import Home
+from specstar.runtime.gate import inside_worker
 
 if TYPE_CHECKING:
     from specstar.message_queue.queue import JobQueue
@@ -99,13 +100,14 @@ class Worker:
             Lane(self, queue, limit=min(self._concurrency, queue.concurrency or self._concurrency))
             for queue in self._queues
         ]
-        self._gate.before_closing[self] = self._end
+        self._gate.workers[self] = self._end
+        inside_worker.set(self)
         living_workers.add(self._name)
         try:
             await self._work()
         finally:
             living_workers.discard(self._name)
-            self._gate.before_closing.pop(self, None)
+            self._gate.workers.pop(self, None)
             self._over.set()
         if self._errors:
             raise self._errors[0]

@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-import atexit
-import functools
+import contextlib
 import logging
-import os
 import threading
 import time
 import warnings
 import weakref
 from asyncio import events
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Protocol, TypeVar, cast
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextvars import ContextVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import anyio
 
 from specstar.errors import BackendUnavailable, OutcomeUnknownError, UsageError
+from specstar.runtime.blocking import refuse_on_a_loop, run_here
 from specstar.runtime.connections import Connections
 from specstar.runtime.crossing import NotStarted, block_on, reach
 from specstar.runtime.home import AsyncioHome, Home
 from specstar.runtime.interrupts import uninterrupted
+from specstar.runtime.process import join, keep_for_good, stay_if_exiting
 from specstar.runtime.thread_home import ThreadHome
-from specstar.runtime.trio_home import TrioHome, in_trio
+from specstar.runtime.trio_home import TrioHome
 
-__all__ = ["Gate", "Movable", "interrupted"]
+__all__ = ["Gate", "Movable", "inside_worker", "interrupted"]
 
 R = TypeVar("R")
+End: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
+inside_worker: ContextVar[object] = ContextVar("specstar-inside-worker", default=None)
+"""The one of `Gate.workers` that the running code is part of."""
 logger = logging.getLogger("specstar")
 _SENDINGS = 3
 _THREAD_END_SECONDS = 5.0
@@ -56,13 +60,15 @@ class Gate:
         self.native = True
         self.generation = 0
         self.close_timeout = 10.0
-        self.before_closing: dict[object, Callable[[], Coroutine[Any, Any, None]]] = {}
-        """What ends in good order first, on the home loop, while the connections are open: workers. By its owner."""
+        self.workers: dict[object, End] = {}
+        """What ends in good order first, on the home loop, while everything else still works. By its owner."""
+        self.sendings: dict[object, End] = {}
+        """What ends next, while the connections are open."""
         self._lock = threading.RLock()
         self._refusal: str | None = None
         self._held_home: Home | None = None
         self._left_open: list[str] = []
-        _gates.add(self)
+        join(self)
 
     def settle(self, *, blocking: bool = False) -> Home:
         """The live home; chosen now if there is none, or if its loop is gone. `blocking`: the caller has no loop.
@@ -130,7 +136,7 @@ class Gate:
         home = self.home or self._held_home
         self.home = self._held_home = None
         self.generation += 1
-        self.before_closing.clear()  # ended with the loop, or will see that it is not theirs any more
+        self._forget_owners()  # ended with the loop, or will see that it is not theirs any more
         if isinstance(home, ThreadHome):
             home.stop()  # first: nothing may use the connections any more
         self.connections = self.connections.abandon()
@@ -175,10 +181,10 @@ class Gate:
         Raises `UsageError` inside a running event loop, where blocking would stop the very loop that must do the work, and
         `OutcomeUnknownError` if the home's loop ends while the call is under way.
         """
-        _refuse_on_a_loop()
+        refuse_on_a_loop()
         sendings = 0
         while True:
-            _stay_if_exiting()
+            stay_if_exiting()
             home = self.settle(blocking=True)
             try:
                 if owner is not None and owner._runs_anywhere():
@@ -192,7 +198,7 @@ class Gate:
                 while self._is_ending(home):
                     time.sleep(0.005)
             except Exception:
-                _stay_if_exiting()
+                stay_if_exiting()
                 raise
 
     def _gone(self, home: Home) -> None:
@@ -209,18 +215,15 @@ class Gate:
     async def aclose(self, *, hurried: bool = False) -> None:
         """Close everything that is open, within `close_timeout` seconds a connection. Callable from anywhere.
 
-        Cancelled, it drops what is still open; while workers end, it goes on by itself instead. `hurried`: the program was
-        interrupted and must end within two seconds.
+        Cancelled, it drops what is still open; called by a job handler, it goes on without it instead. `hurried`: the
+        program was interrupted and must end within two seconds.
         """
         home = self._begin_closing()
         if home is None:
             await self.until_closed()
             return
-        function = functools.partial(self._close_here, home, hurried=hurried)
-        try:
-            await (function() if home.is_current() else reach(home, function))
-        except _LOOP_ENDED:
-            self._forget(home)
+        with self._closing(home, hurried) as close:
+            await (close() if home.is_current() else reach(home, close))
         if isinstance(home, ThreadHome):
             with anyio.move_on_after(_THREAD_END_SECONDS, shield=True):
                 while home.thread.is_alive():  # noqa: ASYNC110  a thread sets no event when it is truly gone
@@ -236,16 +239,14 @@ class Gate:
         """Close everything from a thread without a loop. Otherwise like `aclose`."""
         if self.home is None and self._held_home is None:
             return
-        _refuse_on_a_loop()
+        refuse_on_a_loop()
         home = self._begin_closing()
         if home is None:
             while (home := self.home) is not None and home.claimed:
                 time.sleep(0.005)  # another caller closes already
             return
-        try:
-            block_on(home, functools.partial(self._close_here, home, hurried=hurried))
-        except _LOOP_ENDED:
-            self._forget(home)
+        with self._closing(home, hurried) as close:
+            block_on(home, close)
         if isinstance(home, ThreadHome):
             home.thread.join(_THREAD_END_SECONDS)
 
@@ -261,35 +262,49 @@ class Gate:
             home.claimed = True
             return home
 
-    async def _close_here(self, home: Home, *, hurried: bool) -> None:
-        limit = min(self.close_timeout, _HURRIED_SECONDS) if hurried else self.close_timeout
-        handed_on = False
+    @contextlib.contextmanager
+    def _closing(self, home: Home, hurried: bool) -> Iterator[End]:
+        began = False
+
+        async def close() -> None:
+            nonlocal began
+            began = True
+            await self._close_here(home, hurried)
+
         try:
-            try:
-                await self._end_workers(limit / 2 if hurried else limit)
-            except BaseException:
-                # A handler that closes its own spec is cancelled by that: the rest goes on without it.
-                handed_on = bool(self.before_closing) and not home.ending
-                if handed_on:
-                    home.spawn(functools.partial(self._close_here, home, hurried=hurried))
-                raise
+            yield close
+        except _LOOP_ENDED:
+            self._forget(home)
+        finally:
+            if not began:
+                home.claimed = False  # cancelled on the way there: the next caller closes
+
+    async def _close_here(self, home: Home, hurried: bool) -> None:
+        if inside_worker.get() in self.workers:
+            # A handler closes its own spec, and is cancelled when its worker ends: that must not end the closing.
+            home.spawn(self._close_all, home, hurried)
+            await self.until_closed()
+        else:
+            await self._close_all(home, hurried)
+
+    async def _close_all(self, home: Home, hurried: bool) -> None:
+        limit = min(self.close_timeout, _HURRIED_SECONDS) if hurried else self.close_timeout
+        try:
+            for owners in (self.workers, self.sendings):
+                await _end_all(owners, limit / 2 if hurried else limit)
             home.closing = True
             # In a hurry the limit is for all connections together.
             await self.connections.aclose(limit / max(1, len(self.connections.opened())) if hurried else limit)
         finally:
-            if not handed_on:
-                home.closing = True
-                try:
-                    await home.cancel_tasks(limit)
-                finally:
-                    self._forget(home)
+            home.closing = True
+            try:
+                await home.cancel_tasks(limit)
+            finally:
+                self._forget(home)
 
-    async def _end_workers(self, limit: float) -> None:
-        if self.before_closing:
-            with anyio.move_on_after(limit):
-                async with anyio.create_task_group() as group:
-                    for end in list(self.before_closing.values()):
-                        group.start_soon(end)
+    def _forget_owners(self) -> None:
+        self.workers.clear()
+        self.sendings.clear()
 
     async def loop_ends(self, home: Home) -> None:
         """The loop of the home is about to end, and nobody has closed: do it now. The next call may come on another loop."""
@@ -325,7 +340,7 @@ class Gate:
             self._left_open = []
             if self.home is home or self._held_home is home:
                 self.home = self._held_home = None
-                self.before_closing.clear()
+                self._forget_owners()
                 self.connections.abandon()
                 self.connections = Connections()
                 self.generation += 1
@@ -335,11 +350,10 @@ class Gate:
     def after_fork(self) -> None:
         """In a forked child: nothing that the parent opened may be used or closed with a goodbye."""
         self._lock = threading.RLock()
-        # Kept for good: freeing the parent's loop would unregister its sockets from the poller that both share.
-        _inherited.extend(home for home in (self.home, self._held_home) if home is not None)
+        keep_for_good(self.home, self._held_home)
         self.home = self._held_home = None
         self._left_open = []
-        self.before_closing.clear()
+        self._forget_owners()
         self.generation += 1
         self.connections = self.connections.abandon()
 
@@ -379,53 +393,9 @@ def interrupted(exc_type: type[BaseException] | None) -> bool:
     return exc_type is not None and not issubclass(exc_type, Exception)
 
 
-def run_here(portable_call: Awaitable[R]) -> R:
-    """Run a coroutine that never suspends in a thread without a loop: it blocks the thread instead."""
-    coroutine = cast("Coroutine[Any, Any, R]", portable_call)
-    try:
-        coroutine.send(None)
-    except StopIteration as end:
-        result: R = end.value
-        return result
-    coroutine.close()
-    raise RuntimeError("a portable method suspended in a thread without a loop")
-
-
-def _refuse_on_a_loop() -> None:
-    if events._get_running_loop() is None and not in_trio():
-        return
-    kind = "trio" if in_trio() else "asyncio"
-    raise UsageError(
-        f"a blocking specstar call inside a running {kind} event loop would stop that loop; "
-        "use `from specstar import spec` and `await` there (a notebook has a running loop too: await works in its cells)"
-    )
-
-
-_gates: weakref.WeakSet[Gate] = weakref.WeakSet()
-_inherited: list[Home] = []
-_exiting = False
-
-
-def _after_fork_in_child() -> None:
-    global _exiting
-    _exiting = False
-    for gate in list(_gates):
-        gate.after_fork()
-
-
-def _stay_if_exiting() -> None:
-    """At the end of the program a daemon thread stops where it is, as all daemon threads do, instead of failing aloud."""
-    if _exiting and threading.current_thread().daemon:
-        threading.Event().wait()
-
-
-def _at_exit() -> None:
-    global _exiting
-    _exiting = True
-    for gate in list(_gates):
-        gate.end()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
-atexit.register(_at_exit)
+async def _end_all(owners: dict[object, End], limit: float) -> None:
+    if owners:
+        with anyio.move_on_after(limit):
+            async with anyio.create_task_group() as group:
+                for end in list(owners.values()):
+                    group.start_soon(end)

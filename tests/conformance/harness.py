@@ -14,7 +14,7 @@ from specstar.backends.provider import BackendContext, Role
 from specstar.resource_manager.composed import ComposedStorage
 from specstar.roles import BlobReader, BlobStore, BlobWriter, MetaStore, ModelSpec, ResourceStore, Storage
 from specstar.runtime import Gate
-from specstar.runtime.gate import run_here
+from specstar.runtime.blocking import run_here
 from tests.conformance.cases import Case
 
 __all__ = ["Bench"]

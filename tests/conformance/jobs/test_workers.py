@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import functools
 import os
 import signal
 import sys
@@ -647,6 +648,45 @@ async def test_a_handler_may_close_its_own_spec(spec: SpecStar, configuration: d
         done = [await handler.wait(job.job_id, timeout=20) for job in jobs]
     assert [(job.status, job.attempts) for job in done] == [(JobStatus.succeeded, 1)] * 2
     assert sorted(runs) == [0, 0, 1, 1]
+
+
+async def test_a_handler_may_enqueue_while_the_spec_closes(spec: SpecStar) -> None:
+    """What a job hands on when it is told to end is taken: the queues close after the workers."""
+    handed_on: list[str] = []
+    began = anyio.Event()
+
+    @spec.job
+    async def later(job: Job[Mail]) -> None: ...
+
+    @spec.job
+    async def handler(job: Job[Mail]) -> None:
+        began.set()
+        try:
+            await anyio.sleep(60)
+        finally:
+            with anyio.CancelScope(shield=True):
+                handed_on.append((await later.enqueue(Mail())).job_id)
+
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as group:
+            group.start_soon(functools.partial(spec.run_workers, handle_signals=False))
+            await handler.enqueue(Mail())
+            await began.wait()
+            await spec.aclose()
+    assert len(handed_on) == 1
+
+
+async def test_a_cancelled_closing_is_over(spec: SpecStar) -> None:
+    """The next calls work at once."""
+
+    @spec.job
+    async def handler(job: Job[Mail]) -> None: ...
+
+    await handler.enqueue(Mail())
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await spec.aclose()
+    await handler.enqueue(Mail())
 
 
 async def test_a_wait_does_not_open_again_what_was_closed(spec: SpecStar) -> None:
