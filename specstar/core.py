@@ -102,6 +102,8 @@ class SpecStar:
             raise ConfigError("give either backend= or storage_factory=, not both")
         if backend is not None:
             resolved = resolve_config(backend)
+            for warning in resolved.warnings():
+                logger.warning("%s", warning)
             storage_factory = BoundStorageFactory(meta=resolved.meta, resource=resolved.resource, blob=resolved.blob)
             if resolved.mq is not None:
                 if message_queue_factory is not None:

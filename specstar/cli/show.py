@@ -37,7 +37,7 @@ def show(
     resolved = resolve_config(file)
     if json:
         roles = {bound.role: _plain(bound) for bound in resolved}
-        print_json({"file": file, "roles": {"mq": None, **roles}})
+        print_json({"file": file, "roles": {"mq": None, **roles}, "warnings": resolved.warnings()})
         return 0
     for number, bounds in enumerate(_alike(resolved)):
         bound = bounds[0]
@@ -50,6 +50,8 @@ def show(
         print_table(("option", "value", "set in"), rows, title=title)
     if resolved.mq is None:
         print_text("\nmq: not bound, so there are no jobs")
+    for warning in resolved.warnings():
+        print_text(f"\nwarning: {warning}")
     return 0
 
 

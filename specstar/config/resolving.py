@@ -76,6 +76,27 @@ class ResolvedConfig(Struct, frozen=True, kw_only=True, eq=False):
         """The roles that are bound, in the order meta, resource, blob, mq."""
         return iter([bound for bound in (self.meta, self.resource, self.blob, self.mq) if bound is not None])
 
+    def warnings(self) -> list[str]:
+        """What is allowed, but hardly meant: roles in memory beside those that outlive the process."""
+        kept = {bound.role: bound.type for bound in self if bound.provider.durable}
+        found = []
+        if "meta" in kept and "resource" not in kept:
+            found.append(
+                f"meta is on {kept['meta']}, but the payloads of resources are in memory, and gone when the process ends: "
+                "bind resource too"
+            )
+        elif "resource" in kept and "meta" not in kept:
+            found.append(
+                f"payloads of resources are on {kept['resource']}, but meta is in memory: nothing finds them again when the "
+                "process has ended; bind meta too"
+            )
+        if "mq" in kept and not {"meta", "resource"} <= kept.keys():
+            found.append(
+                f"mq is on {kept['mq']}, but the state of jobs is in the memory of each process, where no other can look at "
+                "it: bind meta and resource too, or declare the jobs with keep_state=False"
+            )
+        return found
+
 
 def resolve_config(source: ConfigSource, *, environ: Mapping[str, str] | None = None) -> ResolvedConfig:
     """Check a configuration and find the backend of each role. Opens nothing.

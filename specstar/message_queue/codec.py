@@ -10,6 +10,7 @@ from msgspec import Raw
 
 from specstar.errors import DecodeError, InvalidInputError, LimitExceededError
 from specstar.message_queue.job import FORMAT, NO_RESULT, Job, JobRecord
+from specstar.resource_manager.decodable import refuse_undecodable
 from specstar.resource_manager.finite import refuse_nonfinite
 
 __all__ = [
@@ -47,15 +48,18 @@ class JobCodec(Generic[P]):
         self, name: str, payload_type: Any, result_type: Any, *, max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES
     ) -> None:
         self.name = name
+        self.payload_type = payload_type
         self.max_payload_bytes = max_payload_bytes
         try:
             self._payload: msgspec.json.Decoder[P] = msgspec.json.Decoder(payload_type)
+            refuse_undecodable(payload_type)
         except TypeError as error:
             raise InvalidInputError(
                 f"the payload of job {name!r} cannot be decoded: {error}", field="payload_type"
             ) from error
         try:
             self._result: msgspec.json.Decoder[Any] = msgspec.json.Decoder(result_type)
+            refuse_undecodable(result_type)
         except TypeError as error:
             raise InvalidInputError(
                 f"the result of job {name!r} cannot be decoded: {error}", field="result_type"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 from collections.abc import Callable, Sequence
@@ -14,7 +13,6 @@ import msgspec
 from specstar.errors import (
     BackendUnavailable,
     DecodeError,
-    IdempotencyConflictError,
     InvalidInputError,
     JobNotFoundError,
     NotConfiguredError,
@@ -31,6 +29,7 @@ from specstar.message_queue.retry import RetryPolicy, checked_seconds
 from specstar.message_queue.sender import MAX_PRIORITY, JobSender, checked_count
 from specstar.message_queue.signature import signature_of
 from specstar.message_queue.state import JobState, Snapshot
+from specstar.message_queue.ticks import Ticks, payload_of_ticks
 from specstar.message_queue.watchers import Watchers
 from specstar.query import QB, Condition
 from specstar.resource_manager.ids import checked_id
@@ -110,8 +109,10 @@ class JobQueue(Generic[P]):
             priority=self.priority,
             max_priority=self.max_priority,
         )
-        self._every_payload = None if every is None else self._payload_of_ticks(every_payload)
-        self._last_tick: int | None = None
+        self._ticks: Ticks | None = None
+        if self.every is not None:
+            payload = payload_of_ticks(self._codec, every_payload)
+            self._ticks = Ticks(self.name, self.every, payload, self._sender, keep_state=keep_state)
         self._lanes: list[Lane] = []
         self._watchers = Watchers()
         functools.update_wrapper(self, handler, updated=())
@@ -161,21 +162,6 @@ class JobQueue(Generic[P]):
         made = [self._sender.record(payload, delay, None, partition_key, priority) for payload in payloads]
         await self._sender.send_many([record for record, _ in made], delay or 0.0)
         return [self._codec.job_with(record, copy) for record, copy in made]
-
-    async def _enqueue_tick(self, number: int, every: float, *, again: bool = False) -> None:
-        """Send the job of one tick; where state is shared, only the first of several workers does.
-
-        `again`: it failed before, and may have left a record without a message, which is sent then.
-        """
-        if not self.keep_state and not again:
-            if self._last_tick == number:
-                return  # of another worker in this process
-            self._last_tick = number
-        key = f"every {every:g} s: {number}" if self.keep_state else None
-        record, _ = self._sender.record(self._every_payload, None, key, None, None)
-        # Payloads of one tick may differ, by their defaults: the first counts.
-        with contextlib.suppress(IdempotencyConflictError):
-            await self._sender.send(record, 0.0, tick=not again)
 
     # Looking
 
@@ -389,18 +375,6 @@ class JobQueue(Generic[P]):
     def _notify(self, job_id: str) -> None:
         """Wake those who wait for this job in this process."""
         self._watchers.notify(job_id)
-
-    def _payload_of_ticks(self, given: P | None) -> Any:
-        """What a periodic job is sent with: what was given, or the type's own default. Checked now, not at the first tick."""
-        payload: Any = given
-        if given is None and self.payload_type not in {None, type(None)}:
-            try:
-                payload = self.payload_type()
-            except TypeError as error:
-                message = f"the periodic job {self.name!r} needs every_payload=, as its type has no default: {error}"
-                raise InvalidInputError(message, field="every_payload") from error
-        self._codec.encode_payload(payload)
-        return payload
 
 
 def _checked_name(name: str) -> str:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anyio
 
-from specstar.errors import NotConfiguredError, SpecstarError
+from specstar.errors import IdempotencyConflictError, InvalidInputError, NotConfiguredError, SpecstarError
+from specstar.message_queue.codec import JobCodec
+from specstar.message_queue.sender import JobSender
 
-if TYPE_CHECKING:
-    from specstar.message_queue.queue import JobQueue
-
-__all__ = ["enqueue_ticks"]
+__all__ = ["Ticks", "enqueue_ticks", "payload_of_ticks"]
 
 logger = logging.getLogger("specstar")
 # The wall clock may be set while we sleep.
@@ -21,22 +21,66 @@ _LONGEST_SLEEP = 60.0
 _RETRY_SECONDS = 2.0
 
 
-async def enqueue_ticks(queue: JobQueue[Any], every: float) -> None:
+class Ticks:
+    """The ticks of one periodic job, `every` so many seconds, and which of them this process has sent."""
+
+    def __init__(self, name: str, every: float, payload: Any, sender: JobSender, *, keep_state: bool) -> None:
+        self.name = name
+        self.every = every
+        self._payload = payload
+        self._sender = sender
+        self._keep_state = keep_state
+        self._last: int | None = None
+
+    async def enqueue(self, number: int, *, again: bool = False) -> None:
+        """Send the job of one tick; where state is shared, only the first of several workers does.
+
+        `again`: it failed before, and may have left a record without a message, which is sent then.
+        """
+        if not self._keep_state and not again:
+            if self._last == number:
+                return  # of another worker in this process
+            self._last = number
+        key = f"every {self.every:g} s: {number}" if self._keep_state else None
+        record, _ = self._sender.record(self._payload, None, key, None, None)
+        # Payloads of one tick may differ, by their defaults: the first counts.
+        with contextlib.suppress(IdempotencyConflictError):
+            await self._sender.send(record, 0.0, tick=not again)
+
+
+def payload_of_ticks(codec: JobCodec[Any], given: Any) -> Any:
+    """What a periodic job is sent with: what was given, or the type's own default. Checked now, not at the first tick.
+
+    Raises `InvalidInputError`.
+    """
+    payload = given
+    if given is None and codec.payload_type not in {None, type(None)}:
+        try:
+            payload = codec.payload_type()
+        except TypeError as error:
+            message = f"the periodic job {codec.name!r} needs every_payload=, as its type has no default: {error}"
+            raise InvalidInputError(message, field="every_payload") from error
+    codec.encode_payload(payload)
+    return payload
+
+
+async def enqueue_ticks(ticks: Ticks) -> None:
     """Enqueue the job at each tick, for ever. Ticks that nobody saw are left out; one that could not be enqueued is tried
     again until the next one is due. Returns if the job's queue is not configured any more.
     """
+    every = ticks.every
     while True:
         tick = await _next_tick(every)
         failed, missed = False, 0
         while True:
             try:
-                await queue._enqueue_tick(tick, every, again=failed)
+                await ticks.enqueue(tick, again=failed)
                 break
             except NotConfiguredError:
                 return
             except SpecstarError as error:
                 if not failed:
-                    logger.warning("jobs %r: the tick of %g s is not enqueued yet: %s", queue.name, every, error)
+                    logger.warning("jobs %r: the tick of %g s is not enqueued yet: %s", ticks.name, every, error)
                 failed = True
             left = (tick + 1) * every - time.time()
             if left > every:
@@ -47,7 +91,7 @@ async def enqueue_ticks(queue: JobQueue[Any], every: float) -> None:
                 missed += due - tick
                 tick = due
         if missed:
-            logger.warning("jobs %r: %d ticks of %g s were left out", queue.name, missed, every)
+            logger.warning("jobs %r: %d ticks of %g s were left out", ticks.name, missed, every)
 
 
 async def _next_tick(every: float) -> int:

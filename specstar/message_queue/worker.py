@@ -139,8 +139,8 @@ class Worker:
         """Enqueue the periodic jobs until the drain begins."""
         async with anyio.create_task_group() as group:
             for queue in self._queues:
-                if queue.every is not None:
-                    group.start_soon(enqueue_ticks, queue, queue.every)
+                if queue._ticks is not None:
+                    group.start_soon(enqueue_ticks, queue._ticks)
             await self._stopped.wait()
             group.cancel_scope.cancel()
 

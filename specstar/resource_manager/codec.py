@@ -9,6 +9,7 @@ import msgspec
 
 from specstar.config.encoding import Encoding
 from specstar.errors import DecodeError, InvalidInputError, LimitExceededError
+from specstar.resource_manager.decodable import refuse_undecodable
 from specstar.resource_manager.finite import refuse_nonfinite
 
 __all__ = ["DEFAULT_MAX_PAYLOAD_BYTES", "Codec"]
@@ -31,6 +32,7 @@ class Codec(Generic[T]):
         try:
             self._json: msgspec.json.Decoder[T] = msgspec.json.Decoder(model)
             self._msgpack: msgspec.msgpack.Decoder[T] = msgspec.msgpack.Decoder(model)
+            refuse_undecodable(model)
         except (TypeError, NameError) as error:
             raise InvalidInputError(f"{name} cannot be a model: {error}", field="model") from error
         self._decode = {Encoding.json: self._json.decode, Encoding.msgpack: self._msgpack.decode}

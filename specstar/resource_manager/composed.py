@@ -112,10 +112,10 @@ class ComposedStorage(Storage):
             payload = None if row is None else next(payloads)
             if row is None:
                 results.append(None)
-            elif payload is None or isinstance(payload, DecodeError):
-                results.append(await self._without_payload(row, payload))
-            else:
+            elif isinstance(payload, bytes):
                 results.append(StoredRevision(row[0], row[1], payload))
+            else:
+                results.append(await self.with_payload(row[0], row[1], payload))
         return results
 
     async def _payloads(self, keys: list[PayloadKey]) -> Sequence[bytes | DecodeError | None]:
@@ -130,19 +130,6 @@ class ComposedStorage(Storage):
             return await self._resource.get(key)
         except DecodeError as error:
             return error
-
-    async def _without_payload(
-        self, row: tuple[ResourceMeta, RevisionInfo], error: DecodeError | None
-    ) -> StoredRevision | None:
-        if error is None:
-            try:
-                again = await self.read(row[0].resource_id)
-                return again if isinstance(again, StoredRevision) else None
-            except DecodeError as lost:
-                error = lost
-        # It must not hide the others: empty bytes are no payload, so whoever reads its data gets the error.
-        logger.error("%s", error)
-        return StoredRevision(row[0], row[1], b"")
 
     async def read_meta(self, resource_id: str) -> ResourceMeta | None:
         return await self._meta.get(resource_id)

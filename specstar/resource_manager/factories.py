@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -107,6 +108,11 @@ class BoundStorageFactory(StorageFactory):
             raise NotConfiguredError(
                 f"{type(self).__name__} binds no blob store; use a factory that does, or backend= with a blob binding"
             )
+        if self.durable and not blob.provider.durable:
+            logger.warning(
+                "resources are on %s, but blobs are in memory, and gone when the process ends: bind blob too",
+                self._bindings["resource"].type,
+            )
         return blob.provider.blob_store(context_of(gate, blob))
 
     def __repr__(self) -> str:
@@ -114,6 +120,7 @@ class BoundStorageFactory(StorageFactory):
         return f"{type(self).__name__}({roles})"
 
 
+logger = logging.getLogger("specstar")
 _Given = tuple[str, dict[str, Any]]
 
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from msgspec import Struct
 
+from specstar.errors import DecodeError
 from specstar.query import META_FIELDS, Condition, IndexedField, Query, matches
 from specstar.roles.meta import MetaWrite
 from specstar.roles.records import ResourceMeta, RevisionInfo, StoredRevision
 from specstar.roles.resource import PayloadKey, StoredPayload
 
 __all__ = ["Advance", "AdvancingStorage", "Found", "ModelSpec", "Storage", "StorageWrite"]
+
+logger = logging.getLogger("specstar")
 
 
 class ModelSpec(Struct, frozen=True, kw_only=True):
@@ -102,6 +106,25 @@ class Storage(ABC):
     @abstractmethod
     async def read_many(self, resource_ids: Sequence[str]) -> list[StoredRevision | None]:
         """The current revisions, one entry an id, in the order of the ids."""
+
+    async def with_payload(
+        self, meta: ResourceMeta, revision: RevisionInfo, payload: bytes | DecodeError | None
+    ) -> StoredRevision | None:
+        """A row of many, with the payload that was read after it: None if there is none any more, or why it is damaged.
+
+        One that is lost or damaged must not hide the others: it is logged, and gets empty bytes. They are no payload, so
+        whoever reads its data has the error. None if the resource was erased meanwhile.
+        """
+        try:
+            if payload is None:
+                again = await self.read(meta.resource_id)
+                return again if isinstance(again, StoredRevision) else None
+        except DecodeError as lost:
+            payload = lost
+        if isinstance(payload, DecodeError):
+            logger.error("%s", payload)
+            payload = b""
+        return StoredRevision(meta, revision, payload)
 
     @abstractmethod
     async def read_meta(self, resource_id: str) -> ResourceMeta | None:

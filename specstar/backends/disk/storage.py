@@ -167,24 +167,10 @@ class DiskStorage(AdvancingStorage):
                 result[place] = StoredRevision(row.meta, row.revision, row.payload)
         if apart:
             payloads = await self._files.try_many([key for _, key in apart])
-            for (place, key), payload in zip(apart, payloads, strict=True):
-                result[place] = await self._with_file(result[place], key, payload)
+            for (place, _), payload in zip(apart, payloads, strict=True):
+                row = result[place]
+                result[place] = await self.with_payload(row.meta, row.revision, payload)
         return result
-
-    async def _with_file(
-        self, row: FoundRow, key: PayloadKey, payload: bytes | DecodeError | None
-    ) -> StoredRevision | None:
-        try:
-            if isinstance(payload, DecodeError):
-                raise payload
-            if payload is None:
-                again = await self.read(key.resource_id)
-                return again if isinstance(again, StoredRevision) else None
-        except DecodeError as error:
-            # It must not hide the others: empty bytes are no payload, so whoever reads its data gets the error.
-            logger.error("%s", error)  # noqa: TRY400  the message says it all
-            payload = b""
-        return StoredRevision(row.meta, cast("RevisionInfo", row.revision), payload)
 
     async def read_meta(self, resource_id: str) -> ResourceMeta | None:
         lanes = await self._way()

@@ -24,6 +24,7 @@ class SimpleProvider(BackendProvider[SimpleOptions, "SimpleBroker"]):
     type: ClassVar[str] = "simple"
     roles: ClassVar[frozenset[Role]] = frozenset({"mq"})
     options_type: ClassVar[builtins.type[Struct]] = SimpleOptions
+    durable: ClassVar[bool] = False
 
     def connection_key(self, options: SimpleOptions) -> Hashable:
         return ("simple",)

@@ -358,3 +358,26 @@ def test_defaults_that_fail_are_reported_without_their_text(monkeypatch: pytest.
     monkeypatch.setattr(find_provider("tiny"), "apply_defaults", apply_defaults)
     [(path, reason, _)] = problems({"connections": {"c": tiny(badge="hunter2")}, "meta": {"use": "c"}})
     assert (path, reason) == ("connections.c.options", "the check of backend type 'tiny' failed with AttributeError")
+
+
+@pytest.mark.parametrize(
+    ("bound", "warnings"),
+    [
+        ([], []),
+        (["meta", "resource", "blob"], []),
+        (["meta", "resource"], []),  # said when blobs are first used
+        (["meta"], ["the payloads of resources are in memory"]),
+        (["resource"], ["meta is in memory"]),
+        (["blob"], []),
+        (["mq"], ["the state of jobs is in the memory of each process"]),
+        (["meta", "mq"], ["the payloads of resources", "the state of jobs"]),
+        (["meta", "resource", "mq"], []),
+    ],
+)
+def test_roles_in_memory_beside_durable_ones_are_warned_of(bound: list[str], warnings: list[str]) -> None:
+    kinds = {"mq": {"type": "rabbitmq", "options": {"amqp_url": "amqp://localhost"}}}
+    disk = {"type": "disk", "options": {"rootdir": "data"}}
+    found = resolve_config({role: kinds.get(role, disk) for role in bound}).warnings()
+    assert len(found) == len(warnings)
+    assert all(part in text for part, text in zip(warnings, found, strict=True))
+    assert resolve_config({"mq": {"type": "simple"}}).warnings() == []

@@ -306,3 +306,25 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     code = "import sys, specstar; print(len([n for n in sys.modules if n.startswith(('anyio', 'asyncio', 'rich', 'apsw'))]))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "0"
+
+
+async def test_blobs_in_memory_beside_durable_resources_are_warned_of_when_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = {"type": "disk", "options": {"rootdir": str(tmp_path)}}
+    spec = SpecStar()
+    spec.configure(backend={"meta": disk, "resource": disk})
+    users = spec.add_model(User)
+    async with spec:
+        await users.create(User("Ann"))
+        assert caplog.records == []
+        await spec.blobs.put(b"some bytes")
+        await spec.blobs.put(b"more bytes")
+    assert [record.getMessage() for record in caplog.records] == [
+        "resources are on disk, but blobs are in memory, and gone when the process ends: bind blob too"
+    ]
+
+
+async def test_half_a_store_is_warned_of_when_configured(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    SpecStar().configure(backend={"meta": {"type": "disk", "options": {"rootdir": str(tmp_path)}}})
+    assert "the payloads of resources are in memory" in caplog.text

@@ -62,8 +62,11 @@ async def test_a_tick_that_left_a_record_without_a_message_runs_once_it_is_sent_
 
     queue = spec.add_job(Mail, note, every=86_400, every_payload=Mail(number=7))
 
+    ticks = queue._ticks
+    assert ticks is not None
+
     async def tick(*, again: bool) -> None:
-        await spec._gate.run(lambda: queue._enqueue_tick(5, 86_400, again=again))
+        await spec._gate.run(lambda: ticks.enqueue(5, again=again))
 
     state = await spec._gate.run(_state_of(queue))
     create = state.create

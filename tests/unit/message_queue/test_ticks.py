@@ -39,6 +39,8 @@ class Queue:
 
     name = "mails"
 
+    every = 0.01
+
     def __init__(self, clock: Clock, enough: int, fails: Callable[[float], bool] = lambda now: False) -> None:
         self.clock = clock
         self.enough = enough
@@ -46,7 +48,7 @@ class Queue:
         self.taken: list[tuple[int, float]] = []
         self.refused = 0
 
-    async def _enqueue_tick(self, number: int, every: float, *, again: bool = False) -> None:
+    async def enqueue(self, number: int, *, again: bool = False) -> None:
         assert again == bool(self.refused and not self.taken)
         if self.fails(self.clock.now):
             self.refused += 1
@@ -59,8 +61,9 @@ class Queue:
 async def run(clock: Clock, queue: Any, every: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ticks, "time", clock)
     monkeypatch.setattr(ticks, "anyio", clock)
+    queue.every = every
     with pytest.raises(Done):
-        await enqueue_ticks(queue, every)
+        await enqueue_ticks(queue)
 
 
 async def test_each_multiple_of_the_seconds_is_a_tick(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,8 +123,8 @@ async def test_a_clock_that_is_set_back_while_the_queue_is_away(monkeypatch: pyt
 
 async def test_ticks_end_with_the_configuration() -> None:
     class Gone(Queue):
-        async def _enqueue_tick(self, number: int, every: float, *, again: bool = False) -> None:
+        async def enqueue(self, number: int, *, again: bool = False) -> None:
             raise NotConfiguredError("no mq")
 
     queue: Any = Gone(Clock(0.0), 1)
-    await enqueue_ticks(queue, 0.01)
+    await enqueue_ticks(queue)
