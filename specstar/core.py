@@ -96,8 +96,15 @@ class SpecStar:
     ) -> _Configuration:
         from specstar.config import resolve_config
         from specstar.message_queue.factories import BoundMessageQueueFactory
-        from specstar.resource_manager.factories import BoundStorageFactory
+        from specstar.resource_manager.factories import BoundStorageFactory, StorageFactory
 
+        for name, given, kind in (
+            ("storage_factory", storage_factory, StorageFactory),
+            ("message_queue_factory", message_queue_factory, BoundMessageQueueFactory),
+        ):
+            if given is not None and not isinstance(given, kind):
+                hint = "; a mapping goes to backend=" if isinstance(given, Mapping) else ""
+                raise ConfigError(f"{name}= is a {kind.__name__}, not {type(given).__name__}{hint}")
         if backend is not None and storage_factory is not None:
             raise ConfigError("give either backend= or storage_factory=, not both")
         if backend is not None:

@@ -223,6 +223,8 @@ def _has_variable(text: str) -> bool:
 
 
 def _similar_variable(name: str, environ: Mapping[str, str]) -> str | None:
+    if name in environ:
+        return None  # it is there, but empty
     return nearest(name, (known for known in environ if abs(len(known) - len(name)) <= 3 and known[:1] == name[:1]))
 
 

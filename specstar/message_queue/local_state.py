@@ -183,6 +183,8 @@ class LocalJobState(JobState):
                 try:
                     await self._flush()
                 except SpecstarError as error:
+                    if self._live.opened is not live:
+                        return  # closed: what it held is gone, or the next generation's
                     logger.warning("the state of %d jobs is not written yet: %s", len(live.unwritten), error)
         finally:
             self._flusher_runs = False

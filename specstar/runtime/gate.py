@@ -298,7 +298,8 @@ class Gate:
         finally:
             home.closing = True
             try:
-                await home.cancel_tasks(limit)
+                with anyio.CancelScope(shield=True):  # else nothing of it happens in a scope that is cancelled
+                    await home.cancel_tasks(limit)
             finally:
                 self._forget(home)
 

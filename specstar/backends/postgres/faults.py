@@ -64,7 +64,11 @@ def translate(error: BaseException, *, doing: str, where: str, timeout: float | 
             backend="postgres",
         )
     if isinstance(error, ConnectionError) and "SSL upgrade" in str(error):
-        return BackendError(f"{where} does not speak TLS, and the dsn's sslmode demands it", backend="postgres")
+        return BackendError(
+            f"{where} refused to begin TLS: what listens there is not PostgreSQL (check host and port), or sslmode demands TLS "
+            "and the server has none",
+            backend="postgres",
+        )
     if isinstance(error, FileNotFoundError):
         return BackendUnavailable(
             f"cannot reach {where} ({doing}): {error.strerror}; is the server running, and do the files exist that the dsn "

@@ -114,7 +114,9 @@ def connect_error(error: BaseException, place: str, timeout: float) -> BackendEr
         return refused(
             f"no TLS with {place}: {cause.reason or 'handshake failed'}; check scheme, port and cafile in amqp_url"
         )
-    return unavailable(f"cannot connect to {place}: {_text(error)}")
+    # Not the number of a system error, which stands before its text.
+    text = "; ".join(part for part in error.args if isinstance(part, str)) or _text(error)
+    return unavailable(f"cannot connect to {place}: {text}; is the broker running?")
 
 
 def mismatch(text: str) -> QueueMismatchError | None:

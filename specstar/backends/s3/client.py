@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -60,6 +62,9 @@ def client_arguments(options: S3Options) -> dict[str, Any]:
     if options.access_key_id is not None:
         arguments["aws_access_key_id"] = options.access_key_id
         arguments["aws_secret_access_key"] = options.secret_access_key
+    verify = given.get("verify")
+    if isinstance(verify, str | os.PathLike) and not Path(verify).exists():
+        raise ConfigError(f"client_kwargs.verify: there are no CA certificates at {os.fspath(verify)!r}")
     return {**arguments, **given}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import os
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit
@@ -86,6 +87,9 @@ class S3Provider(BackendProvider[S3Options, "S3Connection"]):
                 near = difflib.get_close_matches(name, CLIENT_ARGUMENTS, n=1)
                 hint = f" (did you mean {near[0]!r}?)" if near else f"; known: {', '.join(CLIENT_ARGUMENTS)}"
                 problems.append(("client_kwargs", f"the S3 client takes no argument {name!r}{hint}"))
+        verify = options.client_kwargs.get("verify")
+        if not isinstance(verify, bool | str | os.PathLike | None):
+            problems.append(("client_kwargs", "verify is true, false, or the path of a file of CA certificates"))
         if options.part_size_bytes > options.multipart_threshold_bytes:
             problems.append(("part_size_bytes", "a part may not be larger than multipart_threshold_bytes"))
         return problems

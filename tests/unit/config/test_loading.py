@@ -214,3 +214,9 @@ def test_a_similar_variable_is_suggested_by_name_only(environ: dict[str, str]) -
     [problem] = error.problems
     assert problem.suggestion == ("POSTGRES_DSN" if environ else None)
     assert "hunter2" not in str(error)
+
+
+def test_a_variable_that_is_empty_is_not_suggested_for_itself() -> None:
+    environ = {"DATA_DIR": "", "DATA_DIRS": "x"}
+    [problem] = refusal({"meta": {"type": "tiny", "options": {"place": "${DATA_DIR:?}"}}}, environ).problems
+    assert (problem.reason, problem.suggestion) == ("required environment variable DATA_DIR is not set or empty", None)

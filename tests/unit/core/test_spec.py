@@ -127,6 +127,11 @@ def test_what_cannot_be_configured_together_is_refused() -> None:
         spec.configure()
     with pytest.raises(ConfigError, match="not both"):
         spec.configure(backend=MEMORY, storage_factory=MemoryStorageFactory())
+    wrong: Any = MEMORY
+    with pytest.raises(ConfigError, match="storage_factory= is a StorageFactory, not dict; a mapping goes to backend="):
+        spec.configure(storage_factory=wrong)
+    with pytest.raises(ConfigError, match="message_queue_factory= is a BoundMessageQueueFactory, not str"):
+        spec.configure(backend={}, message_queue_factory=str(wrong))  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="binds mq already"):
         spec.configure(backend=MEMORY, message_queue_factory=SimpleMessageQueueFactory())
     with pytest.raises(ConfigError, match="memori"):

@@ -28,7 +28,7 @@ def shown(error: BaseException) -> SpecstarError:
         (TimeoutError(), BackendUnavailable, "within 3 s"),
         (ConnectionRefusedError(111, "Connection refused"), BackendUnavailable, "is the server running"),
         (FileNotFoundError(2, "No such file"), BackendUnavailable, "sslrootcert"),
-        (ConnectionError("the server rejected SSL upgrade"), BackendError, "sslmode"),
+        (ConnectionError("the server rejected SSL upgrade"), BackendError, "is not PostgreSQL"),
         (ssl.SSLError(1, "bad"), BackendError, "sslmode"),
         (asyncpg.TooManyConnectionsError("too many"), BackendUnavailable, "retry later"),
         (asyncpg.CannotConnectNowError("starting up"), BackendUnavailable, "retry later"),

@@ -459,6 +459,58 @@ def test_closing_that_is_cancelled_drops_the_rest_and_leaves_the_gate_usable() -
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("library", ["asyncio", "trio"])
+def test_closing_in_a_scope_that_is_cancelled_ends_the_background_tasks(library: str) -> None:
+    service = Service(native=True)
+    ended: list[str] = []
+
+    async def background() -> None:
+        try:
+            await anyio.sleep(60)
+        finally:
+            ended.append("task")
+
+    async def end() -> None:
+        await anyio.sleep(60)
+
+    async def main() -> None:
+        await service.double(1)
+        home = service._gate.home
+        assert home is not None
+        home.spawn(background)
+        service._gate.sendings["some"] = end
+        await anyio.sleep(0.01)
+        with anyio.move_on_after(0.02) as scope:
+            await service._gate.aclose()
+        assert scope.cancelled_caught
+        assert ended == ["task"]
+        assert await service.double(2) == 4
+        await service._gate.aclose()
+
+    anyio.run(main, backend=library)
+
+
+@pytest.mark.parametrize("library", ["asyncio", "trio"])
+def test_closing_from_elsewhere_that_is_cancelled_before_it_begins_leaves_the_rest_to_the_next(library: str) -> None:
+    log: list[str] = []
+    service = Service(native=False)
+
+    async def main() -> None:
+        await service._gate.connections.share("pool", lambda: Pool(log), "pool").get()
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await service._gate.aclose()
+        assert log == ["open"]
+        with anyio.fail_after(10):
+            await service._gate.aclose()
+        assert log == ["open", "close"]
+
+    threads = ThreadPoolExecutor(1)
+    service._gate.settle(blocking=True)  # a loop of its own
+    threads.submit(lambda: anyio.run(main, backend=library)).result(20)
+    threads.shutdown()
+
+
 @pytest.mark.parametrize("stage", ["not begun", "under way"])
 @pytest.mark.parametrize("closer", ["a thread", "another loop"])
 def test_closing_from_elsewhere_a_loop_that_ends_meanwhile_closes_all_the_same(closer: str, stage: str) -> None:

@@ -73,6 +73,7 @@ def test_aliases_and_shared_defaults_reach_the_options() -> None:
         ({"prefix": "/rooted"}, "prefix"),
         ({"blob_prefix": "a\0b"}, "blob_prefix"),
         ({"client_kwargs": {"verfy": False}}, "verify"),
+        ({"client_kwargs": {"verify": 5}}, "verify is true, false, or the path"),
         ({"part_size_bytes": 64 << 20}, "part_size_bytes"),
         ({"endpoint_url": "127.0.0.1:9000"}, "endpoint_url"),
         ({"presigned_url_expiry": 700_000}, "presigned_url_expiry"),
@@ -115,7 +116,7 @@ def test_the_client_is_made_of_the_options() -> None:
             max_pool_connections=7,
             region_name="eu-west-1",
             client_kwargs={
-                "verify": "/ca.pem",
+                "verify": __file__,
                 "aws_session_token": "t",
                 "config": {"s3": {"payload_signing_enabled": True}},
             },
@@ -127,7 +128,7 @@ def test_the_client_is_made_of_the_options() -> None:
     assert config.signature_version == "s3v4"
     assert config.request_checksum_calculation == "when_required"
     assert config.connector_args["keepalive_timeout"] < 15
-    assert (arguments["verify"], arguments["aws_session_token"]) == ("/ca.pem", "t")
+    assert (arguments["verify"], arguments["aws_session_token"]) == (__file__, "t")
     assert (arguments["endpoint_url"], arguments["region_name"]) == ("https://s3.example:9000", "eu-west-1")
     assert "aws_access_key_id" not in arguments, "without keys, the ordinary credential chain"
 
@@ -155,6 +156,12 @@ def test_a_wrong_client_config_is_a_config_error() -> None:
         client_arguments(make(client_kwargs={"config": {"no_such_option": 1}}))
     with pytest.raises(ConfigError, match="config"):
         client_arguments(make(client_kwargs={"config": "text"}))
+
+
+def test_a_ca_file_that_is_not_there_is_a_config_error() -> None:
+    with pytest.raises(ConfigError, match=r"no CA certificates at '/no/such\.pem'"):
+        client_arguments(make(client_kwargs={"verify": "/no/such.pem"}))
+    assert client_arguments(make(client_kwargs={"verify": __file__}))["verify"] == __file__
 
 
 @pytest.mark.parametrize(
