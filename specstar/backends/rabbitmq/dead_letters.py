@@ -19,6 +19,7 @@ from specstar.backends.rabbitmq.faults import translated
 from specstar.errors import DecodeError
 from specstar.roles import DeadLetter, Message
 from specstar.roles.mq import Prepare
+from specstar.runtime import clean_up
 
 if TYPE_CHECKING:
     from aiormq.abc import DeliveredMessage
@@ -33,6 +34,7 @@ T = TypeVar("T")
 _BATCH_MESSAGES = 100
 _BATCH_BYTES = 8 << 20
 _LONGEST_REASON = 8000
+_GIVE_BACK_SECONDS = 1.0
 
 
 def reason_headers(reason: str) -> dict[str, Any]:
@@ -141,7 +143,8 @@ class DeadLetters:
                     # What was not acknowledged goes back now, in order, before the answer.
                     await channel.basic_nack(0, multiple=True, requeue=True, wait=False)
             except BaseException:
-                link.discard(channel)
+                # What it holds is there again when the caller goes on, cancelled or not.
+                await clean_up(lambda: link.close_channel(channel), seconds=_GIVE_BACK_SECONDS)
                 raise
             await link.close_channel(channel)
             return result
@@ -156,7 +159,8 @@ class DeadLetters:
         first = True
         while left > 0:
             async with asyncio.timeout(self._queue.options.operation_timeout_seconds):
-                received = await channel.basic_get(name)
+                # Cancelled, the driver would close the channel without waiting for that.
+                received = await asyncio.shield(channel.basic_get(name))
             if not isinstance(received.delivery, Basic.GetOk):
                 return
             left = received.delivery.message_count or 0 if first else left - 1
