@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from pathlib import Path
@@ -145,7 +146,7 @@ class BlobManager:
     async def get(self, file_id: str, *, start: int = 0, end: int | None = None) -> bytes:
         """The bytes of a blob, or those from `start` to `end` (exclusive), in memory. Large blobs: use `open`."""
         _check_range(start, end)
-        return await self._store.get(file_id, start=start, end=end)
+        return await self._store.get(_named(file_id), start=start, end=end)
 
     def open(self, file_id: str, *, start: int = 0, end: int | None = None) -> BlobStream:
         """Stream a blob, or the bytes from `start` to `end` (exclusive): `async with spec.blobs.open(id) as chunks:`."""
@@ -153,7 +154,7 @@ class BlobManager:
         _check_range(start, end)
 
         async def begin() -> BlobReader:
-            return await self._store.open(file_id, start=start, end=end)
+            return await self._store.open(_named(file_id), start=start, end=end)
 
         return BlobStream(self._gate, begin)
 
@@ -164,18 +165,20 @@ class BlobManager:
         The file has its name once it is whole; nothing is left if it fails. It is not fsynced. Raises `InvalidInputError`
         if it cannot be written, `BlobIntegrityError` for a damaged blob.
         """
-        return await self._store.save(file_id, Path(path))
+        if not isinstance(path, str | os.PathLike):
+            raise InvalidInputError(f"path is a Path or a str, not {type(path).__name__}", field="path")
+        return await self._store.save(_named(file_id), Path(path))
 
     @gated
     async def stat(self, file_id: str) -> BlobInfo:
         """Size, type and time of a blob."""
-        return await self._store.stat(file_id)
+        return await self._store.stat(_named(file_id))
 
     @gated
     async def exists(self, file_id: str) -> bool:
         """True if there is such a blob."""
         try:
-            await self._store.stat(file_id)
+            await self._store.stat(_named(file_id))
         except BlobNotFoundError:
             return False
         return True
@@ -183,14 +186,16 @@ class BlobManager:
     @gated
     async def delete(self, file_id: str) -> None:
         """Erase a blob."""
-        await self._store.delete(file_id)
+        await self._store.delete(_named(file_id))
 
     @gated
     async def url(self, file_id: str, *, expires_in: float | None = None) -> str | None:
         """A presigned URL to GET the blob, valid for `expires_in` seconds; None where the backend cannot presign."""
-        if expires_in is not None and not (math.isfinite(expires_in) and expires_in > 0):
-            raise InvalidInputError(f"expires_in is seconds above 0, not {expires_in!r}", field="expires_in")
-        return await self._store.url(file_id, expires_in=expires_in)
+        if expires_in is not None and not (
+            isinstance(expires_in, int | float) and math.isfinite(expires_in) and expires_in > 0
+        ):
+            raise InvalidInputError(f"expires_in is seconds above 0, not {expires_in!r:.80}", field="expires_in")
+        return await self._store.url(_named(file_id), expires_in=expires_in)
 
     @gated
     async def create_upload(self, *, content_type: str | None = None, size: int | None = None) -> UploadSession:
@@ -227,6 +232,13 @@ def _plain(data: bytes | bytearray | memoryview) -> bytes | bytearray | memoryvi
     if isinstance(data, memoryview) and (data.itemsize != 1 or data.ndim != 1 or not data.contiguous):
         return data.tobytes()
     return data
+
+
+def _named(file_id: str) -> str:
+    if not isinstance(file_id, str):
+        hint = "; pass its file_id" if isinstance(file_id, BlobInfo) else ""
+        raise InvalidInputError(f"file_id is a str, not {type(file_id).__name__}{hint}", field="file_id")
+    return file_id
 
 
 def _check_range(start: object, end: object) -> None:

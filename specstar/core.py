@@ -276,7 +276,9 @@ class SpecStar:
     async def check(self, *, timeout: float = 10.0) -> list[RoleReport]:
         """Open every bound role and report each: backend, latency, server version, problem. `timeout` in seconds, a role."""
         from specstar.health import check_role
+        from specstar.message_queue.retry import checked_seconds
 
+        checked_seconds(timeout, field="timeout")
         bindings = dict(self._configured().bindings)
         if self._message_queue_factory is not None:
             bindings["mq"] = self._message_queue_factory.binding

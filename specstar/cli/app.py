@@ -32,22 +32,25 @@ _COMMANDS = {
     "show": "Show what each role of a configuration resolves to.",
     "schema": "Print the JSON Schema of configuration files.",
     "worker": "Run the workers of a program's jobs.",
+    "jobs": "Show how many jobs a program has, by status.",
+    "dead": "Show the dead letters of a job, send them back to work, or delete them.",
     "gc": "Remove what killed writers and unfinished uploads left behind.",
 }
+_MODULES = {"dead": "jobs"}
 
 
 def _app() -> App:
     plain = not sys.stdout.isatty() or os.environ.get("TERM") == "dumb"
     app = App(
         name="specstar",
-        help="Check and show configurations, run workers, remove garbage.",
+        help="Check and show configurations, run workers, look after jobs, remove garbage.",
         version=version,
         help_format="plaintext",
         help_formatter="plain" if plain else "default",
         result_action="return_value",
     )
     for name, text in _COMMANDS.items():
-        app.command(f"specstar.cli.{name}:{name}", name=name, help=text)
+        app.command(f"specstar.cli.{_MODULES.get(name, name)}:{name}", name=name, help=text)
     return app
 
 

@@ -19,7 +19,8 @@ __all__ = ["load_spec"]
 def load_spec(target: str) -> SpecStar:
     """Import the object of `package.module:name`, with the working directory first on the path.
 
-    Raises `UsageError` if the module cannot be imported or the object is no SpecStar of the asynchronous kind.
+    Of a blocking one it is the asynchronous one inside. Raises `UsageError` if the module cannot be imported or the object is
+    no SpecStar.
     """
     module_name, _, name = target.partition(":")
     if not module_name or not name:
@@ -35,9 +36,11 @@ def load_spec(target: str) -> SpecStar:
             raise UsageError(f"module {module_name!r} has no {name!r}") from None
     from specstar import SpecStar
 
+    blocking = sys.modules.get("specstar.sync")
+    if blocking is not None and isinstance(found, blocking.SpecStar):
+        found = found._inner
     if not isinstance(found, SpecStar):
-        hint = "; use the asynchronous one of `specstar`" if type(found).__module__.startswith("specstar.sync") else ""
-        raise UsageError(f"{target} is a {type(found).__module__}.{type(found).__name__}, not a SpecStar{hint}")
+        raise UsageError(f"{target} is a {type(found).__module__}.{type(found).__name__}, not a SpecStar")
     return found
 
 

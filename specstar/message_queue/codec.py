@@ -10,8 +10,9 @@ from msgspec import Raw
 
 from specstar.errors import DecodeError, InvalidInputError, LimitExceededError
 from specstar.message_queue.job import FORMAT, NO_RESULT, Job, JobRecord
-from specstar.resource_manager.decodable import refuse_undecodable
+from specstar.resource_manager.decodable import decodable_type
 from specstar.resource_manager.finite import refuse_nonfinite
+from specstar.resource_manager.patching import refuse_unknown_members
 
 __all__ = [
     "DEFAULT_MAX_PAYLOAD_BYTES",
@@ -52,14 +53,14 @@ class JobCodec(Generic[P]):
         self.max_payload_bytes = max_payload_bytes
         try:
             self._payload: msgspec.json.Decoder[P] = msgspec.json.Decoder(payload_type)
-            refuse_undecodable(payload_type)
+            self._type = decodable_type(payload_type)
         except TypeError as error:
             raise InvalidInputError(
                 f"the payload of job {name!r} cannot be decoded: {error}", field="payload_type"
             ) from error
         try:
             self._result: msgspec.json.Decoder[Any] = msgspec.json.Decoder(result_type)
-            refuse_undecodable(result_type)
+            decodable_type(result_type)
         except TypeError as error:
             raise InvalidInputError(
                 f"the result of job {name!r} cannot be decoded: {error}", field="result_type"
@@ -71,6 +72,8 @@ class JobCodec(Generic[P]):
         Raises `InvalidInputError` with the path of what does not fit, `LimitExceededError` if it is too large.
         """
         try:
+            if isinstance(value, dict):
+                refuse_unknown_members(self._type, value)
             payload = _json_of(value)
             copy = self._payload.decode(payload)
             refuse_nonfinite(payload, value, copy)

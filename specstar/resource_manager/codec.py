@@ -9,8 +9,9 @@ import msgspec
 
 from specstar.config.encoding import Encoding
 from specstar.errors import DecodeError, InvalidInputError, LimitExceededError
-from specstar.resource_manager.decodable import refuse_undecodable
+from specstar.resource_manager.decodable import decodable_type
 from specstar.resource_manager.finite import refuse_nonfinite
+from specstar.resource_manager.patching import merged, refuse_unknown_members
 
 __all__ = ["DEFAULT_MAX_PAYLOAD_BYTES", "Codec"]
 
@@ -32,7 +33,7 @@ class Codec(Generic[T]):
         try:
             self._json: msgspec.json.Decoder[T] = msgspec.json.Decoder(model)
             self._msgpack: msgspec.msgpack.Decoder[T] = msgspec.msgpack.Decoder(model)
-            refuse_undecodable(model)
+            self._type = decodable_type(model)
         except (TypeError, NameError) as error:
             raise InvalidInputError(f"{name} cannot be a model: {error}", field="model") from error
         self._decode = {Encoding.json: self._json.decode, Encoding.msgpack: self._msgpack.decode}
@@ -44,6 +45,8 @@ class Codec(Generic[T]):
         Raises `InvalidInputError` with the path of what does not fit the model, `LimitExceededError` if it is too large.
         """
         try:
+            if isinstance(value, dict):
+                refuse_unknown_members(self._type, value)
             payload = self._encode(value)
             stored = self._decode[self.encoding](payload)
             if self.encoding is Encoding.json:
@@ -69,7 +72,8 @@ class Codec(Generic[T]):
         """The value changed by a JSON merge patch (RFC 7396). Raises `InvalidInputError` if the result is no valid model."""
         try:
             changes = self._builtins(patch)
-            return msgspec.convert(_merge(self._builtins(value), changes), self._model, str_keys=True)
+            refuse_unknown_members(self._type, changes)
+            return msgspec.convert(merged(self._builtins(value), changes), self._model, str_keys=True)
         except (msgspec.ValidationError, TypeError, ValueError, RecursionError) as error:
             raise InvalidInputError(f"the patched value is no valid {self.name}: {error}", field="patch") from error
 
@@ -78,18 +82,3 @@ class Codec(Generic[T]):
             return msgspec.to_builtins(value, str_keys=True)
         # What MessagePack can hold stays what it is.
         return msgspec.to_builtins(value, builtin_types=_MSGPACK_TYPES)
-
-
-def _merge(target: Any, patch: Any) -> Any:
-    if not isinstance(patch, dict):
-        return patch
-    merged = dict(target) if isinstance(target, dict) else {}
-    # A merge patch names members by text.
-    named = {str(msgspec.to_builtins(key)): key for key in merged if not isinstance(key, str)}
-    for name, value in patch.items():
-        key = named.get(name, name) if name not in merged else name
-        if value is None:
-            merged.pop(key, None)
-        else:
-            merged[key] = _merge(merged.get(key), value)
-    return merged

@@ -6,17 +6,18 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["refuse_undecodable"]
+__all__ = ["decodable_type"]
 
 _DECODED = (dict, list, str, int, float, bool, bytes, type(None))
 
 
-def refuse_undecodable(kind: Any) -> None:
-    """Raise `TypeError`, with the path of the field, if a type has a part that msgspec knows nothing of.
+def decodable_type(kind: Any) -> msgspec.inspect.Type:
+    """What msgspec knows of a type. Raises `TypeError`, with the path of the field, if that is nothing for a part of it.
 
     Such are pydantic models, and classes that are neither Struct, dataclass, attrs class, TypedDict nor NamedTuple.
     """
-    found = _find(msgspec.inspect.type_info(kind), "", set())
+    info = msgspec.inspect.type_info(kind)
+    found = _find(info, "", set())
     if found is not None:
         path, cls = found
         where = f"its field {path!r} is of type" if path else "it is of type"
@@ -24,6 +25,7 @@ def refuse_undecodable(kind: Any) -> None:
             f"{where} {cls.__module__}.{cls.__qualname__}, which msgspec does not decode; use a msgspec.Struct, a dataclass, "
             "an attrs class, a TypedDict or a NamedTuple"
         )
+    return info
 
 
 def _find(info: Any, path: str, seen: set[int]) -> tuple[str, type] | None:

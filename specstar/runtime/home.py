@@ -183,7 +183,7 @@ class Home(ABC):
 
     @abstractmethod
     async def cancel_tasks(self, timeout: float) -> None:
-        """Cancel all owned tasks and all calls but the one that asks, and wait for them, at most `timeout` seconds."""
+        """Cancel all owned tasks and all calls, but not the one that asks, and wait for them, at most `timeout` seconds."""
 
     @abstractmethod
     def submit(self, function: Callable[[], Awaitable[T]], done: Callable[[Outcome[T]], None]) -> Call[T]:

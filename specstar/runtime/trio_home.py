@@ -71,6 +71,7 @@ class _TrioTask:
     def __init__(self, scope: trio.CancelScope, finished: trio.Event) -> None:
         self._scope = scope
         self.finished = finished
+        self.task: trio.lowlevel.Task | None = None
 
     def cancel(self) -> None:
         self._scope.cancel()
@@ -125,6 +126,7 @@ class TrioHome(Home):
         handle = _TrioTask(trio.CancelScope(), trio.Event())
 
         async def run() -> None:
+            handle.task = trio.lowlevel.current_task()
             try:
                 with handle._scope:
                     await function(*args)
@@ -145,7 +147,7 @@ class TrioHome(Home):
         calls = [call for call in list(self.calls) if isinstance(call, _TrioCall) and call.task is not current]
         for call in calls:
             call.cancel_here()
-        tasks = list(self._tasks)
+        tasks = [task for task in self._tasks if task.task is not current]
         for task in tasks:
             task.cancel()
         with trio.move_on_after(timeout):

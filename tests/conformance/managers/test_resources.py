@@ -279,6 +279,8 @@ async def test_patch_merges_nested_objects_and_null_removes(users: Users) -> Non
         await users.patch(info.resource_id, {"age": "old"})
     with pytest.raises(InvalidInputError, match="name"):
         await users.patch(info.resource_id, {"name": None})
+    with pytest.raises(InvalidInputError, match=r"no field 'agee' \(did you mean 'age'\?\)"):
+        await users.patch(info.resource_id, {"agee": 5})
     assert (await users.get(info.resource_id)).meta.revision_count == 2
 
 

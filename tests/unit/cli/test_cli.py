@@ -171,7 +171,14 @@ def test_schema_prints_a_schema_that_the_config_meets(capsys: pytest.CaptureFixt
         (["worker", "json:dumps"], "not a SpecStar"),
         (["worker", "specstar:spec", "--concurrency", "0"], "--concurrency must be 1 or more"),
         (["worker", "specstar:spec", "--drain-timeout", "-1"], "--drain-timeout must be 0 or more"),
-        (["worker", "specstar.sync:spec"], "use the asynchronous one"),
+        (["worker", "specstar.sync:spec"], "no jobs to run"),
+        (["jobs", "json:dumps"], "not a SpecStar"),
+        (["dead", "specstar:spec", "mails"], "no job 'mails' is declared"),
+        (["dead", "specstar:spec", "mails", "--requeue"], "take ids or --all"),
+        (["dead", "specstar:spec", "mails", "some-id"], "take ids or --all"),
+        (["dead", "specstar:spec", "mails", "some-id", "--all", "--purge"], "ids or --all, not both"),
+        (["dead", "specstar:spec", "mails", "--all", "--purge", "--requeue"], "not both"),
+        (["dead", "specstar:spec", "mails", "--limit", "0"], "--limit must be 1 or more"),
     ],
 )
 def test_wrong_use_is_told_in_a_line(

@@ -1,0 +1,140 @@
+"""`specstar jobs` and `specstar dead`: what the queues of a program hold, and its dead letters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from specstar.errors import UsageError
+
+if TYPE_CHECKING:
+    from specstar import SpecStar
+    from specstar.message_queue import DeadJob
+
+__all__ = ["dead", "jobs"]
+
+
+def jobs(target: str, /, *, json: Annotated[bool, Parameter(name="--json", negative="")] = False) -> int:
+    """Show the jobs of a program: how many are ready to run, and how many have each status.
+
+    Jobs without state (keep_state=False) are counted while they are ready only.
+
+    Parameters
+    ----------
+    target
+        MODULE:NAME of the program's SpecStar object, such as app.jobs:spec. The module must configure it.
+    json
+        Print JSON.
+    """
+    import anyio
+
+    from specstar.cli.output import print_json, print_table
+    from specstar.cli.target import load_spec
+    from specstar.message_queue import JobStatus
+
+    found = anyio.run(_counts, load_spec(target))
+    if json:
+        print_json({"jobs": found})
+        return 0
+    columns = ("job", "ready", *(status.value for status in JobStatus))
+    print_table(
+        columns, [(name, *(str(counts.get(key, "-")) for key in columns[1:])) for name, counts in found.items()]
+    )
+    return 0
+
+
+async def _counts(spec: SpecStar) -> dict[str, dict[str, int]]:
+    from specstar.message_queue import JobStatus
+
+    found: dict[str, dict[str, int]] = {}
+    async with spec:
+        for name, queue in spec._queues.items():
+            found[name] = {"ready": await queue.depth()}
+            if queue.keep_state:
+                for status in JobStatus:
+                    found[name][status.value] = await queue.count(status=status)
+    return found
+
+
+def dead(
+    target: str,
+    job: str,
+    /,
+    *job_ids: str,
+    every: Annotated[bool, Parameter(name="--all", negative="")] = False,
+    requeue: Annotated[bool, Parameter(negative="")] = False,
+    purge: Annotated[bool, Parameter(negative="")] = False,
+    limit: int = 100,
+    json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> int:
+    """Show the dead letters of a job, send them back to work, or delete them.
+
+    Parameters
+    ----------
+    target
+        MODULE:NAME of the program's SpecStar object, such as app.jobs:spec. The module must configure it.
+    job
+        Name of the job.
+    job_ids
+        Ids of the dead jobs to requeue or purge.
+    every
+        Requeue or purge all that are dead now.
+    requeue
+        Send them back to work, with no attempts counted.
+    purge
+        Delete the letters; the state of the jobs stays.
+    limit
+        The most that are shown.
+    json
+        Print JSON.
+    """
+    import anyio
+
+    from specstar.cli.output import print_json, print_table, print_text
+    from specstar.cli.target import load_spec
+
+    if requeue and purge:
+        raise UsageError("give --requeue or --purge, not both")
+    if (requeue or purge) == (not job_ids and not every):
+        raise UsageError("--requeue and --purge take ids or --all; without them, dead letters are shown")
+    if job_ids and every:
+        raise UsageError("give ids or --all, not both")
+    if limit < 1:
+        raise UsageError("--limit must be 1 or more")
+    spec = load_spec(target)
+    if requeue or purge:
+        count = anyio.run(_act, spec, job, job_ids or None, requeue)
+        done = "requeued" if requeue else "purged"
+        if json:
+            print_json({done: count})
+        else:
+            print_text(f"{done}: {count}")
+        return 0
+    letters = anyio.run(_letters, spec, job, limit)
+    if json:
+        print_json({"dead": [_plain(letter) for letter in letters]})
+    else:
+        rows = [
+            (one.job_id, one.dead_time.isoformat(timespec="seconds"), str(one.attempts), one.reason) for one in letters
+        ]
+        print_table(("job id", "time", "attempts", "reason"), rows)
+    return 0
+
+
+async def _act(spec: SpecStar, job: str, job_ids: tuple[str, ...] | None, requeue: bool) -> int:
+    queue = spec.get_job_queue(job)
+    async with spec:
+        return await (queue.requeue_dead(job_ids) if requeue else queue.purge_dead(job_ids))
+
+
+async def _letters(spec: SpecStar, job: str, limit: int) -> list[DeadJob[Any]]:
+    queue = spec.get_job_queue(job)
+    async with spec:
+        return await queue.list_dead(limit=limit)
+
+
+def _plain(letter: DeadJob[Any]) -> dict[str, Any]:
+    import msgspec
+
+    return {name: msgspec.to_builtins(getattr(letter, name)) for name in letter.__struct_fields__}
