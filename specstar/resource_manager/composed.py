@@ -161,6 +161,9 @@ class ComposedStorage(Storage):
     async def sync(self) -> None:
         await self._meta.sync()
 
+    async def discard(self) -> None:
+        await self._meta.discard()
+
     async def explain(self, query: Query) -> str:
         return await self._meta.explain(query)
 

@@ -407,9 +407,17 @@ class ResourceManager(Generic[T]):
     async def sync(self) -> None:
         """Push what the meta store keeps locally (S3 with `auto_sync` off), and pull what others wrote.
 
-        Does nothing on other backends. Raises `RevisionConflictError` if another writer was first.
+        Does nothing on other backends. Raises `RevisionConflictError` if another writer was first: `discard` is the way out.
         """
         await self._slot.storage.sync()
+
+    @gated
+    async def discard(self) -> None:
+        """Give up the writes that `sync` has not pushed yet (S3 with `auto_sync` off), and read what is in the bucket.
+
+        Does nothing on other backends.
+        """
+        await self._slot.storage.discard()
 
     @gated
     async def reindex(self) -> int:

@@ -106,3 +106,7 @@ class MetaStore(ABC):
         Raises `RevisionConflictError` if another writer was first and the store does not merge.
         """
         return
+
+    async def discard(self) -> None:
+        """Give up what is only kept locally so far. Does nothing where every write is pushed."""
+        return

@@ -189,6 +189,10 @@ class Storage(ABC):
         """What `MetaStore.sync` does."""
         return
 
+    async def discard(self) -> None:
+        """What `MetaStore.discard` does."""
+        return
+
 
 class AdvancingStorage(Storage):
     """A storage that can check the current revision and write the next one in one step, without a read before it."""

@@ -252,9 +252,16 @@ class ResourceManager(Generic[T]):
     def sync(self) -> None:
         """Push what the meta store keeps locally (S3 with `auto_sync` off), and pull what others wrote.
 
-        Does nothing on other backends. Raises `RevisionConflictError` if another writer was first.
+        Does nothing on other backends. Raises `RevisionConflictError` if another writer was first: `discard` is the way out.
         """
         return self._gate.call(functools.partial(self._inner.sync))
+
+    def discard(self) -> None:
+        """Give up the writes that `sync` has not pushed yet (S3 with `auto_sync` off), and read what is in the bucket.
+
+        Does nothing on other backends.
+        """
+        return self._gate.call(functools.partial(self._inner.discard))
 
     def reindex(self) -> int:
         """Make all resources searchable by the present `indexed_fields`; returns how many rows had to be changed.

@@ -185,5 +185,6 @@ RESOURCE_CASES = [
     _case("explain", nothing, lambda p, s: p.users.explain(QB["age"] == 1)),
     _case("reindex", stale, lambda p, s: p.users.reindex(), look_at_found, parts=True, alone=True),
     _case("sync", nothing, lambda p, s: p.users.sync()),
+    _case("discard", nothing, lambda p, s: p.users.discard()),
     _case("collect_garbage", garbage, collect, look_at_payloads, parts=True, alone=True),
 ]

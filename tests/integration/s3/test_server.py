@@ -11,10 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import Struct
 
 from services import s3_client
 from services.endpoints import S3Endpoint
-from specstar.errors import BackendError, BackendUnavailable, BlobIntegrityError, BlobNotFoundError
+from specstar import SpecStar
+from specstar.errors import (
+    BackendError,
+    BackendUnavailable,
+    BlobIntegrityError,
+    BlobNotFoundError,
+    RevisionConflictError,
+)
+from specstar.resource_manager import ResourceManager
 from specstar.roles import PayloadKey
 from tests.conformance.samples import created
 from tests.integration.s3.conftest import Options
@@ -213,3 +222,34 @@ async def test_blobs_lie_in_their_own_bucket(options: Options, s3: S3Endpoint) -
             assert [key.split("/")[0] for key in s3_client.list_keys(s3, rig.options.bucket)] == ["resource"]
     finally:
         s3_client.delete_bucket(s3, other)
+
+
+class Note(Struct):
+    text: str
+
+
+async def test_writes_that_a_foreign_one_is_in_the_way_of_can_be_given_up(options: Options) -> None:
+    def spec_of(**more: Any) -> tuple[SpecStar, ResourceManager[Note]]:
+        given = options(**more)
+        named = {
+            name: getattr(given, name)
+            for name in ("bucket", "access_key_id", "secret_access_key", "endpoint_url", "region_name", "auto_sync")
+        }
+        s3 = {"type": "s3", "options": named}
+        spec = SpecStar()
+        spec.configure(backend={"meta": s3, "resource": s3, "blob": s3})
+        return spec, spec.add_model(Note)
+
+    (local, drafts), (foreign, notes) = spec_of(auto_sync=False), spec_of()
+    async with local, foreign:
+        first = await notes.create(Note("first"))
+        mine = await drafts.create(Note("mine"))
+        second = await notes.create(Note("second"))
+        with pytest.raises(RevisionConflictError):
+            await drafts.sync()
+        await drafts.discard()
+        assert not await drafts.exists(mine.resource_id)
+        assert [(await drafts.get(one.resource_id)).data.text for one in (first, second)] == ["first", "second"]
+        again = await drafts.create(Note("again"))
+        await drafts.sync()
+        assert await notes.exists(again.resource_id)
