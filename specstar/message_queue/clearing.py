@@ -11,7 +11,7 @@ import msgspec
 
 from specstar.errors import ResourceNotFoundError, RevisionConflictError, SpecstarError
 from specstar.message_queue.job import JobStatus
-from specstar.message_queue.state import JobState
+from specstar.message_queue.state import JobState, Snapshot
 from specstar.query import QB, Condition
 from specstar.roles import MessageQueue
 
@@ -67,20 +67,41 @@ async def forget_finished(
     condition = jobs & QB["status"].in_(finished) & (QB["updated_time"] < before)
     erased = kept = 0
     while page := await state.search(condition, limit=_PAGE, offset=kept):
-        went = stay = 0
-        for snapshot in page:
-            if messages.holds(snapshot.record.job_id) and (in_process or snapshot.record.message_waits):
-                stay += 1
-                continue
-            try:
-                went += await state.erase(snapshot.record.job_id, expected_version=snapshot.version)
-            except RevisionConflictError:
-                continue
+        over = [
+            snapshot
+            for snapshot in page
+            if not (messages.holds(snapshot.record.job_id) and (in_process or snapshot.record.message_waits))
+        ]
+        went = 0
+        for start in range(0, len(over), _AT_ONCE):
+            went += await _erase(state, over[start : start + _AT_ONCE])
         erased += went
-        kept += stay
-        if not went and not stay:
+        kept += len(page) - len(over)
+        if not went and len(over) == len(page):
             break
     return erased
+
+
+async def _erase(state: JobState, snapshots: Sequence[Snapshot]) -> int:
+    """Erase those that have not changed, together; returns how many. Raises the first error once all have ended."""
+    count = 0
+    errors: list[SpecstarError] = []
+
+    async def erase(snapshot: Snapshot) -> None:
+        nonlocal count
+        try:
+            count += await state.erase(snapshot.record.job_id, expected_version=snapshot.version)
+        except RevisionConflictError:
+            return
+        except SpecstarError as error:
+            errors.append(error)
+
+    async with anyio.create_task_group() as group:
+        for snapshot in snapshots:
+            group.start_soon(erase, snapshot)
+    if errors:
+        raise errors[0]
+    return count
 
 
 async def requeue_dead(state: JobState, messages: MessageQueue, queue: str, job_ids: Sequence[str] | None) -> int:

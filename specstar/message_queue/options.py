@@ -11,7 +11,8 @@ class JobOptions(TypedDict, total=False):
     """Keyword arguments of a job's declaration; all optional.
 
     Times are in seconds. `max_retries` and `retry_delay` default to the queue backend's. `every` makes the job periodic.
-    `keep_state=False` keeps no record of the jobs: faster, but without `wait`, `get`, `search` and idempotency keys.
+    Workers erase the state of jobs that finished `forget_after` ago. `keep_state=False` keeps no record of the jobs: faster,
+    but without `wait`, `get`, `search` and idempotency keys.
     """
 
     name: str
@@ -28,3 +29,4 @@ class JobOptions(TypedDict, total=False):
     max_priority: int
     concurrency: int
     max_payload_bytes: int
+    forget_after: float

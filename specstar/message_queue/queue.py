@@ -73,6 +73,7 @@ class JobQueue(Generic[P]):
         max_priority: int | None = None,
         concurrency: int | None = None,
         max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES,
+        forget_after: float | None = None,
     ) -> None:
         signature = signature_of(handler)
         self.name = _checked_name(signature.name if name is None else name)
@@ -94,6 +95,11 @@ class JobQueue(Generic[P]):
         self.timeout = None if timeout is None else checked_seconds(timeout, field="timeout", minimum=0.001)
         self.every = None if every is None else checked_seconds(every, field="every", minimum=0.001)
         self.keep_state = keep_state
+        if forget_after is not None and not keep_state:
+            raise InvalidInputError(
+                f"job {self.name!r} keeps no state (keep_state=False) to forget", field="forget_after"
+            )
+        self.forget_after = None if forget_after is None else checked_seconds(forget_after, field="forget_after")
         self.priority = checked_count(priority, "priority", 0, MAX_PRIORITY) or 0
         self.max_priority = checked_count(max_priority, "max_priority", 0, MAX_PRIORITY)
         self._codec: JobCodec[P] = JobCodec(

@@ -12,6 +12,7 @@ import anyio
 
 from specstar.errors import NotConfiguredError, SpecstarError
 from specstar.message_queue.attempt import Attempt, Stopped
+from specstar.message_queue.forgetting import forget_for_ever
 from specstar.message_queue.handler_threads import HandlerThreads
 from specstar.message_queue.lane import Lane
 from specstar.message_queue.owner import living_workers, process_token
@@ -125,6 +126,8 @@ class Worker:
                 lane.queue._lanes.append(lane)
             for queue in self._queues:
                 group.start_soon(self._recover, queue)
+                if queue.forget_after is not None and queue.keep_state:
+                    group.start_soon(forget_for_ever, queue, queue.forget_after)
             group.start_soon(self._tick)
             try:
                 await self._stopped.wait()

@@ -689,6 +689,34 @@ async def test_a_cancelled_closing_is_over(spec: SpecStar) -> None:
     await handler.enqueue(Mail())
 
 
+async def test_workers_forget_what_finished_long_ago(spec: SpecStar) -> None:
+    gate = anyio.Event()
+
+    @spec.job(forget_after=0.1, max_retries=0)
+    async def handler(job: Job[Mail]) -> None:
+        if job.payload.number == 1:
+            raise RuntimeError("as it was told")
+        if job.payload.number == 2:
+            await gate.wait()
+
+    @spec.job
+    async def other(job: Job[Mail]) -> None: ...
+
+    jobs = await handler.enqueue_many([Mail(number=number) for number in range(3)])
+    kept = await other.enqueue(Mail())
+    async with workers(spec):
+        with anyio.fail_after(20):
+            while await handler.count() > 1:  # noqa: ASYNC110  the stores tell
+                await anyio.sleep(0.05)
+        assert (await handler.get(jobs[2].job_id)).status is JobStatus.running
+        gate.set()
+        with anyio.fail_after(20):
+            while await handler.count():  # noqa: ASYNC110
+                await anyio.sleep(0.05)
+        assert (await other.wait(kept.job_id, timeout=20)).status is JobStatus.succeeded
+    assert await other.count() == 1
+
+
 async def test_a_wait_does_not_open_again_what_was_closed(spec: SpecStar) -> None:
     @spec.job
     async def handler(job: Job[Mail]) -> None: ...

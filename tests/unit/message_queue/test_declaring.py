@@ -104,6 +104,8 @@ async def _needy(job: Job[Needy]) -> None: ...
         (_typed, {"retry_backoff": 0.5}, "retry_backoff"),
         (_typed, {"priority": 10}, "priority"),
         (_typed, {"concurrency": 0}, "concurrency"),
+        (_typed, {"forget_after": -1}, "forget_after"),
+        (_typed, {"forget_after": 5, "keep_state": False}, "forget_after"),
         (_typed, {"name": ""}, "name"),
         (_typed, {"name": "a\0b"}, "name"),
         (_needy, {"every": 5}, "every_payload"),
