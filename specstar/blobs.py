@@ -235,9 +235,9 @@ def _plain(data: bytes | bytearray | memoryview) -> bytes | bytearray | memoryvi
 
 
 def _named(file_id: str) -> str:
-    if not isinstance(file_id, str):
-        hint = "; pass its file_id" if isinstance(file_id, BlobInfo) else ""
-        raise InvalidInputError(f"file_id is a str, not {type(file_id).__name__}{hint}", field="file_id")
+    """The id as it is: one of the wrong type names no blob. What `put` returns is taken for it too easily to say only that."""
+    if isinstance(file_id, BlobInfo):
+        raise InvalidInputError("file_id is a str, not a BlobInfo: pass its file_id", field="file_id")
     return file_id
 
 

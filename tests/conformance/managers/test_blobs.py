@@ -314,6 +314,12 @@ async def test_what_is_no_id_and_no_number_is_refused_like_others(star: SpecStar
             blobs.open(info.file_id, **bounds)
     with pytest.raises(InvalidInputError, match="content_type"):
         await blobs.put(b"data", content_type=5)
+    with pytest.raises(InvalidInputError, match="pass its file_id"):
+        await blobs.get(info)
+    with pytest.raises(InvalidInputError, match="expires_in"):
+        await blobs.url(info.file_id, expires_in="5")
+    with pytest.raises(InvalidInputError, match="path is a Path or a str"):
+        await blobs.save(info.file_id, 5)
 
 
 async def test_a_stream_is_entered_once_at_a_time(star: SpecStar) -> None:

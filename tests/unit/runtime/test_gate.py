@@ -497,6 +497,9 @@ def test_closing_from_elsewhere_that_is_cancelled_before_it_begins_leaves_the_re
 
     async def main() -> None:
         await service._gate.connections.share("pool", lambda: Pool(log), "pool").get()
+        home = service._gate.home
+        assert home is not None
+        home.mailbox.post(lambda: time.sleep(0.3))  # it takes nothing up meanwhile
         with anyio.CancelScope() as scope:
             scope.cancel()
             await service._gate.aclose()
