@@ -415,6 +415,7 @@ class JobQueue(Generic[P]):
         self.timeout = inner.timeout
         self.every = inner.every
         self.keep_state = inner.keep_state
+        self.forget_after = inner.forget_after
         self.priority = inner.priority
         self.max_priority = inner.max_priority
 
