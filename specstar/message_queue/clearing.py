@@ -90,7 +90,8 @@ async def _erase(state: JobState, snapshots: Sequence[Snapshot]) -> int:
     async def erase(snapshot: Snapshot) -> None:
         nonlocal count
         try:
-            count += await state.erase(snapshot.record.job_id, expected_version=snapshot.version)
+            erased = await state.erase(snapshot.record.job_id, expected_version=snapshot.version)
+            count += erased
         except RevisionConflictError:
             return
         except SpecstarError as error:
