@@ -12,7 +12,7 @@ from specstar.errors import DecodeError, InvalidInputError, LimitExceededError
 from specstar.message_queue.job import FORMAT, NO_RESULT, Job, JobRecord
 from specstar.resource_manager.decodable import decodable_type
 from specstar.resource_manager.finite import refuse_nonfinite
-from specstar.resource_manager.patching import refuse_unknown_members
+from specstar.resource_manager.patching import Shape
 
 __all__ = [
     "DEFAULT_MAX_PAYLOAD_BYTES",
@@ -53,7 +53,7 @@ class JobCodec(Generic[P]):
         self.max_payload_bytes = max_payload_bytes
         try:
             self._payload: msgspec.json.Decoder[P] = msgspec.json.Decoder(payload_type)
-            self._type = decodable_type(payload_type)
+            self._shape = Shape(decodable_type(payload_type))
         except TypeError as error:
             raise InvalidInputError(
                 f"the payload of job {name!r} cannot be decoded: {error}", field="payload_type"
@@ -72,8 +72,8 @@ class JobCodec(Generic[P]):
         Raises `InvalidInputError` with the path of what does not fit, `LimitExceededError` if it is too large.
         """
         try:
-            if isinstance(value, dict):
-                refuse_unknown_members(self._type, value)
+            if isinstance(value, dict | list):
+                self._shape.check(value)
             payload = _json_of(value)
             copy = self._payload.decode(payload)
             refuse_nonfinite(payload, value, copy)

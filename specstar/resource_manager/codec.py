@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
@@ -11,7 +12,7 @@ from specstar.config.encoding import Encoding
 from specstar.errors import DecodeError, InvalidInputError, LimitExceededError
 from specstar.resource_manager.decodable import decodable_type
 from specstar.resource_manager.finite import refuse_nonfinite
-from specstar.resource_manager.patching import merged, refuse_unknown_members
+from specstar.resource_manager.patching import Shape, UnknownMemberError
 
 __all__ = ["DEFAULT_MAX_PAYLOAD_BYTES", "Codec"]
 
@@ -33,7 +34,7 @@ class Codec(Generic[T]):
         try:
             self._json: msgspec.json.Decoder[T] = msgspec.json.Decoder(model)
             self._msgpack: msgspec.msgpack.Decoder[T] = msgspec.msgpack.Decoder(model)
-            self._type = decodable_type(model)
+            self._shape = Shape(decodable_type(model))
         except (TypeError, NameError) as error:
             raise InvalidInputError(f"{name} cannot be a model: {error}", field="model") from error
         self._decode = {Encoding.json: self._json.decode, Encoding.msgpack: self._msgpack.decode}
@@ -44,9 +45,15 @@ class Codec(Generic[T]):
 
         Raises `InvalidInputError` with the path of what does not fit the model, `LimitExceededError` if it is too large.
         """
+        if isinstance(value, dict | list):
+            try:
+                self._shape.check(value)
+            except (UnknownMemberError, RecursionError) as error:
+                raise InvalidInputError(f"the value is no valid {self.name}: {error}", field="data") from error
+        return self._checked(value)
+
+    def _checked(self, value: Any) -> tuple[bytes, T]:
         try:
-            if isinstance(value, dict):
-                refuse_unknown_members(self._type, value)
             payload = self._encode(value)
             stored = self._decode[self.encoding](payload)
             if self.encoding is Encoding.json:
@@ -68,14 +75,35 @@ class Codec(Generic[T]):
             message = f"revision {revision_id} of {self.name} {resource_id!r} does not decode: {error}"
             raise DecodeError(message, resource_id=resource_id, revision_id=revision_id, model=self.name) from error
 
-    def merge(self, value: T, patch: Any) -> T:
-        """The value changed by a JSON merge patch (RFC 7396). Raises `InvalidInputError` if the result is no valid model."""
+    def patched(
+        self, payload: bytes, encoding: Encoding, patch: Mapping[str, Any], *, resource_id: str, revision_id: str
+    ) -> tuple[bytes, T]:
+        """A stored payload changed by a JSON merge patch (RFC 7396), and its value.
+
+        Members that this model has no field for stay as they are: a newer program may have. Raises `InvalidInputError` if the
+        patch names such, or if the result is no valid model; `DecodeError` if it was none before.
+        """
+        tree = self._tree(payload, encoding, resource_id=resource_id, revision_id=revision_id)
         try:
-            changes = self._builtins(patch)
-            refuse_unknown_members(self._type, changes)
-            return msgspec.convert(merged(self._builtins(value), changes), self._model, str_keys=True)
+            changes = self._builtins(dict(patch) if isinstance(patch, Mapping) else patch)
+            tree = self._shape.merged(tree, changes)
+            value = msgspec.convert(tree, self._model, str_keys=True)
         except (msgspec.ValidationError, TypeError, ValueError, RecursionError) as error:
+            self.decode(payload, encoding, resource_id=resource_id, revision_id=revision_id)
             raise InvalidInputError(f"the patched value is no valid {self.name}: {error}", field="patch") from error
+        try:
+            self._shape.check(tree)
+        except UnknownMemberError:
+            return self._checked(tree)
+        return self.checked(value)
+
+    def _tree(self, payload: bytes, encoding: Encoding, *, resource_id: str, revision_id: str) -> Any:
+        decode = msgspec.json.decode if encoding is Encoding.json else msgspec.msgpack.decode
+        try:
+            return decode(payload)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError, TypeError):
+            self.decode(payload, encoding, resource_id=resource_id, revision_id=revision_id)
+            raise
 
     def _builtins(self, value: Any) -> Any:
         if self.encoding is Encoding.json:

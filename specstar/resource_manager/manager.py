@@ -186,10 +186,12 @@ class ResourceManager(Generic[T]):
         expected_revision_id: str | None = None,
         status: Status = "stable",
     ) -> RevisionInfo:
-        """Apply a JSON merge patch (RFC 7396: null removes a key) to the current data and store it as a new revision.
+        """Apply a JSON merge patch (RFC 7396) to the current data and store it as a new revision.
 
-        The result must fit the model, else `InvalidInputError`. Without `expected_revision_id` a patch that meets another
-        writer is applied again to what that one wrote. Raises what `update` raises, and `DecodeError`.
+        Null sets a field to None where its type has that, and removes it elsewhere. Members that this program's model lacks
+        stay as they are. The result must fit the model, and the patch name its fields, else `InvalidInputError`. Without
+        `expected_revision_id` a patch that meets another writer is applied again to what that one wrote. Raises what `update`
+        raises, and `DecodeError`.
         """
         checked_id(resource_id)
         storage, kind = self._slot.storage, _status(status)
@@ -198,7 +200,12 @@ class ResourceManager(Generic[T]):
             found = await storage.read(resource_id, current.meta.current_revision_id)
             if not isinstance(found, StoredRevision):
                 raise ResourceNotFoundError(resource_id, model=self.name)
-            payload, data = self._codec.checked(self._codec.merge(self._decoded(found), patch))
+            before, encoding = found.payload, found.revision.encoding
+            if self._told_by_row is not None:
+                before, encoding = self._codec.checked(self._decoded(found))[0], self._codec.encoding
+            payload, data = self._codec.patched(
+                before, encoding, patch, resource_id=resource_id, revision_id=found.revision.revision_id
+            )
             # Conditional on the row that the decision was made on, not on the one read with the payload.
             return self._draft.next(self._codec, current.meta, data, payload, kind)
 

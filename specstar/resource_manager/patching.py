@@ -1,54 +1,198 @@
-"""JSON merge patches (RFC 7396) of typed values."""
+"""JSON merge patches (RFC 7396) of typed values, and members that a type has no field for."""
 
 from __future__ import annotations
 
 import difflib
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeAlias
 
 import msgspec
 from msgspec import inspect
 
-__all__ = ["merged", "refuse_unknown_members"]
+__all__ = ["Shape", "UnknownMemberError"]
 
-_NAMED = (inspect.StructType, inspect.DataclassType, inspect.TypedDictType)
+_Record: TypeAlias = inspect.StructType | inspect.DataclassType | inspect.TypedDictType
+_LISTS = (
+    inspect.ListType,
+    inspect.SetType,
+    inspect.FrozenSetType,
+    inspect.VarTupleType,
+    inspect.CollectionType,
+)
 _MAX_SHOWN = 80
 
 
-def merged(target: Any, patch: Any) -> Any:
-    """The target, a tree of plain values, changed by a patch."""
-    if not isinstance(patch, dict):
-        return patch
-    result = dict(target) if isinstance(target, dict) else {}
-    # A merge patch names members by text.
-    named = {str(msgspec.to_builtins(key)): key for key in result if not isinstance(key, str)}
-    for name, value in patch.items():
-        key = named.get(name, name) if name not in result else name
-        if value is None:
-            result.pop(key, None)
-        else:
-            result[key] = merged(result.get(key), value)
-    return result
+class UnknownMemberError(ValueError):
+    """A dictionary has a member that its type has no field for: decoding would drop it without a word."""
+
+    def __init__(self, name: str, near: str | None) -> None:
+        super().__init__(name)
+        self._name = name
+        self._near = near
+        self.path: list[str] = []
+
+    def __str__(self) -> str:
+        hint = f" (did you mean {self._near!r}?)" if self._near else ""
+        path = ".".join(["$", *reversed(self.path)])
+        return f"there is no field {self._name!r}{hint} - at `{path[:1000]}`"
 
 
-def refuse_unknown_members(kind: inspect.Type, patch: Any, path: str = "$") -> None:
-    """Raise `ValueError` for a member of a dictionary that the type has no field for: decoding drops it without a word."""
-    if not isinstance(patch, dict):
-        return
-    kinds = kind.types if isinstance(kind, inspect.UnionType) else (kind,)
-    objects = [one for one in kinds if isinstance(one, _NAMED)]
-    others = [one for one in kinds if isinstance(one, inspect.DictType | inspect.AnyType | inspect.CustomType)]
-    if len(kinds) == len(others) == 1 and isinstance(others[0], inspect.DictType):
+class Shape:
+    """The names of the fields that a type has, at any depth.
+
+    Where a type is a union of several with fields, the tag of a value tells which is meant; without one, a name that any of
+    them has is taken.
+    """
+
+    def __init__(self, kind: inspect.Type) -> None:
+        self._kinds = tuple(_options(kind))
+        self._named: dict[int, bool] = {}
+
+    def check(self, value: Any) -> None:
+        """Raise `UnknownMemberError` for a value, of plain ones, that has members without a field."""
+        self._check(self._kinds, value)
+
+    def merged(self, target: Any, patch: Any) -> Any:
+        """The target, a tree of plain values, changed by a patch.
+
+        Null sets a field to None where its type has that, and removes it elsewhere. A patch that names another alternative
+        of a union replaces the value. Raises `UnknownMemberError`.
+        """
+        return self._merged(self._kinds, target, patch)
+
+    def _merged(self, kinds: Sequence[inspect.Type], target: Any, patch: Any) -> Any:
+        if not isinstance(patch, dict):
+            self._check(kinds, patch)
+            return patch
+        result = dict(target) if isinstance(target, dict) else {}
+        records, maps = _with_members(kinds)
+        meant = _chosen(records, patch) or _chosen(records, target)
+        if meant is not None:
+            records = [meant]
+            if (before := _chosen(_records_of(kinds), target)) is not None and before is not meant:
+                result = {}
+        # A merge patch names members by text.
+        named = {_text(key): key for key in result if not isinstance(key, str)}
         for name, value in patch.items():
-            refuse_unknown_members(others[0].value_type, value, f"{path}.{name}")
-    elif objects and not others:
-        fields = {field.encode_name: field.type for one in objects for field in one.fields}
-        tags = {one.tag_field for one in objects if isinstance(one, inspect.StructType)}
-        for name, value in patch.items():
-            if name in fields:
-                if len(objects) == 1:
-                    refuse_unknown_members(fields[name], value, f"{path}.{name}")
-            elif name not in tags:
-                shown = str(name)[:_MAX_SHOWN]
-                near = difflib.get_close_matches(shown, fields, n=1)
-                hint = f" (did you mean {near[0]!r}?)" if near else ""
-                raise ValueError(f"there is no field {shown!r}{hint} - at `{path}`")
+            key = named.get(name, name) if name not in result else name
+            fields = [field for record in records for field in record.fields if field.encode_name == name]
+            if records and not fields and not _is_tag(records, name):
+                raise _unknown(records, name)
+            below = [option for field in fields for option in _options(field.type)] if records else maps
+            if value is not None:
+                try:
+                    result[key] = self._merged(below, result.get(key), value)
+                except UnknownMemberError as error:
+                    error.path.append(_text(name)[:_MAX_SHOWN])
+                    raise
+            elif fields and any(isinstance(option, inspect.NoneType | inspect.AnyType) for option in below):
+                result[key] = None
+            else:
+                result.pop(key, None)
+        return result
+
+    def _check(self, kinds: Sequence[inspect.Type], value: Any) -> None:
+        if not isinstance(value, dict | list | tuple | set | frozenset) or not any(map(self._holds_names, kinds)):
+            return
+        if not isinstance(value, dict):
+            items = [option for kind in kinds if isinstance(kind, _LISTS) for option in _options(kind.item_type)]
+            if not any(isinstance(kind, inspect.AnyType | inspect.TupleType) for kind in kinds):
+                for item in value:
+                    self._check(items, item)
+            return
+        records, maps = _with_members(kinds)
+        meant = _chosen(records, value)
+        if meant is not None:
+            records = [meant]
+        fields: dict[str, list[inspect.Type]] = {}
+        for record in records:
+            for field in record.fields:
+                fields.setdefault(field.encode_name, []).extend(_options(field.type))
+        for name, item in value.items():
+            below = maps if not records else fields.get(name if isinstance(name, str) else _text(name))
+            if below is None:
+                if _is_tag(records, name):
+                    continue
+                raise _unknown(records, name)
+            try:
+                self._check(below, item)
+            except UnknownMemberError as error:
+                error.path.append(_text(name)[:_MAX_SHOWN])
+                raise
+
+    def _holds_names(self, kind: inspect.Type) -> bool:
+        """True if something of this type, or within it, has named members."""
+        known = self._named.get(id(kind))
+        if known is None:
+            self._named[id(kind)] = False  # while it is looked into: a type may refer to itself
+            known = self._named[id(kind)] = _has_members(kind) or any(map(self._holds_names, _parts(kind)))
+        return known
+
+
+def _records_of(kinds: Sequence[inspect.Type]) -> list[_Record]:
+    """Those of the types that have named members."""
+    return [kind for kind in kinds if _has_members(kind)]  # type: ignore[misc]
+
+
+def _with_members(kinds: Sequence[inspect.Type]) -> tuple[list[_Record], list[inspect.Type]]:
+    """What a dictionary of one of these types may be: records, or else the types of the values of a mapping.
+
+    Both are empty where anything goes, or where it cannot be told.
+    """
+    if any(isinstance(kind, inspect.AnyType | inspect.CustomType | inspect.RawType) for kind in kinds):
+        return [], []
+    records = _records_of(kinds)
+    maps = [option for kind in kinds if isinstance(kind, inspect.DictType) for option in _options(kind.value_type)]
+    return ([], []) if records and maps else (records, maps)
+
+
+def _options(kind: inspect.Type) -> Iterator[inspect.Type]:
+    if isinstance(kind, inspect.Metadata):
+        yield from _options(kind.type)
+    elif isinstance(kind, inspect.UnionType):
+        for option in kind.types:
+            yield from _options(option)
+    else:
+        yield kind
+
+
+def _parts(kind: Any) -> Iterator[inspect.Type]:
+    for name in kind.__struct_fields__:
+        value = getattr(kind, name)
+        for part in value if isinstance(value, tuple) else (value,):
+            inner = part.type if isinstance(part, inspect.Field) else part
+            if isinstance(inner, inspect.Type):
+                yield from _options(inner)
+
+
+def _has_members(kind: inspect.Type) -> bool:
+    if isinstance(kind, inspect.StructType):
+        return not kind.array_like
+    return isinstance(kind, inspect.DataclassType | inspect.TypedDictType)
+
+
+def _chosen(records: Sequence[_Record], value: Any) -> _Record | None:
+    """The one that the tag of a value names; the only one."""
+    if len(records) == 1:
+        return records[0]
+    if isinstance(value, dict):
+        for record in records:
+            tagged = isinstance(record, inspect.StructType) and record.tag_field is not None
+            if tagged and value.get(record.tag_field) == record.tag:  # type: ignore[union-attr]
+                return record
+    return None
+
+
+def _is_tag(records: Sequence[_Record], name: object) -> bool:
+    return any(isinstance(record, inspect.StructType) and record.tag_field == name for record in records)
+
+
+def _unknown(records: Sequence[_Record], name: object) -> UnknownMemberError:
+    shown = _text(name)[:_MAX_SHOWN]
+    known = [field.encode_name for record in records for field in record.fields]
+    near = difflib.get_close_matches(shown, known, n=1)
+    return UnknownMemberError(shown, near[0] if near else None)
+
+
+def _text(key: Any) -> str:
+    return key if isinstance(key, str) else str(msgspec.to_builtins(key))

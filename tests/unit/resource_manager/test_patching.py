@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, TypedDict
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import msgspec
 import pytest
 from msgspec import Struct
 
 from specstar import Job, SpecStar
-from specstar.errors import InvalidInputError
-from specstar.resource_manager.patching import merged, refuse_unknown_members
+from specstar.errors import DecodeError, InvalidInputError
+from specstar.resource_manager.patching import Shape
 
 
 class Street(TypedDict):
     house: int
+    floor: NotRequired[int | None]
 
 
 @dataclasses.dataclass
@@ -40,9 +43,15 @@ class Person(Struct, rename="camel", omit_defaults=True):
     loose: dict[str, Any] | None = None
     open: Any = None
     boss: Person | None = None
+    friends: list[Person] = []
+    noted: Annotated[Address, msgspec.Meta(extra={"unit": "none"})] | None = None
+    maybe: dict[str, Address] | None = None
+    street: Street | None = None
+    age: int = 0
 
 
-PERSON = msgspec.inspect.type_info(Person)
+PERSON = Shape(msgspec.inspect.type_info(Person))
+ANYTHING = Shape(msgspec.inspect.type_info(Any))
 
 
 @pytest.mark.parametrize(
@@ -59,7 +68,8 @@ PERSON = msgspec.inspect.type_info(Person)
     ],
 )
 def test_what_the_model_has_is_taken(patch: Any) -> None:
-    refuse_unknown_members(PERSON, patch)
+    PERSON.check(patch)
+    PERSON.merged({}, patch)
 
 
 @pytest.mark.parametrize(
@@ -75,19 +85,90 @@ def test_what_the_model_has_is_taken(patch: Any) -> None:
         ({"homes": {"one": {"cty": ""}}}, r"no field 'cty' .* - at `\$\.homes\.one`"),
         ({"boss": {"boss": {"full": 1}}}, r"no field 'full' .* - at `\$\.boss\.boss`"),
         ({"x" * 1000: 1}, r"no field 'x{80}' - at"),
+        ({"friends": [{"fullName": "Bo"}, {"fullNam": "Cy"}]}, r"no field 'fullNam' .* - at `\$\.friends`"),
+        ({"noted": {"cty": 1}}, r"no field 'cty' .* - at `\$\.noted`"),
+        ({"pet": {"type": "dog", "lives": 3}}, r"no field 'lives' - at `\$\.pet`"),
+        ({"maybe": {"one": {"cty": 1}}}, r"no field 'cty' .* - at `\$\.maybe\.one`"),
     ],
 )
 def test_what_the_model_lacks_is_refused_with_its_path(patch: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        refuse_unknown_members(PERSON, patch)
+        PERSON.merged({}, patch)
 
 
 def test_merging_is_that_of_the_rfc() -> None:
     """The cases of RFC 7396, appendix A, with objects."""
-    assert merged({"a": "b", "b": "c"}, {"a": None}) == {"b": "c"}
-    assert merged({"a": {"b": "c"}}, {"a": {"b": "d", "c": None}}) == {"a": {"b": "d"}}
-    assert merged({"a": [1]}, {"a": {"b": {"c": None}}}) == {"a": {"b": {}}}
-    assert merged({1: "one"}, {"1": None, "2": "two"}) == {"2": "two"}
+    assert ANYTHING.merged({"a": "b", "b": "c"}, {"a": None}) == {"b": "c"}
+    assert ANYTHING.merged({"a": {"b": "c"}}, {"a": {"b": "d", "c": None}}) == {"a": {"b": "d"}}
+    assert ANYTHING.merged({"a": [1]}, {"a": {"b": {"c": None}}}) == {"a": {"b": {}}}
+    assert ANYTHING.merged({1: "one"}, {"1": None, "2": "two"}) == {"2": "two"}
+
+
+@pytest.mark.parametrize(
+    ("patch", "target", "result"),
+    [
+        ({"address": None}, {"address": {"city": "x"}}, {"address": None}),
+        ({"open": None}, {"open": 5}, {"open": None}),
+        ({"age": None}, {"age": 5}, {}),
+        ({"street": {"floor": None}}, {"street": {"house": 1, "floor": 2}}, {"street": {"house": 1, "floor": None}}),
+        ({"homes": {"one": None}}, {"homes": {"one": {}, "two": {}}}, {"homes": {"two": {}}}),
+        ({"new": 1}, None, None),
+    ],
+)
+def test_null_sets_what_may_be_none_and_removes_the_rest(patch: Any, target: Any, result: Any) -> None:
+    if result is None:
+        assert ANYTHING.merged(target, patch) == patch
+    else:
+        assert PERSON.merged(target, patch) == result
+
+
+def test_another_alternative_replaces_the_value() -> None:
+    cat = {"pet": {"type": "Cat", "lives": 3}}
+    assert PERSON.merged(cat, {"pet": {"type": "dog", "tricks": ["sit"]}}) == {
+        "pet": {"type": "dog", "tricks": ["sit"]}
+    }
+    assert PERSON.merged(cat, {"pet": {"lives": 2}}) == {"pet": {"type": "Cat", "lives": 2}}
+    with pytest.raises(ValueError, match="no field 'tricks'"):
+        PERSON.merged(cat, {"pet": {"tricks": []}})
+
+
+class Old(Struct):
+    name: str
+    note: str | None = "none"
+
+
+class New(Struct):
+    name: str
+    mail: str
+    note: str | None = "none"
+    tags: list[str] = []
+
+
+@pytest.mark.parametrize("encoding", ["json", "msgpack"])
+async def test_a_patch_keeps_what_a_newer_program_wrote_and_mends_what_an_older_one_did(
+    encoding: str, tmp_path: Path
+) -> None:
+    disk = {"type": "disk", "options": {"rootdir": str(tmp_path), "encoding": encoding}}
+    older, newer = SpecStar(), SpecStar()
+    for spec in (older, newer):
+        spec.configure(backend={"meta": disk, "resource": disk})
+    old, new = older.add_model(Old, name="person"), newer.add_model(New, name="person")
+    async with older, newer:
+        made = await new.create(New("Ann", "a@b", tags=["x"]))
+        await old.patch(made.resource_id, {"note": None})
+        assert (await old.get(made.resource_id)).data == Old("Ann", None)
+        assert (await new.get(made.resource_id)).data == New("Ann", "a@b", None, ["x"])
+
+        first = await old.create(Old("Bo"))
+        with pytest.raises(DecodeError, match="mail"):
+            await new.patch(first.resource_id, {"note": "x"})
+        await new.patch(first.resource_id, {"mail": "b@b"})
+        assert (await new.get(first.resource_id)).data == New("Bo", "b@b")
+        with pytest.raises(InvalidInputError, match="mail"):
+            await old.patch(made.resource_id, {"mail": "c@b"})
+        frozen: Any = MappingProxyType({"note": "frozen"})
+        await new.patch(first.resource_id, frozen)
+        assert (await new.get(first.resource_id)).data.note == "frozen"
 
 
 async def test_a_dictionary_in_place_of_a_value_may_not_have_unknown_members() -> None:
