@@ -58,6 +58,7 @@ class SpecStar:
         self._managers: dict[str, ResourceManager[Any]] = {}
         self._queues: dict[str, JobQueue[Any]] = {}
         self._jobs: JobBackend | None = None
+        self._declared: dict[str, tuple[Any, ...]] = {}
         self._own_factories: dict[str, StorageFactory] = {}
         self.blobs = BlobManager(self._gate, self._blob_store)
 
@@ -148,13 +149,18 @@ class SpecStar:
         `IndexedField`) can be searched. `storage_factory` binds this model alone. Raises `InvalidInputError` for a name
         that is taken, `QueryError` for a field that the model lacks.
         """
-        name = _checked_name(model.__name__ if name is None else name, "model")
+        if name is None:
+            name = getattr(model, "__name__", None)
+            if name is None:
+                raise InvalidInputError(f"{model!s:.80} has no name of its own: give it a name=", field="name")
+        name = _checked_name(name, "model")
         if schema_version is not None:
             checked_id(schema_version, field="schema_version")
         known = self._managers.get(name)
         fields = fields_of(model, indexed_fields)
+        declared = (model, fields, schema_version, max_payload_bytes)
         if known is not None:
-            if known.model is model and known.indexed_fields == fields and storage_factory is None:
+            if self._declared[name] == declared and storage_factory is None:
                 return known
             raise InvalidInputError(f"a model named {name!r} is declared already; give another name=", field="name")
         if storage_factory is not None:
@@ -173,9 +179,16 @@ class SpecStar:
         projector = Projector(model, fields)
         manager = ResourceManager(slot, projector, model=model, schema_version=schema_version)
         self._managers[name] = manager
+        self._declared[name] = declared
         return manager
 
-    def get_resource_manager(self, model: type[T] | str) -> ResourceManager[T]:
+    @overload
+    def get_resource_manager(self, model: type[T]) -> ResourceManager[T]: ...
+
+    @overload
+    def get_resource_manager(self, model: str) -> ResourceManager[Any]: ...
+
+    def get_resource_manager(self, model: type[T] | str) -> ResourceManager[Any]:
         """The manager of a declared model, by its class or name. Raises `NotConfiguredError` if there is none."""
         if isinstance(model, str):
             manager = self._managers.get(model)

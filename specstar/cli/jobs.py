@@ -47,6 +47,7 @@ def jobs(target: str, /, *, json: Annotated[bool, Parameter(name="--json", negat
 async def _counts(spec: SpecStar) -> dict[str, dict[str, int]]:
     from specstar.message_queue import JobStatus
 
+    _refuse_private(spec)
     found: dict[str, dict[str, int]] = {}
     async with spec:
         for name, queue in spec._queues.items():
@@ -110,7 +111,7 @@ def dead(
             print_json({done: count})
         else:
             print_text(f"{done}: {count}")
-        return 0
+        return 0 if count >= len(set(job_ids)) else 1
     letters = anyio.run(_letters, spec, job, limit)
     if json:
         print_json({"dead": [_plain(letter) for letter in letters]})
@@ -122,14 +123,24 @@ def dead(
     return 0
 
 
+def _refuse_private(spec: SpecStar) -> None:
+    factory = spec._message_queue_factory
+    if factory is not None and not factory.binding.provider.durable:
+        raise UsageError(
+            f"the messages of {factory.binding.type} live in the process of the program: none can be seen here"
+        )
+
+
 async def _act(spec: SpecStar, job: str, job_ids: tuple[str, ...] | None, requeue: bool) -> int:
     queue = spec.get_job_queue(job)
+    _refuse_private(spec)
     async with spec:
         return await (queue.requeue_dead(job_ids) if requeue else queue.purge_dead(job_ids))
 
 
 async def _letters(spec: SpecStar, job: str, limit: int) -> list[DeadJob[Any]]:
     queue = spec.get_job_queue(job)
+    _refuse_private(spec)
     async with spec:
         return await queue.list_dead(limit=limit)
 

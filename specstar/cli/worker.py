@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Literal
 
 from specstar.errors import UsageError
 
@@ -12,7 +13,14 @@ if TYPE_CHECKING:
 __all__ = ["worker"]
 
 
-def worker(target: str, /, *, concurrency: int = 10, drain_timeout: float = 25.0) -> int:
+def worker(
+    target: str,
+    /,
+    *,
+    concurrency: int = 10,
+    drain_timeout: float = 25.0,
+    loop: Literal["asyncio", "trio", "uvloop"] = "asyncio",
+) -> int:
     """Run the workers of a program's jobs. SIGTERM and SIGINT drain: jobs under way finish, no new ones start.
 
     Parameters
@@ -23,6 +31,8 @@ def worker(target: str, /, *, concurrency: int = 10, drain_timeout: float = 25.0
         Jobs at once.
     drain_timeout
         Seconds that jobs under way have to finish once told to stop.
+    loop
+        The event loop of async handlers.
     """
     import logging
 
@@ -36,7 +46,15 @@ def worker(target: str, /, *, concurrency: int = 10, drain_timeout: float = 25.0
         raise UsageError("--drain-timeout must be 0 or more")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     spec = load_spec(target)
-    anyio.run(_work, spec, concurrency, drain_timeout)
+    backend = "trio" if loop == "trio" else "asyncio"
+    options = {"use_uvloop": True} if loop == "uvloop" else {}
+    try:
+        import_module(loop)
+        anyio.run(_work, spec, concurrency, drain_timeout, backend=backend, backend_options=options)
+    except ModuleNotFoundError as error:
+        if error.name != loop:
+            raise
+        raise UsageError(f"--loop {loop}: {loop} is not installed") from None
     return 0
 
 

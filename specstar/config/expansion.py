@@ -105,7 +105,7 @@ def expand(text: str, environ: Mapping[str, str], *, limit: int = MAX_EXPANDED_C
 
 
 def _undefined(name: str) -> str:
-    return f"environment variable {name} is not set; write ${{{name}:-default}} to give it a default"
+    return f"environment variable {name} is not set; write ${{{name}:-default}} to give it a default, $$ for a dollar"
 
 
 def _required(name: str, message: str) -> str:

@@ -90,11 +90,6 @@ class ResolvedConfig(Struct, frozen=True, kw_only=True, eq=False):
                 f"payloads of resources are on {kept['resource']}, but meta is in memory: nothing finds them again when the "
                 "process has ended; bind meta too"
             )
-        if "mq" in kept and not {"meta", "resource"} <= kept.keys():
-            found.append(
-                f"mq is on {kept['mq']}, but the state of jobs is in the memory of each process, where no other can look at "
-                "it: bind meta and resource too, or declare the jobs with keep_state=False"
-            )
         return found
 
 

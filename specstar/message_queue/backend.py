@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["JobBackend", "Opened", "Sendings", "job_model"]
 
+logger = logging.getLogger("specstar")
 # Those that wait for a broker that is away are not waited for any longer.
 _SENDING_SECONDS = 5.0
 
@@ -89,6 +91,7 @@ class JobBackend:
         self._generation = -1
         self._opened: Opened | None = None
         self._queues: dict[str, MessageQueue] = {}
+        self._told = False
 
     def current(self) -> Opened:
         """The factory and the state of now."""
@@ -110,6 +113,17 @@ class JobBackend:
         self._generation = generation
         self._queues = {}
         return self._opened
+
+    def state(self) -> JobState:
+        """The state of now. Says once what it means that one process alone knows it."""
+        opened = self.current()
+        if opened.factory.durable and not opened.state_is_durable and not self._told:
+            self._told = True
+            logger.warning(
+                "the state of jobs is in the memory of this process, and no other can look at it: bind meta and resource to "
+                "a durable backend, or declare the jobs with keep_state=False"
+            )
+        return opened.state
 
     def queue(self, name: str, *, max_priority: int | None = None) -> MessageQueue:
         """The queue of one job type."""

@@ -21,6 +21,7 @@ __all__ = [
     "decode_record",
     "encode_record",
     "envelope",
+    "escaped",
     "failure_text",
 ]
 
@@ -54,14 +55,14 @@ class JobCodec(Generic[P]):
         try:
             self._payload: msgspec.json.Decoder[P] = msgspec.json.Decoder(payload_type)
             self._shape = Shape(decodable_type(payload_type))
-        except TypeError as error:
+        except (TypeError, NameError) as error:
             raise InvalidInputError(
                 f"the payload of job {name!r} cannot be decoded: {error}", field="payload_type"
             ) from error
         try:
             self._result: msgspec.json.Decoder[Any] = msgspec.json.Decoder(result_type)
             decodable_type(result_type)
-        except TypeError as error:
+        except (TypeError, NameError) as error:
             raise InvalidInputError(
                 f"the result of job {name!r} cannot be decoded: {error}", field="result_type"
             ) from error
@@ -121,13 +122,15 @@ class JobCodec(Generic[P]):
         """The public form of a record. Raises `DecodeError`."""
         return self.job_with(record, self.decode_payload(record))
 
-    def job_with(self, record: JobRecord, payload: P) -> Job[P]:
-        """The same, with its payload decoded already. Raises `DecodeError`."""
+    def job_with(self, record: JobRecord, payload: P, *, strict: bool = True) -> Job[P]:
+        """The same, with its payload decoded already. Raises `DecodeError`; unless `strict`, an unfit result is None."""
         result = None
         if record.result is not NO_RESULT:
             try:
                 result = self._result.decode(record.result)
             except _failures as error:
+                if not strict:
+                    return self.job_with(msgspec.structs.replace(record, result=NO_RESULT), payload)
                 message = f"the result of job {record.job_id} in {self.name!r} does not decode: {error}"
                 raise DecodeError(message, job_id=record.job_id, model=self.name) from error
         return Job(
@@ -198,6 +201,15 @@ def failure_text(error: BaseException) -> tuple[str, str]:
     except Exception:
         lines = text
     return text, _clean(lines)[-MAX_TRACEBACK_CHARACTERS:]
+
+
+def escaped(text: str, *, keep_lines: bool = False) -> str:
+    """Foreign text for a log: it ends no line, unless it may, and steers no terminal."""
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or (keep_lines and c in "\n\t") else c.encode("unicode_escape").decode() for c in text
+    )
 
 
 def _clean(text: str) -> str:

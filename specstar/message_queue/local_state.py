@@ -11,7 +11,7 @@ from specstar.errors import DuplicateResourceError, RevisionConflictError, Specs
 from specstar.message_queue.job import JobRecord
 from specstar.message_queue.state import JobState, Snapshot
 from specstar.message_queue.stored_state import StoredJobState, written
-from specstar.query import Condition
+from specstar.query import Condition, SortKey
 from specstar.roles import ResourceMeta, Storage
 from specstar.roles.storage import StorageWrite
 from specstar.runtime import Connection, Home, LazyConnection, ServerInfo
@@ -160,7 +160,12 @@ class LocalJobState(JobState):
             await self._stored.erase(job_id)
 
     async def search(
-        self, condition: Condition | None, *, sort: Sequence[str] = (), limit: int | None = None, offset: int = 0
+        self,
+        condition: Condition | None,
+        *,
+        sort: Sequence[str | SortKey] = (),
+        limit: int | None = None,
+        offset: int = 0,
     ) -> list[Snapshot]:
         await self._flush()
         return await self._stored.search(condition, sort=sort, limit=limit, offset=offset)

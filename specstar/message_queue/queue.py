@@ -31,8 +31,8 @@ from specstar.message_queue.signature import signature_of
 from specstar.message_queue.state import JobState, Snapshot
 from specstar.message_queue.ticks import Ticks, payload_of_ticks
 from specstar.message_queue.watchers import Watchers
-from specstar.query import QB, Condition
-from specstar.resource_manager.ids import checked_id
+from specstar.query import QB, Condition, SortKey
+from specstar.resource_manager.ids import checked_id, checked_ids
 from specstar.roles import DeadLetter, MessageQueue
 from specstar.runtime import gated
 
@@ -150,7 +150,7 @@ class JobQueue(Generic[P]):
         """
         record, copy = self._sender.record(payload, delay, idempotency_key, partition_key, priority)
         sent = await self._sender.send(record, delay or 0.0)
-        return self._codec.job_with(record, copy) if sent is record else self._codec.job(sent)
+        return self._codec.job_with(record, copy) if sent is record else self._codec.job_with(sent, copy, strict=False)
 
     @gated
     async def enqueue_many(
@@ -204,7 +204,7 @@ class JobQueue(Generic[P]):
         query: Condition | None = None,
         *,
         status: JobStatus | None = None,
-        sort: Sequence[str] = ("-created_time",),
+        sort: Sequence[str | SortKey] = ("-created_time",),
         limit: int | None = 100,
         offset: int = 0,
     ) -> list[Job[P]]:
@@ -303,6 +303,8 @@ class JobQueue(Generic[P]):
     async def requeue_dead(self, job_ids: Sequence[str] | None = None) -> int:
         """Send dead jobs (None: all that are dead now) back to work with no attempts counted; returns how many."""
         messages, state = self._messages(), self._state()
+        if job_ids is not None:
+            job_ids = checked_ids(job_ids, field="job_ids")
         if state is None:
             return await messages.requeue_dead(job_ids)
         return await clearing.requeue_dead(state, messages, self.name, job_ids)
@@ -310,7 +312,7 @@ class JobQueue(Generic[P]):
     @gated
     async def purge_dead(self, job_ids: Sequence[str] | None = None) -> int:
         """Delete dead letters (None: all); returns how many. The state of their jobs stays."""
-        return await self._messages().purge_dead(job_ids)
+        return await self._messages().purge_dead(None if job_ids is None else checked_ids(job_ids, field="job_ids"))
 
     def _dead_job(self, letter: DeadLetter) -> DeadJob[P]:
         payload: P | None = None

@@ -22,7 +22,7 @@ from specstar.errors import (
 )
 from specstar.message_queue.attempt import Attempt, Failed, Interrupted, Stopped, Succeeded
 from specstar.message_queue.claim import Decision, decide
-from specstar.message_queue.codec import decode_record, failure_text
+from specstar.message_queue.codec import decode_record, escaped, failure_text
 from specstar.message_queue.invoke import invoker
 from specstar.message_queue.job import JobRecord, JobStatus
 from specstar.message_queue.outcomes import GaveUp, Outcomes, cancelled, superseded
@@ -324,9 +324,11 @@ class JobRunner:
             await self._end_of(attempt, lambda delivery: delivery.ack())
             return
         if final:
-            self._log_dead(record.job_id, outcome.text)
+            self._log_dead(record.job_id, outcome.text, outcome.traceback)
         else:
-            logger.info("job %s in %r is tried again in %g s: %s", record.job_id, self._name, delay, outcome.text)
+            logger.info(
+                "job %s in %r is tried again in %g s: %s", record.job_id, self._name, delay, escaped(outcome.text)
+            )
         await self._end_of(attempt, lambda delivery: self._fail_message(delivery, outcome, attempts=record.attempts))
 
     async def _fail_message(self, delivery: Delivery, outcome: Failed, *, attempts: int) -> None:
@@ -366,8 +368,9 @@ class JobRunner:
                 error,
             )
 
-    def _log_dead(self, job_id: str, reason: str) -> None:
-        logger.warning("job %s in %r failed for good: %s", job_id, self._name, reason)
+    def _log_dead(self, job_id: str, reason: str, traceback: str | None = None) -> None:
+        told = f"\n{escaped(traceback, keep_lines=True).rstrip()}" if traceback else ""
+        logger.warning("job %s in %r failed for good: %s%s", job_id, self._name, escaped(reason), told)
 
 
 def _lives(found: JobRecord, later: Snapshot, version: int) -> bool:

@@ -65,7 +65,7 @@ class JobSender:
 
     def state(self) -> JobState | None:
         """The state of now; None if none is kept."""
-        return self._backend.current().state if self._keep_state else None
+        return self._backend.state() if self._keep_state else None
 
     async def send(self, record: JobRecord, delay: float, *, tick: bool = False) -> JobRecord:
         """Keep the record and send the message; returns the record of the job, which may be an earlier one of its key."""

@@ -43,7 +43,7 @@ def signature_of(handler: Any) -> Signature:
         return Signature(name, None, Any, False)  # a builtin without a signature
     if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
         raise InvalidInputError(f"the handler {name} is a generator; a handler returns once", field="handler")
-    hints = _hints(function)
+    hints = _hints(function, name)
     payload: Any = None
     for parameter in inspect.signature(handler).parameters.values():
         payload = _payload_of(hints.get(parameter.name))
@@ -59,17 +59,36 @@ def _payload_of(hint: Any) -> Any:
     return None
 
 
-def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+def _hints(function: Callable[..., Any], name: str) -> dict[str, Any]:
+    """The annotations, each by itself: one that names what is there for type checkers alone must not hide the others.
+
+    Raises `InvalidInputError` if one of an argument cannot be resolved. A result's is Any then.
+    """
     try:
         return typing.get_type_hints(function)
     except NameError:
-        # Postponed annotations that name local types: look where the handler was declared.
-        try:
-            return typing.get_type_hints(function, localns=_local_names())
-        except (NameError, TypeError):
-            return {}
+        pass
     except TypeError:
         return {}
+    # Postponed annotations that name local types: look where the handler was declared.
+    local = _local_names()
+    found: dict[str, Any] = {}
+    for argument, annotation in inspect.get_annotations(inspect.unwrap(function)).items():
+        alone = type("_Alone", (), {"__annotations__": {argument: annotation}})
+        try:
+            found |= typing.get_type_hints(
+                alone, globalns=getattr(inspect.unwrap(function), "__globals__", {}), localns=local
+            )
+        except NameError as error:
+            if argument != "return":
+                raise InvalidInputError(
+                    f"the annotation of {argument!r} of the handler {name} cannot be resolved: {error}; types of payloads are "
+                    "needed when the program runs, not for type checkers alone",
+                    field="payload_type",
+                ) from error
+        except TypeError:
+            continue
+    return found
 
 
 def _local_names() -> dict[str, Any]:

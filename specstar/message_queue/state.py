@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from specstar.message_queue.job import JobRecord, JobStatus
-from specstar.query import Condition
+from specstar.query import Condition, SortKey
 from specstar.roles import ResourceMeta
 
 __all__ = ["JobState", "Snapshot", "indexed_data"]
@@ -70,7 +70,12 @@ class JobState(ABC):
 
     @abstractmethod
     async def search(
-        self, condition: Condition | None, *, sort: Sequence[str] = (), limit: int | None = None, offset: int = 0
+        self,
+        condition: Condition | None,
+        *,
+        sort: Sequence[str | SortKey] = (),
+        limit: int | None = None,
+        offset: int = 0,
     ) -> list[Snapshot]:
         """The matching jobs. Raises `QueryError`."""
 

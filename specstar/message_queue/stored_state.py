@@ -12,7 +12,7 @@ from specstar.errors import DecodeError
 from specstar.message_queue.codec import decode_record, encode_record
 from specstar.message_queue.job import NO_RESULT, JobRecord, JobStatus
 from specstar.message_queue.state import JobState, Snapshot, indexed_data
-from specstar.query import QB, Condition, IndexedField, build_query
+from specstar.query import QB, Condition, IndexedField, SortKey, build_query
 from specstar.query.conditions import And, Compare, In
 from specstar.resource_manager.ids import new_id
 from specstar.roles import MetaWrite, ResourceMeta, RevisionInfo, Storage, StoredRevision
@@ -95,7 +95,12 @@ class StoredJobState(JobState):
         return await self._storage.erase(job_id, expected_version=expected_version)
 
     async def search(
-        self, condition: Condition | None, *, sort: Sequence[str] = (), limit: int | None = None, offset: int = 0
+        self,
+        condition: Condition | None,
+        *,
+        sort: Sequence[str | SortKey] = (),
+        limit: int | None = None,
+        offset: int = 0,
     ) -> list[Snapshot]:
         query = build_query(self._narrowed(condition), fields=self._fields, sort=sort, limit=limit, offset=offset)
         return [_snapshot(found) for found in await self._storage.search(query)]

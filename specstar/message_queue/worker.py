@@ -104,6 +104,11 @@ class Worker:
         self._gate.workers[self] = self._end
         inside_worker.set(self)
         living_workers.add(self._name)
+        logger.info(
+            "working on %s: at most %d jobs at once",
+            ", ".join(repr(queue.name) for queue in self._queues),
+            self._concurrency,
+        )
         try:
             await self._work()
         finally:

@@ -42,14 +42,19 @@ def fields_of(model: Any, paths: Sequence[str | IndexedField]) -> tuple[IndexedF
     root: Any = None
     fields: list[IndexedField] = []
     for path in paths:
-        if isinstance(path, IndexedField):
-            fields.append(path)
-            continue
-        if not isinstance(path, str):
+        if not isinstance(path, str | IndexedField):
             raise QueryError(f"a path is text, got {type(path).__name__}", path="indexed_fields")
         root = root if root is not None else _described(model)
-        fields.append(_field(root, path))
+        fields.append(_field(root, path) if isinstance(path, str) else _completed(root, path))
     return unique(fields)
+
+
+def _completed(root: Any, given: IndexedField) -> IndexedField:
+    """A field that was given as such: its path must lead somewhere too, and what it does not say is the model's."""
+    found = _field(root, given.path)
+    keys = found.keys if given.keys == tuple(given.path.split(".")) else given.keys
+    kinds, form = (found.kinds, found.format) if given.kinds == frozenset(ALL_KINDS) else (given.kinds, given.format)
+    return IndexedField(path=given.path, kinds=kinds, keys=keys, format=given.format or form, index=given.index)
 
 
 def _described(model: Any) -> Any:
@@ -139,9 +144,21 @@ def _step(described: Any, part: str, keys: tuple[str | int, ...]) -> Iterator[tu
                 if field.name == part:
                     yield field.type, (*keys, _key(option, kind, position, field))
         elif kind == "DictType" and part:
+            if not all(map(_is_text, _options(option.key_type))):
+                raise QueryError(
+                    f"{part[:80]!r} cannot be indexed: it is a key of a mapping whose keys are no text", path=part
+                )
             yield option.value_type, (*keys, part)
         elif kind == "AnyType" and part:
             yield option, (*keys, part)
+
+
+def _is_text(key: Any) -> bool:
+    if _name(key) == "EnumType":
+        return issubclass(key.cls, str)
+    if _name(key) == "LiteralType":
+        return all(isinstance(value, str) for value in key.values)
+    return _name(key) in ("StrType", "AnyType")
 
 
 def _key(record: Any, kind: str, position: int, field: Any) -> str | int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from specstar.errors import QueryError
-from specstar.query import Condition, Fields, Query, build_query, resolve_query
+from specstar.query import Condition, Fields, Query, SortKey, build_query, resolve_query
 
 __all__ = ["query_of"]
 
@@ -14,7 +14,7 @@ def query_of(
     query: Condition | Query | None,
     fields: Fields,
     *,
-    sort: Sequence[str] = (),
+    sort: Sequence[str | SortKey] = (),
     limit: int | None = None,
     offset: int = 0,
     after: str | None = None,

@@ -34,6 +34,13 @@ def _find(info: Any, path: str, seen: set[int]) -> tuple[str, type] | None:
     seen.add(id(info))
     if isinstance(info, msgspec.inspect.CustomType):
         return (path, info.cls) if _is_hopeless(info.cls) else None
+    if isinstance(info, msgspec.inspect.DataclassType) and hasattr(info.cls, "__attrs_attrs__"):
+        for field in info.fields:
+            if field.name.startswith("_"):
+                raise TypeError(
+                    f"the field {field.name!r} of the attrs class {info.cls.__qualname__} is private, which msgspec does not "
+                    "encode: rename it, or use a dataclass or a msgspec.Struct"
+                )
     if isinstance(info, msgspec.inspect.Field):
         below = [(info.type, f"{path}.{info.name}" if path else info.name)]
     elif isinstance(info, msgspec.inspect.Type):

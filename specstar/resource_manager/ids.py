@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import threading
+from collections.abc import Sequence
 from time import time_ns
 from typing import TypeGuard
 
@@ -122,6 +123,13 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
+
+
+def checked_ids(ids: Sequence[str], *, field: str) -> Sequence[str]:
+    """Several ids. Raises `InvalidInputError` for a lone text, which is a sequence of texts too."""
+    if isinstance(ids, str):
+        raise InvalidInputError(f"{field} takes a list of ids, not one", field=field)
+    return ids
 
 
 def checked_age(seconds: float) -> float:

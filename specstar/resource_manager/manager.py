@@ -17,13 +17,13 @@ from specstar.errors import (
     ResourceNotFoundError,
     RevisionStateError,
 )
-from specstar.query import Condition, Fields, Projector, Query, cursor_of
+from specstar.query import Condition, Fields, Projector, Query, SortKey, cursor_of
 from specstar.resource_manager.asking import query_of
 from specstar.resource_manager.authorship import Authorship
 from specstar.resource_manager.codec import Codec
 from specstar.resource_manager.drafting import Drafting
 from specstar.resource_manager.garbage import collect, drop_replaced
-from specstar.resource_manager.ids import checked_age, checked_id, is_id
+from specstar.resource_manager.ids import checked_age, checked_id, checked_ids, is_id
 from specstar.resource_manager.reindexing import reindex
 from specstar.resource_manager.resource import Page, Resource
 from specstar.resource_manager.slot import StorageSlot
@@ -106,7 +106,9 @@ class ResourceManager(Generic[T]):
         All are checked first: if one does not fit the model, none is stored. Then each is stored by itself: if one fails, the
         others are there all the same, and the first error is raised.
         """
-        ids: Sequence[str | None] = resource_ids if resource_ids is not None else [None] * len(data)
+        ids: Sequence[str | None] = [None] * len(data)
+        if resource_ids is not None:
+            ids = checked_ids(resource_ids, field="resource_ids")
         if len(ids) != len(data):
             raise InvalidInputError(f"{len(data)} values but {len(ids)} resource ids", field="resource_ids")
         if resource_ids is not None and len(set(resource_ids)) != len(resource_ids):
@@ -298,7 +300,7 @@ class ResourceManager(Generic[T]):
     @gated
     async def get_many(self, resource_ids: Sequence[str], *, include_deleted: bool = False) -> list[Resource[T] | None]:
         """The resources in the order of the ids; None for those that do not exist or are deleted."""
-        for resource_id in resource_ids:
+        for resource_id in checked_ids(resource_ids, field="resource_ids"):
             checked_id(resource_id)
         if not resource_ids:
             return []
@@ -340,7 +342,7 @@ class ResourceManager(Generic[T]):
         self,
         query: Condition | Query | None = None,
         *,
-        sort: Sequence[str] = (),
+        sort: Sequence[str | SortKey] = (),
         limit: int | None = None,
         offset: int = 0,
         after: str | None = None,
@@ -369,7 +371,7 @@ class ResourceManager(Generic[T]):
         self,
         query: Condition | Query | None = None,
         *,
-        sort: Sequence[str] = (),
+        sort: Sequence[str | SortKey] = (),
         page_size: int = 200,
         include_deleted: bool = False,
     ) -> AsyncIterator[Resource[T]]:
@@ -404,7 +406,7 @@ class ResourceManager(Generic[T]):
         self,
         query: Condition | Query | None = None,
         *,
-        sort: Sequence[str] = (),
+        sort: Sequence[str | SortKey] = (),
         limit: int | None = None,
     ) -> str:
         """The backend's own plan for a search, as text: shows whether an index serves it."""

@@ -15,6 +15,7 @@ from specstar.errors import (
     RevisionConflictError,
     SpecstarError,
 )
+from specstar.resource_manager.ids import checked_id
 from specstar.resource_manager.key_lock import KeyLock
 from specstar.roles import Advance, AdvancingStorage, ResourceMeta, RevisionInfo, Storage, StorageWrite
 from specstar.runtime import Home
@@ -187,6 +188,7 @@ class Writer(Generic[T]):
         if deleted is False and meta.is_deleted:
             raise ResourceDeletedError(meta.resource_id, model=self._model)
         if expected is not None and meta.current_revision_id != expected:
+            checked_id(expected, field="expected_revision_id")
             raise RevisionConflictError(
                 meta.resource_id,
                 expected_revision_id=expected,

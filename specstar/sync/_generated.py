@@ -21,7 +21,7 @@ from specstar.errors import (
 from specstar.message_queue.job import DeadJob, Job, JobStatus
 from specstar.message_queue.queue import JobQueue as AsyncJobQueue
 from specstar.message_queue.queue import P
-from specstar.query import Condition, Query
+from specstar.query import Condition, Query, SortKey
 from specstar.resource_manager.manager import ResourceManager as AsyncResourceManager
 from specstar.resource_manager.manager import Status, T
 from specstar.resource_manager.resource import Page, Resource
@@ -113,10 +113,12 @@ class ResourceManager(Generic[T]):
         expected_revision_id: str | None = None,
         status: Status = "stable",
     ) -> RevisionInfo:
-        """Apply a JSON merge patch (RFC 7396: null removes a key) to the current data and store it as a new revision.
+        """Apply a JSON merge patch (RFC 7396) to the current data and store it as a new revision.
 
-        The result must fit the model, else `InvalidInputError`. Without `expected_revision_id` a patch that meets another
-        writer is applied again to what that one wrote. Raises what `update` raises, and `DecodeError`.
+        Null sets a field to None where its type has that, and removes it elsewhere. Members that this program's model lacks
+        stay as they are. The result must fit the model, and the patch name its fields, else `InvalidInputError`. Without
+        `expected_revision_id` a patch that meets another writer is applied again to what that one wrote. Raises what `update`
+        raises, and `DecodeError`.
         """
         return self._gate.call(
             functools.partial(
@@ -181,7 +183,7 @@ class ResourceManager(Generic[T]):
         self,
         query: Condition | Query | None = None,
         *,
-        sort: Sequence[str] = (),
+        sort: Sequence[str | SortKey] = (),
         limit: int | None = None,
         offset: int = 0,
         after: str | None = None,
@@ -213,7 +215,7 @@ class ResourceManager(Generic[T]):
         self,
         query: Condition | Query | None = None,
         *,
-        sort: Sequence[str] = (),
+        sort: Sequence[str | SortKey] = (),
         page_size: int = 200,
         include_deleted: bool = False,
     ) -> Iterator[Resource[T]]:
@@ -244,7 +246,7 @@ class ResourceManager(Generic[T]):
             left = None if left is None else left - len(page)
 
     def explain(
-        self, query: Condition | Query | None = None, *, sort: Sequence[str] = (), limit: int | None = None
+        self, query: Condition | Query | None = None, *, sort: Sequence[str | SortKey] = (), limit: int | None = None
     ) -> str:
         """The backend's own plan for a search, as text: shows whether an index serves it."""
         return self._gate.call(functools.partial(self._inner.explain, query, sort=sort, limit=limit))
@@ -487,7 +489,7 @@ class JobQueue(Generic[P]):
         query: Condition | None = None,
         *,
         status: JobStatus | None = None,
-        sort: Sequence[str] = ("-created_time",),
+        sort: Sequence[str | SortKey] = ("-created_time",),
         limit: int | None = 100,
         offset: int = 0,
     ) -> list[Job[P]]:

@@ -86,7 +86,13 @@ class SpecStar:
         )
         return self._managers.setdefault(id(manager), ResourceManager(manager))
 
-    def get_resource_manager(self, model: type[T] | str) -> ResourceManager[T]:
+    @overload
+    def get_resource_manager(self, model: type[T]) -> ResourceManager[T]: ...
+
+    @overload
+    def get_resource_manager(self, model: str) -> ResourceManager[Any]: ...
+
+    def get_resource_manager(self, model: type[T] | str) -> ResourceManager[Any]:
         """The manager of a declared model, by its class or name. Raises `NotConfiguredError` if there is none."""
         manager = self._inner.get_resource_manager(model)
         return self._managers.setdefault(id(manager), ResourceManager(manager))

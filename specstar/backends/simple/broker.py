@@ -204,7 +204,11 @@ class SimpleBroker(Connection):
     async def aclose(self) -> None:
         for queue in self._queues.values():
             if queue.size:
-                logger.warning("queue %r of simple closes with %d messages: they end here", queue.name, queue.size)
+                logger.warning(
+                    "queue %r of simple closes with %d messages: they end here (those with durable state are sent again)",
+                    queue.name,
+                    queue.size,
+                )
         self._queues.clear()
 
     def abandon(self) -> None:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from msgspec import Struct
 
-from specstar import BackendBinding, BackendConfig, ConnectionProfile, Job, SpecStar
+from specstar import BackendBinding, BackendConfig, ConnectionProfile, Job, JobStatus, SpecStar
 from specstar import sync as blocking
 from specstar.errors import ConfigError, InvalidInputError, NotConfiguredError, QueryError, UsageError
-from specstar.message_queue import RabbitMQMessageQueueFactory, SimpleMessageQueueFactory
+from specstar.message_queue import RabbitMQMessageQueueFactory, SimpleMessageQueueFactory, WorkerStop
 from specstar.resource_manager import (
     DiskStorageFactory,
     MemoryStorageFactory,
@@ -333,3 +335,65 @@ async def test_blobs_in_memory_beside_durable_resources_are_warned_of_when_used(
 async def test_half_a_store_is_warned_of_when_configured(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     SpecStar().configure(backend={"meta": {"type": "disk", "options": {"rootdir": str(tmp_path)}}})
     assert "the payloads of resources are in memory" in caplog.text
+
+
+async def test_ids_are_a_list_and_expected_revisions_are_ids() -> None:
+    spec = SpecStar()
+    spec.configure(backend=MEMORY)
+    users: Any = spec.add_model(User)
+
+    async def handle(job: Job[User]) -> None: ...
+
+    queue: Any = spec.add_job(User, handle)
+    async with spec:
+        made = await users.create(User("Ann"))
+        for call in (
+            users.get_many("abc"),
+            users.create_many([User("x")], resource_ids="a"),
+            queue.requeue_dead("abc"),
+            queue.purge_dead("abc"),
+        ):
+            with pytest.raises(InvalidInputError, match="a list of ids, not one"):
+                await call
+        for call in (
+            users.update(made.resource_id, User("Bo"), expected_revision_id=made),
+            users.permanently_delete(made.resource_id, expected_revision_id=made),
+        ):
+            with pytest.raises(InvalidInputError, match="expected_revision_id must be a str"):
+                await call
+
+
+def test_a_model_without_a_name_and_one_declared_otherwise_are_refused() -> None:
+    spec = SpecStar()
+    union: Any = int | str
+    with pytest.raises(InvalidInputError, match="give it a name="):
+        spec.add_model(union)
+    users = spec.add_model(User, schema_version="1")
+    assert spec.add_model(User, schema_version="1") is users
+    with pytest.raises(InvalidInputError, match="declared already"):
+        spec.add_model(User, schema_version="2")
+
+
+async def test_an_earlier_job_of_a_key_is_returned_though_its_result_has_another_type(tmp_path: Path) -> None:
+    disk = {"type": "disk", "options": {"rootdir": str(tmp_path)}}
+    found = []
+    for result in (int, list[str]):
+        spec = SpecStar()
+        spec.configure(backend={"meta": disk, "resource": disk, "mq": {"type": "simple"}})
+
+        async def handle(job: Job[User]) -> Any:
+            return 5
+
+        queue = spec.add_job(User, handle, result_type=result)
+        async with spec:
+            sent = await queue.enqueue(User("Ann"), idempotency_key="one")
+            found.append(sent.job_id)
+            if result is int:
+                async with anyio.create_task_group() as group:
+                    stop = WorkerStop()
+                    group.start_soon(functools.partial(spec.run_workers, stop=stop, handle_signals=False))
+                    assert (await queue.wait(sent.job_id, timeout=10)).result == 5
+                    stop.set()
+            else:
+                assert (sent.status, sent.result) == (JobStatus.succeeded, None)
+    assert found[0] == found[1]

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec import Struct
 
 from specstar import Job, SpecStar
 from specstar.errors import InvalidInputError
@@ -125,3 +126,27 @@ def test_a_name_is_taken_once() -> None:
     spec.job(_typed)
     with pytest.raises(InvalidInputError, match="declared already"):
         spec.job(_typed)
+
+
+def test_an_annotation_that_is_for_type_checkers_alone() -> None:
+    """Of the result it does not matter; of the payload it is told by name."""
+    spec = SpecStar()
+
+    async def returns(job: Job[Order]) -> Receipt: ...  # type: ignore[name-defined]  # noqa: F821
+
+    async def takes(job: Job[Receipt]) -> None: ...  # type: ignore[name-defined]  # noqa: F821
+
+    queue = spec.job(returns)
+    assert (queue.payload_type, queue.result_type) == (Order, Any)
+    with pytest.raises(
+        InvalidInputError, match="annotation of 'job' of the handler takes cannot be resolved: name 'Receipt'"
+    ):
+        spec.job(takes)
+
+
+def test_a_payload_with_a_field_that_cannot_be_resolved() -> None:
+    class Odd(Struct):
+        receipt: Receipt  # type: ignore[name-defined]  # noqa: F821
+
+    with pytest.raises(InvalidInputError, match="Receipt"):
+        SpecStar().add_job(Odd, lambda job: None, name="odd")

@@ -167,7 +167,7 @@ def test_paths_are_a_list_and_repeats_are_one() -> None:
     with pytest.raises(QueryError, match="list of paths"):
         fields_of(Model, "age")
     with pytest.raises(QueryError, match="declared twice"):
-        fields_of(Model, ["age", IndexedField("age")])
+        fields_of(Model, ["age", IndexedField("age", index=False)])
 
 
 @pytest.mark.parametrize("path", ["", ".", "a..b", "a.", "a\nb", "a\x00", "x" * 201])
@@ -309,3 +309,37 @@ def test_time_text_sorts_like_time() -> None:
 
     assert texts == sorted(texts)
     assert {len(text) for text in texts} == {27}
+
+
+class Color(enum.Enum):
+    red = "red"
+
+
+class Named(enum.StrEnum):
+    one = "one"
+
+
+class Keyed(msgspec.Struct, rename="camel"):
+    by_number: dict[int, int] = {}
+    by_color: dict[Color, int] = {}
+    by_name: dict[Named, int] = {}
+    by_text: dict[str, int] | None = None
+    inner_one: Keyed | None = None
+
+
+def test_a_field_that_is_given_is_looked_up_in_the_model_too() -> None:
+    with pytest.raises(QueryError, match="by_txt"):
+        fields_of(Keyed, [IndexedField("by_txt.a", index=False)])
+    with pytest.raises(QueryError, match="cannot be searched"):
+        fields_of(Keyed, [IndexedField("inner_one", index=False)])
+    (plain,), (given,) = fields_of(Keyed, ["by_text.a"]), fields_of(Keyed, [IndexedField("by_text.a", index=False)])
+    assert (given.kinds, given.keys, given.format, given.index) == (plain.kinds, plain.keys, plain.format, False)
+    (own,) = fields_of(Keyed, [IndexedField("by_text.a", kinds=as_kinds(["string"]))])
+    assert (own.kinds, own.keys) == (as_kinds(["string"]), ("byText", "a"))
+
+
+def test_keys_that_are_no_text_cannot_be_named() -> None:
+    for path in ("by_number.5", "by_color.red"):
+        with pytest.raises(QueryError, match="whose keys are no text"):
+            fields_of(Keyed, [path])
+    assert fields_of(Keyed, ["by_name.one"])[0].keys == ("byName", "one")
