@@ -65,6 +65,11 @@ class UploadSession(Struct, frozen=True, kw_only=True):
     headers: dict[str, str] = {}
     expires_time: datetime | None = None
 
+    def __repr__(self) -> str:
+        # Whoever has the URL may upload.
+        shown = {name: getattr(self, name) for name in self.__struct_fields__} | ({"url": "***"} if self.url else {})
+        return f"UploadSession({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
 
 class BlobWriter(ABC):
     """An upload being written by one task. `commit` or `abort` ends it; after either, every call raises `UsageError`.

@@ -154,8 +154,11 @@ class FolderTree:
             yield above
 
 
-def link_new(source: Path, target: Path) -> bool:
-    """Give a file a second name; False if that name is taken. Where links are missing: rename, over what is there."""
+def link_new(source: Path, target: Path, *, alone: bool = False) -> bool:
+    """Give a file a second name; False if that name is taken. Where links are missing: rename, over what is there.
+
+    `alone`: not over what is there either. A program that is killed in between leaves an empty file then.
+    """
     try:
         os.link(source, target)
     except FileExistsError:
@@ -163,6 +166,11 @@ def link_new(source: Path, target: Path) -> bool:
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
+        if alone:
+            try:
+                os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+            except FileExistsError:
+                return False
         source.replace(target)
     return True
 

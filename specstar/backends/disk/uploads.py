@@ -199,7 +199,7 @@ class Uploads:
     def _store_part(self, folder: Path, place: int, data: bytes) -> int:
         """The same under the next number from `place` on that is free; returns the number."""
         with self._written(data) as temporary:
-            while not link_new(temporary, folder / f"{_PART}{place:08d}"):
+            while not link_new(temporary, folder / f"{_PART}{place:08d}", alone=True):
                 place += 1
         return place
 

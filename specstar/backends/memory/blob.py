@@ -96,12 +96,12 @@ class MemoryBlobStore(BlobStore):
             raise BlobNotFoundError(upload_id, message=f"nothing was uploaded in session {upload_id}")
         if pending.size is not None and pending.received != pending.size:
             raise BlobIntegrityError(f"upload {upload_id}: {pending.size} bytes announced, {pending.received} received")
-        pending.busy = True
+        pending.busy += 1
         try:
             data = b"".join(pending.chunks)
             info = await self.put_bytes(data, content_type=pending.content_type)
         finally:
-            pending.busy = False
+            pending.busy -= 1
         pending.finished, pending.chunks = info, []
         return info
 

@@ -21,7 +21,7 @@ class PendingUpload:
         self.chunks: list[bytes] = []
         self.received = 0
         self.finished: BlobInfo | None = None
-        self.busy = False
+        self.busy = 0
 
 
 class BlobTable(dict[str, tuple[BlobInfo, bytes]]):

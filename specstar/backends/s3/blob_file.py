@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import mmap
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from specstar.backends.checksums import Checksums, Sums
 from specstar.backends.s3.blob_layout import BlobLayout, metadata_of, new_info
@@ -21,12 +23,12 @@ from specstar.backends.s3.options import S3Options
 from specstar.errors import BlobIntegrityError
 from specstar.roles import BlobInfo
 from specstar.roles.blob import open_source, unreadable
-from specstar.runtime import run_in_thread
+from specstar.runtime import clean_up, run_in_thread
 
 __all__ = ["put_file"]
 
-# Stays in the processor's cache.
-_READ = 256 << 10
+_BLOCK = 4 << 20
+_CLOSE_SECONDS = 10.0
 _HUGE_PAGES: int | None = getattr(mmap, "MADV_HUGEPAGE", None)
 
 
@@ -47,7 +49,8 @@ async def put_file(
         raise unreadable(path, error) from error
     finally:
         for source in opened:
-            await connection.clean_up(connection.in_thread(source.close), "an open file")
+            # Not in the connection's own threads: it may be closed by now.
+            await clean_up(functools.partial(run_in_thread, source.close), seconds=_CLOSE_SECONDS)
 
 
 def _size_of(path: Path) -> int:
@@ -85,8 +88,10 @@ async def _send(
         if again is not None and again.hexdigest() != file_id:
             raise _changed(file_id)
         await upload.sent()
-        if await connection.in_thread(source.touched) and await connection.in_thread(source.sums) != sums:
-            raise _changed(file_id)
+        if await connection.in_thread(source.touched):
+            now, _ = await _hashed(connection, source, None)
+            if now != sums:
+                raise _changed(file_id)
         await upload.complete()
     except BytesRefused as error:
         raise _changed(file_id) from error
@@ -96,11 +101,30 @@ async def _send(
 
 
 async def _hashed(connection: S3Connection, source: _SourceFile, step: int | None) -> tuple[Sums, list[str]]:
-    """The checksums of the file and, beside it on another processor, those of its parts: the server holds the parts to them."""
-    if step is None:
-        return await connection.in_thread(source.sums), []
-    sums, hashes = await asyncio.gather(connection.in_thread(source.sums), connection.in_thread(source.digests, step))
-    return sums, hashes
+    """The checksums of the file and, beside it on another processor, those of its parts: the server holds the parts to them.
+
+    Both of the same bytes, since the file may change between two looks at it. Block by block: other work of the connection's
+    threads has its turn in between, and what nobody waits for any more ends with a block.
+    """
+    made = Checksums()
+    part = hashlib.sha256()
+    hashes: list[str] = []
+    buffers = [memoryview(_fresh(min(_BLOCK, max(source.size, 1)))) for _ in range(2)]
+    block = await connection.in_thread(source.read, 0, step, buffers[0])
+    done = 0
+    while block:
+        done += len(block)
+        buffers.reverse()
+        jobs: list[Awaitable[Any]] = [connection.in_thread(source.read, done, step, buffers[0])]
+        jobs.append(connection.in_thread(made.update, block))
+        if step is not None:
+            jobs.append(connection.in_thread(part.update, block))
+        following, *_ = await asyncio.gather(*jobs)
+        if step is not None and (done % step == 0 or not following):
+            hashes.append(part.hexdigest())
+            part = hashlib.sha256()
+        block = following
+    return made.sums(), hashes
 
 
 def _changed(file_id: str) -> BlobIntegrityError:
@@ -114,7 +138,6 @@ class _SourceFile:
         self._file = os.fdopen(open_source(path), "rb", buffering=0)
         # A cancelled caller closes the file while its threads may still read.
         self._reading = threading.Lock()
-        self._hashing = threading.Lock()
         self._state = self._now()
         self.size = self._state[0]
 
@@ -122,28 +145,14 @@ class _SourceFile:
         found = os.fstat(self._file.fileno())
         return found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
-    def sums(self) -> Sums:
-        """The checksums of the whole."""
-        made = Checksums()
+    def read(self, start: int, step: int | None, held: memoryview) -> memoryview:
+        """The next bytes from `start` on, none beyond a multiple of `step`; empty at the end."""
+        length = min(len(held), self.size - start, len(held) if step is None else step - start % step)
+        count = 0
         with self._reading:
-            self._feed(made.update, 0, self.size)
-        return made.sums()
-
-    def digests(self, step: int) -> list[str]:
-        """The SHA-256 of each part of so many bytes."""
-        with self._hashing:
-            return [self._digest(start, min(start + step, self.size)) for start in range(0, self.size, step)]
-
-    def _digest(self, start: int, end: int) -> str:
-        found = hashlib.sha256()
-        self._feed(found.update, start, end)
-        return found.hexdigest()
-
-    def _feed(self, update: Callable[[memoryview], None], start: int, end: int) -> None:
-        held = memoryview(bytearray(_READ))
-        while start < end and (count := os.preadv(self._file.fileno(), [held[: end - start]], start)):
-            update(held[:count])
-            start += count
+            while count < length and (more := os.preadv(self._file.fileno(), [held[count:length]], start + count)):
+                count += more
+        return held[:count]
 
     def part(self, start: int, length: int, again: hashlib._Hash | None) -> memoryview:
         """The bytes of a part; `again` takes them as well."""
@@ -163,7 +172,7 @@ class _SourceFile:
             return self._now() != self._state
 
     def close(self) -> None:
-        with self._reading, self._hashing:
+        with self._reading:
             self._file.close()
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
 from specstar.backends.s3.blob_layout import BlobLayout
+from specstar.backends.s3.blob_uploads import Uploads
 from specstar.backends.s3.connection import S3Connection, server_time
 from specstar.backends.s3.errors import ObjectMissing
 from specstar.backends.s3.multipart import abort_upload
@@ -15,31 +15,36 @@ __all__ = ["collect_uploads"]
 
 
 async def collect_uploads(
-    connection: S3Connection, layout: BlobLayout, *, older_than_seconds: float, in_hand: Collection[str]
+    connection: S3Connection, layout: BlobLayout, sessions: Uploads, *, older_than_seconds: float
 ) -> int:
     """Remove upload sessions, temporary objects and multipart uploads whose last sign of life is older than this.
 
-    `in_hand`: sessions that this process works on.
+    Not those that this process works on, nor sessions whose URL a client may still use.
     """
     now = server_time(await connection.call("list_objects_v2", Bucket=layout.bucket, Prefix=layout.uploads, MaxKeys=1))
     # The server's clock comes in whole seconds, cut off.
     limit = now + 1.0 - older_than_seconds
-    return await _sessions(connection, layout, limit, in_hand) + await _multiparts(connection, layout, limit)
+    return await _sessions(connection, layout, sessions, limit) + await _multiparts(connection, layout, limit)
 
 
-async def _sessions(connection: S3Connection, layout: BlobLayout, limit: float, in_hand: Collection[str]) -> int:
+async def _sessions(connection: S3Connection, layout: BlobLayout, sessions: Uploads, limit: float) -> int:
     newest: dict[str, float] = {}
     async for page in object_pages(connection, layout.bucket, layout.uploads):
         for entry in page:
             upload_id = layout.session_of(entry["Key"])
             if upload_id is not None:
                 newest[upload_id] = max(newest.get(upload_id, 0.0), entry["LastModified"].timestamp())
-    live = {layout.session_of(key) for key, _ in connection.uploads} | set(in_hand)
-    stale = [upload_id for upload_id, time in newest.items() if time <= limit and upload_id not in live]
-    for upload_id in stale:
+    removed = 0
+    for upload_id in [upload_id for upload_id, time in newest.items() if time <= limit]:
+        if await sessions.may_come(connection, upload_id):
+            continue
+        # Asked last: it may have been taken up since the list was made.
+        if upload_id in sessions.in_hand or any(layout.session_of(key) == upload_id for key in connection.moving):
+            continue
+        removed += 1
         async for page in object_pages(connection, layout.bucket, f"{layout.uploads}{upload_id}/"):
             await delete_page(connection, layout.bucket, [entry["Key"] for entry in page])
-    return len(stale)
+    return removed
 
 
 async def _multiparts(connection: S3Connection, layout: BlobLayout, limit: float) -> int:

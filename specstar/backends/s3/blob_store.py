@@ -117,5 +117,4 @@ class S3BlobStore(BlobStore):
 
     async def collect_garbage(self, *, older_than_seconds: float) -> int:
         connection = self._lazy.opened or await self._lazy.get()
-        in_hand = self._uploads.in_hand
-        return await collect_uploads(connection, self._layout, older_than_seconds=older_than_seconds, in_hand=in_hand)
+        return await collect_uploads(connection, self._layout, self._uploads, older_than_seconds=older_than_seconds)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections import Counter
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -47,6 +48,8 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True):
     content_type: str
     size: int | None = None
     file_id: str | None = None
+    expires_time: datetime | None = None
+    aborted: bool = False
 
 
 class Uploads:
@@ -59,13 +62,16 @@ class Uploads:
         # The next chunk of the sessions that this process has in hand, and who appends at the moment.
         self._appending: dict[str, asyncio.Lock] = {}
         self._next: dict[str, int] = {}
-        self._finalizing: set[str] = set()
+        self._finalizing: Counter[str] = Counter()
 
     async def create(self, connection: S3Connection, *, content_type: str, size: int | None) -> UploadSession:
         """Reserve a session; the URL of a "single_put" one takes exactly the announced size and type."""
         upload_id = secrets.token_hex(16)
         method = self._options.upload_method
-        await self._save(connection, upload_id, _Record(method=method, content_type=content_type, size=size))
+        expiry = self._options.presigned_url_expiry
+        expires = datetime.now(UTC) + timedelta(seconds=expiry) if method == "single_put" else None
+        record = _Record(method=method, content_type=content_type, size=size, expires_time=expires)
+        await self._save(connection, upload_id, record)
         if method == "proxy":
             return UploadSession(upload_id=upload_id, method=method, content_type=content_type)
         headers = {"Content-Type": content_type}
@@ -73,7 +79,6 @@ class Uploads:
         if size is not None:
             params["ContentLength"] = size
             headers["Content-Length"] = str(size)
-        expiry = self._options.presigned_url_expiry
         url = await connection.client.generate_presigned_url("put_object", Params=params, ExpiresIn=expiry)
         return UploadSession(
             upload_id=upload_id,
@@ -81,7 +86,7 @@ class Uploads:
             content_type=content_type,
             url=url,
             headers=headers,
-            expires_time=datetime.now(UTC) + timedelta(seconds=expiry),
+            expires_time=expires,
         )
 
     def _folder(self, upload_id: str) -> str:
@@ -101,13 +106,24 @@ class Uploads:
     async def _load(self, connection: S3Connection, upload_id: str) -> _Record:
         try:
             answer = await connection.call("get_object", Bucket=self._bucket, Key=f"{self._folder(upload_id)}session")
-            return msgspec.json.decode(answer["Body"], type=_Record)
+            record = msgspec.json.decode(answer["Body"], type=_Record)
         except ObjectMissing:
             raise no_session(upload_id) from None
         except UNDECODABLE as error:
             raise BlobIntegrityError(
                 f"the record of upload {upload_id} is damaged: {error}", file_id=upload_id
             ) from error
+        if record.aborted:
+            raise no_session(upload_id)
+        return record
+
+    async def may_come(self, connection: S3Connection, upload_id: str) -> bool:
+        """True while the client of a session may still begin to send."""
+        try:
+            record = await self._load(connection, upload_id)
+        except (BlobNotFoundError, BlobIntegrityError):
+            return False
+        return record.file_id is None and record.expires_time is not None and record.expires_time > datetime.now(UTC)
 
     async def append(self, connection: S3Connection, upload_id: str, data: bytes) -> None:
         """Add the next chunk. Several processes may add to one session, each chunk whole, in the order of their requests."""
@@ -118,6 +134,7 @@ class Uploads:
                 if upload_id in self._finalizing:
                     raise UsageError(f"upload {upload_id} is being finalized")
                 number = self._next.get(upload_id)
+                known = number is not None
                 if number is None:
                     record = await self._load(connection, upload_id)
                     if record.method != "proxy":
@@ -125,7 +142,10 @@ class Uploads:
                     if record.file_id is not None:
                         raise UsageError(f"upload {upload_id} is finalized already")
                     number = 1 + max((number for number, _ in await self._chunks(connection, folder)), default=0)
-                self._next[upload_id] = 1 + await self._put_chunk(connection, folder, number, data)
+                number = await self._put_chunk(connection, folder, number, data)
+                if known:
+                    await self._still_there(connection, upload_id)
+                self._next[upload_id] = number + 1
         finally:
             if not lock.locked() and upload_id not in self._next:
                 self._appending.pop(upload_id, None)
@@ -134,6 +154,15 @@ class Uploads:
             held = self._appending.get(oldest)
             if held is None or not held.locked():
                 self._forget(oldest)
+
+    async def _still_there(self, connection: S3Connection, upload_id: str) -> None:
+        """Another process may have aborted the session since this one looked: nothing it takes then is ever a blob."""
+        try:
+            await self._load(connection, upload_id)
+        except BlobNotFoundError:
+            self._forget(upload_id)
+            await self._drop(connection, upload_id, but="session")
+            raise
 
     async def _put_chunk(self, connection: S3Connection, folder: str, number: int, data: bytes) -> int:
         """Store a chunk under the next free number; returns the number."""
@@ -177,12 +206,15 @@ class Uploads:
         """Make the blob, once; later calls find the record of it."""
         self._folder(upload_id)  # refuses what is no id
         async with self._appending.setdefault(upload_id, asyncio.Lock()):
-            self._finalizing.add(upload_id)
+            # Counted: one caller may give up while another goes on.
+            self._finalizing[upload_id] += 1
         try:
             return await self._finalize(connection, upload_id)
         finally:
-            self._finalizing.discard(upload_id)
-            self._forget(upload_id)
+            self._finalizing[upload_id] -= 1
+            if not self._finalizing[upload_id]:
+                del self._finalizing[upload_id]
+                self._forget(upload_id)
 
     async def _finalize(self, connection: S3Connection, upload_id: str) -> BlobInfo:
         record = await self._load(connection, upload_id)
@@ -254,7 +286,8 @@ class Uploads:
                 if start < size:
                     ahead.append(connection.start(fetch(start)))
                 if ahead and (len(ahead) > _RANGES_AHEAD or start >= size):
-                    data = await ahead.pop(0)
+                    with connection.closing_is_unavailable():
+                        data = await ahead.pop(0)
                     seen += len(data)
                     await connection.in_thread(found.update, data)
         finally:
@@ -291,6 +324,10 @@ class Uploads:
         if self._layout.session(upload_id) is None:
             return
         self._forget(upload_id)
+        with suppress(BlobNotFoundError, BlobIntegrityError):
+            # Said first: what is left if this is interrupted must not become a blob.
+            record = await self._load(connection, upload_id)
+            await self._save(connection, upload_id, msgspec.structs.replace(record, aborted=True))
         await self._drop(connection, upload_id, but="session")
         await connection.call("delete_object", Bucket=self._bucket, Key=f"{self._folder(upload_id)}session")
 

@@ -11,13 +11,14 @@ from specstar.backends.s3.connection import S3Connection
 from specstar.backends.s3.errors import ConditionalConflict, NotImplementedThere, PreconditionFailed
 from specstar.backends.s3.multipart import MultipartUpload, copy_object
 from specstar.backends.s3.options import S3Options
-from specstar.errors import BlobIntegrityError, UsageError
+from specstar.errors import BackendUnavailable, BlobIntegrityError, UsageError
 from specstar.roles import BlobInfo, BlobWriter
 
 __all__ = ["S3BlobWriter", "put_small", "sums_of"]
 
 # From this size on it is cheaper to ask first whether the blob is there than to send it in vain.
 _ASK_FIRST = 1 << 20
+_ROUNDS = 16
 _HASH_ON_LOOP = 64 << 10
 # Parts grow with their number, so that 10,000 of them hold a blob of unknown size.
 _PARTS_PER_SIZE = 1000
@@ -32,6 +33,21 @@ async def put_small(
         found = await layout.find(connection, file_id)
         if found is not None:
             return found
+    for _ in range(_ROUNDS):
+        stored = await _put_new(connection, layout, data, sums=sums, content_type=content_type)
+        # Whoever stored it first, perhaps an earlier attempt of ours: the same bytes.
+        found = stored or await layout.find(connection, file_id)
+        if found is not None:
+            return found
+        # Deleted meanwhile.
+    raise BackendUnavailable(f"blob {file_id} is stored and deleted by others all the time; retry later", backend="s3")
+
+
+async def _put_new(
+    connection: S3Connection, layout: BlobLayout, data: bytes, *, sums: Sums, content_type: str
+) -> BlobInfo | None:
+    """None if it is there already."""
+    file_id = sums.file_id
     info = new_info(file_id, len(data), content_type)
     condition: dict[str, Any] = {"IfNoneMatch": "*"} if connection.conditional_put else {}
     try:
@@ -51,11 +67,7 @@ async def put_small(
         connection.conditional_put = False
         return await put_small(connection, layout, data, sums=sums, content_type=content_type)
     except (PreconditionFailed, ConditionalConflict):
-        # Whoever stored it first, perhaps an earlier attempt of ours: the same bytes.
-        found = await layout.find(connection, file_id)
-        if found is None:
-            raise
-        return found
+        return None
     return info
 
 
@@ -116,6 +128,7 @@ class S3BlobWriter(BlobWriter):
         """Send what is held in parts."""
         if self._upload is None:
             # Kept before it is started: an abort at any moment knows of it.
+            self._connection.moving.add(self._key)
             self._upload = MultipartUpload(self._connection, self._layout.bucket, self._key, at_once=self._at_once)
             await self._upload.start(content_type=self._content_type, metadata={})
         chunks, self._chunks, self._held = self._chunks, [], 0
@@ -181,15 +194,21 @@ class S3BlobWriter(BlobWriter):
         return info
 
     async def _remove(self) -> None:
-        await self._connection.call("delete_object", Bucket=self._layout.bucket, Key=self._key)
-        self._landed = False
+        try:
+            await self._connection.call("delete_object", Bucket=self._layout.bucket, Key=self._key)
+            self._landed = False
+        finally:
+            self._connection.moving.discard(self._key)
 
     async def abort(self) -> None:
         if self._over:
             return
         self._over = True
         self._chunks = []
-        if self._upload is not None:
-            await self._upload.abort()
-        if self._landed:
-            await self._connection.clean_up(self._remove(), f"the temporary object {self._key}")
+        try:
+            if self._upload is not None:
+                await self._upload.abort()
+            if self._landed:
+                await self._connection.clean_up(self._remove(), f"the temporary object {self._key}")
+        finally:
+            self._connection.moving.discard(self._key)

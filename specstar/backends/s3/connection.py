@@ -8,9 +8,11 @@ import logging
 import os
 import random
 from asyncio import events
-from collections.abc import Awaitable, Callable, Coroutine, Hashable
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from specstar.backends.s3.body import Body
@@ -67,6 +69,9 @@ class S3Connection(Connection):
         self._clean_ups: set[asyncio.Task[Any]] = set()
         self._threads: ThreadPoolExecutor | None = None
         self.uploads: set[tuple[str, str]] = set()
+        # Keys of temporary objects that are written or copied from.
+        self.moving: set[str] = set()
+        self._closing = False
         self.conditional_put = True
         self.signs_known_hashes = False
         self._pid = os.getpid()
@@ -76,8 +81,22 @@ class S3Connection(Connection):
     def client(self) -> Any:
         """The driver's client, for what needs no request (presigning)."""
         if self._client is None:
-            raise BackendUnavailable(f"s3 at {endpoint_of(self.options)}: the connection is closed")
+            raise self._closed()
         return self._client
+
+    def _closed(self) -> BackendUnavailable:
+        return BackendUnavailable(f"s3 at {endpoint_of(self.options)}: the connection is closed")
+
+    @contextmanager
+    def closing_is_unavailable(self) -> Iterator[None]:
+        """Around waiting for work that the connection owns: that it was ended by closing is no cancellation of who waits."""
+        try:
+            yield
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if not self._closing or (task is not None and task.cancelling()):
+                raise
+            raise self._closed() from error
 
     async def open(self) -> None:
         """Create the client and look at the buckets, so that a wrong setting is found at once and said clearly."""
@@ -163,7 +182,7 @@ class S3Connection(Connection):
         other `BackendError`s, and `BackendUnavailable`. Cancelling drops the request's connection.
         """
         if self._client is None:
-            raise BackendUnavailable(f"s3 at {endpoint_of(self.options)}: the connection is closed")
+            raise self._closed()
         limit = attempts or self.options.max_attempts
         seconds = timeout or self.options.operation_timeout_seconds
         deadline = asyncio.get_running_loop().time() + seconds
@@ -186,6 +205,8 @@ class S3Connection(Connection):
             except Exception as error:
                 if clock.expired():
                     raise self._too_late(operation, params, seconds) from error
+                if self._closing and self._client is None:
+                    raise self._closed() from error
                 failure = classify(error)
                 what = f"{operation} {params.get('Key') or params.get('Bucket', '')}"
                 pause = random.uniform(0, min(_BACKOFF_LIMIT, _BACKOFF.get(failure, 0) * 2**attempt))
@@ -195,6 +216,8 @@ class S3Connection(Connection):
                     raise translate(error, failure, self.options, what=what, bucket=bucket) from error
                 logger.info("s3 %s: attempt %d failed, %s; again in %.2f s", what, attempt, failure.value, pause)
             await asyncio.sleep(pause)
+            if self._client is None:
+                raise self._closed()
 
     async def _send(
         self,
@@ -209,6 +232,8 @@ class S3Connection(Connection):
         finally:
             self._waiting -= 1
         try:
+            if self._client is None:  # closed while this waited for its turn
+                raise self._closed()
             body = params.get("Body")
             if body is not None and len(body) > _BIG_BODY:
                 params = {**params, "Body": Body(body, sha256)}
@@ -234,7 +259,12 @@ class S3Connection(Connection):
         """Run hashing, file or SQLite work in one of the connection's own threads. Cancelling does not stop it."""
         if self._threads is None:
             self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="specstar-s3")
-        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
+        except RuntimeError as error:
+            if self._closing and "shutdown" in str(error):
+                raise self._closed() from error
+            raise
 
     def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run work that the connection owns: closing it cancels the work and waits for it."""
@@ -266,6 +296,7 @@ class S3Connection(Connection):
 
     async def aclose(self) -> None:
         """Push the metadata that was not pushed, end the tasks, close the client."""
+        self._closing = True
         objects, self.meta_objects = self.meta_objects, {}
         results = await asyncio.gather(*(handle.aclose() for handle in objects.values()), return_exceptions=True)
         for result in results:
@@ -301,6 +332,7 @@ class S3Connection(Connection):
         """Close the sockets at once: on their loop, or without it, if it is gone or belongs to the parent process."""
         from specstar.backends.s3.client import drop_sockets
 
+        self._closing = True
         here = os.getpid() == self._pid and events._get_running_loop() is self._loop
         if here:
             for task in list(self._tasks):
@@ -313,8 +345,14 @@ class S3Connection(Connection):
         self._tasks.clear()
         self._threads = None
         client, self._client, self._context = self._client, None, None
-        if client is not None:
-            drop_sockets(client, on_their_loop=here)
+        if client is None:
+            return
+        if not here and os.getpid() == self._pid and self._loop is not None and self._loop.is_running():
+            # Found to be garbage in another thread: the loop goes on, and would take a new socket for the old one.
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(partial(drop_sockets, client, on_their_loop=True))
+                return
+        drop_sockets(client, on_their_loop=here)
 
 
 async def _pieces(stream: Any) -> list[bytes]:

@@ -43,7 +43,8 @@ class MultipartUpload:
         """Begin the upload on the server."""
         # A task of its own: a caller cancelled meanwhile still learns the id that it must abort.
         self._starting = self._connection.start(self._create(content_type, metadata))
-        await asyncio.shield(self._starting)
+        with self._connection.closing_is_unavailable():
+            await asyncio.shield(self._starting)
 
     async def _create(self, content_type: str, metadata: dict[str, str]) -> None:
         answer = await self._connection.call(
@@ -106,15 +107,18 @@ class MultipartUpload:
     def _raise_failed(self) -> None:
         for task in self._tasks:
             if task.done() and (task.cancelled() or task.exception() is not None):
-                task.result()
+                with self._connection.closing_is_unavailable():
+                    task.result()
 
     async def sent(self) -> None:
         """Wait for all parts."""
-        await asyncio.gather(*self._tasks)
+        with self._connection.closing_is_unavailable():
+            await asyncio.gather(*self._tasks)
 
     async def complete(self) -> None:
         """Wait for all parts and join them into the object."""
-        etags = await asyncio.gather(*self._tasks)
+        with self._connection.closing_is_unavailable():
+            etags = await asyncio.gather(*self._tasks)
         parts = [{"PartNumber": number, "ETag": etag} for number, etag in enumerate(etags, 1)]
         try:
             await self._connection.call(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import asyncio
+import contextlib
 import hashlib
 import io
 import os
@@ -13,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 import sniffio
 
 from specstar import SpecStar
 from specstar.errors import BlobNotFoundError, InvalidInputError, UsageError
+from specstar.roles import BlobInfo
 from tests.conformance.managers.blocking import BlockingStar
 
 
@@ -169,6 +172,54 @@ async def test_an_upload_session_takes_bytes_in_pieces(star: SpecStar) -> None:
         await star.blobs.upload(other.upload_id, b"more")
     with pytest.raises(BlobNotFoundError):
         await star.blobs.finalize("../../nothing")
+
+
+async def test_a_finalize_that_is_given_up_does_not_open_the_session_again(star: SpecStar) -> None:
+    """A client that ran out of patience and asked again: nothing is taken that the second one does not see."""
+    session = await star.blobs.create_upload()
+    for number in range(3):
+        await star.blobs.upload(session.upload_id, sample(2 << 20) + b"%d" % number)
+    refused: list[str] = []
+    infos: list[BlobInfo] = []
+
+    async def second() -> None:
+        infos.append(await star.blobs.finalize(session.upload_id))
+
+    async with anyio.create_task_group() as group:
+        with anyio.move_on_after(0.002):
+            async with anyio.create_task_group() as inner:
+                inner.start_soon(star.blobs.finalize, session.upload_id)
+                group.start_soon(second)
+        try:
+            await star.blobs.upload(session.upload_id, b"more")
+        except UsageError:
+            refused.append("it is being finalized, or was")
+    assert infos[0].size == 3 * ((2 << 20) + 1) + (0 if refused else 4)
+
+
+async def test_what_is_stored_and_deleted_again_and_again_is_stored_each_time(star: SpecStar) -> None:
+    stored: list[str] = []
+
+    async def put() -> None:
+        for _ in range(10):
+            stored.append((await star.blobs.put(b"the same")).file_id)
+
+    async def delete() -> None:
+        for _ in range(10):
+            with contextlib.suppress(BlobNotFoundError):
+                await star.blobs.delete(hashlib.sha256(b"the same").hexdigest())
+
+    async with anyio.create_task_group() as group:
+        for _ in range(4):
+            group.start_soon(put)
+            group.start_soon(delete)
+    assert len(stored) == 40
+
+
+async def test_the_url_of_a_session_is_shown_to_nobody(star: SpecStar) -> None:
+    session = msgspec.structs.replace(await star.blobs.create_upload(), url="https://h/key?X-Amz-Signature=secret")
+    assert "secret" not in repr(session)
+    assert session.upload_id in repr(session)
 
 
 async def test_wrong_sources_and_types_are_refused(star: SpecStar) -> None:

@@ -16,6 +16,7 @@ from msgspec import Struct
 from services import s3_client
 from services.endpoints import S3Endpoint
 from specstar import SpecStar
+from specstar.backends.s3 import blob_uploads
 from specstar.errors import (
     BackendError,
     BackendUnavailable,
@@ -253,3 +254,40 @@ async def test_writes_that_a_foreign_one_is_in_the_way_of_can_be_given_up(option
         again = await drafts.create(Note("again"))
         await drafts.sync()
         assert await notes.exists(again.resource_id)
+
+
+async def test_what_is_left_of_an_aborted_session_is_no_blob_and_takes_nothing(
+    options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(options()) as one, opened(options()) as two:
+        session = await one.blob().create_upload(content_type="text/plain")
+        for number in range(3):
+            await one.blob().upload(session.upload_id, b"chunk %d " % number)
+
+        async def interrupted(*_: Any, **__: Any) -> None:
+            raise BackendUnavailable("the answer was lost")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(blob_uploads, "delete_page", interrupted)
+            with pytest.raises(BackendUnavailable):
+                await two.blob().abort(session.upload_id)
+        for rig in (one, two):
+            with pytest.raises(BlobNotFoundError):
+                await rig.blob().upload(session.upload_id, b"more")
+            with pytest.raises(BlobNotFoundError):
+                await rig.blob().finalize(session.upload_id)
+        await two.blob().abort(session.upload_id)
+
+
+async def test_a_session_stays_as_long_as_its_url(options: Options) -> None:
+    async with opened(options(upload_method="single_put", presigned_url_expiry=3600)) as rig:
+        late = await rig.blob().create_upload(content_type="text/plain", size=5)
+        assert await rig.blob().collect_garbage(older_than_seconds=-5) == 0
+        assert late.url is not None
+        put = urllib.request.Request(late.url, data=b"hello", method="PUT", headers=late.headers)
+        await asyncio.to_thread(lambda: urllib.request.urlopen(put, timeout=20).close())
+        assert (await rig.blob().finalize(late.upload_id)).size == 5
+    async with opened(options(upload_method="single_put", presigned_url_expiry=1)) as rig:
+        await rig.blob().create_upload(content_type="text/plain", size=5)
+        await asyncio.sleep(2)
+        assert await rig.blob().collect_garbage(older_than_seconds=-5) == 2

@@ -230,6 +230,12 @@ def test_links_where_there_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     source.write_bytes(b"x")
     assert link_new(source, target)
     assert target.read_bytes() == b"x"
+    source.write_bytes(b"y")
+    assert not link_new(source, target, alone=True)
+    assert (target.read_bytes(), source.read_bytes()) == (b"x", b"y")
+    target.unlink()
+    assert link_new(source, target, alone=True)
+    assert target.read_bytes() == b"y"
 
 
 def test_file_systems_without_folder_sync_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
