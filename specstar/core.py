@@ -330,7 +330,8 @@ class SpecStar:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        with anyio.CancelScope(shield=True):
+        # Not in a handler, which closing ends, and waits for.
+        with anyio.CancelScope(shield=not self._gate.in_worker):
             await self._gate.aclose(hurried=interrupted(exc_type))
 
     def __repr__(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import math
+import threading
 import time
 from asyncio import events
 from collections.abc import Callable
@@ -93,6 +94,9 @@ class Attempt:
         self, invoke: Invoke, codec: JobCodec[Any], timeout: float | None, new_scope: Callable[..., anyio.CancelScope]
     ) -> Succeeded | Failed | Interrupted:
         """Call the handler. Never raises but for a cancellation of the worker itself, Ctrl-C, or the end of the loop."""
+        if self.reason is not None:  # told before it began
+            self.over = True
+            return Interrupted(self.reason)
         try:
             job = codec.job(self.record)
         except DecodeError as error:
@@ -109,7 +113,10 @@ class Attempt:
             with scope:
                 outcome = await self._call(invoke, job, codec)
         except BaseException as error:
-            if _has(error, (KeyboardInterrupt, GeneratorExit)):
+            if _has(error, GeneratorExit):
+                raise
+            # Ctrl-C strikes in the main thread; elsewhere it is a child's, raised again by a process pool.
+            if _has(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
                 raise
             if _has(error, anyio.get_cancelled_exc_class()) and await _is_cancelled(task, before):
                 raise  # the worker itself is cancelled

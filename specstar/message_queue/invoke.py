@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import threading
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
@@ -64,6 +65,10 @@ async def _on_callers_loop(caller: Home, handler: Callable[[Job[Any]], Coroutine
         try:
             return await handler(job)
         except SystemExit as error:
+            raise HandlerExitError from error
+        except KeyboardInterrupt as error:
+            if threading.current_thread() is threading.main_thread():
+                raise
             raise HandlerExitError from error
         except asyncio.CancelledError as error:
             task = asyncio.current_task()

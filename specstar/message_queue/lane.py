@@ -92,6 +92,11 @@ class Lane:
                 logger.warning("jobs %r: stopping the consumer failed: %s", self.queue.name, error)
 
     @property
+    def busy(self) -> int:
+        """The jobs that run now, and those that are claimed at the moment."""
+        return self._runner.busy
+
+    @property
     def cleans_up(self) -> bool:
         """True while a handler that was told to stop has not."""
         return any(attempt.reason is not None and not attempt.over for attempt in self.attempts.values())

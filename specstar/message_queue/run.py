@@ -9,7 +9,7 @@ from typing import Any
 
 import anyio
 
-from specstar.errors import BackendUnavailable, UsageError
+from specstar.errors import BackendUnavailable, OutcomeUnknownError, UsageError
 from specstar.message_queue.queue import JobQueue
 from specstar.message_queue.retry import checked_seconds
 from specstar.message_queue.signals import at_signals
@@ -56,14 +56,15 @@ async def run_workers(
     drain_timeout: float = DEFAULT_DRAIN_SECONDS,
     stop: WorkerStop | None = None,
     handle_signals: bool = True,
+    waits: bool = True,
 ) -> None:
     """Run the jobs of these queues, at most `concurrency` at a time, until cancelled, stopped, SIGTERM or SIGINT.
 
     Then no job is taken any more; those that run have `drain_timeout` seconds to end, and are cancelled after that: they go
     back to the queue and the attempt does not count. A second signal cancels them at once. Async handlers run on the
     caller's event loop, plain ones in threads. Signals are handled only in the main thread. While the broker is down the
-    workers wait for it. Raises `UsageError` without queues, `NotConfiguredError` without mq, and `BackendError` if the
-    broker refuses a queue.
+    workers wait for it. `waits`: if the spec is being closed, it is closed when this returns. Raises `UsageError` without
+    queues, `NotConfiguredError` without mq, and `BackendError` if the broker refuses a queue.
     """
     if not queues:
         raise UsageError("there are no jobs to run: declare them with @spec.job or spec.add_job before run_workers()")
@@ -85,9 +86,10 @@ async def run_workers(
         with anyio.CancelScope(shield=True):
             try:
                 await gate.run(worker.run)
-                await gate.until_closed()  # as the next call would find it half closed
+                if waits:
+                    await gate.until_closed()  # as the next call would find it half closed
             except Exception as error:
-                if home.closing and isinstance(error, BackendUnavailable):
+                if home.closing and isinstance(error, BackendUnavailable | OutcomeUnknownError):
                     logger.info("the spec is closed: the workers stop")
                 else:
                     errors.append(error)
@@ -121,12 +123,14 @@ def run_workers_blocking(queues: Sequence[JobQueue[Any]], **options: Any) -> Non
     async def run() -> None:
         nonlocal home
         home = gate.home
-        await run_workers(queues, stop=stop, handle_signals=False, **options)
+        # Closing waits for this call: it is the thread that waits for the closing.
+        await run_workers(queues, stop=stop, handle_signals=False, waits=False, **options)
 
     with at_signals(stop.set) if handle_signals else contextlib.nullcontext():
         try:
             gate.call(run)
-        except BackendUnavailable:
+        except (BackendUnavailable, OutcomeUnknownError):
             if home is None or not home.closing:
                 raise
             logger.info("the spec is closed: the workers stop")
+        gate.wait_closed()

@@ -66,6 +66,11 @@ class JobRunner:
         self._new_scope = type(anyio.CancelScope())
         self._invoke = invoker(queue.handler, is_async=queue.is_async, caller=worker.caller, threads=worker.threads)
 
+    @property
+    def busy(self) -> int:
+        """The number of runs that have begun here or are about to."""
+        return max(len(self._in_hand), len(self.attempts))
+
     async def handle(self, delivery: Delivery) -> None:
         """Do all there is to do about a delivery. Raises nothing but a cancellation of the worker."""
         try:
@@ -270,6 +275,8 @@ class JobRunner:
     async def _attempt(self, attempt: Attempt) -> None:
         job_id = attempt.record.job_id
         self.attempts[job_id] = attempt
+        if self._worker.interrupted:
+            attempt.stop(Stopped.shutdown)  # its claim was on the way when the others were told
         try:
             outcome = await attempt.run(self._invoke, self._queue._codec, self._queue.timeout, self._new_scope)
             await self._settle(attempt, outcome)

@@ -177,7 +177,7 @@ class Worker:
         self.interrupted = True
         if self._idle.is_set():
             return
-        running = sum(len(lane.attempts) for lane in self._lanes)
+        running = sum(lane.busy for lane in self._lanes)
         if running:
             logger.warning("the drain is over: %d jobs that still run are cancelled and go back", running)
         for lane in self._lanes:

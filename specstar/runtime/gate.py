@@ -22,7 +22,7 @@ from specstar.runtime.crossing import NotStarted, block_on, reach
 from specstar.runtime.home import AsyncioHome, Home
 from specstar.runtime.interrupts import uninterrupted
 from specstar.runtime.process import join, keep_for_good, stay_if_exiting
-from specstar.runtime.thread_home import ThreadHome
+from specstar.runtime.thread_home import ThreadHome, on_own_thread
 from specstar.runtime.trio_home import TrioHome
 
 __all__ = ["Gate", "Movable", "inside_worker", "interrupted"]
@@ -95,7 +95,9 @@ class Gate:
     def renew(self, *, native: bool) -> None:
         """Begin a new generation for a new configuration; nothing may be open."""
         with self._lock:
-            home, self.home = self.home, None
+            home = self.home or self._held_home
+            self.home = self._held_home = self._refusal = None
+            self.connections.abandon()  # one that is being opened drops itself
             self.connections = Connections()
             self.generation += 1
             self.native = native
@@ -113,7 +115,7 @@ class Gate:
         """Answer every call with `UsageError(message)` until `admit`."""
         with self._lock:
             self._refusal = message
-            self._held_home, self.home = self.home, None
+            self._held_home, self.home = self.home or self._held_home, None
 
     def admit(self) -> None:
         """Take `refuse` back."""
@@ -126,6 +128,8 @@ class Gate:
         if not blocking:
             loop = events._get_running_loop()
             if loop is not None:
+                if on_own_thread():
+                    raise BackendUnavailable("specstar is closing; call again")
                 return AsyncioHome(loop)
             if self.native:
                 return TrioHome()
@@ -218,10 +222,10 @@ class Gate:
         Cancelled, it drops what is still open; called by a job handler, it goes on without it instead. `hurried`: the
         program was interrupted and must end within two seconds.
         """
-        home = self._begin_closing()
-        if home is None:
+        while (home := self._begin_closing()) is None:
+            if not self._is_claimed():
+                return
             await self.until_closed()
-            return
         with self._closing(home, hurried) as close:
             await (close() if home.is_current() else reach(home, close))
         if isinstance(home, ThreadHome):
@@ -232,19 +236,28 @@ class Gate:
     async def until_closed(self) -> None:
         """Wait while another caller closes."""
         # Maybe on another loop, where no event of this one could be set.
-        while (home := self.home) is not None and home.claimed:  # noqa: ASYNC110
+        while self._is_claimed():  # noqa: ASYNC110
             await anyio.sleep(0.005)
+
+    def wait_closed(self) -> None:
+        """The same in a thread without a loop."""
+        while self._is_claimed():
+            time.sleep(0.005)
+
+    def _is_claimed(self) -> bool:
+        """True while someone closes, on a loop that lives."""
+        home = self.home or self._held_home
+        return home is not None and home.claimed and (home.is_current() or home.alive())
 
     def close(self, *, hurried: bool = False) -> None:
         """Close everything from a thread without a loop. Otherwise like `aclose`."""
         if self.home is None and self._held_home is None:
             return
         refuse_on_a_loop()
-        home = self._begin_closing()
-        if home is None:
-            while (home := self.home) is not None and home.claimed:
-                time.sleep(0.005)  # another caller closes already
-            return
+        while (home := self._begin_closing()) is None:
+            if not self._is_claimed():
+                return
+            self.wait_closed()
         with self._closing(home, hurried) as close:
             block_on(home, close)
         if isinstance(home, ThreadHome):
@@ -254,10 +267,12 @@ class Gate:
         """The live home, for the one caller that closes it; None: there is nothing (more) to close."""
         with self._lock:
             home = self.home or self._held_home
-            if home is None or home.claimed:
+            if home is None:
                 return None
             if not home.is_current() and not home.alive():
                 self._drop()
+                return None
+            if home.claimed:
                 return None
             home.claimed = True
             return home
@@ -279,8 +294,13 @@ class Gate:
             if not began:
                 home.claimed = False  # cancelled on the way there: the next caller closes
 
+    @property
+    def in_worker(self) -> bool:
+        """True in a handler, whose worker ends before the connections are closed."""
+        return inside_worker.get() in self.workers
+
     async def _close_here(self, home: Home, hurried: bool) -> None:
-        if inside_worker.get() in self.workers:
+        if self.in_worker:
             # A handler closes its own spec, and is cancelled when its worker ends: that must not end the closing.
             home.spawn(self._close_all, home, hurried)
             await self.until_closed()
@@ -295,6 +315,10 @@ class Gate:
             home.closing = True
             # In a hurry the limit is for all connections together.
             await self.connections.aclose(limit / max(1, len(self.connections.opened())) if hurried else limit)
+        except BaseException:
+            with anyio.CancelScope(shield=True):  # no job is cut in two for that
+                await _end_all(self.sendings, min(limit, _HURRIED_SECONDS))
+            raise
         finally:
             home.closing = True
             try:

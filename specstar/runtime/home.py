@@ -130,7 +130,7 @@ class Call(ABC, Generic[T]):
         """On the home loop: begin, unless nobody waits any more."""
         if self.cancelled:
             self.finish(Outcome(cancelled=True, started=False))
-        elif self._home.ending:
+        elif self._home.ending or self._home.over:
             self.lose()
         elif self in self._calls:  # else its caller has given up
             self._begin()
@@ -149,7 +149,7 @@ class Home(ABC):
     on the loop.
 
     `claimed`: someone closes it, and workers end first; `closing`: nothing new begins here; `ending`: because the loop
-    itself ends.
+    itself ends; `over`: it takes nothing up any more.
     """
 
     library: str
@@ -158,6 +158,7 @@ class Home(ABC):
         self.claimed = False
         self.closing = False
         self.ending = False
+        self.over = False
         self.mailbox = mailbox
         self.calls: set[Call[Any]] = set()
 

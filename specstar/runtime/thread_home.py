@@ -6,14 +6,16 @@ import asyncio
 import contextlib
 import logging
 import threading
+import weakref
 from collections.abc import Awaitable, Callable
 
 from specstar.runtime.home import AsyncioHome
 
-__all__ = ["ThreadHome"]
+__all__ = ["ThreadHome", "on_own_thread"]
 
 logger = logging.getLogger("specstar")
 _STOP_SECONDS = 5.0
+_threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 
 
 class ThreadHome(AsyncioHome):
@@ -25,6 +27,7 @@ class ThreadHome(AsyncioHome):
         self._stopped = loop.create_future()
         # A daemon: a program that forgot to close must still end, and the threads for files inherit this.
         self.thread = threading.Thread(target=self._run, name="specstar-home", daemon=True)
+        _threads.add(self.thread)
 
     @classmethod
     def start(cls) -> ThreadHome:
@@ -82,6 +85,7 @@ class ThreadHome(AsyncioHome):
 
     def stop(self, timeout: float = _STOP_SECONDS) -> None:
         """Stop the loop and wait for the thread, at most `timeout` seconds; in the thread itself, do not wait."""
+        self.over = True
         with contextlib.suppress(RuntimeError):  # closed already
             self.loop.call_soon_threadsafe(self._stop_here)
         if timeout and threading.current_thread() is not self.thread:
@@ -90,6 +94,11 @@ class ThreadHome(AsyncioHome):
     def _stop_here(self) -> None:
         if not self._stopped.done():
             self._stopped.set_result(None)
+
+
+def on_own_thread() -> bool:
+    """True in the thread of such a home."""
+    return threading.current_thread() in _threads
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

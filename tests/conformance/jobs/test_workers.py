@@ -21,9 +21,11 @@ from specstar import Job, JobStatus, SpecStar
 from specstar.errors import BackendUnavailable, NotConfiguredError, UsageError
 from specstar.message_queue import JobQueue, WorkerStop
 from specstar.message_queue import worker as worker_module
+from specstar.message_queue.job import JobRecord
 from specstar.message_queue.owner import process_token
 from specstar.message_queue.sender import message_of
 from specstar.message_queue.state import Snapshot
+from specstar.message_queue.stored_state import StoredJobState
 from specstar.roles import Message
 from tests.conformance.jobs.harness import Mail, dead_jobs, eventually, eventually_gives, workers
 
@@ -674,6 +676,41 @@ async def test_a_handler_may_enqueue_while_the_spec_closes(spec: SpecStar) -> No
             await began.wait()
             await spec.aclose()
     assert len(handed_on) == 1
+
+
+async def test_a_job_that_is_claimed_while_the_worker_ends_goes_back(
+    spec: SpecStar, configuration: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its handler does not begin, and its attempt does not count."""
+    if configuration["meta"]["type"] == "memory":
+        return  # its state goes with the spec
+    runs: list[int] = []
+    claiming = anyio.Event()
+    mark = StoredJobState.mark
+
+    async def slow(self: StoredJobState, snapshot: Snapshot, record: JobRecord) -> Snapshot:
+        claiming.set()
+        marked = await mark(self, snapshot, record)
+        await anyio.sleep(0.3)
+        return marked
+
+    @spec.job(max_retries=0)
+    async def handler(job: Job[Mail]) -> None:
+        runs.append(job.payload.number)
+
+    sent = await handler.enqueue(Mail(number=1))
+    with monkeypatch.context() as patch:
+        patch.setattr(StoredJobState, "mark", slow)
+        async with anyio.create_task_group() as group:
+            group.start_soon(functools.partial(spec.run_workers, handle_signals=False))
+            await claiming.wait()
+            await anyio.sleep(0.05)
+            await spec.aclose()
+    assert runs == []
+    found = await handler.get(sent.job_id)
+    assert (found.status, found.attempts) == (JobStatus.retrying, 0)
+    async with workers(spec):
+        assert (await handler.wait(sent.job_id, timeout=20)).status is JobStatus.succeeded
 
 
 async def test_a_cancelled_closing_is_over(spec: SpecStar) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -397,3 +398,21 @@ async def test_an_earlier_job_of_a_key_is_returned_though_its_result_has_another
             else:
                 assert (sent.status, sent.result) == (JobStatus.succeeded, None)
     assert found[0] == found[1]
+
+
+def test_closing_while_another_thread_runs_workers_waits_for_nothing_that_waits_for_it() -> None:
+    spec = blocking.SpecStar()
+    spec.configure(backend={"mq": {"type": "simple"}})
+    spec._inner._gate.close_timeout = 60.0
+
+    @spec.job
+    def handle(job: Job[User]) -> None: ...
+
+    job = handle.enqueue(User("Ann"))
+    threads = [threading.Thread(target=run, daemon=True) for run in (spec.run_workers, spec.close)]
+    threads[0].start()
+    handle.wait(job.job_id, timeout=20)
+    threads[1].start()
+    for thread in threads:
+        thread.join(30)
+    assert not any(thread.is_alive() for thread in threads)

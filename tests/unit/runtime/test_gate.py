@@ -581,3 +581,113 @@ def test_a_thread_that_cannot_start_leaves_the_gate_usable(monkeypatch: pytest.M
             service._gate.call(lambda: service.double(1))
     assert service._gate.call(lambda: service.double(1)) == 2
     service._gate.close()
+
+
+@pytest.mark.parametrize("how", ["stopped", "closed"])
+def test_a_closing_whose_loop_ended_in_the_middle_keeps_nobody_waiting(how: str) -> None:
+    log: list[str] = []
+    service = Service(native=False)
+
+    class Slow(Pool):
+        async def aclose(self) -> None:
+            await asyncio.sleep(60)
+
+    closing: list[asyncio.Task[None]] = []
+
+    async def first() -> None:
+        await service._gate.connections.share("pool", lambda: Slow(log), "pool").get()
+        await service.double(1)
+        closing.append(asyncio.get_running_loop().create_task(service._gate.aclose()))
+        await asyncio.sleep(0.01)
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(first())
+    if how == "closed":
+        loop.close()
+    asyncio.run(asyncio.wait_for(service._gate.aclose(), 10))
+    assert service._gate.home is None
+    assert asyncio.run(service.double(2)) == 4
+    if how == "stopped":
+        closing[0].cancel()
+        loop.run_until_complete(asyncio.wait(closing))
+        loop.close()
+
+
+@pytest.mark.parametrize("library", ["asyncio", "trio"])
+def test_refusing_twice_keeps_what_is_open_to_be_closed(library: str) -> None:
+    log: list[str] = []
+    service = Service(native=True)
+
+    async def main() -> None:
+        gate = service._gate
+        await service.double(1)
+        await gate.connections.share("pool", lambda: Pool(log), "pool").get()
+        gate.refuse("not awaited")
+        gate.refuse("not awaited")
+        with pytest.raises(UsageError, match="not awaited"):
+            await service.double(2)
+        gate.admit()
+        await gate.aclose()
+        assert log == ["open", "close"]
+
+    anyio.run(main, backend=library)
+
+
+async def test_a_configuration_over_closed_connections_ends_a_refusal() -> None:
+    service = Service(native=True)
+    await service.double(1)
+    service._gate.refuse("not awaited")
+    await service._gate.aclose()
+    service._gate.renew(native=True)
+    assert await service.double(2) == 4
+    await service._gate.aclose()
+
+
+async def test_a_second_closer_of_what_is_refused_waits_for_the_first() -> None:
+    log: list[str] = []
+    service = Service(native=True)
+
+    class Slow(Pool):
+        async def aclose(self) -> None:
+            await anyio.sleep(0.1)
+            self.log.append("close")
+
+    await service.double(1)
+    await service._gate.connections.share("pool", lambda: Slow(log), "pool").get()
+    service._gate.refuse("not awaited")
+
+    async def close() -> None:
+        await service._gate.aclose()
+        assert log == ["open", "close"]
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(close)
+        group.start_soon(close)
+
+
+async def test_what_is_being_opened_when_a_configuration_comes_is_dropped() -> None:
+    log: list[str] = []
+    service = Service(native=True)
+    opening, go_on = anyio.Event(), anyio.Event()
+
+    class Slow(Pool):
+        async def open(self) -> None:
+            opening.set()
+            await go_on.wait()
+            self.log.append("open")
+
+    await service.double(1)
+    lazy = service._gate.connections.share("pool", lambda: Slow(log), "pool")
+
+    async def first() -> None:
+        with pytest.raises(BackendUnavailable):
+            await lazy.get()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(first)
+        await opening.wait()
+        service._gate.renew(native=True)
+        go_on.set()
+    assert log[0] == "open"
+    assert log[1].startswith("abandon")
+    await service._gate.aclose()
