@@ -30,7 +30,7 @@ class Mail(Struct):
 
 @spec.job(max_retries=0)
 def mails(job: Job[Mail]) -> None:
-    print("ran", job.payload.number, flush=True)
+    print(f"ran {job.payload.number}\\n", end="", flush=True)
     if not Path("mended").exists():
         raise RuntimeError("no paper")
 
@@ -105,9 +105,8 @@ def test_an_operator_sees_jobs_and_mends_dead_ones(program: Program) -> None:
     found = program.command("jobs", "app:spec")["jobs"]["mails"]
     assert (found["ready"], found["failed"]) == (0, 3)
     letters = program.command("dead", "app:spec", "mails")["dead"]
-    assert [(one["reason"], one["attempts"], one["payload"]) for one in letters] == [
-        ("RuntimeError: no paper", 1, {"number": number}) for number in range(3)
-    ]
+    assert {(one["reason"], one["attempts"]) for one in letters} == {("RuntimeError: no paper", 1)}
+    assert sorted(one["payload"]["number"] for one in letters) == [0, 1, 2]
     lines = program.run("-m", "specstar", "dead", "app:spec", "mails", "--limit", "1").splitlines()
     assert [line.split()[0] for line in lines] == ["job", letters[0]["job_id"]]
 
