@@ -21,6 +21,9 @@ _NUMBERS = (signal.SIGTERM, signal.SIGINT)
 _listeners: list[Callable[[], None]] = []
 # What was there before ours. Only the main thread installs handlers, and runs them.
 _before: dict[int, Any] = {}
+# The first begins the drain, the second ends it: whoever sends a third means it.
+_PATIENCE = 3
+_seen = 0
 
 
 @contextlib.contextmanager
@@ -33,6 +36,9 @@ def at_signals(listener: Callable[[], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    global _seen
+    if not _listeners:
+        _seen = 0
     _listeners.append(listener)
     try:
         for number in _NUMBERS:
@@ -47,11 +53,20 @@ def at_signals(listener: Callable[[], None]) -> Iterator[None]:
 
 
 def _handle(number: int, frame: FrameType | None) -> None:
-    logger.info("%s: the workers stop", signal.Signals(number).name)
+    global _seen
+    _seen += 1
+    if _seen >= _PATIENCE:
+        logger.warning(
+            "%s: a handler does not let itself be stopped; the next signal is not ours", signal.Signals(number).name
+        )
+    else:
+        logger.info("%s: the workers stop", signal.Signals(number).name)
     # Once for those who share one.
     for listener in dict.fromkeys(_listeners):
         listener()
     before = _before.get(number)
+    if _seen >= _PATIENCE:
+        _put_back()
     if callable(before) and not _ends_at_once(before):
         before(number, frame)  # a web server's, in whose process the workers run: it stops too
 

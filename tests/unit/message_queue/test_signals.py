@@ -207,3 +207,48 @@ def test_one_signal_drains_all_workers_of_a_process() -> None:
     finally:
         process.kill()
     assert (out, process.returncode) == ("ended\nended\ndrained\n", 0)
+
+
+STUBBORN = """
+import anyio
+from msgspec import Struct
+from specstar import Job, SpecStar
+
+spec = SpecStar()
+spec.configure(backend={"mq": {"type": "simple"}})
+
+
+class Mail(Struct):
+    number: int = 0
+
+
+@spec.job
+async def stubborn(job: Job[Mail]) -> None:
+    print("runs", flush=True)
+    while True:
+        try:
+            await anyio.sleep(0.01)
+        except BaseException:
+            pass
+
+
+async def main() -> None:
+    await stubborn.enqueue(Mail())
+    await spec.run_workers()
+
+
+anyio.run(main)
+"""
+
+
+def test_a_handler_that_swallows_every_cancellation_does_not_outlive_a_fourth_signal() -> None:
+    with subprocess.Popen([sys.executable, "-c", STUBBORN], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as program:
+        assert program.stdout is not None
+        try:
+            assert program.stdout.readline() == b"runs\n"
+            for _ in range(4):
+                program.send_signal(signal.SIGTERM)
+                time.sleep(0.3)
+            assert program.wait(20) == -signal.SIGTERM
+        finally:
+            program.kill()
