@@ -10,12 +10,12 @@ from typing import Generic, TypeVar
 import anyio
 
 from specstar.errors import (
+    InvalidInputError,
     ResourceDeletedError,
     ResourceNotFoundError,
     RevisionConflictError,
     SpecstarError,
 )
-from specstar.resource_manager.ids import checked_id
 from specstar.resource_manager.key_lock import KeyLock
 from specstar.roles import Advance, AdvancingStorage, ResourceMeta, RevisionInfo, Storage, StorageWrite
 from specstar.runtime import Home
@@ -188,7 +188,10 @@ class Writer(Generic[T]):
         if deleted is False and meta.is_deleted:
             raise ResourceDeletedError(meta.resource_id, model=self._model)
         if expected is not None and meta.current_revision_id != expected:
-            checked_id(expected, field="expected_revision_id")
+            if not isinstance(expected, str):
+                # A conflict would be tried again, for ever.
+                message = f"expected_revision_id must be a str, not {type(expected).__name__}"
+                raise InvalidInputError(message, field="expected_revision_id")
             raise RevisionConflictError(
                 meta.resource_id,
                 expected_revision_id=expected,
