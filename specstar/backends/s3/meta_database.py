@@ -19,6 +19,9 @@ __all__ = ["SMALL", "Change", "Copy", "Form", "Prepared", "Setup"]
 _COMMITS_KEPT = 1000
 _VACUUM_PAGES = 256
 _PAGE_BYTES = 2048
+# What a write adds at most: its rows, what the indexes repeat of them, and pages that are split. The last for each of them.
+_GROWTH = 4
+_SPARE_BYTES = 12 * _PAGE_BYTES
 SMALL = 128 << 10
 """Up to here a database is pushed as it is: one object costs less than two."""
 
@@ -230,11 +233,35 @@ class Copy:
         if spare is not None:
             spare[0].close()
 
-    def apply(self, changes: Sequence[Change]) -> list[Any]:
-        """Change this very copy; one result or error each."""
+    def apply(self, changes: Sequence[Change], *, limit: int | None = None) -> list[Any]:
+        """Change this very copy; one result or error each. Those that may take it beyond `limit` bytes are refused."""
         with self._lock:
-            self._local = True
-            return self._database.write([change.operation for change in changes], join=joined)
+            admitted = changes if limit is None else self._within(changes, limit)
+            results = []
+            if admitted:
+                self._local = True
+                results = self._database.write([change.operation for change in admitted], join=joined)
+            refused = len(changes) - len(admitted)
+            return results + [self._too_large(self._size(), limit or 0) for _ in range(refused)]
+
+    def _within(self, changes: Sequence[Change], limit: int) -> Sequence[Change]:
+        """The first of the changes, as many as are sure to leave something that can be pushed."""
+        room = limit - self._size() - _SPARE_BYTES
+        for count, change in enumerate(changes):
+            grows = getattr(change.operation, "size", 0)
+            room -= _GROWTH * grows
+            if grows and room < 0:
+                return changes[:count]
+        return changes
+
+    def _too_large(self, size: int, limit: int) -> LimitExceededError:
+        return LimitExceededError(
+            f"{self._database.name}: with this write the metadata would have {size} bytes or more, max_meta_bytes is {limit}; "
+            "raise it, spread the data over more models, or keep metadata in PostgreSQL",
+            field="max_meta_bytes",
+            limit=limit,
+            actual=size,
+        )
 
     def twin(self) -> Copy:
         """A copy of this copy."""
@@ -269,13 +296,7 @@ class Copy:
         if pages > _VACUUM_PAGES and free * 4 > pages:
             database.execute("VACUUM")
         if (size := self._size()) > form.limit:
-            raise LimitExceededError(
-                f"{database.name}: with this write the metadata would have {size} bytes, max_meta_bytes is {form.limit}; "
-                "raise it, spread the data over more models, or keep metadata in PostgreSQL",
-                field="max_meta_bytes",
-                limit=form.limit,
-                actual=size,
-            )
+            raise self._too_large(size, form.limit)
         data = database.serialize()
         older, self._log, self._local = self._log, None, False
         # Once there is a log it stays one: who reads an older version of it may still want its base.

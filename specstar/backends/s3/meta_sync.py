@@ -192,7 +192,7 @@ class MetaSync:
 
     async def _apply(self, changes: list[Change]) -> list[Any]:
         """Change the local copy only; `sync` pushes later."""
-        results = await self._in_copy(lambda copy: copy.apply(changes))
+        results = await self._in_copy(lambda copy: copy.apply(changes, limit=self._form.limit))
         self._pending += [change for change, result in zip(changes, results, strict=True) if changed(result)]
         return results
 

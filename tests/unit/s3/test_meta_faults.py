@@ -598,3 +598,24 @@ async def test_a_writer_that_never_lost_does_not_starve_another(server: Scripted
             stopped = True
         server.script = lambda method, key, number: None
         assert await ids(other) >= {"r1"}
+
+
+async def test_without_auto_sync_nothing_is_acknowledged_that_could_not_be_pushed(server: ScriptedS3) -> None:
+    options = options_for(server.endpoint_url, auto_sync=False, max_meta_bytes=200_000)
+    async with opened(options) as rig:
+        store = rig.meta()
+        made: list[str] = []
+
+        async def fill() -> None:
+            while True:
+                await store.write(created(name := f"r{len(made)}", name="x" * 500))
+                made.append(name)
+
+        with pytest.raises(LimitExceededError, match="max_meta_bytes"):
+            await fill()
+        assert len(made) > 20
+        many = await store.write_many([created(f"m{number}", name="x" * 500) for number in range(10)])
+        assert all(isinstance(error, LimitExceededError) for error in many)
+        assert await store.erase("r0") != []
+        await store.sync()
+        assert await ids(rig) == set(made[1:])
