@@ -19,6 +19,7 @@ from specstar.message_queue.state import JobState, Snapshot
 from specstar.query import QB
 from specstar.resource_manager.ids import new_id
 from specstar.roles import Message
+from specstar.runtime import left_in_order
 
 if TYPE_CHECKING:
     from specstar.message_queue.queue import JobQueue
@@ -43,19 +44,20 @@ async def recover(queue: JobQueue[Any]) -> bool:
     if state is None:
         return True
     count, complete = 0, True
-    async for page in _unfinished(queue.name, state):
-        for found in page:
-            job_id = found.record.job_id
-            # The workers of this process run meanwhile: look again, and at the queue after that.
-            snapshot = None if messages.holds(job_id) else await state.read(job_id)
-            if snapshot is None or snapshot.record.status.finished or messages.holds(job_id):
-                continue
-            taken = await _taken_over(state, snapshot, leased=True)
-            if taken is None:
-                complete = False
-                continue
-            await messages.publish(_again(taken), delay=seconds_until(taken.scheduled_time))
-            count += 1
+    async with left_in_order(_unfinished(queue.name, state)) as pages:
+        async for page in pages:
+            for found in page:
+                job_id = found.record.job_id
+                # The workers of this process run meanwhile: look again, and at the queue after that.
+                snapshot = None if messages.holds(job_id) else await state.read(job_id)
+                if snapshot is None or snapshot.record.status.finished or messages.holds(job_id):
+                    continue
+                taken = await _taken_over(state, snapshot, leased=True)
+                if taken is None:
+                    complete = False
+                    continue
+                await messages.publish(_again(taken), delay=seconds_until(taken.scheduled_time))
+                count += 1
     if count:
         logger.info("jobs %r: %d unfinished jobs of an earlier process are picked up", queue.name, count)
     return complete
@@ -80,16 +82,17 @@ async def send_lost_again(queue: JobQueue[Any]) -> None:
     if not await messages.may_have_lost():
         return
     count = 0
-    async for page in _unfinished(queue.name, state):
-        due = datetime.now(UTC) + _CLOCK_SKEW
-        lost: list[Message] = []
-        for found in page:
-            if found.record.scheduled_time is not None and found.record.scheduled_time <= due:
-                taken = await _taken_over(state, found, leased=False)
-                if taken is not None:
-                    lost.append(_again(taken))
-        await messages.publish_many(lost)
-        count += len(lost)
+    async with left_in_order(_unfinished(queue.name, state)) as pages:
+        async for page in pages:
+            due = datetime.now(UTC) + _CLOCK_SKEW
+            lost: list[Message] = []
+            for found in page:
+                if found.record.scheduled_time is not None and found.record.scheduled_time <= due:
+                    taken = await _taken_over(state, found, leased=False)
+                    if taken is not None:
+                        lost.append(_again(taken))
+            await messages.publish_many(lost)
+            count += len(lost)
     await messages.mark_complete()
     if count:
         logger.info("jobs %r: the broker was restarted; %d jobs that had waited are sent again", queue.name, count)
