@@ -78,9 +78,10 @@ from django.http import Http404
 from django.test import RequestFactory
 
 factory = RequestFactory()
-request = factory.post("/users", json.dumps({"name": "Ada", "age": 36}), content_type="application/json")
 
 def both(number):
+    # Each thread its own: the body of a request is read by one.
+    request = factory.post("/users", json.dumps({"name": "Ada", "age": 36}), content_type="application/json")
     created = json.loads(django_views.create(request).content)["id"]
     return json.loads(django_views.read(factory.get(f"/users/{created}"), created).content)
 
