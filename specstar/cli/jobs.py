@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from cyclopts import Parameter
 
@@ -10,9 +11,11 @@ from specstar.errors import UsageError
 
 if TYPE_CHECKING:
     from specstar import SpecStar
-    from specstar.message_queue import DeadJob
+    from specstar.message_queue import DeadJob, JobQueue
 
 __all__ = ["dead", "jobs"]
+
+R = TypeVar("R")
 
 
 def jobs(target: str, /, *, json: Annotated[bool, Parameter(name="--json", negative="")] = False) -> int:
@@ -105,14 +108,17 @@ def dead(
         raise UsageError("--limit must be 1 or more")
     spec = load_spec(target)
     if requeue or purge:
-        count = anyio.run(_act, spec, job, job_ids or None, requeue)
         done = "requeued" if requeue else "purged"
+        ids = job_ids or None
+        count = anyio.run(
+            _on_queue, spec, job, lambda queue: queue.requeue_dead(ids) if requeue else queue.purge_dead(ids)
+        )
         if json:
             print_json({done: count})
         else:
             print_text(f"{done}: {count}")
         return 0 if count >= len(set(job_ids)) else 1
-    letters = anyio.run(_letters, spec, job, limit)
+    letters = anyio.run(_on_queue, spec, job, lambda queue: queue.list_dead(limit=limit))
     if json:
         print_json({"dead": [_plain(letter) for letter in letters]})
     else:
@@ -131,18 +137,11 @@ def _refuse_private(spec: SpecStar) -> None:
         )
 
 
-async def _act(spec: SpecStar, job: str, job_ids: tuple[str, ...] | None, requeue: bool) -> int:
+async def _on_queue(spec: SpecStar, job: str, use: Callable[[JobQueue[Any]], Awaitable[R]]) -> R:
     queue = spec.get_job_queue(job)
     _refuse_private(spec)
     async with spec:
-        return await (queue.requeue_dead(job_ids) if requeue else queue.purge_dead(job_ids))
-
-
-async def _letters(spec: SpecStar, job: str, limit: int) -> list[DeadJob[Any]]:
-    queue = spec.get_job_queue(job)
-    _refuse_private(spec)
-    async with spec:
-        return await queue.list_dead(limit=limit)
+        return await use(queue)
 
 
 def _plain(letter: DeadJob[Any]) -> dict[str, Any]:

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from specstar.escaping import escaped
+
 __all__ = ["described", "print_json", "print_table", "print_text", "printable"]
 
 _STYLES = {"ok": "green", "FAILED": "bold red"}
@@ -13,9 +15,7 @@ _STYLES = {"ok": "green", "FAILED": "bold red"}
 
 def printable(text: str) -> str:
     """The text with control and format characters escaped; line ends stay."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+    return escaped(text, keep="\n")
 
 
 def described(error: BaseException) -> str:

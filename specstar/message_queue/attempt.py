@@ -108,8 +108,6 @@ class Attempt:
         task = _asyncio_task()
         before = 0 if task is None else task.cancelling()
         try:
-            if self.reason is not None:
-                scope.cancel()
             with scope:
                 outcome = await self._call(invoke, job, codec)
         except BaseException as error:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
+from typing import TypeVar
 
 import anyio
 import msgspec
@@ -17,6 +18,7 @@ from specstar.roles import MessageQueue
 
 __all__ = ["cancel_waiting", "forget_finished", "requeue_dead"]
 
+T = TypeVar("T")
 _CONFLICTS = 16
 _PAGE = 500
 _AT_ONCE = 100
@@ -72,9 +74,7 @@ async def forget_finished(
             for snapshot in page
             if not (messages.holds(snapshot.record.job_id) and (in_process or snapshot.record.message_waits))
         ]
-        went = 0
-        for start in range(0, len(over), _AT_ONCE):
-            went += await _erase(state, over[start : start + _AT_ONCE])
+        went = await _erase(state, over)
         erased += went
         kept += len(page) - len(over)
         if not went and len(over) == len(page):
@@ -83,47 +83,43 @@ async def forget_finished(
 
 
 async def _erase(state: JobState, snapshots: Sequence[Snapshot]) -> int:
-    """Erase those that have not changed, together; returns how many. Raises the first error once all have ended."""
+    """Erase those that have not changed; returns how many."""
     count = 0
-    errors: list[SpecstarError] = []
 
     async def erase(snapshot: Snapshot) -> None:
         nonlocal count
-        try:
+        with contextlib.suppress(RevisionConflictError):
             erased = await state.erase(snapshot.record.job_id, expected_version=snapshot.version)
             count += erased
-        except RevisionConflictError:
-            return
+
+    await _for_each(snapshots, erase)
+    return count
+
+
+async def _for_each(items: Sequence[T], work: Callable[[T], Awaitable[None]]) -> None:
+    """Do it for all, many at once. Raises the first error once those that were begun with it have ended."""
+    errors: list[SpecstarError] = []
+
+    async def one(item: T) -> None:
+        try:
+            await work(item)
         except SpecstarError as error:
             errors.append(error)
 
-    async with anyio.create_task_group() as group:
-        for snapshot in snapshots:
-            group.start_soon(erase, snapshot)
-    if errors:
-        raise errors[0]
-    return count
+    for start in range(0, len(items), _AT_ONCE):
+        async with anyio.create_task_group() as group:
+            for item in items[start : start + _AT_ONCE]:
+                group.start_soon(one, item)
+        if errors:
+            raise errors[0]
 
 
 async def requeue_dead(state: JobState, messages: MessageQueue, queue: str, job_ids: Sequence[str] | None) -> int:
     """Send dead jobs (None: all that are dead now) back to work with no attempts counted; returns how many."""
 
-    errors: list[SpecstarError] = []
-
-    async def revive_one(job_id: str) -> None:
-        try:
-            await _revive(state, queue, job_id)
-        except SpecstarError as error:
-            errors.append(error)
-
     async def revive(ids: Sequence[str]) -> None:
         # The state first: a worker drops the message of a job that counts as failed.
-        for start in range(0, len(ids), _AT_ONCE):
-            async with anyio.create_task_group() as group:
-                for job_id in ids[start : start + _AT_ONCE]:
-                    group.start_soon(revive_one, job_id)
-            if errors:
-                raise errors[0]
+        await _for_each(ids, lambda job_id: _revive(state, queue, job_id))
 
     return await messages.requeue_dead(job_ids, before=revive)
 

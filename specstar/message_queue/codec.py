@@ -21,7 +21,6 @@ __all__ = [
     "decode_record",
     "encode_record",
     "envelope",
-    "escaped",
     "failure_text",
 ]
 
@@ -201,15 +200,6 @@ def failure_text(error: BaseException) -> tuple[str, str]:
     except Exception:
         lines = text
     return text, _clean(lines)[-MAX_TRACEBACK_CHARACTERS:]
-
-
-def escaped(text: str, *, keep_lines: bool = False) -> str:
-    """Foreign text for a log: it ends no line, unless it may, and steers no terminal."""
-    if text.isprintable():
-        return text
-    return "".join(
-        c if c.isprintable() or (keep_lines and c in "\n\t") else c.encode("unicode_escape").decode() for c in text
-    )
 
 
 def _clean(text: str) -> str:

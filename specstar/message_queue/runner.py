@@ -20,9 +20,10 @@ from specstar.errors import (
     ResourceNotFoundError,
     RevisionConflictError,
 )
+from specstar.escaping import escaped
 from specstar.message_queue.attempt import Attempt, Failed, Interrupted, Stopped, Succeeded
 from specstar.message_queue.claim import Decision, decide
-from specstar.message_queue.codec import decode_record, escaped, failure_text
+from specstar.message_queue.codec import decode_record, failure_text
 from specstar.message_queue.invoke import invoker
 from specstar.message_queue.job import JobRecord, JobStatus
 from specstar.message_queue.outcomes import GaveUp, Outcomes, cancelled, superseded
@@ -376,7 +377,7 @@ class JobRunner:
             )
 
     def _log_dead(self, job_id: str, reason: str, traceback: str | None = None) -> None:
-        told = f"\n{escaped(traceback, keep_lines=True).rstrip()}" if traceback else ""
+        told = "\n" + escaped(traceback, keep="\n\t").rstrip() if traceback else ""
         logger.warning("job %s in %r failed for good: %s%s", job_id, self._name, escaped(reason), told)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from specstar.errors import QueryError
 from specstar.query.fields import ALL_KINDS, IndexedField, Kind, as_kinds, unique
 
-__all__ = ["fields_of"]
+__all__ = ["fields_of", "options_of"]
 
 _LEAVES: dict[str, tuple[Kind, str | None]] = {
     "BoolType": ("bool", None),
@@ -64,7 +64,7 @@ def _described(model: Any) -> Any:
         described = msgspec.inspect.type_info(model)
     except (TypeError, NameError) as exc:
         raise QueryError(f"the type of the model cannot be read: {exc}", path="indexed_fields") from exc
-    if all(_name(option) not in _RECORDS for option in _options(described)):
+    if all(_name(option) not in _RECORDS for option in options_of(described)):
         raise QueryError(
             f"{getattr(model, '__name__', model)!r} has no fields to index: a model is a msgspec Struct, a dataclass, "
             "an attrs class, a TypedDict or a NamedTuple",
@@ -96,7 +96,7 @@ def _field(root: Any, path: str) -> IndexedField:
     formats: set[str] = set()
     refused: set[str] = set()
     for described, _ in targets:
-        for option in _options(described):
+        for option in options_of(described):
             found, formatted, problem = _kinds(option)
             kinds |= found
             formats |= formatted
@@ -120,31 +120,32 @@ def _name(described: Any) -> str:
     return type(described).__name__
 
 
-def _options(described: Any) -> Iterator[Any]:
+def options_of(described: Any) -> Iterator[Any]:
+    """What a value of a type may be: the members of unions, without their metadata."""
     if _name(described) == "Metadata":
-        yield from _options(described.type)
+        yield from options_of(described.type)
     elif _name(described) == "UnionType":
         for option in described.types:
-            yield from _options(option)
+            yield from options_of(option)
     else:
         yield described
 
 
 def _names(described: Any) -> Iterator[str]:
-    for option in _options(described):
+    for option in options_of(described):
         if _name(option) in _RECORDS:
             yield from (field.name for field in option.fields)
 
 
 def _step(described: Any, part: str, keys: tuple[str | int, ...]) -> Iterator[tuple[Any, tuple[str | int, ...]]]:
-    for option in _options(described):
+    for option in options_of(described):
         kind = _name(option)
         if kind in _RECORDS:
             for position, field in enumerate(option.fields):
                 if field.name == part:
                     yield field.type, (*keys, _key(option, kind, position, field))
         elif kind == "DictType" and part:
-            if not all(map(_is_text, _options(option.key_type))):
+            if not all(map(_is_text, options_of(option.key_type))):
                 raise QueryError(
                     f"{part[:80]!r} cannot be indexed: it is a key of a mapping whose keys are no text", path=part
                 )
@@ -187,7 +188,7 @@ def _kinds(option: Any) -> tuple[set[Kind], set[str], str | None]:
         items = option.item_types if name == "TupleType" else (option.item_type,)
         formats: set[str] = set()
         scalar = False
-        for item in (inner for described in items for inner in _options(described)):
+        for item in (inner for described in items for inner in options_of(described)):
             kinds, formatted, _ = _kinds(item)
             formats |= formatted
             scalar = scalar or bool(kinds - {"list"})

@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 import msgspec
 from msgspec import inspect
 
+from specstar.query.modelling import options_of
+
 __all__ = ["Shape", "UnknownMemberError"]
 
 _Record: TypeAlias = inspect.StructType | inspect.DataclassType | inspect.TypedDictType
@@ -45,7 +47,7 @@ class Shape:
     """
 
     def __init__(self, kind: inspect.Type) -> None:
-        self._kinds = tuple(_options(kind))
+        self._kinds = tuple(options_of(kind))
         self._named: dict[int, bool] = {}
 
     def check(self, value: Any) -> None:
@@ -66,10 +68,11 @@ class Shape:
             return patch
         result = dict(target) if isinstance(target, dict) else {}
         records, maps = _with_members(kinds)
-        meant = _chosen(records, patch) or _chosen(records, target)
+        before = _chosen(records, target)
+        meant = _chosen(records, patch) or before
         if meant is not None:
             records = [meant]
-            if (before := _chosen(_records_of(kinds), target)) is not None and before is not meant:
+            if before is not None and before is not meant:
                 result = {}
         # A merge patch names members by text.
         named = {_text(key): key for key in result if not isinstance(key, str)}
@@ -78,7 +81,7 @@ class Shape:
             fields = [field for record in records for field in record.fields if field.encode_name == name]
             if records and not fields and not _is_tag(records, name):
                 raise _unknown(records, name)
-            below = [option for field in fields for option in _options(field.type)] if records else maps
+            below = [option for field in fields for option in options_of(field.type)] if records else maps
             if value is not None:
                 try:
                     result[key] = self._merged(below, result.get(key), value)
@@ -95,7 +98,7 @@ class Shape:
         if not isinstance(value, dict | list | tuple | set | frozenset) or not any(map(self._holds_names, kinds)):
             return
         if not isinstance(value, dict):
-            items = [option for kind in kinds if isinstance(kind, _LISTS) for option in _options(kind.item_type)]
+            items = [option for kind in kinds if isinstance(kind, _LISTS) for option in options_of(kind.item_type)]
             if not any(isinstance(kind, inspect.AnyType | inspect.TupleType) for kind in kinds):
                 for item in value:
                     self._check(items, item)
@@ -107,7 +110,7 @@ class Shape:
         fields: dict[str, list[inspect.Type]] = {}
         for record in records:
             for field in record.fields:
-                fields.setdefault(field.encode_name, []).extend(_options(field.type))
+                fields.setdefault(field.encode_name, []).extend(options_of(field.type))
         for name, item in value.items():
             below = maps if not records else fields.get(name if isinstance(name, str) else _text(name))
             if below is None:
@@ -129,11 +132,6 @@ class Shape:
         return known
 
 
-def _records_of(kinds: Sequence[inspect.Type]) -> list[_Record]:
-    """Those of the types that have named members."""
-    return [kind for kind in kinds if _has_members(kind)]  # type: ignore[misc]
-
-
 def _with_members(kinds: Sequence[inspect.Type]) -> tuple[list[_Record], list[inspect.Type]]:
     """What a dictionary of one of these types may be: records, or else the types of the values of a mapping.
 
@@ -141,19 +139,9 @@ def _with_members(kinds: Sequence[inspect.Type]) -> tuple[list[_Record], list[in
     """
     if any(isinstance(kind, inspect.AnyType | inspect.CustomType | inspect.RawType) for kind in kinds):
         return [], []
-    records = _records_of(kinds)
-    maps = [option for kind in kinds if isinstance(kind, inspect.DictType) for option in _options(kind.value_type)]
+    records: list[_Record] = [kind for kind in kinds if _has_members(kind)]  # type: ignore[misc]
+    maps = [option for kind in kinds if isinstance(kind, inspect.DictType) for option in options_of(kind.value_type)]
     return ([], []) if records and maps else (records, maps)
-
-
-def _options(kind: inspect.Type) -> Iterator[inspect.Type]:
-    if isinstance(kind, inspect.Metadata):
-        yield from _options(kind.type)
-    elif isinstance(kind, inspect.UnionType):
-        for option in kind.types:
-            yield from _options(option)
-    else:
-        yield kind
 
 
 def _parts(kind: Any) -> Iterator[inspect.Type]:
@@ -162,7 +150,7 @@ def _parts(kind: Any) -> Iterator[inspect.Type]:
         for part in value if isinstance(value, tuple) else (value,):
             inner = part.type if isinstance(part, inspect.Field) else part
             if isinstance(inner, inspect.Type):
-                yield from _options(inner)
+                yield from options_of(inner)
 
 
 def _has_members(kind: inspect.Type) -> bool:

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from specstar.errors import DecodeError, InvalidInputError
+from specstar.escaping import escaped
 from specstar.message_queue.codec import (
     JobCodec,
     ResultError,
     decode_record,
     encode_record,
     envelope,
-    escaped,
     failure_text,
 )
 from specstar.message_queue.job import INDEXED_FIELDS, JobRecord, JobStatus
@@ -208,4 +208,4 @@ def test_payloads_are_the_same_as_their_type_takes_them(kind: Any, one: bytes, o
 def test_foreign_text_in_a_log_ends_no_line_and_steers_no_terminal() -> None:
     assert escaped("plain, ünïcode") == "plain, ünïcode"
     assert escaped("a\nb\x1b[31m\tc\u202e") == "a\\nb\\x1b[31m\\tc\\u202e"
-    assert escaped("a\n\tb\x1b", keep_lines=True) == "a\n\tb\\x1b"
+    assert escaped("a\n\tb\x1b", keep="\n\t") == "a\n\tb\\x1b"
