@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
@@ -22,6 +21,8 @@ __all__ = ["BlobManager", "BlobSource", "BlobStream"]
 _DEFAULT_TYPE = "application/octet-stream"
 _MAX_TYPE_LENGTH = 255
 _CLEANUP_SECONDS = 30.0
+# The longest that S3 signs a URL for.
+_LONGEST_EXPIRY_SECONDS = 604_800
 
 
 class BlobStream:
@@ -190,11 +191,15 @@ class BlobManager:
 
     @gated
     async def url(self, file_id: str, *, expires_in: float | None = None) -> str | None:
-        """A presigned URL to GET the blob, valid for `expires_in` seconds; None where the backend cannot presign."""
+        """A presigned URL to GET the blob, valid for `expires_in` seconds; None where the backend cannot presign.
+
+        `expires_in` is from 1 to 604,800, which is a week; without it, the configured `presigned_url_expiry`.
+        """
         if expires_in is not None and not (
-            isinstance(expires_in, int | float) and math.isfinite(expires_in) and expires_in > 0
+            isinstance(expires_in, int | float) and 1 <= expires_in <= _LONGEST_EXPIRY_SECONDS
         ):
-            raise InvalidInputError(f"expires_in is seconds above 0, not {expires_in!r:.80}", field="expires_in")
+            message = f"expires_in is seconds from 1 to {_LONGEST_EXPIRY_SECONDS:,}, not {expires_in!r:.80}"
+            raise InvalidInputError(message, field="expires_in")
         return await self._store.url(_named(file_id), expires_in=expires_in)
 
     @gated

@@ -16,6 +16,7 @@ from msgspec import Struct
 from specstar.errors import BlobNotFoundError, InvalidInputError, shown
 from specstar.roles.records import BlobInfo
 from specstar.runtime.cleanup import clean_up
+from specstar.runtime.joining import joined
 from specstar.runtime.new_file import NewFile
 from specstar.runtime.threads import run_in_thread
 
@@ -160,7 +161,7 @@ class BlobStore(ABC):
                 chunks.append(chunk)
         finally:
             await clean_up(reader.aclose, seconds=_CLEANUP_SECONDS)
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        return await joined(chunks)
 
     async def save(self, file_id: str, path: Path) -> BlobInfo:
         """Copy a blob to a local file, checked; it is there once it is whole. Backends with a faster way override this.
@@ -208,7 +209,8 @@ class BlobStore(ABC):
     async def finalize(self, upload_id: str) -> BlobInfo:
         """Turn what was uploaded into a blob. Repeating it after success gives the same answer while the session is known.
 
-        Raises `BlobIntegrityError` if the size is not the announced one, `BlobNotFoundError` if nothing was uploaded.
+        Raises `BlobIntegrityError` if the size is not the announced one, `BlobNotFoundError` if nothing was uploaded, or
+        if the blob was deleted since.
         """
 
     @abstractmethod

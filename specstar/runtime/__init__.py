@@ -9,6 +9,7 @@ from specstar.runtime.entry import Gated, Portable, gated, portable
 from specstar.runtime.gate import Gate, interrupted
 from specstar.runtime.home import Home, Waiter
 from specstar.runtime.iterators import left_in_order
+from specstar.runtime.joining import joined
 from specstar.runtime.new_file import NewFile
 from specstar.runtime.portions import portions
 from specstar.runtime.threads import run_in_thread
@@ -30,6 +31,7 @@ __all__ = [
     "gated",
     "in_trio",
     "interrupted",
+    "joined",
     "left_in_order",
     "portable",
     "portions",

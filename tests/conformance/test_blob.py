@@ -269,6 +269,9 @@ async def test_a_session_makes_a_blob(blobs: BlobStore) -> None:
     assert (info.file_id, info.content_type) == (hashlib.sha256(data).hexdigest(), "text/csv")
     assert await blobs.finalize(session.upload_id) == info
     assert await read_all(blobs, info.file_id) == data
+    await blobs.delete(info.file_id)
+    with pytest.raises(BlobNotFoundError):
+        await blobs.finalize(session.upload_id)
 
 
 async def test_an_empty_part_makes_an_empty_blob(blobs: BlobStore) -> None:

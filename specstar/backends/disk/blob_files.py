@@ -43,7 +43,7 @@ class BlobFiles:
 
     def sweep(self, older_than: float) -> int:
         """Remove temporary files that nobody has written to for `older_than` seconds; returns how many."""
-        return self.temps.sweep(older_than, but={new.path for new in list(self.writing)})
+        return self.temps.sweep(older_than)
 
     def path_of(self, file_id: str) -> Path:
         """Where a blob lies. Raises `BlobNotFoundError` for what is no SHA-256: no text of a user gets into a path."""

@@ -12,7 +12,7 @@ import errno
 import os
 import secrets
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -180,25 +180,35 @@ class TempFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._in_use: set[Path] = set()
 
     def prepare(self) -> None:
         """Make the folder, durably."""
         make_folder(self.path)
 
     def create(self) -> tuple[int, Path]:
-        """A new file, open for reading and writing, and its path."""
+        """A new file, open for reading and writing, and its path. It is not swept before `drop`."""
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
         while True:
             path = self.path / f"{os.getpid()}-{secrets.token_hex(12)}"
+            self._in_use.add(path)
             try:
                 return os.open(path, flags, 0o666), path
-            except FileExistsError:
-                continue
-            except FileNotFoundError:
-                self.prepare()
+            except OSError as error:
+                self._in_use.discard(path)
+                if isinstance(error, FileNotFoundError):
+                    self.prepare()
+                elif not isinstance(error, FileExistsError):
+                    raise
 
-    def sweep(self, older_than: float, *, but: Collection[Path] = ()) -> int:
-        """Remove files not written to for `older_than` seconds, `but` those; returns how many."""
+    def drop(self, path: Path) -> None:
+        """A file of `create` is done with: removed, unless it was renamed."""
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+        self._in_use.discard(path)
+
+    def sweep(self, older_than: float) -> int:
+        """Remove files not written to for `older_than` seconds, but none that is in use here; returns how many."""
         limit = time.time() - older_than
         removed = 0
         try:
@@ -211,7 +221,7 @@ class TempFolder:
                 if (
                     entry.is_file(follow_symlinks=False)
                     and entry.stat(follow_symlinks=False).st_mtime <= limit
-                    and Path(entry.path) not in but
+                    and Path(entry.path) not in self._in_use
                 ):
                     os.unlink(entry.path)  # noqa: PTH108  entries give plain paths
                     removed += 1

@@ -42,6 +42,7 @@ class NewBlob:
     def __init__(self, temps: TempFolder, content_type: str) -> None:
         with disk_errors(temps.path):
             descriptor, self.path = temps.create()
+        self._temps = temps
         self._descriptor: int | None = descriptor
         self.size = 0
         self._content_type = content_type
@@ -154,8 +155,7 @@ class NewBlob:
             if descriptor is not None:
                 with suppress(OSError):
                     os.close(descriptor)
-            with suppress(OSError):
-                self.path.unlink()
+            self._temps.drop(self.path)
 
 
 def _read(source: int, buffer: memoryview) -> int:

@@ -11,7 +11,6 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -78,10 +77,8 @@ class PayloadFiles:
                 self._tree.forget(path.parent)
                 self._tree.make(path.parent)
                 temporary.replace(path)
-        except BaseException:
-            with suppress(OSError):
-                temporary.unlink()
-            raise
+        finally:
+            self._temps.drop(temporary)
 
     def read(self, keys: Sequence[PayloadKey]) -> list[bytes | DecodeError | None]:
         """One entry a key: the payload, None if there is none, an error if it is damaged. Raises `BackendError`."""

@@ -103,15 +103,16 @@ class Uploads:
     def finalize(self, upload_id: str) -> BlobInfo:
         """Join the parts to a blob.
 
-        Raises `BlobNotFoundError`, `BlobIntegrityError`, and `SessionLocked` while parts are on their way, or another one
-        joins them.
+        Raises `BlobNotFoundError`, also if the blob was deleted since it was made, `BlobIntegrityError`, and
+        `SessionLocked` while parts are on their way, or another one joins them.
         """
         folder = self._known(upload_id)
         with disk_errors(folder):
             try:
                 # Keeps more parts from coming, until its end or that of its process.
                 with _locked(folder / _SESSION, fcntl.LOCK_EX | fcntl.LOCK_NB):
-                    info = self._finished(folder) or self._finish(folder, upload_id)
+                    finished = self._finished(folder)
+                    info = self._finish(folder, upload_id) if finished is None else self._files.stat(finished.file_id)
             except FileNotFoundError:
                 raise no_session(upload_id) from None  # aborted at this moment
             except UnreadableSource as error:
@@ -226,7 +227,7 @@ class Uploads:
                 os.close(descriptor)
             yield temporary
         finally:
-            temporary.unlink(missing_ok=True)
+            self._files.temps.drop(temporary)
 
 
 def _opened(parts: Sequence[Path], upload_id: str) -> Iterator[int]:

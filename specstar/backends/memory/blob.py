@@ -16,7 +16,7 @@ from specstar.backends.provider import BackendContext
 from specstar.errors import BlobIntegrityError, BlobNotFoundError, UsageError
 from specstar.roles import BlobInfo, BlobReader, BlobStore, BlobWriter, UploadSession
 from specstar.roles.blob import no_session
-from specstar.runtime import run_in_thread
+from specstar.runtime import joined, run_in_thread
 
 __all__ = ["MemoryBlobStore"]
 
@@ -91,15 +91,14 @@ class MemoryBlobStore(BlobStore):
         table = await self.table()
         pending = _session(table, upload_id)
         if pending.finished is not None:
-            return pending.finished
+            return _found(table, pending.finished.file_id)[0]
         if not pending.chunks:
             raise BlobNotFoundError(upload_id, message=f"nothing was uploaded in session {upload_id}")
         if pending.size is not None and pending.received != pending.size:
             raise BlobIntegrityError(f"upload {upload_id}: {pending.size} bytes announced, {pending.received} received")
         pending.busy += 1
         try:
-            data = b"".join(pending.chunks)
-            info = await self.put_bytes(data, content_type=pending.content_type)
+            info = await self.put_bytes(await joined(pending.chunks), content_type=pending.content_type)
         finally:
             pending.busy -= 1
         pending.finished, pending.chunks = info, []
@@ -171,8 +170,8 @@ class _Writer(BlobWriter):
         self._check()
         table = await self._store.table()
         self._ended = True
-        data, self._chunks = b"".join(self._chunks), []
-        return keep(table, self._hash.hexdigest(), data, self._content_type)
+        chunks, self._chunks = self._chunks, []
+        return keep(table, self._hash.hexdigest(), await joined(chunks), self._content_type)
 
     async def abort(self) -> None:
         self._ended = True

@@ -18,12 +18,10 @@ from specstar.backends.s3.connection import S3Connection
 from specstar.backends.s3.fanout import for_each
 from specstar.backends.s3.options import S3Options
 from specstar.backends.s3.resource_store import object_pages
-from specstar.errors import BlobNotFoundError, InvalidInputError
+from specstar.errors import BlobNotFoundError
 from specstar.roles import BlobInfo, BlobStore, BlobWriter, UploadSession
 
 __all__ = ["S3BlobStore"]
-
-_MAX_EXPIRY = 604_800
 
 
 class S3BlobStore(BlobStore):
@@ -78,10 +76,8 @@ class S3BlobStore(BlobStore):
         await connection.call("delete_object", Bucket=self._layout.bucket, Key=self._layout.key(file_id))
 
     async def url(self, file_id: str, *, expires_in: float | None = None) -> str | None:
-        """A presigned GET URL. It dies earlier if the credentials that signed it do (temporary ones). 1 s to 7 days."""
+        """A presigned GET URL. It dies earlier if the credentials that signed it do (temporary ones)."""
         seconds = self._options.presigned_url_expiry if expires_in is None else int(expires_in)
-        if not 1 <= seconds <= _MAX_EXPIRY:
-            raise InvalidInputError(f"expires_in must be 1 to {_MAX_EXPIRY} seconds", field="expires_in")
         await self.stat(file_id)
         connection = self._lazy.opened or await self._lazy.get()
         params = {"Bucket": self._layout.bucket, "Key": self._layout.key(file_id)}

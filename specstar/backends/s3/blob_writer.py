@@ -13,6 +13,7 @@ from specstar.backends.s3.multipart import MultipartUpload, copy_object
 from specstar.backends.s3.options import S3Options
 from specstar.errors import BackendUnavailable, BlobIntegrityError, UsageError
 from specstar.roles import BlobInfo, BlobWriter
+from specstar.runtime import joined
 
 __all__ = ["S3BlobWriter", "put_small", "sums_of"]
 
@@ -160,8 +161,9 @@ class S3BlobWriter(BlobWriter):
 
     async def _commit(self) -> BlobInfo:
         if self._upload is None:
-            data = b"".join(self._chunks)
-            self._chunks = []
+            chunks, self._chunks = self._chunks, []
+            data = await joined(chunks)
+            del chunks
             sums = await sums_of(self._connection, data)
             return await put_small(self._connection, self._layout, data, sums=sums, content_type=self._content_type)
         if self._held:

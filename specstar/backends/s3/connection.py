@@ -15,6 +15,8 @@ from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
+import anyio
+
 from specstar.backends.s3.body import Body
 from specstar.backends.s3.client import make_client
 from specstar.backends.s3.errors import Failure, ObjectMissing, RequestFailed, classify, endpoint_of, translate
@@ -287,7 +289,9 @@ class S3Connection(Connection):
         self._clean_ups.add(task)
         task.add_done_callback(self._clean_ups.discard)
         try:
-            await asyncio.shield(task)
+            # Shielded twice: a cancelled scope of anyio cancels again and again.
+            with anyio.CancelScope(shield=True):
+                await asyncio.shield(task)
         except asyncio.CancelledError:
             # Cancelled once more: the connection still owns the clean-up.
             if task.cancelled():

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
-import os
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, ClassVar
-from urllib.parse import urlsplit
 
 from specstar.backends.provider import BackendContext, BackendProvider, Role
+from specstar.backends.s3.option_checks import problems_of
 from specstar.backends.s3.options import S3Options
 
 if TYPE_CHECKING:
@@ -19,18 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["S3Provider"]
 
-# What `aiobotocore.session.AioSession.create_client` takes beside the service name.
-CLIENT_ARGUMENTS = (
-    "api_version",
-    "aws_access_key_id",
-    "aws_secret_access_key",
-    "aws_session_token",
-    "config",
-    "endpoint_url",
-    "region_name",
-    "use_ssl",
-    "verify",
-)
 _OF_THE_CLIENT = (
     "access_key_id",
     "secret_access_key",
@@ -72,27 +58,7 @@ class S3Provider(BackendProvider[S3Options, "S3Connection"]):
         return {**shared, **options}
 
     def validate(self, options: S3Options, role: Role) -> list[tuple[str, str]]:
-        problems: list[tuple[str, str]] = []
-        if (options.access_key_id is None) != (options.secret_access_key is None):
-            missing = "access_key_id" if options.access_key_id is None else "secret_access_key"
-            problems.append((missing, "access_key_id and secret_access_key go together: give both, or neither"))
-        if options.endpoint_url is not None and (wrong := _endpoint_problem(options.endpoint_url)):
-            problems.append(("endpoint_url", wrong))
-        for name in ("prefix", "blob_prefix"):
-            problem = _prefix_problem(getattr(options, name))
-            if problem:
-                problems.append((name, problem))
-        for name in options.client_kwargs:
-            if name not in CLIENT_ARGUMENTS:
-                near = difflib.get_close_matches(name, CLIENT_ARGUMENTS, n=1)
-                hint = f" (did you mean {near[0]!r}?)" if near else f"; known: {', '.join(CLIENT_ARGUMENTS)}"
-                problems.append(("client_kwargs", f"the S3 client takes no argument {name!r}{hint}"))
-        verify = options.client_kwargs.get("verify")
-        if not isinstance(verify, bool | str | os.PathLike | None):
-            problems.append(("client_kwargs", "verify is true, false, or the path of a file of CA certificates"))
-        if options.part_size_bytes > options.multipart_threshold_bytes:
-            problems.append(("part_size_bytes", "a part may not be larger than multipart_threshold_bytes"))
-        return problems
+        return problems_of(options)
 
     def connection_key(self, options: S3Options) -> Hashable:
         client = tuple((name, _frozen(getattr(options, name))) for name in _OF_THE_CLIENT)
@@ -120,16 +86,6 @@ class S3Provider(BackendProvider[S3Options, "S3Connection"]):
         return S3BlobStore(context)
 
 
-def _prefix_problem(prefix: str) -> str | None:
-    if prefix.startswith("/"):
-        return "a prefix does not begin with a slash"
-    if any(ord(char) < 32 or ord(char) == 127 or 0xD800 <= ord(char) <= 0xDFFF for char in prefix):
-        return "a prefix has no control characters"
-    if len(prefix.encode()) > 400:
-        return "a prefix has at most 400 bytes in UTF-8"
-    return None
-
-
 def _frozen(value: Any) -> Any:
     """An option value by its content; objects that are no plain data count by identity."""
     if isinstance(value, dict):
@@ -139,19 +95,3 @@ def _frozen(value: Any) -> Any:
     if value is None or isinstance(value, str | bytes | int | float | bool):
         return value
     return type(value).__name__, id(value)
-
-
-def _endpoint_problem(url: str) -> str | None:
-    """What is wrong with an endpoint, or None. Shows nothing of it: whoever wrote a password into it must not read it here."""
-    if "@" in url:
-        return "holds no user or password: use access_key_id and secret_access_key"
-    try:
-        parts = urlsplit(url)
-        parts.port  # noqa: B018  it is checked when it is asked for
-    except ValueError:
-        return "is no URL: write http://host:port, an IPv6 address in brackets"
-    if not parts.hostname or any(char.isspace() for char in url):
-        return "names no host: write http://host:port"
-    if parts.query or parts.fragment:
-        return "ends with the host or a path: ? and # have no meaning in it"
-    return None

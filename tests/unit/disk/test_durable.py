@@ -208,7 +208,7 @@ def test_sweeping_removes_only_what_is_old(tmp_path: Path) -> None:
     hour_ago = time.time() - 3600
     os.utime(made[0], (hour_ago, hour_ago))
     (temps.path / "folder").mkdir()
-    assert temps.sweep(1800) == 1
+    assert TempFolder(temps.path).sweep(1800) == 1
     assert not made[0].exists()
     assert made[1].exists()
 

@@ -143,12 +143,16 @@ def test_a_saved_file_stays_that_of_its_owner(tmp_path: Path) -> None:
     assert path.stat().st_uid == owner
 
 
-def test_temporary_files_may_be_kept_from_a_sweep(tmp_path: Path) -> None:
+def test_temporary_files_in_use_are_kept_from_a_sweep(tmp_path: Path) -> None:
     temps = durable.TempFolder(tmp_path)
     paths = []
     for _ in range(2):
         descriptor, path = temps.create()
         os.close(descriptor)
         paths.append(path)
-    assert temps.sweep(-10, but={paths[0]}) == 1
+    temps.drop(paths[1])
+    assert list(tmp_path.iterdir()) == [paths[0]]
+    left = tmp_path / "of-a-killed-writer"
+    left.write_bytes(b"")
+    assert temps.sweep(-10) == 1
     assert list(tmp_path.iterdir()) == [paths[0]]

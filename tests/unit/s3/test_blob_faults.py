@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 import xxhash
 
@@ -134,24 +135,32 @@ async def test_a_failed_upload_leaves_nothing(server: ScriptedS3, way: str, tmp_
 
 @pytest.mark.parametrize("way", ["bytes", "file", "stream"])
 @pytest.mark.parametrize("requests", range(1, 9))
-async def test_a_cancelled_upload_leaves_no_part(server: ScriptedS3, way: str, requests: int, tmp_path: Path) -> None:
-    """Cancelled as its n-th request arrives."""
+@pytest.mark.parametrize("scoped", [False, True])
+async def test_a_cancelled_upload_leaves_no_part(
+    server: ScriptedS3, way: str, requests: int, scoped: bool, tmp_path: Path
+) -> None:
+    """Cancelled as its n-th request arrives: once, as asyncio does, or again and again by a scope."""
     data = os.urandom(14 * MIB)
     async with opened(options_for(server.endpoint_url, **SMALL_PARTS)) as rig:
         await rig.lazy.get()
         server.requests.clear()
-        task: asyncio.Task[str] | None = None
+        scope = anyio.CancelScope()
+
+        async def upload() -> None:
+            with scope:
+                await put(rig, way, data, tmp_path)
+
+        task = asyncio.create_task(upload())
 
         def script(method: str, key: str, number: int) -> Fault | None:
-            if len(server.requests) == requests and task is not None:
-                task.cancel()
+            if len(server.requests) == requests:
+                (scope if scoped else task).cancel()
                 return Fault(delay=0.02)
             return None
 
         server.script = script
-        task = asyncio.create_task(put(rig, way, data, tmp_path))
         await asyncio.gather(task, return_exceptions=True)
-        await until(lambda: not server.uploads)
+        assert not server.uploads
         assert set(server.objects) <= {key_of(data)}, "whole or not at all, and nothing temporary"
         assert not (await rig.lazy.get()).uploads
 

@@ -74,6 +74,14 @@ def test_aliases_and_shared_defaults_reach_the_options() -> None:
         ({"blob_prefix": "a\0b"}, "blob_prefix"),
         ({"client_kwargs": {"verfy": False}}, "verify"),
         ({"client_kwargs": {"verify": 5}}, "verify is true, false, or the path"),
+        ({"access_key_id": "AK\n", "secret_access_key": "SK"}, r"access_key_id:? begins or ends with white space"),
+        ({"access_key_id": "AK", "secret_access_key": "hidden\n"}, r"secret_access_key:? begins or ends"),
+        ({"access_key_id": "AK", "secret_access_key": "hid\x07den"}, r"secret_access_key:? has characters"),
+        ({"client_kwargs": {"aws_session_token": "hidden\n"}}, "aws_session_token begins or ends with white space"),
+        ({"client_kwargs": {"aws_session_token": ["hidden"]}}, "aws_session_token is text"),
+        ({"client_kwargs": {"endpoint_url": "http://u:hidden@127.0.0.1:1"}}, "endpoint_url holds no user or password"),
+        ({"client_kwargs": {"endpoint_url": 5}}, "endpoint_url is no URL"),
+        ({"client_kwargs": {"config": {"proxies": {"http": "http://u:hidden@h:x"}}}}, "config.proxies.http is no URL"),
         ({"part_size_bytes": 64 << 20}, "part_size_bytes"),
         ({"endpoint_url": "127.0.0.1:9000"}, "endpoint_url"),
         ({"presigned_url_expiry": 700_000}, "presigned_url_expiry"),
@@ -82,8 +90,9 @@ def test_aliases_and_shared_defaults_reach_the_options() -> None:
     ],
 )
 def test_mistakes_are_named(options: dict[str, Any], name: str) -> None:
-    with pytest.raises(ConfigError, match=name):
+    with pytest.raises(ConfigError, match=name) as caught:
         resolved({"bucket": "bucket", **options})
+    assert "hidden" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_secrets_are_not_shown() -> None:
