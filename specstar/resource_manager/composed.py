@@ -146,7 +146,7 @@ class ComposedStorage(Storage):
         revisions = await self._meta.erase(resource_id, expected_version=expected_version)
         if revisions and not self._meta.deferred:
             await self._discard([_key(revision) for revision in revisions])
-        return bool(revisions)
+        return revisions is not None
 
     async def find(self, query: Query) -> Found:
         rows = await self._meta.search(query)

@@ -6,10 +6,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from specstar.errors import DecodeError
 from specstar.query import Condition, Query
 from specstar.roles.records import ResourceMeta, RevisionInfo
 
-__all__ = ["MetaStore", "MetaWrite"]
+__all__ = ["MetaStore", "MetaWrite", "revision_gone"]
 
 
 class MetaWrite(NamedTuple):
@@ -46,8 +47,8 @@ class MetaStore(ABC):
         """Apply changes of different resources, each by itself; one entry a change, None for those that were made."""
 
     @abstractmethod
-    async def erase(self, resource_id: str, *, expected_version: int | None = None) -> list[RevisionInfo]:
-        """Remove the row and all revisions for good; returns the revisions removed, none if there was no such resource.
+    async def erase(self, resource_id: str, *, expected_version: int | None = None) -> list[RevisionInfo] | None:
+        """Remove the row and all revisions for good; returns the revisions removed, None if there was no such resource.
 
         Raises `RevisionConflictError` if `expected_version` is given and is not the stored one.
         """
@@ -70,7 +71,7 @@ class MetaStore(ABC):
     async def get_many_with_revision(
         self, resource_ids: Sequence[str]
     ) -> list[tuple[ResourceMeta, RevisionInfo] | None]:
-        """The rows with their current revisions, one entry an id, in the order of the ids."""
+        """The rows with their current revisions, one entry an id, in the order of the ids; None if either is gone."""
 
     @abstractmethod
     async def list_revisions(self, resource_id: str) -> list[RevisionInfo]:
@@ -78,7 +79,10 @@ class MetaStore(ABC):
 
     @abstractmethod
     async def search(self, query: Query) -> list[tuple[ResourceMeta, RevisionInfo]]:
-        """The matching rows with their current revisions, in the order of the query. Raises `QueryError`."""
+        """The matching rows with their current revisions, in the order of the query.
+
+        Raises `QueryError`, and `DecodeError` for a row whose current revision is gone.
+        """
 
     @abstractmethod
     async def count(self, condition: Condition | None = None, *, include_deleted: bool = False) -> int:
@@ -110,3 +114,13 @@ class MetaStore(ABC):
     async def discard(self) -> None:
         """Give up what is only kept locally so far. Does nothing where every write is pushed."""
         return
+
+
+def revision_gone(meta: ResourceMeta) -> DecodeError:
+    """The error for a row without its current revision, which only a damaged store has."""
+    return DecodeError(
+        f"the current revision {meta.current_revision_id!r} of {meta.resource_id!r} is gone; restore it from a backup, or "
+        "erase the resource with permanently_delete()",
+        resource_id=meta.resource_id,
+        revision_id=meta.current_revision_id,
+    )

@@ -6,7 +6,8 @@ import anyio
 import msgspec
 import pytest
 
-from specstar.errors import DuplicateResourceError, ResourceNotFoundError, RevisionConflictError
+from specstar.errors import DecodeError, DuplicateResourceError, ResourceNotFoundError, RevisionConflictError
+from specstar.query import build_query
 from specstar.roles import MetaStore, MetaWrite, ResourceMeta, RevisionStatus
 from tests.conformance.harness import Bench
 from tests.conformance.samples import HOSTILE_IDS, HOSTILE_MODELS, changed, created, model, revised
@@ -50,8 +51,8 @@ async def test_what_is_not_there_is_none(meta: MetaStore) -> None:
     assert await meta.get_many(["no", "nor"]) == [None, None]
     assert await meta.get_many_with_revision(["no"]) == [None]
     assert await meta.list_revisions("no") == []
-    assert await meta.erase("no") == []
-    assert await meta.erase("no", expected_version=3) == []
+    assert await meta.erase("no") is None
+    assert await meta.erase("no", expected_version=3) is None
     assert await meta.get_many([]) == []
     assert await meta.get_many_with_revision([]) == []
     assert await meta.write_many([]) == []
@@ -196,7 +197,7 @@ async def test_erasing_removes_row_and_revisions(meta: MetaStore) -> None:
     other = created("other")
     for change in (first, second, other):
         await meta.write(change)
-    assert sorted(await meta.erase("r"), key=lambda info: info.revision_id) == [first.revision, second.revision]
+    assert sorted(await meta.erase("r") or (), key=lambda info: info.revision_id) == [first.revision, second.revision]
     assert await meta.get("r") is None
     assert await meta.list_revisions("r") == []
     assert await meta.count(include_deleted=True) == 1
@@ -213,7 +214,7 @@ async def test_erasing_can_be_conditional(meta: MetaStore) -> None:
         await meta.erase("r", expected_version=1)
     assert caught.value.actual_revision_id == second.meta.current_revision_id
     assert await meta.get("r") == second.meta
-    assert len(await meta.erase("r", expected_version=2)) == 2
+    assert len(await meta.erase("r", expected_version=2) or ()) == 2
 
 
 async def test_referenced_names_the_payloads_that_revisions_point_to(meta: MetaStore) -> None:
@@ -398,3 +399,13 @@ async def test_two_stores_of_one_model_see_each_other(bench: Bench, meta: MetaSt
     second = revised(first)
     await other.write(second)
     assert await meta.get("shared") == second.meta
+
+
+async def test_a_row_whose_revision_is_gone_is_named(meta: MetaStore) -> None:
+    await meta.write(created("whole"))
+    await meta.write(MetaWrite(created("broken").meta, None, None))
+    assert [row is not None for row in await meta.get_many_with_revision(["whole", "broken"])] == [True, False]
+    with pytest.raises(DecodeError, match="broken"):
+        await meta.search(build_query(None))
+    assert await meta.erase("broken") == []
+    assert [row.resource_id for row, _ in await meta.search(build_query(None))] == ["whole"]

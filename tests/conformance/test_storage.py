@@ -8,7 +8,7 @@ import anyio
 import msgspec
 import pytest
 
-from specstar.errors import DuplicateResourceError, ResourceNotFoundError, RevisionConflictError
+from specstar.errors import DecodeError, DuplicateResourceError, ResourceNotFoundError, RevisionConflictError
 from specstar.query import QB, build_query
 from specstar.roles import MetaWrite, PayloadKey, ResourceMeta, RevisionStatus, Storage, StoredRevision
 from specstar.roles.storage import StorageWrite
@@ -260,3 +260,14 @@ async def test_resources_outlive_the_connection(bench: Bench, storage: Storage) 
     await bench.reopen()
     again = await bench.storage(model())
     assert await again.read("r") == (before if bench.case.durable else None)
+
+
+async def test_a_row_whose_revision_is_gone_is_named(storage: Storage) -> None:
+    whole = created("whole")
+    await storage.write(StorageWrite(whole, b"payload"))
+    await storage.write(StorageWrite(MetaWrite(created("broken").meta, None, None), None))
+    assert [row is not None for row in await storage.read_many(["whole", "broken"])] == [True, False]
+    with pytest.raises(DecodeError, match="broken"):
+        await storage.find(build_query(None))
+    assert await storage.erase("broken")
+    assert [found.meta.resource_id for found in (await storage.find(build_query(None))).resources] == ["whole"]

@@ -48,9 +48,11 @@ class DiskMetaStore(MetaStore):
         lanes = await self._way()
         return await lanes.write_all([WriteRow(self._tables, change) for change in changes])
 
-    async def erase(self, resource_id: str, *, expected_version: int | None = None) -> list[RevisionInfo]:
+    async def erase(self, resource_id: str, *, expected_version: int | None = None) -> list[RevisionInfo] | None:
         lanes = await self._way()
-        return cast("list[RevisionInfo]", await lanes.write(EraseRow(self._tables, resource_id, expected_version)))
+        return cast(
+            "list[RevisionInfo] | None", await lanes.write(EraseRow(self._tables, resource_id, expected_version))
+        )
 
     async def get(self, resource_id: str) -> ResourceMeta | None:
         return (await self.get_many((resource_id,)))[0]
@@ -79,8 +81,7 @@ class DiskMetaStore(MetaStore):
 
     async def search(self, query: Query) -> list[tuple[ResourceMeta, RevisionInfo]]:
         lanes = await self._way()
-        rows = await lanes.search(SearchRows(self._tables, query))
-        return [row for row in rows if row[1] is not None]
+        return cast("list[tuple[ResourceMeta, RevisionInfo]]", await lanes.search(SearchRows(self._tables, query)))
 
     async def count(self, condition: Condition | None = None, *, include_deleted: bool = False) -> int:
         lanes = await self._way()

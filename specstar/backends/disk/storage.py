@@ -40,6 +40,7 @@ from specstar.roles import (
     StoredPayload,
     StoredRevision,
 )
+from specstar.roles.meta import revision_gone
 from specstar.roles.storage import Found, StorageWrite
 from specstar.runtime import left_in_order
 
@@ -191,12 +192,17 @@ class DiskStorage(AdvancingStorage):
     async def erase(self, resource_id: str, *, expected_version: int | None = None) -> bool:
         lanes = await self._way()
         erased = await lanes.write(EraseResource(self._tables, resource_id, expected_version))
+        if erased is None:
+            return False
         await self._discard([PayloadKey(resource_id, info.payload_id) for info, elsewhere in erased if elsewhere])
-        return bool(erased)
+        return True
 
     async def find(self, query: Query) -> Found:
         lanes = await self._way()
         rows = await lanes.search(SearchFull(self._tables, query))
+        for row in rows:
+            if row.revision is None:
+                raise revision_gone(row.meta)
         return Found.of(query, [row.meta for row in rows], await self._whole(rows))
 
     async def search_meta(self, query: Query) -> list[ResourceMeta]:

@@ -13,6 +13,7 @@ from specstar.backends.provider import BackendContext
 from specstar.errors import SpecstarError
 from specstar.query import Condition, Query
 from specstar.roles import MetaStore, MetaWrite, ModelSpec, ResourceMeta, RevisionInfo
+from specstar.roles.meta import revision_gone
 
 __all__ = ["MemoryMetaStore", "Opened"]
 
@@ -78,7 +79,7 @@ class MemoryMetaStore(MetaStore):
     async def write_many(self, changes: Sequence[MetaWrite]) -> list[Exception | None]:
         return await self._opened.apply_all((change, None) for change in changes)
 
-    async def erase(self, resource_id: str, *, expected_version: int | None = None) -> list[RevisionInfo]:
+    async def erase(self, resource_id: str, *, expected_version: int | None = None) -> list[RevisionInfo] | None:
         await self._opened.ready()
         return self._opened.model.erase(resource_id, expected_version)
 
@@ -117,7 +118,12 @@ class MemoryMetaStore(MetaStore):
 
     async def search(self, query: Query) -> list[tuple[ResourceMeta, RevisionInfo]]:
         await self._opened.turn()
-        return [(row.meta, row.revision) for row in await self._opened.search.rows(query) if row.revision is not None]
+        results = []
+        for row in await self._opened.search.rows(query):
+            if row.revision is None:
+                raise revision_gone(row.meta)
+            results.append((row.meta, row.revision))
+        return results
 
     async def count(self, condition: Condition | None = None, *, include_deleted: bool = False) -> int:
         await self._opened.turn()

@@ -94,11 +94,11 @@ class MemoryModel:
             history[revision.revision_id] = (revision, payload)
         return history.get(meta.current_revision_id, (None, None))
 
-    def erase(self, resource_id: str, expected: int | None) -> list[RevisionInfo]:
-        """Remove a resource; returns its revisions. Raises `RevisionConflictError`."""
+    def erase(self, resource_id: str, expected: int | None) -> list[RevisionInfo] | None:
+        """Remove a resource; returns its revisions, None if there is none. Raises `RevisionConflictError`."""
         row = self.rows.get(resource_id)
         if row is None:
-            return []
+            return None
         if expected is not None and row.meta.version != expected:
             actual = row.meta.current_revision_id
             raise RevisionConflictError(resource_id, actual_revision_id=actual, model=self.spec.name)

@@ -14,6 +14,7 @@ from specstar.backends.provider import BackendContext
 from specstar.errors import DecodeError
 from specstar.query import Condition, Query
 from specstar.roles import ModelSpec, PayloadKey, ResourceMeta, RevisionInfo, Storage, StoredPayload, StoredRevision
+from specstar.roles.meta import revision_gone
 from specstar.roles.storage import Found, StorageWrite
 
 __all__ = ["MemoryStorage"]
@@ -88,13 +89,14 @@ class MemoryStorage(Storage):
 
     async def erase(self, resource_id: str, *, expected_version: int | None = None) -> bool:
         await self._opened.ready()
-        there = resource_id in self._opened.rows
-        self._opened.model.erase(resource_id, expected_version)
-        return there
+        return self._opened.model.erase(resource_id, expected_version) is not None
 
     async def find(self, query: Query) -> Found:
         await self._opened.turn()
         rows = await self._opened.search.rows(query)
+        for row in rows:
+            if row.revision is None:
+                raise revision_gone(row.meta)
         return Found.of(query, [row.meta for row in rows], [_whole(row) for row in rows])
 
     async def search_meta(self, query: Query) -> list[ResourceMeta]:

@@ -13,15 +13,19 @@ from specstar.roles.records import RevisionInfo
 if TYPE_CHECKING:
     from specstar.backends.postgres.tables import ModelTables
 
-__all__ = ["erase"]
+__all__ = ["RevisionsUnseen", "erase"]
 
 _ATTEMPTS = 4
+
+
+class RevisionsUnseen(Exception):
+    """The resource is gone, but the answer that named its revisions was lost."""
 
 
 async def erase(tables: ModelTables, resource_id: str, expected_version: int | None) -> list[RevisionInfo] | None:
     """Remove the row and all its revisions; returns those, or None if there was no such resource.
 
-    Raises `RevisionConflictError` if `expected_version` is given and is not the stored one.
+    Raises `RevisionConflictError` if `expected_version` is given and is not the stored one, and `RevisionsUnseen`.
     """
     connection = await tables.ready()
     sql = tables.meta_sql
@@ -39,15 +43,15 @@ async def erase(tables: ModelTables, resource_id: str, expected_version: int | N
         except AnswerLost as lost:
             try:
                 await fence(connection, lost.session)
-                listed = await connection.fetch(sql.list_revisions, resource_id)
+                there = await connection.fetch(sql.state, [resource_id])
             except SpecstarError as error:
                 raise OutcomeUnknownError(
                     f"{connection.where} was lost while erasing {resource_id!r}: it is there whole or not at all",
                     backend="postgres",
                 ) from error
-            if not listed:
-                # Gone, and nobody can say by whose hand; what was asked for holds.
-                return []
+            if not there:
+                # Nobody can say by whose hand; what was asked for holds.
+                raise RevisionsUnseen from lost
             if lost.timed_out:
                 break
     if rows is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from specstar.backends.postgres.eraser import erase
+from specstar.backends.postgres.eraser import RevisionsUnseen, erase
 from specstar.backends.postgres.reader import MetaReader
 from specstar.backends.postgres.schema import META
 from specstar.backends.postgres.searcher import Searcher
@@ -42,15 +42,15 @@ class PostgresMetaStore(MetaStore):
     async def write_many(self, changes: Sequence[MetaWrite]) -> list[Exception | None]:
         return await self._writer.write_many([StorageWrite(change, None) for change in changes])
 
-    async def erase(self, resource_id: str, *, expected_version: int | None = None) -> list[RevisionInfo]:
-        erased = await erase(self._tables, resource_id, expected_version)
-        if erased == []:
+    async def erase(self, resource_id: str, *, expected_version: int | None = None) -> list[RevisionInfo] | None:
+        try:
+            return await erase(self._tables, resource_id, expected_version)
+        except RevisionsUnseen as unseen:
             raise OutcomeUnknownError(
                 f"{resource_id!r} is gone, but the answer that named its payloads was lost: they stay until "
                 "collect_garbage",
                 backend="postgres",
-            )
-        return erased or []
+            ) from unseen
 
     async def get(self, resource_id: str) -> ResourceMeta | None:
         return await self._reader.meta.one(resource_id)

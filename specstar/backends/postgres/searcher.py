@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from specstar.backends.postgres.point_search import PointSearches
 from specstar.backends.postgres.reader import MetaReader, Partial, full_of, largest_payload
 from specstar.backends.postgres.rows import meta_of, meta_with_revision
-from specstar.errors import DecodeError
 from specstar.query import POSTGRES, Compiled, Condition, Fields, Query, compile_count, compile_query
+from specstar.roles.meta import revision_gone
 from specstar.roles.records import ResourceMeta, RevisionInfo, StoredRevision
 from specstar.roles.storage import Found
 
@@ -37,7 +37,7 @@ class Searcher:
             first = full_of(row)
             found = await reader.complete(first) if isinstance(first, Partial) else first
             if isinstance(found, ResourceMeta):
-                raise _no_revision(found)
+                raise revision_gone(found)
             rows.append(first if isinstance(first, ResourceMeta) else first.meta)
             results.append(found)
         return Found.of(query, rows, results)
@@ -58,7 +58,7 @@ class Searcher:
         for row in await connection.fetch_alone(sql, *args, doing="searching"):
             meta, revision = meta_with_revision(row)
             if revision is None:
-                raise _no_revision(meta)
+                raise revision_gone(meta)
             results.append((meta, revision))
         return results
 
@@ -88,11 +88,3 @@ class Searcher:
     ) -> tuple[str, list[object]]:
         compiled = compile_query(query, self._fields, POSTGRES, alias="m", first_param=first_param)
         return template(compiled), compiled.params
-
-
-def _no_revision(meta: ResourceMeta) -> DecodeError:
-    return DecodeError(
-        f"the current revision {meta.current_revision_id!r} of {meta.resource_id!r} is gone",
-        resource_id=meta.resource_id,
-        revision_id=meta.current_revision_id,
-    )

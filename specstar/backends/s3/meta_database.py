@@ -11,7 +11,7 @@ from specstar.backends.s3.meta_delta import Delta, Recording, apply_deltas
 from specstar.backends.s3.meta_log import Base, Commit, Log, Snapshot, Stamp, damaged, stamp_of
 from specstar.backends.sqlite.database import Database, Operation
 from specstar.backends.sqlite.forks import working
-from specstar.backends.sqlite.writes import joined
+from specstar.backends.sqlite.writes import EraseRow, joined
 from specstar.errors import LimitExceededError
 
 __all__ = ["SMALL", "Change", "Copy", "Form", "Prepared", "Setup"]
@@ -178,7 +178,7 @@ class Copy:
             recording = copy._record() if form.logged else None
             try:
                 results = copy._database.write([change.operation for change in changes], join=joined)
-                if not any(changed(result) for result in results):
+                if not any(map(changed, changes, results)):
                     return Prepared(copy, results, None)
                 commit = copy._note(commit_id)
                 delta = recording.end() if recording is not None else None
@@ -331,9 +331,11 @@ class Copy:
             spare[0].close()
 
 
-def changed(result: Any) -> bool:
+def changed(change: Change, result: Any) -> bool:
     """False for an error, and for an erase that found nothing."""
-    return not isinstance(result, Exception) and result != []
+    if isinstance(result, Exception):
+        return False
+    return result is not None or not isinstance(change.operation, EraseRow)
 
 
 def _raised(results: list[Any]) -> list[Any]:

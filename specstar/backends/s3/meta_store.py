@@ -100,10 +100,10 @@ class S3MetaStore(MetaStore):
             results += [result if isinstance(result, Exception) else None for result in written]
         return results
 
-    async def erase(self, resource_id: str, *, expected_version: int | None = None) -> list[RevisionInfo]:
+    async def erase(self, resource_id: str, *, expected_version: int | None = None) -> list[RevisionInfo] | None:
         operation = EraseRow(self._tables, resource_id, expected_version)
         (found,) = await self._write([Change(resource_id, operation)], operation.size, raise_it=True)
-        erased: list[RevisionInfo] = found
+        erased: list[RevisionInfo] | None = found
         return erased
 
     async def _write(self, changes: list[Change], size: int, *, raise_it: bool = False) -> list[Any]:
@@ -129,10 +129,8 @@ class S3MetaStore(MetaStore):
     async def get_many_with_revision(
         self, resource_ids: Sequence[str]
     ) -> list[tuple[ResourceMeta, RevisionInfo] | None]:
-        found: list[tuple[ResourceMeta, RevisionInfo] | None] = await (await self._opened()).read(
-            GetRows(self._tables, resource_ids)
-        )
-        return found
+        rows = await (await self._opened()).read(GetRows(self._tables, resource_ids))
+        return [None if row is None or row[1] is None else row for row in rows]
 
     async def list_revisions(self, resource_id: str) -> list[RevisionInfo]:
         found: list[RevisionInfo] = await (await self._opened()).read(ListRevisions(self._tables, resource_id))

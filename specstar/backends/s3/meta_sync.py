@@ -193,7 +193,7 @@ class MetaSync:
     async def _apply(self, changes: list[Change]) -> list[Any]:
         """Change the local copy only; `sync` pushes later."""
         results = await self._in_copy(lambda copy: copy.apply(changes, limit=self._form.limit))
-        self._pending += [change for change, result in zip(changes, results, strict=True) if changed(result)]
+        self._pending += [change for change, result in zip(changes, results, strict=True) if changed(change, result)]
         return results
 
     async def _publish(self, changes: list[Change]) -> list[Any]:
@@ -317,8 +317,10 @@ class MetaSync:
             return False
         pending = self._pending[landed:]
         results = await self._connection.in_thread(copy.apply, pending) if pending else []
-        kept = [change for change, result in zip(pending, results, strict=True) if changed(result)]
-        dropped = [change.resource_id for change, result in zip(pending, results, strict=True) if not changed(result)]
+        kept = [change for change, result in zip(pending, results, strict=True) if changed(change, result)]
+        dropped = [
+            change.resource_id for change, result in zip(pending, results, strict=True) if not changed(change, result)
+        ]
         if dropped:
             logger.error(
                 "%s: %d local writes conflict with foreign ones and were dropped: %r",

@@ -20,6 +20,7 @@ from specstar.query import (
 )
 from specstar.query.sql import Compiled
 from specstar.roles import ResourceMeta, RevisionInfo
+from specstar.roles.meta import revision_gone
 
 __all__ = ["CountRows", "ExplainRows", "SearchIds", "SearchMeta", "SearchRows", "index_statements"]
 
@@ -77,11 +78,14 @@ class SearchRows(SearchMeta):
     def select(self, tables: ModelTables, matching: str) -> str:
         return f"SELECT {tables.meta_columns}, v.info {tables.from_matching(matching)}"
 
-    def run(self, database: Database) -> list[tuple[ResourceMeta, RevisionInfo | None]]:
-        return [
-            (decode_meta(row), None if row[_INFO] is None else decode_revision(row[_INFO], row[0], row[1]))
-            for row in database.execute(self.sql, self.params)
-        ]
+    def run(self, database: Database) -> list[tuple[ResourceMeta, RevisionInfo]]:
+        results = []
+        for row in database.execute(self.sql, self.params):
+            meta = decode_meta(row)
+            if row[_INFO] is None:
+                raise revision_gone(meta)
+            results.append((meta, decode_revision(row[_INFO], row[0], row[1])))
+        return results
 
 
 class CountRows:

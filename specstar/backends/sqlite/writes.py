@@ -192,7 +192,10 @@ def _new_row_in(operation: Any) -> ModelTables | None:
 
 
 class EraseRow:
-    """Remove a resource with its revisions and the payloads in the database; the result is the revisions removed."""
+    """Remove a resource with its revisions and the payloads in the database.
+
+    The result is the revisions removed, None if there was no such resource.
+    """
 
     __slots__ = ("expected", "resource_id", "tables")
     size = 256
@@ -203,14 +206,15 @@ class EraseRow:
         self.expected = expected
 
     def run(self, database: Database) -> Any:
-        return [revision for revision, _ in self.erase(database)]
+        erased = self.erase(database)
+        return None if erased is None else [revision for revision, _ in erased]
 
-    def erase(self, database: Database) -> list[tuple[RevisionInfo, bool]]:
+    def erase(self, database: Database) -> list[tuple[RevisionInfo, bool]] | None:
         """Do it; the revisions removed, each with True if its payload lies elsewhere."""
         tables, key = self.tables, (self.resource_id,)
         found = database.execute(tables.select_version, key)
         if not found:
-            return []
+            return None
         if self.expected is not None and found[0][0] != self.expected:
             raise RevisionConflictError(self.resource_id, actual_revision_id=found[0][1], model=tables.model.name)
         revisions = [
@@ -238,7 +242,7 @@ def _erased(info: bytes, resource_id: str, revision_id: str, payload_id: str) ->
 
 
 class EraseResource(EraseRow):
-    """The same; the result is pairs: a revision removed, and True if its payload lies elsewhere."""
+    """The same; the members of the result are pairs: a revision removed, and True if its payload lies elsewhere."""
 
     __slots__ = ()
 
