@@ -99,6 +99,7 @@ class DiskConnection(Connection):
     def _ping(self) -> ServerInfo:
         import apsw
 
+        self._file.check()
         with disk_errors(self.root):
             found = os.statvfs(self.root)
         free = found.f_bavail * found.f_frsize

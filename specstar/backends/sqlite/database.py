@@ -308,9 +308,14 @@ class Database:
                 self.connection.set_busy_timeout(self._busy_ms)
             return True
 
-    def close(self) -> None:
-        """Close the connection; waits for a job that still uses it."""
+    def close(self, *, fold: bool = True) -> None:
+        """Close the connection; waits for a job that still uses it.
+
+        The last one folds the write-ahead log into the database and removes it; not with `fold` False.
+        """
         with self._held(), _translated(self.name):
+            if not fold:
+                self.connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
             self._cursor.close(True)
             self.connection.close()
 

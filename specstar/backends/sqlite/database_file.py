@@ -12,8 +12,9 @@ from specstar.backends.sqlite.database import Database, Operation
 from specstar.backends.sqlite.faults import DISK_ERRORS
 from specstar.backends.sqlite.forks import working
 from specstar.backends.sqlite.reader_gate import ReaderGate
+from specstar.backends.sqlite.whereabouts import Whereabouts
 from specstar.backends.sqlite.writes import joined
-from specstar.errors import BackendError, SpecstarError
+from specstar.errors import BackendError, OutcomeUnknownError, SpecstarError
 
 __all__ = ["DatabaseFile"]
 
@@ -51,11 +52,16 @@ class DatabaseFile:
         self._idle: list[Database] = []
         self._gate = ReaderGate()
         self._log_is_very_long = False
+        self._place = Whereabouts()
 
     @property
     def is_open(self) -> bool:
         """True from `open` to `close` or `drop`."""
         return self._entered is not None
+
+    def check(self) -> None:
+        """Raise `BackendError` if what is open is no longer in its place."""
+        self._place.check()
 
     def open(self) -> None:
         """Open all connections, unless they are; on an error none is left open."""
@@ -66,6 +72,7 @@ class DatabaseFile:
             self.writer = self._open()
             self.reader = self._open(_READER_CACHE_BYTES)
             self._idle = [self._open(_SEARCHER_CACHE_BYTES) for _ in range(self.readers)]
+            self._place.opened(self._entered)
         except BaseException:
             self.drop()
             raise
@@ -88,8 +95,10 @@ class DatabaseFile:
     def write(self, operations: Sequence[Operation], at_once: Operation | None = None) -> list[Any]:
         """Run writes, one thread at a time. `at_once`: those very writes as one.
 
-        After an error of the disk the connection is opened anew first.
+        After an error of the disk the connection is opened anew first. Raises `BackendError` if the file is no longer in its
+        place, and `OutcomeUnknownError` if that was seen only when the writes were made.
         """
+        self._place.check()
         if self._renew_writer:
             # SQLite keeps a log that it could open only for reading, and never tries again.
             fresh = Database.open_file(self.path, busy_timeout=self._busy_timeout)
@@ -102,6 +111,10 @@ class DatabaseFile:
         except BackendError as error:
             self._renew_writer = isinstance(error.__cause__, DISK_ERRORS)
             raise
+        if not self._place.look():
+            raise OutcomeUnknownError(
+                f"{self.path}: it was removed, moved or replaced during the write, which may be in the file that is gone alone"
+            )
         now = time.monotonic()
         if now - self._looked >= _LOOK_SECONDS:
             self._looked = now
@@ -112,6 +125,7 @@ class DatabaseFile:
 
     def checkpoint(self) -> None:
         """Bring the log into the database, all but a few pages, while others read and write. One thread at a time."""
+        self._place.check()
         try:
             if self._checkpointer is None:
                 with working():
@@ -155,6 +169,7 @@ class DatabaseFile:
         False if something stands against it: a reader that has begun before, or another process.
         """
         self.log_is_long = False
+        self._place.check()
         try:
             self.writer.checkpoint()
             pages, done = self.writer.log_pages()
@@ -166,7 +181,8 @@ class DatabaseFile:
         return done >= pages
 
     def search(self, operations: Sequence[Operation]) -> list[Any]:
-        """Run searches on a reader that is free. At most `readers` threads may be inside."""
+        """Run searches on a reader that is free. At most `readers` threads may be inside. Raises like `write`."""
+        self._place.check()
         database = self._idle.pop()
         try:
             # One snapshot for all is quicker, and keeps the log for as long as all of them take.
@@ -180,13 +196,14 @@ class DatabaseFile:
             self._idle.append(database)
 
     def read(self, operations: Sequence[Operation]) -> list[Any]:
-        """Run reads by id, one thread at a time."""
+        """Run reads by id, one thread at a time. Raises like `write`."""
+        self._place.check()
         with self._gate.reading():
             return self.reader.read(operations)
 
     def close(self) -> None:
         """Close all connections, the writer last, which then folds the write-ahead log into the database."""
-        if self._opened:
+        if self._opened and self._place.look():
             self._opened[0].optimize()
         self._close_all()
 
@@ -198,8 +215,10 @@ class DatabaseFile:
         self._close_all()
 
     def _close_all(self) -> None:
+        # The log of a database that is gone is not for the one that took its place.
+        fold = self._place.look()
         while self._opened:
-            self._opened.pop().close()
+            self._opened.pop().close(fold=fold)
         entered, self._entered = self._entered, None
         if entered is not None:
             descriptors.leave(entered)

@@ -87,9 +87,9 @@ async def test_a_database_that_a_thread_opened_is_used_and_closed(
         slow.wait()
         opened(file)
 
-    def closing(database: Database) -> None:
+    def closing(database: Database, *, fold: bool = True) -> None:
         closed.append(database.name)
-        close(database)
+        close(database, fold=fold)
 
     monkeypatch.setattr(DatabaseFile, "open", slowly)
     monkeypatch.setattr(Database, "close", closing)

@@ -8,7 +8,6 @@ import json
 import logging
 import multiprocessing
 import os
-import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -34,6 +33,16 @@ from specstar.roles.storage import StorageWrite
 from tests.conformance.cases import Case
 from tests.conformance.harness import Bench
 from tests.conformance.samples import created, model, revised
+
+DAMAGE = """
+import sqlite3, sys
+
+with sqlite3.connect(sys.argv[1]) as database:
+    find = "SELECT name FROM sqlite_master WHERE name GLOB 'revisions_*' AND type = 'table'"
+    (table,) = database.execute(find).fetchone()
+    database.execute(f'UPDATE "{table}" SET info = ? WHERE resource_id = ?', (b"noise", "r"))
+database.close()
+"""
 
 
 class Note(msgspec.Struct):
@@ -180,12 +189,8 @@ async def test_a_resource_with_a_damaged_record_can_be_erased(bench: Bench, stor
     await storage.write(StorageWrite(change, bytes(100_000)))
     other = created("other")
     await storage.write(StorageWrite(other, b"{}"))
-    with sqlite3.connect(root_of(bench) / "specstar.sqlite3") as database:
-        (table,) = database.execute(
-            "SELECT name FROM sqlite_master WHERE name GLOB 'revisions_*' AND type = 'table'"
-        ).fetchone()
-        database.execute(f'UPDATE "{table}" SET info = ? WHERE resource_id = ?', (b"noise", "r"))
-    database.close()
+    # By another process: closing the file here takes away the locks of the store.
+    await anyio.run_process([sys.executable, "-c", DAMAGE, str(root_of(bench) / "specstar.sqlite3")])
     for look in (storage.read, storage.list_revisions):
         with pytest.raises(DecodeError, match=r"of 'r' is damaged .*permanently_delete"):
             await look("r")
