@@ -76,7 +76,7 @@ class JobCodec(Generic[P]):
                 self._shape.check(value)
             payload = _json_of(value)
             copy = self._payload.decode(payload)
-            refuse_nonfinite(payload, value, copy)
+            refuse_nonfinite(payload, value)
         except (msgspec.EncodeError, *_failures, OverflowError) as error:
             raise InvalidInputError(f"this is no payload of job {self.name!r}: {error}", field="payload") from error
         if len(payload) > self.max_payload_bytes:
@@ -108,7 +108,8 @@ class JobCodec(Generic[P]):
             return NO_RESULT
         try:
             result = msgspec.json.encode(value)
-            refuse_nonfinite(result, value, self._result.decode(result))
+            self._result.decode(result)
+            refuse_nonfinite(result, value)
         except (msgspec.EncodeError, *_failures, OverflowError) as error:
             raise ResultError(f"the handler's result does not fit its type: {error}") from error
         if len(result) > self.max_payload_bytes:

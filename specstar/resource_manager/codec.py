@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
@@ -18,7 +19,16 @@ __all__ = ["DEFAULT_MAX_PAYLOAD_BYTES", "Codec"]
 
 T = TypeVar("T")
 DEFAULT_MAX_PAYLOAD_BYTES = 64 << 20
+_ENCODE = {Encoding.json: msgspec.json.encode, Encoding.msgpack: msgspec.msgpack.encode}
 _MSGPACK_TYPES = (bytes, bytearray, memoryview, datetime)
+
+
+class Patched(NamedTuple, Generic[T]):
+    """What a patch has made of a stored value."""
+
+    payload: bytes
+    data: T
+    encoding: Encoding
 
 
 class Codec(Generic[T]):
@@ -38,7 +48,6 @@ class Codec(Generic[T]):
         except (TypeError, NameError) as error:
             raise InvalidInputError(f"{name} cannot be a model: {error}", field="model") from error
         self._decode = {Encoding.json: self._json.decode, Encoding.msgpack: self._msgpack.decode}
-        self._encode = msgspec.json.encode if encoding is Encoding.json else msgspec.msgpack.encode
 
     def checked(self, value: T) -> tuple[bytes, T]:
         """The payload of a value, and the value as it will be read back: what does not fit the model is not stored.
@@ -52,12 +61,13 @@ class Codec(Generic[T]):
                 raise InvalidInputError(f"the value is no valid {self.name}: {error}", field="data") from error
         return self._checked(value)
 
-    def _checked(self, value: Any) -> tuple[bytes, T]:
+    def _checked(self, value: Any, encoding: Encoding | None = None) -> tuple[bytes, T]:
+        encoding = encoding or self.encoding
         try:
-            payload = self._encode(value)
-            stored = self._decode[self.encoding](payload)
-            if self.encoding is Encoding.json:
-                refuse_nonfinite(payload, value, stored, advice="; encoding 'msgpack' keeps it")
+            payload = _ENCODE[encoding](value)
+            stored = self._decode[encoding](payload)
+            if encoding is Encoding.json:
+                refuse_nonfinite(payload, value, advice="; encoding 'msgpack' keeps it")
         except (msgspec.ValidationError, msgspec.EncodeError, TypeError, ValueError, OverflowError) as error:
             raise InvalidInputError(f"the value is no valid {self.name}: {error}", field="data") from error
         except RecursionError as error:
@@ -77,8 +87,8 @@ class Codec(Generic[T]):
 
     def patched(
         self, payload: bytes, encoding: Encoding, patch: Mapping[str, Any], *, resource_id: str, revision_id: str
-    ) -> tuple[bytes, T]:
-        """A stored payload changed by a JSON merge patch (RFC 7396), and its value.
+    ) -> Patched[T]:
+        """A stored payload changed by a JSON merge patch (RFC 7396).
 
         Members that this model has no field for stay as they are: a newer program may have. Raises `InvalidInputError` if the
         patch names such, or if the result is no valid model; `DecodeError` if it was none before.
@@ -94,8 +104,12 @@ class Codec(Generic[T]):
         try:
             self._shape.check(tree)
         except UnknownMemberError:
-            return self._checked(tree)
-        return self.checked(value)
+            if encoding is self.encoding is Encoding.msgpack:
+                with suppress(InvalidInputError):
+                    return Patched(*self._checked(tree), encoding)
+            # JSON has all of them: it takes dates, bytes and keys in the form that a merge may have left them in.
+            return Patched(*self._checked(tree, Encoding.json), Encoding.json)
+        return Patched(*self.checked(value), self.encoding)
 
     def _tree(self, payload: bytes, encoding: Encoding, *, resource_id: str, revision_id: str) -> Any:
         decode = msgspec.json.decode if encoding is Encoding.json else msgspec.msgpack.decode

@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeVar
 
 from msgspec.structs import replace
 
+from specstar.config.encoding import Encoding
 from specstar.query import Projector
 from specstar.resource_manager.authorship import Authorship
 from specstar.resource_manager.codec import Codec
@@ -55,12 +56,12 @@ class Drafting(Generic[T]):
             indexed_data=self._project(data),
         )
         revision = self._revision(
-            codec, resource_id, revision_id, payload, parent=None, status=status, now=now, user=author.user
+            codec.encoding, resource_id, revision_id, payload, parent=None, status=status, now=now, user=author.user
         )
         return StorageWrite(MetaWrite(meta, revision, None), payload)
 
     def next(
-        self, codec: Codec[T], meta: ResourceMeta, data: T, payload: bytes, status: RevisionStatus
+        self, encoding: Encoding, meta: ResourceMeta, data: T, payload: bytes, status: RevisionStatus
     ) -> StorageWrite:
         """The next revision of a resource."""
         revision_id = id_after(meta.current_revision_id)
@@ -72,7 +73,7 @@ class Drafting(Generic[T]):
             indexed_data=self._project(data),
         )
         revision = self._revision(
-            codec,
+            encoding,
             meta.resource_id,
             revision_id,
             payload,
@@ -85,7 +86,7 @@ class Drafting(Generic[T]):
 
     def onward(
         self,
-        codec: Codec[T],
+        encoding: Encoding,
         resource_id: str,
         parent_revision_id: str,
         data: T,
@@ -95,7 +96,7 @@ class Drafting(Generic[T]):
         """The revision after one that is known by its id alone."""
         author = self._authorship.current()
         revision = self._revision(
-            codec,
+            encoding,
             resource_id,
             id_after(parent_revision_id),
             payload,
@@ -108,7 +109,7 @@ class Drafting(Generic[T]):
 
     def _revision(
         self,
-        codec: Codec[T],
+        encoding: Encoding,
         resource_id: str,
         revision_id: str,
         payload: bytes,
@@ -125,7 +126,7 @@ class Drafting(Generic[T]):
             parent_revision_id=parent,
             payload_id=revision_id,
             status=status,
-            encoding=codec.encoding,
+            encoding=encoding,
             size=len(payload),
             created_time=now,
             updated_time=now,
@@ -135,7 +136,7 @@ class Drafting(Generic[T]):
         )
 
     def rewritten(
-        self, codec: Codec[T], current: Current, data: T, payload: bytes, status: RevisionStatus
+        self, encoding: Encoding, current: Current, data: T, payload: bytes, status: RevisionStatus
     ) -> StorageWrite:
         """The current revision, rewritten in place. It must be known."""
         meta, revision = current.meta, current.revision
@@ -147,7 +148,7 @@ class Drafting(Generic[T]):
             parent_revision_id=revision.parent_revision_id,
             payload_id=new_id(),
             status=status,
-            encoding=codec.encoding,
+            encoding=encoding,
             size=len(payload),
             created_time=revision.created_time,
             updated_time=after.updated_time,

@@ -139,11 +139,13 @@ class ResourceManager(Generic[T]):
         if writer.advances and is_id(expected_revision_id):
             return await writer.advance(
                 resource_id,
-                lambda: self._draft.onward(self._codec, resource_id, expected_revision_id, data, payload, kind),
+                lambda: self._draft.onward(
+                    self._codec.encoding, resource_id, expected_revision_id, data, payload, kind
+                ),
             )
 
         async def plan(current: Current) -> StorageWrite:
-            return self._draft.next(self._codec, current.meta, data, payload, kind)
+            return self._draft.next(self._codec.encoding, current.meta, data, payload, kind)
 
         after = await writer.change(resource_id, plan, expected_revision_id=expected_revision_id)
         return cast("RevisionInfo", after.revision)
@@ -172,7 +174,7 @@ class ResourceManager(Generic[T]):
                 message = f"revision {revision.revision_id} of {self.name} {resource_id!r} is stable: use update()"
                 raise RevisionStateError(resource_id, revision_id=revision.revision_id, message=message)
             replaced[:] = [PayloadKey(resource_id, revision.payload_id)]
-            return self._draft.rewritten(self._codec, current, data, payload, kind)
+            return self._draft.rewritten(self._codec.encoding, current, data, payload, kind)
 
         writer = self._slot.writer
         after = await writer.change(resource_id, plan, expected_revision_id=expected_revision_id, needs_revision=True)
@@ -205,11 +207,11 @@ class ResourceManager(Generic[T]):
             before, encoding = found.payload, found.revision.encoding
             if self._told_by_row is not None:
                 before, encoding = self._codec.checked(self._decoded(found))[0], self._codec.encoding
-            payload, data = self._codec.patched(
+            payload, data, encoding = self._codec.patched(
                 before, encoding, patch, resource_id=resource_id, revision_id=found.revision.revision_id
             )
             # Conditional on the row that the decision was made on, not on the one read with the payload.
-            return self._draft.next(self._codec, current.meta, data, payload, kind)
+            return self._draft.next(encoding, current.meta, data, payload, kind)
 
         after = await self._slot.writer.change(resource_id, plan, expected_revision_id=expected_revision_id)
         return cast("RevisionInfo", after.revision)

@@ -21,13 +21,14 @@ _LISTS = (
     inspect.VarTupleType,
     inspect.CollectionType,
 )
+_WITH_FIELDS = (inspect.StructType, inspect.DataclassType, inspect.TypedDictType)
 _MAX_SHOWN = 80
 
 
 class UnknownMemberError(ValueError):
-    """A dictionary has a member that its type has no field for: decoding would drop it without a word."""
+    """A value has a member that its type has no field for: decoding would drop it without a word. A number in an array."""
 
-    def __init__(self, name: str, near: str | None) -> None:
+    def __init__(self, name: str | int, near: str | None) -> None:
         super().__init__(name)
         self._name = name
         self._near = near
@@ -35,7 +36,7 @@ class UnknownMemberError(ValueError):
 
     def __str__(self) -> str:
         hint = f" (did you mean {self._near!r}?)" if self._near else ""
-        path = ".".join(["$", *reversed(self.path)])
+        path = "".join(["$", *reversed(self.path)])
         return f"there is no field {self._name!r}{hint} - at `{path[:1000]}`"
 
 
@@ -86,7 +87,7 @@ class Shape:
                 try:
                     result[key] = self._merged(below, result.get(key), value)
                 except UnknownMemberError as error:
-                    error.path.append(_text(name)[:_MAX_SHOWN])
+                    error.path.append(f".{_text(name)[:_MAX_SHOWN]}")
                     raise
             elif fields and any(isinstance(option, inspect.NoneType | inspect.AnyType) for option in below):
                 result[key] = None
@@ -98,10 +99,9 @@ class Shape:
         if not isinstance(value, dict | list | tuple | set | frozenset) or not any(map(self._holds_names, kinds)):
             return
         if not isinstance(value, dict):
-            items = [option for kind in kinds if isinstance(kind, _LISTS) for option in options_of(kind.item_type)]
-            if not any(isinstance(kind, inspect.AnyType | inspect.TupleType) for kind in kinds):
-                for item in value:
-                    self._check(items, item)
+            if not any(isinstance(kind, inspect.AnyType) for kind in kinds):
+                for place, item in enumerate(value):
+                    self._check_item(kinds, place, item)
             return
         records, maps = _with_members(kinds)
         meant = _chosen(records, value)
@@ -120,15 +120,24 @@ class Shape:
             try:
                 self._check(below, item)
             except UnknownMemberError as error:
-                error.path.append(_text(name)[:_MAX_SHOWN])
+                error.path.append(f".{_text(name)[:_MAX_SHOWN]}")
                 raise
 
+    def _check_item(self, kinds: Sequence[inspect.Type], place: int, item: Any) -> None:
+        known = [options for kind in kinds if (options := _item_options(kind, place)) is not None]
+        if not known and any(isinstance(kind, inspect.StructType) and kind.array_like for kind in kinds):
+            raise UnknownMemberError(place, None)
+        try:
+            self._check([option for options in known for option in options], item)
+        except UnknownMemberError as error:
+            error.path.append(f"[{place}]")
+            raise
+
     def _holds_names(self, kind: inspect.Type) -> bool:
-        """True if something of this type, or within it, has named members."""
+        """True if something of this type, or within it, has members that may be unknown."""
         known = self._named.get(id(kind))
         if known is None:
-            self._named[id(kind)] = False  # while it is looked into: a type may refer to itself
-            known = self._named[id(kind)] = _has_members(kind) or any(map(self._holds_names, _parts(kind)))
+            known = self._named[id(kind)] = _has_fields_within(kind, set())
         return known
 
 
@@ -142,6 +151,30 @@ def _with_members(kinds: Sequence[inspect.Type]) -> tuple[list[_Record], list[in
     records: list[_Record] = [kind for kind in kinds if _has_members(kind)]  # type: ignore[misc]
     maps = [option for kind in kinds if isinstance(kind, inspect.DictType) for option in options_of(kind.value_type)]
     return ([], []) if records and maps else (records, maps)
+
+
+def _item_options(kind: inspect.Type, place: int) -> list[inspect.Type] | None:
+    """What the member of a sequence at this place may be; None if the type has none there."""
+    if isinstance(kind, _LISTS):
+        return list(options_of(kind.item_type))
+    if isinstance(kind, inspect.TupleType):
+        types = list(kind.item_types)
+    elif isinstance(kind, inspect.NamedTupleType):
+        types = [field.type for field in kind.fields]
+    elif isinstance(kind, inspect.StructType) and kind.array_like:
+        types = [field.type for field in kind.fields]
+        if kind.tag_field is not None:
+            types.insert(0, inspect.AnyType())  # the tag
+    else:
+        return None
+    return list(options_of(types[place])) if place < len(types) else None
+
+
+def _has_fields_within(kind: inspect.Type, seen: set[int]) -> bool:
+    if id(kind) in seen:
+        return False  # a type that refers to itself
+    seen.add(id(kind))
+    return isinstance(kind, _WITH_FIELDS) or any(_has_fields_within(part, seen) for part in _parts(kind))
 
 
 def _parts(kind: Any) -> Iterator[inspect.Type]:

@@ -45,8 +45,9 @@ class Whereabouts:
         if self._left or (time.monotonic() - self._looked >= _LOOK_SECONDS and not self.look()):
             database = next(iter(self._files))
             raise BackendError(
-                f"{database}: it was removed, moved or replaced while it was open, or opened by this program "
-                "past specstar (to copy it, say): it is used no more; see that the right files are in the folder, then close the spec, or restart the program"
+                f"{database}: it was removed, moved or replaced while it was open, or this program opened it past specstar (to "
+                "copy it, say): it is used no more; see that the right files are in the folder, then close the spec, or restart "
+                "the program"
             )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, NotRequired, TypedDict
+from typing import Annotated, Any, NamedTuple, NotRequired, TypedDict
 
 import msgspec
 import pytest
@@ -35,6 +35,21 @@ class Dog(Struct, tag="dog"):
     tricks: list[str] = []
 
 
+class Place(NamedTuple):
+    floor: int
+    address: Address
+
+
+class Point(Struct, array_like=True, tag=True):
+    x: int
+    address: Address | None = None
+
+
+class Tree(NamedTuple):
+    children: list[Tree]
+    address: Address | None = None
+
+
 class Person(Struct, rename="camel", omit_defaults=True):
     full_name: str = ""
     address: Address | None = None
@@ -48,6 +63,10 @@ class Person(Struct, rename="camel", omit_defaults=True):
     maybe: dict[str, Address] | None = None
     street: Street | None = None
     age: int = 0
+    pair: tuple[Address, int] | None = None
+    place: Place | None = None
+    points: list[Point] = []
+    tree: Tree | None = None
 
 
 PERSON = Shape(msgspec.inspect.type_info(Person))
@@ -64,6 +83,11 @@ ANYTHING = Shape(msgspec.inspect.type_info(Any))
         {"homes": {"any name": {"city": "x"}, "gone": None}},
         {"loose": {"a": {"b": 1}}, "open": {"c": {}}},
         {"boss": {"boss": {"fullName": "Bo"}}},
+        {
+            "pair": [{"city": "x"}, 2],
+            "place": [1, {"city": "x"}],
+            "points": [["Point", 1, {"city": "x"}], ["Point", 2]],
+        },
         "no object",
     ],
 )
@@ -85,9 +109,14 @@ def test_what_the_model_has_is_taken(patch: Any) -> None:
         ({"homes": {"one": {"cty": ""}}}, r"no field 'cty' .* - at `\$\.homes\.one`"),
         ({"boss": {"boss": {"full": 1}}}, r"no field 'full' .* - at `\$\.boss\.boss`"),
         ({"x" * 1000: 1}, r"no field 'x{80}' - at"),
-        ({"friends": [{"fullName": "Bo"}, {"fullNam": "Cy"}]}, r"no field 'fullNam' .* - at `\$\.friends`"),
+        ({"friends": [{"fullName": "Bo"}, {"fullNam": "Cy"}]}, r"no field 'fullNam' .* - at `\$\.friends\[1\]`"),
         ({"noted": {"cty": 1}}, r"no field 'cty' .* - at `\$\.noted`"),
         ({"pet": {"type": "dog", "lives": 3}}, r"no field 'lives' - at `\$\.pet`"),
+        ({"pair": [{"cty": 1}, 2]}, r"no field 'cty' .* - at `\$\.pair\[0\]`"),
+        ({"place": [1, {"cty": 1}]}, r"no field 'cty' .* - at `\$\.place\[1\]`"),
+        ({"points": [["Point", 1], ["Point", 1, {"cty": 2}]]}, r"no field 'cty' .* - at `\$\.points\[1\]\[2\]`"),
+        ({"points": [["Point", 1, None, 2]]}, r"no field 3 - at `\$\.points\[0\]`"),
+        ({"tree": [[[[], {"cty": 1}]]]}, r"no field 'cty' .* - at `\$\.tree\[0\]\[0\]\[1\]`"),
         ({"maybe": {"one": {"cty": 1}}}, r"no field 'cty' .* - at `\$\.maybe\.one`"),
     ],
 )
@@ -169,6 +198,78 @@ async def test_a_patch_keeps_what_a_newer_program_wrote_and_mends_what_an_older_
         frozen: Any = MappingProxyType({"note": "frozen"})
         await new.patch(first.resource_id, frozen)
         assert (await new.get(first.resource_id)).data.note == "frozen"
+
+
+class OldRecord(Struct):
+    a: int = 0
+
+
+class NewRecord(Struct):
+    a: int = 0
+    extra: str = ""
+
+
+class OldRow(Struct, array_like=True):
+    a: int = 0
+
+
+class NewRow(Struct, array_like=True):
+    a: int = 0
+    extra: str = ""
+
+
+class OldSheet(Struct):
+    name: str
+    pair: tuple[OldRecord, int]
+    rows: list[OldRow]
+    blob: bytes = b""
+    days: dict[int, str] = {}
+
+
+class NewSheet(Struct):
+    name: str
+    pair: tuple[NewRecord, int]
+    rows: list[NewRow]
+    blob: bytes = b""
+    days: dict[int, str] = {}
+
+
+@pytest.mark.parametrize("before", ["json", "msgpack"])
+@pytest.mark.parametrize("after", ["json", "msgpack"])
+async def test_a_patch_keeps_what_lies_in_arrays_in_any_format(before: str, after: str, tmp_path: Path) -> None:
+    def at(encoding: str) -> SpecStar:
+        disk = {"type": "disk", "options": {"rootdir": str(tmp_path), "encoding": encoding}}
+        spec = SpecStar()
+        spec.configure(backend={"meta": disk, "resource": disk})
+        return spec
+
+    async with at(before) as newer:
+        sheet = NewSheet("first", (NewRecord(1, "x"), 2), [NewRow(3, "y")], b"\0\1", {1: "one"})
+        made = await newer.add_model(NewSheet, name="sheet").create(sheet)
+    async with at(after) as older:
+        sheets = older.add_model(OldSheet, name="sheet")
+        await sheets.patch(made.resource_id, {"name": "second", "days": {"2": "two"}})
+        await sheets.patch(made.resource_id, {"days": {"1": None}})
+    async with at(before) as newer:
+        found = (await newer.add_model(NewSheet, name="sheet").get(made.resource_id)).data
+        assert found == NewSheet("second", (NewRecord(1, "x"), 2), [NewRow(3, "y")], b"\0\1", {2: "two"})
+
+
+@dataclasses.dataclass
+class Scored:
+    name: str
+    score: float | None = dataclasses.field(default=None, compare=False)
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), float("-inf")])
+async def test_numbers_that_json_lacks_are_refused_whatever_the_class_calls_equal(score: float) -> None:
+    spec = SpecStar()
+    spec.configure(backend={"mq": {"type": "simple"}})
+    async with spec:
+        scored = spec.add_model(Scored)
+        with pytest.raises(InvalidInputError, match="JSON has no"):
+            await scored.create(Scored("a", score))
+        assert (await scored.create(Scored("b"))).resource_id
 
 
 async def test_a_dictionary_in_place_of_a_value_may_not_have_unknown_members() -> None:
