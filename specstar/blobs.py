@@ -63,6 +63,10 @@ class BlobStream:
         if reader is not None:
             await clean_up(functools.partial(self._gate.run, reader.aclose), seconds=_CLEANUP_SECONDS)
 
+    def _let_go(self) -> None:
+        """Leave without waiting: whatever the reader holds goes with it."""
+        self._reader = None
+
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
 

@@ -84,6 +84,7 @@ def _imports(module: ast.Module, dotted: str, own: set[str]) -> list[str]:
         elif isinstance(node, ast.Import):
             lines.append(ast.unparse(node))
     lines.append("from collections.abc import Iterator")
+    lines.append("from specstar.runtime.blocking import on_a_loop")
     for node in module.body:
         target = node.targets[0] if isinstance(node, ast.Assign) else None
         if isinstance(target, ast.Name) and target.id not in {"__all__", "logger"}:
@@ -154,6 +155,10 @@ def _method(member: ast.FunctionDef | ast.AsyncFunctionDef, owner: str) -> str:
         )
     elif "property" in decorators:
         lines.append(f"        return self._inner.{member.name}")
+    elif member.name == "__aexit__":
+        lines.append("        if on_a_loop():  # a generator that uses it is finalized where it is dropped")
+        lines.append("            return self._inner._let_go()")
+        lines.append(f"        self._gate.call(functools.partial(self._inner.__aexit__{_forwarded(member.args)}))")
     elif isinstance(member, ast.AsyncFunctionDef):
         call = f"functools.partial(self._inner.{member.name}{_forwarded(member.args)})"
         owner = ", self._inner" if "portable" in decorators else ""

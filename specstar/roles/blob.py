@@ -93,7 +93,10 @@ class BlobWriter(ABC):
 
 
 class BlobReader(ABC):
-    """A blob being read by one task; close it. `info` is the whole blob's."""
+    """A blob being read by one task; close it. `info` is the whole blob's.
+
+    One that is dropped instead holds nothing for longer than the reads that are under way.
+    """
 
     info: BlobInfo
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 from specstar.errors import UsageError
 from specstar.runtime.trio_home import in_trio
 
-__all__ = ["refuse_on_a_loop", "run_here"]
+__all__ = ["on_a_loop", "refuse_on_a_loop", "run_here"]
 
 R = TypeVar("R")
 
@@ -26,9 +26,14 @@ def run_here(portable_call: Awaitable[R]) -> R:
     raise RuntimeError("a portable method suspended in a thread without a loop")
 
 
+def on_a_loop() -> bool:
+    """True inside a running event loop, which a blocking call would stop."""
+    return events._get_running_loop() is not None or in_trio()
+
+
 def refuse_on_a_loop() -> None:
-    """Raise `UsageError` inside a running event loop, which a blocking call would stop."""
-    if events._get_running_loop() is None and not in_trio():
+    """Raise `UsageError` inside a running event loop."""
+    if not on_a_loop():
         return
     kind = "trio" if in_trio() else "asyncio"
     raise UsageError(

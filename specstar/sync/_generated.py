@@ -31,6 +31,7 @@ from specstar.roles import (
     RevisionInfo,
     UploadSession,
 )
+from specstar.runtime.blocking import on_a_loop
 
 
 class ResourceManager(Generic[T]):
@@ -309,7 +310,9 @@ class BlobStream:
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        return self._gate.call(functools.partial(self._inner.__aexit__, exc_type, exc, traceback))
+        if on_a_loop():  # a generator that uses it is finalized where it is dropped
+            return self._inner._let_go()
+        self._gate.call(functools.partial(self._inner.__aexit__, exc_type, exc, traceback))
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -369,7 +372,10 @@ class BlobManager:
         return self._gate.call(functools.partial(self._inner.delete, file_id))
 
     def url(self, file_id: str, *, expires_in: float | None = None) -> str | None:
-        """A presigned URL to GET the blob, valid for `expires_in` seconds; None where the backend cannot presign."""
+        """A presigned URL to GET the blob, valid for `expires_in` seconds; None where the backend cannot presign.
+
+        `expires_in` is from 1 to 604,800, which is a week; without it, the configured `presigned_url_expiry`.
+        """
         return self._gate.call(functools.partial(self._inner.url, file_id, expires_in=expires_in))
 
     def create_upload(self, *, content_type: str | None = None, size: int | None = None) -> UploadSession:

@@ -95,6 +95,9 @@ class DiskBlobReader(BlobReader):
         self._ready.clear()
         self._close()
 
+    def __del__(self) -> None:
+        self._close()
+
     def _close(self) -> None:
         """Close the file, or leave it to the thread that reads at this moment."""
         if self._reading.acquire(blocking=False):
