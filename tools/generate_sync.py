@@ -157,8 +157,9 @@ def _method(member: ast.FunctionDef | ast.AsyncFunctionDef, owner: str) -> str:
         lines.append(f"        return self._inner.{member.name}")
     elif member.name == "__aexit__":
         lines.append("        if on_a_loop():  # a generator that uses it is finalized where it is dropped")
-        lines.append("            return self._inner._let_go()")
-        lines.append(f"        self._gate.call(functools.partial(self._inner.__aexit__{_forwarded(member.args)}))")
+        lines.append("            self._inner._let_go()")
+        lines.append("        else:")
+        lines.append(f"            self._gate.call(functools.partial(self._inner.__aexit__{_forwarded(member.args)}))")
     elif isinstance(member, ast.AsyncFunctionDef):
         call = f"functools.partial(self._inner.{member.name}{_forwarded(member.args)})"
         owner = ", self._inner" if "portable" in decorators else ""

@@ -311,8 +311,9 @@ class BlobStream:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if on_a_loop():  # a generator that uses it is finalized where it is dropped
-            return self._inner._let_go()
-        self._gate.call(functools.partial(self._inner.__aexit__, exc_type, exc, traceback))
+            self._inner._let_go()
+        else:
+            self._gate.call(functools.partial(self._inner.__aexit__, exc_type, exc, traceback))
 
     def __iter__(self) -> Iterator[bytes]:
         return self

@@ -25,10 +25,11 @@ logger = logging.getLogger("specstar")
 Row: TypeAlias = Any
 
 _OLDEST = 14
-_NOBODY = ServerSession(0, None)
+_NOBODY = ServerSession(None, None)
 # How long a plan may be one for a table that has grown since.
 _PLAN_SECONDS = 60
-_OWN_SESSION = "SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+# Not the number that the driver was told at the start: PgBouncer makes that up.
+_OWN_SESSION = "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
 
 
 class PostgresConnection(Connection):
@@ -112,7 +113,7 @@ class PostgresConnection(Connection):
 
     async def _begin_session(self, session: Session) -> None:
         if not self.options.pgbouncer:
-            session.started = await session.fetchval(_OWN_SESSION)
+            session.server_session = ServerSession(*await session.fetchrow(_OWN_SESSION) or _NOBODY)
 
     @property
     def closing(self) -> bool:
@@ -138,7 +139,7 @@ class PostgresConnection(Connection):
                         yield session
                 except Exception as error:
                     if is_misdirected(error):
-                        self._leave(session)
+                        self.leave(session)
                     raise
         except SpecstarError:
             raise
@@ -183,7 +184,7 @@ class PostgresConnection(Connection):
             rows = await self._execute(session, sql, args, None, lock)
         except BaseException as error:
             if is_lost(error) or is_misdirected(error):
-                self._leave(session)
+                self.leave(session)
             await self.pool.give_back(session)
             if isinstance(error, Exception):
                 raise self._judged(error, served_by) from error
@@ -192,7 +193,7 @@ class PostgresConnection(Connection):
             await self.pool.give_back(session)
         return rows
 
-    def _leave(self, session: Session) -> None:
+    def leave(self, session: Session) -> None:
         """Use neither this connection again nor those laid aside."""
         drop(session)
         self.pool.distrust()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from specstar.backends.postgres.lost_answers import fence
+from specstar.backends.postgres.lost_answers import settled
 from specstar.backends.postgres.outcomes import AnswerLost, BadValue, WriteRace
 from specstar.backends.postgres.rows import revision_of
 from specstar.errors import BackendUnavailable, OutcomeUnknownError, RevisionConflictError, SpecstarError
@@ -42,8 +42,7 @@ async def erase(tables: ModelTables, resource_id: str, expected_version: int | N
             raise connection.translated(bad.__cause__ or bad, f"erasing from {tables.model}") from bad
         except AnswerLost as lost:
             try:
-                await fence(connection, lost.session)
-                there = await connection.fetch(sql.state, [resource_id])
+                there = await settled(connection, lost, sql.state, [resource_id])
             except SpecstarError as error:
                 raise OutcomeUnknownError(
                     f"{connection.where} was lost while erasing {resource_id!r}: it is there whole or not at all",

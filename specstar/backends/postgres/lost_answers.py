@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from specstar.errors import BackendUnavailable, OutcomeUnknownError, SpecstarError
 from specstar.roles.meta import MetaWrite
@@ -17,12 +17,18 @@ if TYPE_CHECKING:
     from specstar.backends.postgres.outcomes import AnswerLost, ServerSession
     from specstar.backends.postgres.statements import MetaSql
 
-__all__ = ["Applied", "Outcome", "fence", "find_out"]
+__all__ = ["Applied", "Outcome", "find_out", "settled"]
 
 logger = logging.getLogger("specstar")
 
 # The start time tells our process from a stranger's that got its number later.
 _END_PROCESS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND backend_start = $2"
+_FIND_PROCESS = "SELECT pid FROM pg_stat_activity WHERE pid = $1"
+# A commit without a change waits for nobody. This one waits for the synchronous standbys, and so for the commits before it,
+# which were taken for made when that wait was cut short: https://www.postgresql.org/docs/current/warm-standby.html
+_WRITE_NOTHING = "SELECT pg_logical_emit_message(true, 'specstar', 'looking')"
+_FIRST_PAUSE_SECONDS = 0.02
+_LONGEST_PAUSE_SECONDS = 1.0
 
 
 class Applied(NamedTuple):
@@ -37,41 +43,69 @@ Outcome: TypeAlias = Applied | Literal["absent"] | OutcomeUnknownError
 async def find_out(
     connection: PostgresConnection, sql: MetaSql, lost: AnswerLost | None, changes: Sequence[MetaWrite | Advance]
 ) -> list[Outcome]:
-    """One outcome a change: it is there, it is not and never will be, or nobody can say.
+    """One outcome a change: it is there, it is not and never will be, or nobody can say. Waits like `settled`."""
+    ids = [_resource_id(change) for change in changes]
+    revisions = [change.revision.revision_id if change.revision else None for change in changes]
+    try:
+        rows = await settled(connection, lost, sql.outcome, ids, revisions)
+    except SpecstarError:
+        return [_unknown(connection, change) for change in changes]
+    return [_judge(changes[row[0] - 1], row) for row in sorted(rows, key=lambda row: row[0])]
 
-    Waits for the server at most `acquire_timeout_seconds`, trying again while it restarts, and not at all when closing.
+
+async def settled(connection: PostgresConnection, lost: AnswerLost | None, sql: str, *args: Any) -> list[Row]:
+    """What a statement reads when the server process of a lost write is gone, and what it committed is as durable as ever.
+
+    Waits at most `acquire_timeout_seconds`, trying again while the server restarts, and not at all when closing. Raises a
+    `SpecstarError` if that was not enough.
     """
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + connection.options.acquire_timeout_seconds
-    pause = 0.05
+    limit = connection.options.acquire_timeout_seconds
+    deadline = loop.time() + limit
+    pause = _FIRST_PAUSE_SECONDS
     while True:
         try:
             async with asyncio.timeout_at(deadline):
                 if lost is not None:
-                    await fence(connection, lost.session)
-                ids = [_resource_id(change) for change in changes]
-                revisions = [change.revision.revision_id if change.revision else None for change in changes]
-                rows = await connection.fetch(sql.outcome, ids, revisions, doing="finding out about a write")
-                return [_judge(changes[row[0] - 1], row) for row in sorted(rows, key=lambda row: row[0])]
+                    await _fence(connection, lost.session)
+                return await _on_primary(connection, (_WRITE_NOTHING,), (sql, *args))
         except (SpecstarError, TimeoutError) as error:
             hopeless = connection.closing or not isinstance(error, (BackendUnavailable, TimeoutError))
             if hopeless or loop.time() + pause >= deadline:
-                return [_unknown(connection, change) for change in changes]
+                if isinstance(error, SpecstarError):
+                    raise
+                message = f"{connection.where} did not settle a lost write within {limit:g} s"
+                raise BackendUnavailable(message, backend="postgres") from error
         await asyncio.sleep(pause)
-        pause = min(pause * 2, 1.0)
+        pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
 
 
-async def fence(connection: PostgresConnection, session: ServerSession) -> None:
+async def _fence(connection: PostgresConnection, session: ServerSession) -> None:
     """Make sure that the server process of a lost connection is gone: what it did not commit, it never will.
 
-    Behind PgBouncer it cannot be known which process that is; there only the condition of the write protects.
+    A role that may not end it waits for its end. Behind PgBouncer it cannot be known which process that is; there only the
+    condition of the write protects.
     """
-    if session.started is None:
+    if session.pid is None:
         return
-    while True:
-        if not await connection.fetch(_END_PROCESS, session.pid, session.started, doing="ending a lost session"):
-            return
-        await asyncio.sleep(0.02)
+    statement = (_FIND_PROCESS, session.pid) if session.started is None else (_END_PROCESS, *session)
+    pause = _FIRST_PAUSE_SECONDS
+    while await _on_primary(connection, statement):
+        await asyncio.sleep(pause)
+        pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+
+
+async def _on_primary(connection: PostgresConnection, *statements: Sequence[Any]) -> list[Row]:
+    """Run statements with their arguments in one transaction, of a server that takes writes; the rows of the last one."""
+    rows: list[Row] = []
+    async with connection.transaction() as session:
+        if await session.fetchval("SELECT pg_is_in_recovery()"):
+            # A standby knows neither the processes of the primary nor its last commits.
+            connection.leave(session)
+            raise BackendUnavailable(f"{connection.where} is a standby at the moment", backend="postgres")
+        for sql, *args in statements:
+            rows = list(await session.fetch(sql, *args))
+    return rows
 
 
 def _resource_id(change: MetaWrite | Advance) -> str:

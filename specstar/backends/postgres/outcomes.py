@@ -12,9 +12,12 @@ E = TypeVar("E", bound=Exception)
 
 
 class ServerSession(NamedTuple):
-    """A server process, told apart from a later one with the same number. `started` None: it cannot be known."""
+    """A server process, told apart from a later one with the same number by its start.
 
-    pid: int
+    `started` None: this role may not see it, nor end the process. `pid` None: it cannot be known.
+    """
+
+    pid: int | None
     started: datetime | None
 
 

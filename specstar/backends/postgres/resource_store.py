@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
-from specstar.backends.postgres.lost_answers import fence
+from specstar.backends.postgres.lost_answers import settled
 from specstar.backends.postgres.outcomes import AnswerLost, BadValue, WriteRace
 from specstar.backends.postgres.reader import MAX_ROWS, largest_payload
 from specstar.backends.postgres.schema import PAYLOAD
 from specstar.backends.postgres.tables import ModelTables
-from specstar.errors import BackendUnavailable
+from specstar.errors import BackendUnavailable, SpecstarError
 from specstar.roles.resource import PayloadKey, ResourceStore, StoredPayload
 from specstar.roles.storage import ModelSpec
 from specstar.runtime import Batcher, portions
@@ -89,7 +89,10 @@ class PostgresResourceStore(ResourceStore):
                 cause = lost.__cause__
                 if lost.timed_out:
                     break
-                await fence(connection, lost.session)
+                try:
+                    await settled(connection, lost, "SELECT")
+                except SpecstarError:
+                    break
             else:
                 return
         raise BackendUnavailable(f"{connection.where} did not answer; retry later", backend="postgres") from cause

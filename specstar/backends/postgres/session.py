@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from datetime import datetime
 from typing import Any
 
 import asyncpg
@@ -16,16 +15,12 @@ __all__ = ["Session"]
 class Session(asyncpg.Connection):
     """A pooled connection. Nothing may leave state on it: transactions only, no SET, LISTEN or session lock."""
 
-    started: datetime | None = None
+    server_session = ServerSession(None, None)
+    """Which server process serves this connection."""
 
     def get_reset_query(self) -> str:
         """Nothing: asyncpg's reset is a round trip on every release (MagicStack/asyncpg#271, #780)."""
         return ""
-
-    @property
-    def server_session(self) -> ServerSession:
-        """Which server process serves this connection."""
-        return ServerSession(self.get_server_pid(), self.started)
 
     async def try_lock(self, lock_class: int, key: int) -> bool:
         """Take an advisory lock for as long as this connection lives, which it spends in one idle transaction.
