@@ -13,6 +13,7 @@ import pytest
 
 import services
 from specstar.backends.postgres.faults import is_race
+from specstar.errors import OutcomeUnknownError
 from tests.faults.ledger import Figures, fault_count
 from tests.faults.tools.managed_load import Entry, ManagedLoad
 from tests.faults.tools.postgres_program import CALL_LIMIT, end_sessions, program
@@ -70,6 +71,30 @@ async def test_failover_to_read_only(dsn: str, figures: Figures) -> None:
                 await load.progress(CALL_LIMIT)
         await load.verify(users)
     assert any("25006" in text for text in load.refusals)
+
+
+async def test_a_synchronous_standby_is_away(server: services.PostgresServer, dsn: str) -> None:
+    """What was cut short in its wait for the standby is committed here alone: nobody is told that it is safe."""
+    limits = {"command_timeout_seconds": 1.0, "acquire_timeout_seconds": 2.0}
+    async with program(dsn, pool_max_size=POOL, **limits) as users, admin(dsn) as look:
+        made = await users.create(Entry(1, "before"))
+        await look.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+        try:
+            await look.execute("SELECT pg_reload_conf()")
+            async with asyncio.timeout(CALL_LIMIT):
+                while await look.fetchval("SHOW synchronous_standby_names") != "nobody":  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+            for write in (
+                lambda: users.create(Entry(1, "alone")),
+                lambda: users.update(made.resource_id, Entry(1, "changed"), expected_revision_id=made.revision_id),
+                lambda: users.permanently_delete(made.resource_id),
+            ):
+                with pytest.raises(OutcomeUnknownError):
+                    await write()
+        finally:
+            await look.execute("ALTER SYSTEM RESET synchronous_standby_names")
+            await look.execute("SELECT pg_reload_conf()")
+        await users.create(Entry(1, "after"))
 
 
 async def test_no_connection_left(dsn: str, figures: Figures) -> None:

@@ -241,3 +241,39 @@ async def test_a_write_that_waits_for_a_lock_too_long_is_ended_and_refused(far: 
         found = await storage.read("r")
         assert isinstance(found, StoredRevision)
         assert found.payload == b"1"
+
+
+@pytest.fixture
+async def changeling(postgres_database: str) -> AsyncIterator[str]:
+    """The DSN of a role that takes on another one at once (as passwords of short life do), and so may not see itself."""
+    name = postgres_database.rpartition("/")[2]
+    owner, login = f"owner_{name}", f"login_{name}"
+    async with admin(postgres_database) as connection:
+        await connection.execute(
+            f"CREATE ROLE {owner}; CREATE ROLE {login} LOGIN NOINHERIT PASSWORD 'pw-of-role'; GRANT {owner} TO {login}; "
+            f"ALTER ROLE {login} SET role = {owner}; CREATE SCHEMA changeling AUTHORIZATION {owner}"
+        )
+        scheme, _, rest = postgres_database.partition("://")
+        yield f"{scheme}://{login}:pw-of-role@{rest.rpartition('@')[2]}"
+        await connection.execute(f"DROP OWNED BY {owner}, {login}; DROP ROLE {owner}, {login}")
+
+
+async def test_a_write_is_not_taken_for_lost_while_its_server_process_may_still_make_it(
+    proxy: TcpProxy, changeling: str
+) -> None:
+    """This role may not end that process: it waits for its end, and where that does not come nobody knows."""
+    options = {"acquire_timeout_seconds": 2.0, "command_timeout_seconds": 1.0, "schema": "changeling"}
+    async with open_rig(proxy.url_of(changeling), **options) as rig:
+        storage = rig.storage()
+        first = new("r", b"1")
+        await storage.write(first)
+        await warm(storage, "w")
+        for call in (storage.write(change_of(first, b"2")), storage.erase("w")):
+            proxy.requests.flowing.clear()
+            running = asyncio.create_task(call)
+            await asyncio.sleep(0.2)
+            proxy.requests.flowing, old = asyncio.Event(), proxy.requests.flowing
+            proxy.requests.flowing.set()
+            with pytest.raises(OutcomeUnknownError):
+                await asyncio.wait_for(running, 20)
+            old.set()
