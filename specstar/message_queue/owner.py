@@ -15,20 +15,29 @@ living_workers: set[str] = set()
 
 
 def process_token() -> str:
-    """This process, told apart from any other that has or had its id: host, id, start."""
+    """This process, told apart from any other that has or had its id: place, id, start."""
     return _token(os.getpid())
 
 
 @functools.lru_cache(maxsize=2)
 def _token(pid: int) -> str:
-    return f"{platform.node()}:{pid}:{_started(pid) or '?'}"
+    return f"{_place()}:{pid}:{_started(pid) or '?'}"
+
+
+def _place() -> str:
+    """Where process ids mean the same: the host, and the namespace on it, since containers may share a host's name."""
+    try:
+        namespace = os.stat("/proc/self/ns/pid").st_ino  # noqa: PTH116
+    except OSError:
+        return platform.node()
+    return f"{platform.node()}.{namespace}"
 
 
 def is_gone(token: str) -> bool | None:
-    """True if the process of the token is surely over, False if it lives, None if it is on another host."""
-    place, _, started = token.rpartition(":")
-    host, _, pid_text = place.rpartition(":")
-    if host != platform.node() or not pid_text.isdecimal():
+    """True if the process of the token is surely over, False if it lives, None if it is elsewhere: who knows."""
+    process, _, started = token.rpartition(":")
+    place, _, pid_text = process.rpartition(":")
+    if place != _place() or not pid_text.isdecimal():
         return None
     pid = int(pid_text)
     now_started = _started(pid)

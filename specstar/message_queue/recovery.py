@@ -24,18 +24,46 @@ from specstar.runtime import left_in_order
 if TYPE_CHECKING:
     from specstar.message_queue.queue import JobQueue
 
-__all__ = ["LEASE_SECONDS", "recover", "send_lost_again"]
+__all__ = ["LEASE_SECONDS", "Leases", "recover", "send_lost_again"]
 
 logger = logging.getLogger("specstar")
 LEASE_SECONDS = 60.0
-"""A run on another host that has not renewed its row for so long is taken to be dead."""
+"""A run elsewhere whose row has not been renewed while this process watched for so long is taken to be dead."""
+# No two clocks differ by so much: a row that is older needs no watching.
+_SURELY_OVER_SECONDS = 900.0
 _PAGE = 500
 _SPREAD_SECONDS = 1.0
 # A sender whose clock is ahead of this one.
 _CLOCK_SKEW = timedelta(seconds=5)
 
 
-async def recover(queue: JobQueue[Any]) -> bool:
+class Leases:
+    """The runs of other places that `recover` has seen: which version their rows had, and since when.
+
+    By the clock of this process alone: what another host says of the time is compared with nothing.
+    """
+
+    def __init__(self) -> None:
+        self._before: dict[str, tuple[int, float]] = {}
+        self._seen: dict[str, tuple[int, float]] = {}
+
+    def look_again(self) -> None:
+        """A new look at all jobs begins."""
+        self._before, self._seen = self._seen, {}
+
+    def over(self, snapshot: Snapshot) -> bool:
+        """True if the row was not renewed for `LEASE_SECONDS` of watching, or is very old."""
+        now = anyio.current_time()
+        job_id, version = snapshot.record.job_id, snapshot.version
+        before, since = self._before.get(job_id, (version, now))
+        self._seen[job_id] = version, (since if before == version else now)
+        if now - self._seen[job_id][1] >= LEASE_SECONDS:
+            return True
+        age = datetime.now(UTC) - snapshot.row.updated_time if snapshot.row is not None else timedelta()
+        return age.total_seconds() >= _SURELY_OVER_SECONDS
+
+
+async def recover(queue: JobQueue[Any], leases: Leases) -> bool:
     """Send the unfinished jobs of an in-process queue again. False if some run elsewhere: look again later.
 
     Several processes may do this at once: a claim is conditional, so whoever is second finds the job taken.
@@ -44,6 +72,7 @@ async def recover(queue: JobQueue[Any]) -> bool:
     if state is None:
         return True
     count, complete = 0, True
+    leases.look_again()
     async with left_in_order(_unfinished(queue.name, state)) as pages:
         async for page in pages:
             for found in page:
@@ -52,7 +81,7 @@ async def recover(queue: JobQueue[Any]) -> bool:
                 snapshot = None if messages.holds(job_id) else await state.read(job_id)
                 if snapshot is None or snapshot.record.status.finished or messages.holds(job_id):
                     continue
-                taken = await _taken_over(state, snapshot, leased=True)
+                taken = await _taken_over(state, snapshot, leases)
                 if taken is None:
                     complete = False
                     continue
@@ -88,7 +117,7 @@ async def send_lost_again(queue: JobQueue[Any]) -> None:
             lost: list[Message] = []
             for found in page:
                 if found.record.scheduled_time is not None and found.record.scheduled_time <= due:
-                    taken = await _taken_over(state, found, leased=False)
+                    taken = await _taken_over(state, found, None)
                     if taken is not None:
                         lost.append(_again(taken))
             await messages.publish_many(lost)
@@ -114,18 +143,18 @@ def _again(record: JobRecord) -> Message:
     return msgspec.structs.replace(message_of(record), attempts=record.attempts, copy=new_id())
 
 
-async def _taken_over(state: JobState, snapshot: Snapshot, *, leased: bool) -> JobRecord | None:
+async def _taken_over(state: JobState, snapshot: Snapshot, leases: Leases | None) -> JobRecord | None:
     """The record to send; a run whose process is gone is first put back to `retrying`. None if it still runs elsewhere.
 
-    `leased`: runs renew their rows, so that one on another host is gone as well if it has not for long.
+    `leases`: runs renew their rows, so that one of another place is gone as well if it has not for long.
     """
     record = snapshot.record
     if record.status is not JobStatus.running:
         return record
     if record.worker is not None:
         gone = run_is_gone(record.worker)
-        if gone is None and leased and snapshot.row is not None:
-            gone = (datetime.now(UTC) - snapshot.row.updated_time).total_seconds() > LEASE_SECONDS
+        if gone is None and leases is not None:
+            gone = leases.over(snapshot)
         if not gone:
             return None
     back = msgspec.structs.replace(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -19,6 +20,8 @@ from specstar.roles import MetaWrite, ResourceMeta, RevisionInfo, Storage, Store
 from specstar.roles.storage import StorageWrite
 
 __all__ = ["MAX_RESULT_IN_ROW", "StoredJobState", "record_of", "told_by_row", "with_revisions", "written"]
+
+logger = logging.getLogger("specstar")
 
 MAX_RESULT_IN_ROW = 1024
 """The longest result, in bytes of JSON, that is kept in the row; a longer one is a revision."""
@@ -103,7 +106,14 @@ class StoredJobState(JobState):
         offset: int = 0,
     ) -> list[Snapshot]:
         query = build_query(self._narrowed(condition), fields=self._fields, sort=sort, limit=limit, offset=offset)
-        return [_snapshot(found) for found in await self._storage.search(query)]
+        snapshots: list[Snapshot] = []
+        for found in await self._storage.search(query):
+            try:
+                snapshots.append(_snapshot(found))
+            except DecodeError as error:
+                # One that is damaged must not stand in the way of the others.
+                logger.warning("the record of job %s is left out: %s", found.meta.resource_id, error)
+        return snapshots
 
     async def count(self, condition: Condition | None) -> int:
         return await self._storage.count(self._narrowed(condition))
@@ -166,7 +176,16 @@ def record_of(found: StoredRevision) -> JobRecord:
 
 
 def told_by_row(found: StoredRevision, record: JobRecord) -> JobRecord:
-    """The record in a stored revision, with what the row alone tells since then."""
+    """The record in a stored revision, with what the row alone tells since then. Raises `DecodeError`."""
+    try:
+        return _told_by_row(found, record)
+    except ValueError as error:
+        job_id = found.meta.resource_id
+        message = f"the row of job {job_id} tells what this version does not know: {error}"
+        raise DecodeError(message, resource_id=job_id, job_id=job_id) from error
+
+
+def _told_by_row(found: StoredRevision, record: JobRecord) -> JobRecord:
     meta, revision = found.meta, found.revision
     status = JobStatus(meta.indexed_data.get("status", record.status))
     touched = status is not record.status or (status is JobStatus.running and meta.updated_by != revision.updated_by)

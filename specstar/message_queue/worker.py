@@ -16,7 +16,7 @@ from specstar.message_queue.forgetting import forget_for_ever
 from specstar.message_queue.handler_threads import HandlerThreads
 from specstar.message_queue.lane import Lane
 from specstar.message_queue.owner import living_workers, process_token
-from specstar.message_queue.recovery import recover, send_lost_again
+from specstar.message_queue.recovery import Leases, recover, send_lost_again
 from specstar.message_queue.ticks import enqueue_ticks
 from specstar.runtime import Home
 from specstar.runtime.gate import inside_worker
@@ -263,13 +263,14 @@ class Worker:
     async def _recover(self, queue: JobQueue[Any]) -> None:
         """See to jobs whose messages are gone: with the process that an in-process queue ended with, or with a broker."""
         shared, leased = queue._sharing()
+        leases = Leases()
         while shared:
             begun = anyio.current_time()
             pause = _RESTART_SECONDS
             try:
                 if not leased:
                     await send_lost_again(queue)
-                elif await recover(queue):
+                elif await recover(queue, leases):
                     return
             except NotConfiguredError:
                 return

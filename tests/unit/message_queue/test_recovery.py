@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,20 @@ from typing import Any
 import anyio
 import msgspec
 import pytest
+import trio
+import trio.testing
 
 from specstar import Job, JobStatus, SpecStar
+from specstar.errors import DecodeError
 from specstar.message_queue import JobQueue, WorkerStop
+from specstar.message_queue.job import JobRecord
 from specstar.message_queue.owner import is_gone, living_workers, process_token, run_is_gone
+from specstar.message_queue.recovery import Leases
 from specstar.message_queue.sender import message_of
+from specstar.message_queue.state import Snapshot
+from specstar.message_queue.stored_state import StoredJobState
+from specstar.roles import MetaWrite, ResourceMeta
+from specstar.roles.storage import StorageWrite
 from tests.conformance.jobs.harness import Mail, eventually, eventually_gives, workers
 
 
@@ -143,6 +153,78 @@ async def test_a_run_of_a_worker_of_this_process_that_ended_without_a_word_is_ta
         async with workers(spec):
             done = await queue.wait(sent.job_id, timeout=20)
     assert (done.status, done.attempts) == (JobStatus.succeeded, 2)
+
+
+def seen(job_id: str, version: int, updated_time: datetime) -> Snapshot:
+    row = ResourceMeta(
+        resource_id=job_id, current_revision_id="r", created_time=updated_time, updated_time=updated_time
+    )
+    record = JobRecord(job_id=job_id, queue="q", payload=msgspec.Raw(b"{}"), created_time=updated_time, revision_id="r")
+    return Snapshot(record, version, row)
+
+
+def test_a_run_elsewhere_is_over_when_it_was_not_renewed_while_we_watched() -> None:
+    """Whatever its host says of the time, unless it was long ago."""
+    now, long_ago = datetime.now(UTC), datetime.now(UTC) - timedelta(hours=1)
+    a_little_ago = now - timedelta(seconds=100)
+
+    async def watch() -> list[list[bool]]:
+        leases, looks = Leases(), []
+        for version in (1, 1, 2, 2, 2):
+            leases.look_again()
+            looks.append(
+                [
+                    leases.over(seen("silent", 1, a_little_ago)),
+                    leases.over(seen("renewed", version, a_little_ago)),
+                    leases.over(seen("old", version, long_ago)),
+                ]
+            )
+            await anyio.sleep(31)
+        return looks
+
+    looks = trio.run(watch, clock=trio.testing.MockClock(autojump_threshold=0))
+    assert [silent for silent, _, _ in looks] == [False, False, True, True, True]
+    assert [renewed for _, renewed, _ in looks] == [False, False, False, False, True]
+    assert all(old for _, _, old in looks)
+
+
+async def test_a_record_that_cannot_be_read_stands_in_nobodys_way(tmp_path: Path) -> None:
+    """A newer program may have written it."""
+    runs: list[int] = []
+
+    def fresh() -> tuple[SpecStar, JobQueue[Mail]]:
+        spec = SpecStar()
+        spec.configure(backend=on_disk(tmp_path))
+
+        async def note(job: Job[Mail]) -> None:
+            runs.append(job.payload.number)
+
+        return spec, spec.add_job(Mail, note, name="mails")
+
+    before, queue = fresh()
+    async with before:
+        sent = [await queue.enqueue(Mail(number=number)) for number in range(3)]
+
+        async def change() -> None:
+            state = queue._state()
+            assert isinstance(state, StoredJobState)
+            row = (await queue._read(sent[0].job_id)).row
+            assert row is not None
+            data = {**row.indexed_data, "status": "postponed"}
+            changed = msgspec.structs.replace(row, version=row.version + 1, indexed_data=data)
+            await state._storage.write(StorageWrite(MetaWrite(changed, None, row.version), None))
+
+        await before._gate.run(change)
+    after, queue = fresh()
+    async with after:
+        assert {job.job_id for job in await queue.search()} == {job.job_id for job in sent[1:]}
+        with pytest.raises(DecodeError, match=sent[0].job_id):
+            await queue.get(sent[0].job_id)
+        async with workers(after):
+            for job in sent[1:]:
+                assert (await queue.wait(job.job_id, timeout=20)).status is JobStatus.succeeded
+        assert await queue.forget_finished(older_than=0) == 2
+    assert sorted(runs) == [1, 2]
 
 
 async def test_a_finished_job_is_not_forgotten_while_a_copy_of_its_message_waits() -> None:
@@ -280,6 +362,7 @@ def test_a_process_is_told_from_others_with_its_id() -> None:
     host, pid, started = token.rsplit(":", 2)
     assert is_gone(f"{host}:999999999:{started}") is True
     assert is_gone(f"another-host:{pid}:{started}") is None
+    assert is_gone(f"{host}0:{pid}:1-of-another-container") is None
     assert is_gone(f"{host}:{pid}:1-another0") is True
     assert run_is_gone(f"another-host:{pid}:{started}/1.1") is None
     assert run_is_gone(f"{host}:999999999:{started}/1.1") is True

@@ -25,7 +25,7 @@ class SharedQueue:
 def test_a_look_that_takes_long_is_taken_seldom(look: float, pause: float, monkeypatch: pytest.MonkeyPatch) -> None:
     looks: list[float] = []
 
-    async def recover(_queue: Any) -> bool:
+    async def recover(_queue: Any, _leases: Any) -> bool:
         looks.append(trio.current_time())
         await trio.sleep(look)
         return len(looks) == 3
