@@ -64,7 +64,8 @@ async def run_workers(
     back to the queue and the attempt does not count. A second signal cancels them at once. Async handlers run on the
     caller's event loop, plain ones in threads. Signals are handled only in the main thread. While the broker is down the
     workers wait for it. `waits`: if the spec is being closed, it is closed when this returns. Raises `UsageError` without
-    queues, `NotConfiguredError` without mq, and `BackendError` if the broker refuses a queue.
+    queues, `NotConfiguredError` without mq, `BackendError` if the broker refuses a queue, and `OutcomeUnknownError` if the spec
+    had been opened on the event loop of another caller and that loop ends.
     """
     if not queues:
         raise UsageError("there are no jobs to run: declare them with @spec.job or spec.add_job before run_workers()")
@@ -81,15 +82,23 @@ async def run_workers(
     over = anyio.Event()
     errors: list[BaseException] = []
 
+    def lost_its_loop() -> bool:
+        """Whether that is why the worker has ended: neither told to, nor because somebody closed."""
+        return caller is not None and not worker.told_to_stop and (home.ending or not home.closing)
+
     async def work() -> None:
         # Shielded: a cancelled caller makes the worker drain, within its own time limit.
         with anyio.CancelScope(shield=True):
             try:
                 await gate.run(worker.run)
-                if waits:
+                if lost_its_loop():
+                    errors.append(_loop_is_lost())
+                elif waits:
                     await gate.until_closed()  # as the next call would find it half closed
             except Exception as error:
-                if home.closing and isinstance(error, BackendUnavailable | OutcomeUnknownError):
+                if isinstance(error, OutcomeUnknownError) and lost_its_loop():
+                    errors.append(_loop_is_lost())
+                elif home.closing and isinstance(error, BackendUnavailable | OutcomeUnknownError):
                     logger.info("the spec is closed: the workers stop")
                 else:
                     errors.append(error)
@@ -109,6 +118,13 @@ async def run_workers(
                     worker.stop_from_anywhere(1)
     if errors:
         raise errors[0]
+
+
+def _loop_is_lost() -> OutcomeUnknownError:
+    return OutcomeUnknownError(
+        "the event loop of another caller, on which the spec had been opened, has ended, and the workers with it; jobs that "
+        "ran go back: call run_workers() again"
+    )
 
 
 def run_workers_blocking(queues: Sequence[JobQueue[Any]], **options: Any) -> None:

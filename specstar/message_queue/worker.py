@@ -67,6 +67,11 @@ class Worker:
         self._runs += 1
         return f"{self._name}.{self._runs}"
 
+    @property
+    def told_to_stop(self) -> bool:
+        """True once `stop_from_anywhere` was called."""
+        return self._stop_calls > 0
+
     def stop_from_anywhere(self, calls: int) -> None:
         """Begin the drain (1), or end it at once (2 and more). From any thread or signal handler."""
         self._stop_calls = max(self._stop_calls, calls)

@@ -302,3 +302,50 @@ asyncio.run(main())
     )
     assert (done.out, done.code) == ("True True\n", 0), done.err
     assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize("backend", ["memory", "servers"], indirect=True)
+def test_workers_whose_spec_was_opened_on_a_loop_that_ends_say_so(programs: Programs, backend: Backend) -> None:
+    """Instead of returning as if they had been told to stop: nobody would work any more."""
+    done = programs.run(
+        """
+import asyncio
+from specstar import Job, SpecStar
+from specstar.errors import OutcomeUnknownError
+
+spec = SpecStar()
+spec.configure(backend=BACKEND)
+ready, working, seen = threading.Event(), threading.Event(), []
+
+@spec.job
+async def note(job: Job[User]) -> None:
+    seen.append(job.payload.name)
+    working.set()
+
+async def short():
+    await note.enqueue(User("first"))
+    ready.set()
+    await asyncio.to_thread(working.wait)
+
+thread = threading.Thread(target=lambda: asyncio.run(short()))
+thread.start()
+ready.wait()
+
+async def main():
+    try:
+        await spec.run_workers(handle_signals=False)
+    except OutcomeUnknownError as error:
+        say("call run_workers() again" in str(error))
+    thread.join()
+    workers = asyncio.create_task(spec.run_workers(handle_signals=False))
+    await note.enqueue(User("second"))
+    while "second" not in seen:
+        await asyncio.sleep(0.01)
+    await spec.aclose()
+    await workers
+
+asyncio.run(main())
+""",
+        backend,
+    )
+    assert (done.out, done.code) == ("True\n", 0), done.err
