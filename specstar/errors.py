@@ -37,6 +37,8 @@ __all__ = [
     "WaitTimeoutError",
 ]
 
+_MAX_SHOWN = 80
+
 
 class SpecstarError(Exception):
     """The base of all errors that specstar raises."""
@@ -278,10 +280,10 @@ class WaitTimeoutError(SpecstarError, TimeoutError):
     """A `wait` ran out of its own time. What it waited for goes on."""
 
 
-def shown(text: object, limit: int = 80) -> str:
+def shown(text: object) -> str:
     """A user's id made safe to print: quoted, control characters escaped, cut when long. It may be no text at all."""
     if not isinstance(text, str):
         return f"of type {type(text).__name__}"
-    if len(text) <= limit:
+    if len(text) <= _MAX_SHOWN:
         return repr(text)
-    return f"{text[:limit]!r}... ({len(text)} characters)"
+    return f"{text[:_MAX_SHOWN]!r}... ({len(text)} characters)"

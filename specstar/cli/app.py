@@ -6,7 +6,6 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from typing import TextIO
 
 from cyclopts import App, CycloptsError
 
@@ -80,8 +79,8 @@ def run(arguments: Sequence[str]) -> int:
     return 1
 
 
-def fail(message: str, file: TextIO | None = None) -> None:
+def fail(message: str) -> None:
     """Say on stderr what went wrong."""
     from specstar.cli.output import printable
 
-    print(f"specstar: {printable(message)}", file=file or sys.stderr)
+    print(f"specstar: {printable(message)}", file=sys.stderr)

@@ -48,7 +48,7 @@ def config_schema() -> Schema:
         name = ref["$ref"].rpartition("/")[2]
         partial = _with_aliases(provider, components[name])
         definitions[f"{provider.type}.options"] = partial
-        definitions[f"{provider.type}.options.complete"] = _complete(provider, components[name])
+        definitions[f"{provider.type}.options.complete"] = _complete(provider)
     option_names = {ref["$ref"].rpartition("/")[2] for ref in refs[1:]}
     definitions |= {name: _loose(schema) for name, schema in components.items() if name not in option_names}
     definitions["ConnectionProfile"] = _connection(own["ConnectionProfile"], providers)
@@ -122,7 +122,7 @@ def _with_aliases(provider: BackendProvider[Any, Any], schema: Schema) -> Schema
     return {**_annotations(schema), "type": "object", "properties": properties, "additionalProperties": False}
 
 
-def _complete(provider: BackendProvider[Any, Any], schema: Schema) -> Schema:
+def _complete(provider: BackendProvider[Any, Any]) -> Schema:
     demands = []
     for name in _required(provider):
         names = [name, *(alias for alias, target in provider.aliases.items() if target == name)]

@@ -14,7 +14,6 @@ from specstar.config.structs import BackendBinding, BackendConfig, BackendDefaul
 
 __all__ = ["read_config"]
 
-_ROLES = ("meta", "resource", "blob", "mq")
 _TABLES: dict[type[Struct], StructTable] = {
     kind: StructTable(kind) for kind in (BackendConfig, BackendDefaults, ConnectionProfile, BackendBinding)
 }

@@ -178,10 +178,9 @@ class LocalJobState(JobState):
         live.unwritten[entry.record.job_id] = entry
         if not self._flusher_runs:
             self._flusher_runs = True
-            self._home.spawn(self._write_behind)
+            self._home.spawn(self._write_behind, live)
 
-    async def _write_behind(self) -> None:
-        live = await self._live.get()
+    async def _write_behind(self, live: LiveJobs) -> None:
         try:
             while live.unwritten:
                 await anyio.sleep(_FLUSH_SECONDS)

@@ -196,7 +196,7 @@ class PostgresS3StorageFactory(BoundStorageFactory):
         upload_method: Literal["proxy", "single_put"] | None = None,
         presigned_url_expiry: int | None = None,
     ) -> None:
-        s3 = _s3(
+        s3 = dict[str, Any](
             bucket=s3_bucket,
             region_name=s3_region,
             access_key_id=s3_access_key_id,
@@ -233,7 +233,7 @@ class PostgresDiskS3StorageFactory(BoundStorageFactory):
         upload_method: Literal["proxy", "single_put"] | None = None,
         presigned_url_expiry: int | None = None,
     ) -> None:
-        s3 = _s3(
+        s3 = dict[str, Any](
             bucket=s3_bucket,
             region_name=s3_region,
             access_key_id=s3_access_key_id,
@@ -273,7 +273,7 @@ class S3StorageFactory(BoundStorageFactory):
         upload_method: Literal["proxy", "single_put"] | None = None,
         presigned_url_expiry: int | None = None,
     ) -> None:
-        s3 = _s3(
+        s3 = dict[str, Any](
             bucket=bucket,
             access_key_id=access_key_id,
             secret_access_key=secret_access_key,
@@ -297,7 +297,3 @@ class S3StorageFactory(BoundStorageFactory):
 
 def _postgres(connection_string: str, encoding: Encoding, table_prefix: str) -> dict[str, Any]:
     return {"dsn": connection_string, "encoding": encoding, "table_prefix": table_prefix}
-
-
-def _s3(**options: Any) -> dict[str, Any]:
-    return options

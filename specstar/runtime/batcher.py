@@ -23,7 +23,7 @@ _MOST_TURNS = 32
 
 
 class _Entry(Generic[Item]):
-    __slots__ = ("in_flight", "item", "key", "since", "waiter")
+    __slots__ = ("item", "key", "since", "waiter")
 
     def __init__(self, item: Item, waiter: Waiter[Any], key: Hashable, since: float) -> None:
         self.item = item

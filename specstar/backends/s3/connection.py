@@ -60,7 +60,7 @@ class S3Connection(Connection):
 
     def __init__(self, options: S3Options) -> None:
         self.options = options
-        self.meta_objects: dict[Hashable, Any] = {}
+        self.meta_objects: dict[Hashable, MetaObjectHandle] = {}
         self.probed: set[tuple[str, str]] = set()
         self.probing = asyncio.Lock()
         self.busy = asyncio.Semaphore(options.max_pool_connections)
@@ -202,8 +202,6 @@ class S3Connection(Connection):
             try:
                 async with clock:
                     return await self._send(method, params, pieces, sha256)
-            except asyncio.CancelledError:
-                raise
             except Exception as error:
                 if clock.expired():
                     raise self._too_late(operation, params, seconds) from error
@@ -282,7 +280,7 @@ class S3Connection(Connection):
             try:
                 async with asyncio.timeout(_CLEANUP_SECONDS):
                     await work
-            except (Exception, TimeoutError) as error:
+            except Exception as error:
                 logger.warning("s3: %s is left to garbage collection: %s", what, error)
 
         task = self.start(bounded())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from specstar.backends.provider import BackendContext
 from specstar.backends.s3.connection import S3Connection
@@ -57,7 +57,7 @@ class S3MetaStore(MetaStore):
             options.max_meta_bytes,
             options.batch_bytes,
         )
-        found: MetaSync | None = connection.meta_objects.get(share)
+        found = cast("MetaSync | None", connection.meta_objects.get(share))
         if found is None:
             stored = MetaObject(connection, options.bucket, options.prefix, self._model.name)
             found = MetaSync(self._context.home, connection, stored, options, self._model.name)

@@ -383,7 +383,7 @@ class Database:
         self.connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
         # Without it SQLite plans a join anew whenever a parameter changes, which costs more than running it.
         self.connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
-        self.connection.create_scalar_function("specstar_regex", _regex, 2, deterministic=True)
+        self.connection.create_scalar_function("specstar_regex", regex_function, 2, deterministic=True)
 
     @contextmanager
     def _held(self) -> Iterator[None]:
@@ -406,11 +406,6 @@ class Database:
     def _rollback(self) -> None:
         if self.connection.in_transaction:
             self.execute("ROLLBACK")
-
-
-def _regex(*values: Any) -> int | None:
-    pattern, text = values
-    return regex_function(pattern, text)
 
 
 def _while_busy(call: Callable[[], R], timeout: float) -> R:
