@@ -84,7 +84,7 @@ async def run_workers(
 
     def lost_its_loop() -> bool:
         """Whether that is why the worker has ended: neither told to, nor because somebody closed."""
-        return caller is not None and not worker.told_to_stop and (home.ending or not home.closing)
+        return caller is not None and not worker.told_to_stop and (home.ending or not worker.stopping)
 
     async def work() -> None:
         # Shielded: a cancelled caller makes the worker drain, within its own time limit.
