@@ -25,8 +25,8 @@ from specstar.roles import BlobStore, ModelSpec
 from specstar.runtime import Gate, gated, in_trio, interrupted
 
 if TYPE_CHECKING:
-    from specstar.backends.provider import Role
     from specstar.config import BackendConfig, ResolvedBackend
+    from specstar.config.structs import Role
     from specstar.health import RoleReport
     from specstar.message_queue.backend import JobBackend
     from specstar.message_queue.factories import BoundMessageQueueFactory

@@ -9,8 +9,8 @@ from typing import Any
 import anyio
 from msgspec import Struct
 
-from specstar.backends.provider import Role
 from specstar.config import ResolvedBackend
+from specstar.config.structs import Role
 from specstar.errors import BackendUnavailable, SpecstarError
 from specstar.resource_manager.binding import context_of
 from specstar.runtime import Gate

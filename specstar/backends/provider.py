@@ -6,10 +6,11 @@ import builtins
 from abc import ABC, abstractmethod
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from msgspec import Struct
 
+from specstar.config.structs import Role
 from specstar.errors import NotConfiguredError
 from specstar.roles import BlobStore, MessageQueueFactory, MetaStore, ModelSpec, ResourceStore, Storage
 from specstar.runtime import Connection, Home, LazyConnection
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["BackendContext", "BackendProvider", "Role"]
 
-Role = Literal["meta", "resource", "blob", "mq"]
 Options = TypeVar("Options", bound=Struct)
 Conn = TypeVar("Conn", bound=Connection)
 

@@ -6,7 +6,8 @@ from specstar.config.encoding import Encoding
 from specstar.config.expansion import expand
 from specstar.config.loading import ConfigSource
 from specstar.config.redaction import redacted, redacted_options
-from specstar.config.resolving import Origin, ResolvedBackend, ResolvedConfig, resolve_config
+from specstar.config.resolved import Origin, ResolvedBackend, ResolvedConfig
+from specstar.config.resolving import resolve_config
 from specstar.config.structs import BackendBinding, BackendConfig, BackendDefaults, ConnectionProfile
 
 __all__ = [

@@ -3,94 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
-
-from msgspec import Struct
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from specstar.config.decoding import FieldProblem, StructTable
 from specstar.config.expansion import Expanded
 from specstar.config.loading import UNUSABLE, ConfigSource, load
 from specstar.config.problems import Problems, join, nearest, quoted
-from specstar.config.redaction import redacted_options, secret_names
-from specstar.config.structs import BackendBinding, BackendConfig, BackendDefaults, ConnectionProfile
+from specstar.config.redaction import secret_names
+from specstar.config.resolved import Origin, ResolvedBackend, ResolvedConfig
+from specstar.config.structs import ROLES, BackendBinding, BackendConfig, ConnectionProfile, Role
 from specstar.config.structure import read_config
 from specstar.errors import ConfigError
 
 if TYPE_CHECKING:
-    from specstar.backends.provider import BackendProvider, Role
+    from specstar.backends.provider import BackendProvider
 
-__all__ = ["Origin", "ResolvedBackend", "ResolvedConfig", "resolve_config"]
-
-Origin: TypeAlias = Literal["given", "connection", "defaults", "default"]
-ROLES: tuple[Role, ...] = ("meta", "resource", "blob", "mq")
-
-
-class ResolvedBackend(Struct, frozen=True, kw_only=True, eq=False):
-    """What fills one role: provider, typed options, and the connection they came from (None: an inline backend).
-
-    `origins` names the options that were set and where: `given` in the binding, in the `connection`, in `defaults`.
-    `pinned` are the options that stores and connections get.
-    """
-
-    role: Role
-    type: str
-    provider: BackendProvider[Any, Any]
-    options: Any
-    pinned: Any
-    connection: str | None = None
-    tags: tuple[str, ...] = ()
-    origins: dict[str, Origin] = {}
-
-    def origin_of(self, option: str) -> Origin:
-        """Where an option's value came from; `default` is the backend's own."""
-        return self.origins.get(option, "default")
-
-    def shown_options(self) -> dict[str, Any]:
-        """All options by name, with `***` for secrets."""
-        return redacted_options(self.options)
-
-    def __repr__(self) -> str:
-        return f"ResolvedBackend({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
-
-    def __rich_repr__(self) -> list[tuple[str, Any]]:
-        return [
-            ("role", self.role),
-            ("type", self.type),
-            ("connection", self.connection),
-            ("options", self.shown_options()),
-        ]
-
-
-class ResolvedConfig(Struct, frozen=True, kw_only=True, eq=False):
-    """The backends of all roles; `mq` is None if none is configured. `source` is the file it came from."""
-
-    meta: ResolvedBackend
-    resource: ResolvedBackend
-    blob: ResolvedBackend
-    mq: ResolvedBackend | None
-    defaults: BackendDefaults
-    source: str | None = None
-
-    def __iter__(self) -> Iterator[ResolvedBackend]:
-        """The roles that are bound, in the order meta, resource, blob, mq."""
-        return iter([bound for bound in (self.meta, self.resource, self.blob, self.mq) if bound is not None])
-
-    def warnings(self) -> list[str]:
-        """What is allowed, but hardly meant: roles in memory beside those that outlive the process."""
-        kept = {bound.role: bound.type for bound in self if bound.provider.durable}
-        found = []
-        if "meta" in kept and "resource" not in kept:
-            found.append(
-                f"meta is on {kept['meta']}, but the payloads of resources are in memory, and gone when the process ends: "
-                "bind resource too"
-            )
-        elif "resource" in kept and "meta" not in kept:
-            found.append(
-                f"payloads of resources are on {kept['resource']}, but meta is in memory: nothing finds them again when the "
-                "process has ended; bind meta too"
-            )
-        return found
+__all__ = ["resolve_config"]
 
 
 def resolve_config(source: ConfigSource, *, environ: Mapping[str, str] | None = None) -> ResolvedConfig:

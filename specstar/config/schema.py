@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from specstar.config.structs import BackendBinding, BackendConfig, BackendDefaults, ConnectionProfile
+from specstar.config.structs import ROLES, BackendBinding, BackendConfig, BackendDefaults, ConnectionProfile
 
 if TYPE_CHECKING:
     from specstar.backends.provider import BackendProvider
@@ -22,7 +22,6 @@ __all__ = ["config_schema"]
 Schema = dict[str, Any]
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
-_ROLES = ("meta", "resource", "blob", "mq")
 _VARIABLE: Schema = {"$ref": "#/$defs/variable"}
 _SCALARS = frozenset({"boolean", "integer", "number", "null"})
 _STRING_LIMITS = frozenset({"minLength", "maxLength", "pattern", "format", "contentEncoding"})
@@ -52,12 +51,12 @@ def config_schema() -> Schema:
     option_names = {ref["$ref"].rpartition("/")[2] for ref in refs[1:]}
     definitions |= {name: _loose(schema) for name, schema in components.items() if name not in option_names}
     definitions["ConnectionProfile"] = _connection(own["ConnectionProfile"], providers)
-    for role in _ROLES:
+    for role in ROLES:
         having = [provider for provider in providers if role in provider.roles]
         definitions[f"binding.{role}"] = _binding(own["BackendBinding"], having)
 
     properties = {name: _loose(schema) for name, schema in own["BackendConfig"]["properties"].items()}
-    for role in _ROLES:
+    for role in ROLES:
         ref = _ref(f"binding.{role}")
         described = {"description": own["BackendConfig"]["properties"][role]["description"]}
         properties[role] = described | ({"anyOf": [ref, {"type": "null"}]} if role == "mq" else ref)

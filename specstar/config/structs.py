@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 from msgspec import Meta, Struct, field
 
 from specstar.config.encoding import Encoding
 
-__all__ = ["BackendBinding", "BackendConfig", "BackendDefaults", "ConnectionProfile"]
+__all__ = ["ROLES", "BackendBinding", "BackendConfig", "BackendDefaults", "ConnectionProfile", "Role"]
 
+Role: TypeAlias = Literal["meta", "resource", "blob", "mq"]
+ROLES: tuple[Role, ...] = get_args(Role)
 _OptionsText = "Options of the backend type."
 
 

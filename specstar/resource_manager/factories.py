@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
-from specstar.backends.provider import Role
 from specstar.config import BackendBinding, BackendConfig, ResolvedBackend, resolve_config
 from specstar.config.encoding import Encoding
+from specstar.config.structs import Role
 from specstar.errors import NotConfiguredError
 from specstar.resource_manager.binding import context_of
 from specstar.resource_manager.composed import ComposedStorage

@@ -75,7 +75,7 @@ async def test_failover_to_read_only(dsn: str, figures: Figures) -> None:
 
 async def test_a_synchronous_standby_is_away(server: services.PostgresServer, dsn: str) -> None:
     """What was cut short in its wait for the standby is committed here alone: nobody is told that it is safe."""
-    limits = {"command_timeout_seconds": 1.0, "acquire_timeout_seconds": 2.0}
+    limits: dict[str, Any] = {"command_timeout_seconds": 1.0, "acquire_timeout_seconds": 2.0}
     async with program(dsn, pool_max_size=POOL, **limits) as users, admin(dsn) as look:
         made = await users.create(Entry(1, "before"))
         await look.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")

@@ -113,7 +113,8 @@ class PostgresConnection(Connection):
 
     async def _begin_session(self, session: Session) -> None:
         if not self.options.pgbouncer:
-            session.server_session = ServerSession(*await session.fetchrow(_OWN_SESSION) or _NOBODY)
+            row = await session.fetchrow(_OWN_SESSION)
+            session.server_session = ServerSession(row[0], row[1]) if row is not None else _NOBODY
 
     @property
     def closing(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import anyio
@@ -57,7 +57,7 @@ def test_a_generator_that_is_finalized_on_a_loop(tmp_path: Path) -> None:
     spec.configure(backend=backend_at(tmp_path))
     info = spec.blobs.put(os.urandom(8 * MIB))
 
-    def chunks() -> Iterator[bytes]:
+    def chunks() -> Generator[bytes]:
         with spec.blobs.open(info.file_id) as stream:
             yield from stream
 

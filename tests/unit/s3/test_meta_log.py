@@ -516,7 +516,8 @@ async def test_a_store_that_comes_while_tables_are_made_gets_its_own(
         go_on.set()
         await asyncio.gather(second, third)
         connection = await rig.lazy.get()
-        (sync,) = connection.meta_objects.values()
+        (handle,) = connection.meta_objects.values()
+        sync: Any = handle
         indexes = sync._copy._database.execute(
             "SELECT sql FROM sqlite_schema WHERE type = 'index' AND sql LIKE '%age%'"
         )
