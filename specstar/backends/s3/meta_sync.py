@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import secrets
 from collections.abc import Callable, Hashable, Sequence
 from copy import copy as copy_of
@@ -19,6 +18,7 @@ from specstar.backends.s3.meta_load import Loader, Version
 from specstar.backends.s3.meta_log import Commit
 from specstar.backends.s3.meta_object import StoredObject
 from specstar.backends.s3.meta_push import Landed, Pusher, deleted
+from specstar.backends.s3.meta_rivals import Rivals
 from specstar.backends.s3.options import S3Options
 from specstar.backends.sqlite.database import Operation
 from specstar.errors import (
@@ -38,8 +38,6 @@ logger = logging.getLogger("specstar")
 _MAX_CHANGES = 4096
 _DRAIN_SECONDS = 60.0
 _LARGE = 32 << 20
-_RIVALRY_SECONDS = 5.0
-_LONGEST_ROW = 32
 
 
 class _Group(NamedTuple):
@@ -94,13 +92,7 @@ class MetaSync:
         self._sent: list[tuple[Commit, int]] = []
         self._diverged: str | None = None
         self._warned = False
-        # While other processes are known to write: when that ends, and how long one push takes.
-        self._rivals_until = 0.0
-        self._round = 0.0
-        self._won = False
-        # Pushes that followed each other without a pause, and when the last one was done.
-        self._row = 0
-        self._pushed = 0.0
+        self._rivals = Rivals(home)
         self._periodic: Any = None
         self._writes: Batcher[_Group, list[Any]] = Batcher(
             home,
@@ -169,26 +161,12 @@ class MetaSync:
     async def _flush_writes(self, groups: list[_Group]) -> list[list[Any]]:
         changes = [change for group in groups for change in group.changes]
         if self._options.auto_sync and self._options.enable_locking:
-            await self._let_others_first()
+            await self._rivals.make_way()
         async with self._state:
             await self._ready()
             results = await (self._publish(changes) if self._options.auto_sync else self._apply(changes))
         ordered = iter(results)
         return [[next(ordered) for _ in group.changes] for group in groups]
-
-    async def _let_others_first(self) -> None:
-        """Who just won would win again, being a read ahead of the losers: leave room for one of them now and then.
-
-        Always after a long row of pushes: who never loses knows of no rivals. A loser does not wait.
-        """
-        now = self._home.time()
-        if now - self._pushed > 2 * self._round:
-            self._row = 0
-        if self._won and now < self._rivals_until:
-            await asyncio.sleep(random.uniform(1, 3) * self._round)
-        elif self._row >= _LONGEST_ROW:
-            self._row = 0
-            await asyncio.sleep(3 * self._round)
 
     async def _apply(self, changes: list[Change]) -> list[Any]:
         """Change the local copy only; `sync` pushes later."""
@@ -229,16 +207,11 @@ class MetaSync:
                 else:
                     self._swap(prepared.copy, outcome.etag, prepared.delta)
                 self._warn_if_large(prepared.snapshot.size)
-                self._pushed = self._home.time()
                 # One with a new base takes longer than what comes next.
-                if prepared.snapshot.base is None or not self._round:
-                    self._round = min(1.0, self._pushed - begun)
-                self._won = True
-                self._row += 1
+                self._rivals.won(begun, usual=prepared.snapshot.base is None)
                 return prepared.results
             self._retire(prepared.copy)
-            self._won = False
-            self._rivals_until = self._home.time() + _RIVALRY_SECONDS
+            self._rivals.lost()
             # Where nothing was before, there is nothing local to protect.
             if not self._options.auto_reload_on_conflict and self._etag is not None:
                 self._retire(outcome.copy)
