@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -12,6 +13,8 @@ import msgspec
 from specstar.errors import (
     BackendError,
     BackendUnavailable,
+    DecodeError,
+    LimitExceededError,
     OutcomeUnknownError,
     ResourceNotFoundError,
     RevisionConflictError,
@@ -19,6 +22,7 @@ from specstar.errors import (
 from specstar.message_queue.attempt import Attempt
 from specstar.message_queue.job import JobRecord, JobStatus
 from specstar.message_queue.state import JobState
+from specstar.roles import Delivery
 
 if TYPE_CHECKING:
     from specstar.message_queue.worker import Worker
@@ -75,6 +79,38 @@ class Outcomes:
                 # Whoever cancelled it was told so: that stands, whatever has come of the run.
                 record = cancelled(found.record)
         raise BackendUnavailable(f"job {record.job_id} is changed by others all the time", role="meta")
+
+    async def end_unsent(self, delivery: Delivery, error: LimitExceededError) -> None:
+        """The broker takes no message of this size, neither a retry nor a dead letter: the job ends for good without one."""
+        job_id = delivery.message.id
+        logger.error("job %s in %r ends without a dead letter: %s", job_id, self._name, error)
+        try:
+            try:
+                await self._give_up(job_id, str(error))
+            except BackendError as failure:
+                await self.again(lambda: self._give_up(job_id, str(error)), failure)
+            await delivery.ack()
+        except (BackendError, GaveUp) as failure:
+            logger.warning("job %s in %r comes again: %s", job_id, self._name, failure)
+
+    async def _give_up(self, job_id: str, reason: str) -> None:
+        if self._state is None:
+            return
+        for _ in range(_CONFLICTS):
+            with contextlib.suppress(RevisionConflictError, OutcomeUnknownError, ResourceNotFoundError):
+                try:
+                    found = await self._state.read(job_id)
+                except DecodeError:
+                    return  # damaged: there is nothing to write
+                if found is None or found.record.status.finished:
+                    return
+                text = "; ".join(part for part in (found.record.error, reason) if part)
+                failed = msgspec.structs.replace(
+                    found.record, status=JobStatus.failed, error=text, worker=None, finished_time=datetime.now(UTC)
+                )
+                await self._state.settle(found, failed)
+                return
+        raise BackendUnavailable(f"job {job_id} is changed by others all the time", role="meta")
 
     async def again(self, operation: Callable[[], Awaitable[R]], error: BackendError) -> R:
         """Repeat what has failed while the state's backend fails. Raises `GaveUp` when the worker ends before it is back."""

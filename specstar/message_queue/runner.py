@@ -16,6 +16,7 @@ from specstar.errors import (
     DecodeError,
     DuplicateResourceError,
     InvalidInputError,
+    LimitExceededError,
     OutcomeUnknownError,
     ResourceNotFoundError,
     RevisionConflictError,
@@ -368,6 +369,9 @@ class JobRunner:
         """Confirm the end of a delivery. If that fails the broker delivers again, and the state tells what was done."""
         try:
             await ending
+        except LimitExceededError as error:
+            await self._outcomes.end_unsent(delivery, error)
+            self._queue._notify(delivery.message.id)
         except (BackendError, InvalidInputError) as error:
             logger.warning(
                 "job %s in %r: the broker did not take its end, it comes again: %s",

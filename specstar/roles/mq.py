@@ -51,7 +51,8 @@ class Delivery(ABC):
     If the worker dies, or its connection, or its consumer is left before an end took effect, this very message is delivered
     again, unchanged, with `redelivered` true. The copy that `retry` sends is a new message: not redelivered. `retry` and
     `dead` send first and remove second, so that a crash between leaves two copies, never none. An end raises
-    `BackendUnavailable` if it could not be confirmed; the message is then delivered again.
+    `BackendUnavailable` if it could not be confirmed; the message is then delivered again. `retry` and `dead` raise
+    `LimitExceededError` if the broker takes no message of that size; the delivery is then in hand still, for another end.
     """
 
     message: Message

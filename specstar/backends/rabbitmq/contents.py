@@ -7,9 +7,10 @@ from collections.abc import Callable, Collection
 
 from specstar.backends.rabbitmq.intake import BODY, HEADER, METHOD
 
-__all__ = ["ACK", "DELIVER", "NACK", "RETURN", "Contents", "delivery_of", "settled_by"]
+__all__ = ["ACK", "CLOSE", "DELIVER", "NACK", "RETURN", "Contents", "delivery_of", "settled_by"]
 
 # Class and method, the first four bytes of a method frame.
+CLOSE = b"\x00\x14\x00\x28"
 RETURN, DELIVER, ACK, NACK = b"\x00\x3c\x00\x32", b"\x00\x3c\x00\x3c", b"\x00\x3c\x00\x50", b"\x00\x3c\x00\x78"
 _TAG = struct.Struct(">QB")
 _METHOD_BYTES = 4

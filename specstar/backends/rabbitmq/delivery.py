@@ -6,6 +6,7 @@ from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
 from specstar.backends.rabbitmq.faults import unavailable
+from specstar.errors import LimitExceededError
 from specstar.roles import Delivery, Message
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ class RabbitMQDelivery(Delivery):
         """Send the copy that replaces this message; if that fails it is delivered again, and does not stay in hand."""
         try:
             await sending
+        except LimitExceededError:
+            raise  # it would be refused again each time: the caller ends it otherwise
         except Exception:
             if not self.lost:
                 self.given_back = True

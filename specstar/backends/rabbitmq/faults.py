@@ -22,13 +22,14 @@ from aiormq.exceptions import (
     ProbableAuthenticationError,
 )
 
-from specstar.errors import BackendError, BackendUnavailable, SpecstarError
+from specstar.errors import BackendError, BackendUnavailable, LimitExceededError, SpecstarError
 
 __all__ = [
     "LinkLostError",
     "QueueMismatchError",
     "ReturnedError",
     "UnknownArgumentError",
+    "publish_error",
     "refused",
     "translated",
     "unavailable",
@@ -40,6 +41,7 @@ _INEQUIVALENT = re.compile(
     re.DOTALL,
 )
 _UNKNOWN = re.compile(r"invalid arg '(?P<argument>[^']+)' for queue '.*' in vhost '.*' of queue type", re.DOTALL)
+_TOO_LARGE = re.compile(r"message size \d+ is larger than (?:configured )?max size (?P<limit>\d+)")
 _VALUE = re.compile(r"(?:the value )?'?(?P<value>.*?)'?(?: of type '[^']*')?$", re.DOTALL)
 _OPTION = {
     "x-max-priority": "max_priority",
@@ -154,6 +156,24 @@ def channel_error(error: BaseException, doing: str) -> Exception:
     if isinstance(error, AMQPError | OSError | ChannelInvalidStateError | RuntimeError):
         return LinkLostError(f"{doing}: {_text(error)}")
     return refused(f"{doing}: {_text(error)}")
+
+
+def publish_error(reason: BaseException | None, queue: str, size: int) -> Exception:
+    """What the close of its channel means for a message of `size` bytes without a confirm: its own fault, or a lost link."""
+    own: Exception = LinkLostError(f"the channel closed: {reason}")
+    if isinstance(reason, ChannelAccessRefused):
+        own = refused(f"publishing to {queue!r}: the user lacks the write permission on amq.default ({_text(reason)})")
+    elif isinstance(reason, ChannelPreconditionFailed) and (found := _TOO_LARGE.search(_text(reason))) is not None:
+        limit = int(found["limit"])
+        if size > limit:
+            own = LimitExceededError(
+                f"a message of {size} bytes for {queue!r}; the broker's max_message_size allows {limit}",
+                field="body",
+                limit=limit,
+                actual=size,
+            )
+    own.__cause__ = reason
+    return own
 
 
 @contextmanager

@@ -38,7 +38,10 @@ class Outbox:
     async def send(
         self, queue: QueueSpec, body: bytes, *, priority: int = 0, headers: dict[str, Any] | None = None
     ) -> None:
-        """Send one message. Raises `BackendUnavailable` within the publish timeout, `BackendError` if it is refused."""
+        """Send one message. Raises `BackendUnavailable` within the publish timeout, `BackendError` if it is refused.
+
+        Raises `LimitExceededError` if it is larger than the broker allows.
+        """
         connection = self._connection.opened or await self._connection.get()
         link = connection.newest
         if (

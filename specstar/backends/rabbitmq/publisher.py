@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from aiormq.exceptions import DeliveryError, PublishError
 
 from specstar.backends.rabbitmq import wire
-from specstar.backends.rabbitmq.contents import ACK, NACK, RETURN, Contents, settled_by
-from specstar.backends.rabbitmq.faults import LinkLostError, ReturnedError, refused, unavailable
+from specstar.backends.rabbitmq.contents import ACK, CLOSE, NACK, RETURN, Contents, settled_by
+from specstar.backends.rabbitmq.faults import LinkLostError, ReturnedError, publish_error, refused, unavailable
 from specstar.backends.rabbitmq.intake import METHOD
 
 if TYPE_CHECKING:
@@ -103,6 +103,8 @@ class _Group:
 class Publisher:
     """A publishing channel. When it is lost, what was not confirmed ends in `LinkLostError`: its fate is not known.
 
+    If the broker closed it over a message that is too large, or for want of a permission, those concerned say so.
+
     At most `window` messages and 32 MiB are sent and not confirmed; the rest waits, each until its deadline. All
     methods belong to the loop. `publish` may be cancelled: what was sent by then may still arrive.
     """
@@ -124,6 +126,7 @@ class Publisher:
         self._scheduled = False
         self._held = False
         self._closed = False
+        self._ending = False
         self._sweeper: asyncio.TimerHandle | None = None
         self._public_calls: set[asyncio.Task[None]] = set()
         # By tag, oldest first. An ordered dictionary forgets its oldest entry without a walk over all those before.
@@ -140,7 +143,7 @@ class Publisher:
     @property
     def open(self) -> bool:
         """False once the channel is gone."""
-        return not self._closed and not self.channel.is_closed
+        return not self._closed and not self._ending and not self.channel.is_closed
 
     async def drain(self) -> None:
         """Wait until nobody waits for a confirm any more."""
@@ -190,6 +193,9 @@ class Publisher:
                 tag, multiple = settled_by(data, start)
                 self._confirmed(tag, multiple=multiple, refused=method == NACK)
                 return True
+            if method == CLOSE:
+                # Once the driver has agreed, what is written on the channel ends the whole connection.
+                self._ending = True
         return self._returns(kind, data, start, stop)
 
     def _confirmed(self, tag: int, *, multiple: bool, refused: bool) -> None:
@@ -242,7 +248,7 @@ class Publisher:
         self._send_pending()
 
     def _send_pending(self) -> None:
-        if self._closed:
+        if self._closed or self._ending:
             return
         if self.fast_path_problem is not None:
             self._flush_by_public_calls()
@@ -308,7 +314,7 @@ class Publisher:
                 outgoing.body, routing_key=outgoing.queue, mandatory=True, properties=properties
             )
         except Exception as error:  # it belongs to the caller that waits
-            self._settled_by_call(outgoing, _own(error, outgoing.queue))
+            self._settled_by_call(outgoing, _own(error, outgoing))
         except BaseException:
             self._settled_by_call(outgoing, LinkLostError("cancelled"))
             raise
@@ -358,13 +364,14 @@ class Publisher:
         reason = None if observer.cancelled() else observer.exception()
         for outgoing in self._all():
             if not outgoing.over():
-                outgoing.finish(LinkLostError(f"the channel closed: {reason}"))
+                outgoing.finish(publish_error(reason, outgoing.queue, len(outgoing.body)))
         self._pending.clear()
         self._unconfirmed.clear()
 
 
-def _own(error: Exception, queue: str) -> Exception:
+def _own(error: Exception, outgoing: Outgoing) -> Exception:
     """The driver's error for one message, as ours."""
+    queue = outgoing.queue
     if isinstance(error, PublishError):
         returned: DeliveredMessage | None = error.message
         code = getattr(returned.delivery, "reply_code", None) if returned is not None else None
@@ -372,7 +379,7 @@ def _own(error: Exception, queue: str) -> Exception:
     elif isinstance(error, DeliveryError):
         own = _refused_by_broker(queue)
     else:
-        own = LinkLostError(f"the channel closed: {error}")
+        own = publish_error(error, queue, len(outgoing.body))
     own.__cause__ = error
     return own
 

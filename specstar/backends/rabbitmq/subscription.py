@@ -17,7 +17,7 @@ from specstar.backends.rabbitmq.contents import DELIVER, Contents, delivery_of
 from specstar.backends.rabbitmq.delivery import RabbitMQDelivery
 from specstar.backends.rabbitmq.envelope import unpack
 from specstar.backends.rabbitmq.faults import translated
-from specstar.errors import BackendError, DecodeError
+from specstar.errors import BackendError, DecodeError, LimitExceededError
 
 if TYPE_CHECKING:
     from aiormq.abc import DeliveredMessage
@@ -122,6 +122,9 @@ class Subscription:
             if not self.lost:
                 self._acks.give_back(tag)
             return
+        except LimitExceededError as error:
+            # Given back, it would come again for ever.
+            logger.error("a message in queue %r is dropped, it cannot be parked: %s", name, error)  # noqa: TRY400
         if not self.lost:
             self._acks.done(tag)
 

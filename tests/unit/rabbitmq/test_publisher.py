@@ -9,6 +9,7 @@ from typing import Any
 
 import pamqp.frame
 import pytest
+from aiormq.exceptions import ChannelPreconditionFailed
 from hypothesis import given
 from hypothesis import strategies as st
 from pamqp import commands as spec
@@ -17,7 +18,7 @@ from pamqp.header import ContentHeader
 from specstar.backends.rabbitmq.faults import LinkLostError, ReturnedError
 from specstar.backends.rabbitmq.intake import Intake
 from specstar.backends.rabbitmq.publisher import Publisher
-from specstar.errors import BackendError, BackendUnavailable
+from specstar.errors import BackendError, BackendUnavailable, LimitExceededError
 
 CHANNEL = 3
 
@@ -174,6 +175,37 @@ async def test_what_is_not_confirmed_is_lost_with_the_channel() -> None:
     assert lost == [True, False, True, True, True, True]
     # Late answers harm nobody.
     rig.say(*(spec.Basic.Ack(delivery_tag=tag) for tag in itertools.chain(range(1, 8))))
+
+
+async def test_nothing_is_written_once_the_broker_closes_the_channel() -> None:
+    rig = Rig()
+    first = rig.send(1)[0]
+    assert await rig.sent() == 1
+    rig.say(spec.Channel.Close(reply_code=406, reply_text="PRECONDITION_FAILED", class_id=60, method_id=40))
+    second = rig.send(1)[0]
+    assert not rig.publisher.open
+    assert await rig.sent() == 0
+    rig.closing.set_exception(ChannelPreconditionFailed("message size 4 is larger than configured max size 3"))
+    await asyncio.sleep(0)
+    assert isinstance(first.exception(), LimitExceededError)
+    assert isinstance(second.exception(), LimitExceededError)
+
+
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [
+        ("message size 5 is larger than max size 4", LinkLostError),
+        ("message size 4 is larger than max size 3", LimitExceededError),
+        ("something else", LinkLostError),
+    ],
+)
+async def test_only_what_is_too_large_itself_is_refused(reason: str, expected: type[Exception]) -> None:
+    rig = Rig()
+    waiter = rig.send(1)[0]
+    assert await rig.sent() == 1
+    rig.closing.set_exception(ChannelPreconditionFailed(reason))
+    await asyncio.sleep(0)
+    assert isinstance(waiter.exception(), expected)
 
 
 @pytest.fixture
