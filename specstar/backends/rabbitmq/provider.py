@@ -74,10 +74,7 @@ class RabbitMQProvider(BackendProvider[RabbitMQOptions, "RabbitMQConnection"]):
         return ("rabbitmq", *shaping)
 
     def connect(self, options: RabbitMQOptions) -> RabbitMQConnection:
-        try:
-            import aiormq  # noqa: F401
-        except ImportError as error:
-            raise MissingDependencyError("aiormq", extra="rabbitmq") from error
+        _require_driver()
         from specstar.backends.rabbitmq.connection import RabbitMQConnection
 
         return RabbitMQConnection(options)
@@ -85,6 +82,15 @@ class RabbitMQProvider(BackendProvider[RabbitMQOptions, "RabbitMQConnection"]):
     def message_queue_factory(
         self, context: BackendContext[RabbitMQOptions, RabbitMQConnection]
     ) -> MessageQueueFactory:
+        _require_driver()  # the queues need it before anything connects
         from specstar.backends.rabbitmq.queue import RabbitMQQueueFactory
 
         return RabbitMQQueueFactory(context)
+
+
+def _require_driver() -> None:
+    """Raises `MissingDependencyError` if the extra is not installed."""
+    try:
+        import aiormq  # noqa: F401
+    except ImportError as error:
+        raise MissingDependencyError("aiormq", extra="rabbitmq") from error

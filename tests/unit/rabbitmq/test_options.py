@@ -149,3 +149,18 @@ def test_connections_are_shared_unless_an_option_of_the_connection_differs() -> 
 def test_importing_the_backend_imports_no_driver() -> None:
     code = "import specstar.backends.rabbitmq, sys; assert not {'aiormq', 'pamqp', 'yarl'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_without_the_driver_the_extra_is_named() -> None:
+    code = (
+        "import asyncio, sys\nsys.modules['aiormq'] = None\n"
+        "from specstar import Job, SpecStar\nfrom specstar.errors import MissingDependencyError\n"
+        "spec = SpecStar()\n"
+        "@spec.job()\nasync def send(job: Job[int]) -> None: ...\n"
+        "async def main():\n"
+        "    await spec.configure(backend={'meta': {'type': 'memory'}, 'mq': {'type': 'rabbitmq'}})\n"
+        "    await send.enqueue(1)\n"
+        "try:\n    asyncio.run(main())\nexcept MissingDependencyError as error:\n    print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert "specstar[rabbitmq]" in done.stdout
