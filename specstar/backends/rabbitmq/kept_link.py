@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 import logging
 import random
@@ -118,8 +117,7 @@ class KeptLink:
         attempt, self._attempt = self._attempt, None
         if attempt is not None:
             attempt.cancel()
-            with contextlib.suppress(asyncio.CancelledError, BackendError):
-                await asyncio.wait({attempt})
+            await asyncio.wait({attempt})
         if self.newest is not None:
             await self.newest.aclose()
 
