@@ -102,7 +102,7 @@ class DeadLetters:
         fresh = {identity: again for identity, again, _ in batch if identity not in sent}
         if before is not None:
             await before(list(fresh))
-        await self._queue.publish_many([again for again in fresh.values() if isinstance(again, Message)])
+        await self._queue.send_again([again for again in fresh.values() if isinstance(again, Message)])
         await self._queue.republish([again for again in fresh.values() if isinstance(again, bytes)])
         sent.update(fresh)
         for _, _, tag in batch:

@@ -25,6 +25,8 @@ __all__ = ["RabbitMQQueue", "RabbitMQQueueFactory"]
 
 T = TypeVar("T")
 logger = logging.getLogger("specstar")
+# For what was in a queue before: it may have come in under a larger limit, and must find its way all the same.
+_NO_LIMIT = 1 << 40
 
 
 class RabbitMQQueue(MessageQueue):
@@ -60,7 +62,14 @@ class RabbitMQQueue(MessageQueue):
                 await self._outbox.send(await self._route(message, delay), body, priority=priority)
 
     async def publish_many(self, messages: Sequence[Message], *, delay: float = 0) -> None:
-        packed = [(pack(message, self._limit), _checked(message.priority)) for message in messages]
+        await self._send_many(messages, delay, self._limit)
+
+    async def send_again(self, messages: Sequence[Message]) -> None:
+        """Publish messages that were in a queue before."""
+        await self._send_many(messages, 0, _NO_LIMIT)
+
+    async def _send_many(self, messages: Sequence[Message], delay: float, limit: int) -> None:
+        packed = [(pack(message, limit), _checked(message.priority)) for message in messages]
         batches: dict[str, tuple[QueueSpec, list[tuple[bytes, int]]]] = {}
         async with self._publish_timeout():
             for message, item in zip(messages, packed, strict=True):
@@ -90,13 +99,11 @@ class RabbitMQQueue(MessageQueue):
     async def send_retry(self, message: Message, delay: float) -> None:
         """Publish the copy that replaces a delivery. A delay beyond the longest one is that one."""
         spec = await self._route(message, min(delay, LONGEST_DELAY_SECONDS))
-        # Like a dead letter: it may have come in under a larger limit.
-        await self._outbox.send(spec, pack(message, 1 << 40), priority=_checked(message.priority))
+        await self._outbox.send(spec, pack(message, _NO_LIMIT), priority=_checked(message.priority))
 
     async def send_dead(self, message: Message, reason: str) -> None:
         """Publish to the dead letters."""
-        # A message may have come in under a larger limit: parking it must work all the same.
-        await self.send_dead_bytes(pack(message, 1 << 40), reason)
+        await self.send_dead_bytes(pack(message, _NO_LIMIT), reason)
 
     async def send_dead_bytes(self, body: bytes, reason: str) -> None:
         """Publish bytes as they are to the dead letters."""
