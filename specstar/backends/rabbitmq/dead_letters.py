@@ -7,6 +7,7 @@ channel closes, or this process dies, the rest goes back to its place in the que
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime
@@ -173,25 +174,30 @@ class DeadLetters:
         extra_attempts = 0
         if reason is None:
             deaths: Any = headers.get("x-death")
-            death = deaths[0] if isinstance(deaths, list) and deaths else {}
+            death = deaths[0] if isinstance(deaths, list) and deaths and isinstance(deaths[0], dict) else {}
             why = str(death.get("reason", "unknown"))
             reason = f"parked by the broker: {why}"
-            when = death.get("time")
-            moment = when if isinstance(when, datetime) else datetime.now(UTC)
+            time = death.get("time")
             if why == "delivery_limit":
                 reason = f"delivered more than {self._queue.options.quorum_delivery_limit} times without an end"
                 extra_attempts = self._queue.options.quorum_delivery_limit + 1
-        else:
-            moment = datetime.fromtimestamp(int(time or 0) / 1000, UTC)
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
         try:
             message = unpack(received.body)
         except DecodeError:
             message = Message(id=f"foreign-{hashlib.sha256(received.body).hexdigest()[:32]}", body=received.body)
         if extra_attempts:
             message = structs.replace(message, attempts=message.attempts + extra_attempts)
-        return DeadLetter(message=message, reason=str(reason), time=moment)
+        return DeadLetter(message=message, reason=str(reason), time=_moment(time))
+
+
+def _moment(time: object) -> datetime:
+    """A date, or milliseconds since 1970; now for anything else: other programs may write what they like."""
+    if isinstance(time, datetime):
+        return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
+    if isinstance(time, int):
+        with contextlib.suppress(ValueError, OverflowError, OSError):
+            return datetime.fromtimestamp(time / 1000, UTC)
+    return datetime.now(UTC)
 
 
 def _foreign(body: bytes) -> bool:
