@@ -12,9 +12,10 @@ from specstar.config.encoding import UNDECODABLE
 from specstar.errors import DecodeError, InvalidInputError, LimitExceededError
 from specstar.roles import Message
 
-__all__ = ["REASON_HEADER", "TIME_HEADER", "pack", "unpack"]
+__all__ = ["HIGHEST_PRIORITY", "REASON_HEADER", "TIME_HEADER", "pack", "unpack"]
 
 VERSION = 1
+HIGHEST_PRIORITY = 9
 # On dead letters: why, and when in milliseconds since 1970.
 REASON_HEADER = "x-specstar-reason"
 TIME_HEADER = "x-specstar-time"
@@ -55,13 +56,18 @@ def pack(message: Message, limit: int) -> bytes:
 
 
 def unpack(packed: bytes) -> Message:
-    """The message in these bytes. Raises `DecodeError` for bytes of another program or version."""
+    """The message in these bytes. Raises `DecodeError` for bytes of another program or version.
+
+    A priority out of range counts as the nearest: it could not be sent again, and its job would never end.
+    """
     try:
         version, id_, attempts, priority, partition_key, body, copy = _fields(_decode(packed))
     except UNDECODABLE as error:
         raise DecodeError(f"not a message of specstar: {error}") from error
     if version != VERSION:
         raise DecodeError(f"a message of version {version}; this specstar reads version {VERSION}", job_id=id_)
+    if not 0 <= priority <= HIGHEST_PRIORITY:
+        priority = 0 if priority < 0 else HIGHEST_PRIORITY
     return Message(id=id_, body=body, attempts=attempts, priority=priority, partition_key=partition_key, copy=copy)
 
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
 
-from specstar.backends.rabbitmq.envelope import pack
+from specstar.backends.rabbitmq.envelope import HIGHEST_PRIORITY, pack
 from specstar.backends.rabbitmq.names import LONGEST_DELAY_SECONDS, shard_of, step_of
 from specstar.errors import BackendUnavailable, InvalidInputError
 from specstar.roles import Consumer, DeadLetter, Message, MessageQueue, MessageQueueFactory
@@ -276,8 +276,10 @@ class RabbitMQQueue(MessageQueue):
 
 
 def _checked(priority: int) -> int:
-    if not 0 <= priority <= 9:
-        raise InvalidInputError(f"a priority is a number from 0 to 9, not {priority}", field="priority")
+    if not 0 <= priority <= HIGHEST_PRIORITY:
+        raise InvalidInputError(
+            f"a priority is a number from 0 to {HIGHEST_PRIORITY}, not {priority}", field="priority"
+        )
     return priority
 
 

@@ -65,6 +65,12 @@ def test_another_version_is_refused_with_its_number() -> None:
     assert caught.value.job_id == "the id"
 
 
+@pytest.mark.parametrize(("priority", "taken_for"), [(-1, 0), (-(2**63), 0), (9, 9), (10, 9), (2**64 - 1, 9)])
+def test_a_priority_out_of_range_counts_as_the_nearest(priority: int, taken_for: int) -> None:
+    packed = msgspec.msgpack.encode([1, "a", 0, priority, None, b""])
+    assert unpack(packed).priority == taken_for
+
+
 def test_limits_are_enforced() -> None:
     with pytest.raises(LimitExceededError):
         pack(Message(id="a", body=bytes(100)), 100)

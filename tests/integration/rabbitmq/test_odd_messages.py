@@ -1,14 +1,15 @@
-"""Dead letters that are unlike what specstar sends now: from another limit, another program, another version."""
+"""Messages and dead letters that are unlike what specstar sends now: from another limit, another program, another version."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import pytest
 from pamqp.commands import Basic
 
-from tests.integration.rabbitmq.rig import Rig, message, open_rig, raw_channel, take_and_ack
+from tests.integration.rabbitmq.rig import Rig, message, nothing_more, open_rig, raw_channel, take, take_and_ack
 
 MOMENT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -22,6 +23,17 @@ async def test_a_dead_letter_over_the_present_limit_goes_back_to_work(amqp_url: 
         assert await queue.dead_letters() == []
         async with queue.consume(prefetch=3) as consumer:
             assert {found.id for found in await take_and_ack(consumer, 3)} == {"0", "1", "2"}
+
+
+async def test_a_message_with_a_priority_out_of_range_can_be_tried_again(amqp_url: str, rig: Rig) -> None:
+    queue = rig.queue()
+    async with raw_channel(amqp_url) as channel, queue.consume(prefetch=1) as consumer:
+        packed = msgspec.msgpack.encode([1, "odd", 0, 77, None, b""])
+        await channel.basic_publish(packed, routing_key=queue.queues.names.main)
+        delivery = await take(consumer)
+        await delivery.retry(delivery.message, delay=0)
+        assert [found.id for found in await take_and_ack(consumer, 1)] == ["odd"]
+        assert await nothing_more(consumer)
 
 
 @pytest.mark.parametrize(
