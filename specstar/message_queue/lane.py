@@ -23,6 +23,8 @@ __all__ = ["Lane"]
 
 logger = logging.getLogger("specstar")
 _TURN = 32
+# The broker's number has 16 bits.
+_MOST_PREFETCHED = 65_535
 _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 5.0
 
@@ -57,14 +59,14 @@ class Lane:
         return self._runner.attempts
 
     async def run(self) -> None:
-        """Consume until the worker stops; while the broker is down, wait for it. Raises `BackendError` if it refuses."""
+        """Consume until the worker stops; while the broker is down, wait for it. Raises `SpecstarError` if it refuses."""
         pause = _FIRST_PAUSE_SECONDS
-        errors: list[BackendError] = []
+        errors: list[SpecstarError] = []
         # Around the consumers: a handler whose consumer has broken goes on, and does not keep the next one from opening.
         async with anyio.create_task_group() as slots:
             while not self._worker.stopping and not errors:
                 try:
-                    async with self._messages.consume(prefetch=self.limit) as consumer:
+                    async with self._messages.consume(prefetch=min(self.limit, _MOST_PREFETCHED)) as consumer:
                         pause = _FIRST_PAUSE_SECONDS
                         self._session = session = _Session(consumer)
                         if self._worker.stopping:
@@ -74,7 +76,7 @@ class Lane:
                 except BackendUnavailable as error:
                     if not self._worker.stopping:
                         logger.warning("jobs %r: no broker, again in %g s: %s", self.queue.name, pause, error)
-                except BackendError as error:
+                except SpecstarError as error:
                     errors.append(error)
                 finally:
                     self._session = None
