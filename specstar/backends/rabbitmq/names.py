@@ -53,12 +53,12 @@ class QueueNames:
         """The queue of one part of the partition keys."""
         return f"{self.main}:part:{number}"
 
-    def delay(self, target: str, step: int, expiry: float, usual_expiry: float) -> str:
+    def delay(self, target: str, step: int, expiry: float, unnamed_expiry: float) -> str:
         """The queue in which messages for `target` wait for `step` milliseconds.
 
-        Its expiry is part of the name unless it is the usual one, since a queue cannot change it.
+        Its expiry in seconds is part of the name, since a queue cannot change it, unless it is `unnamed_expiry`.
         """
-        kept = "" if expiry == usual_expiry else f":x{round(expiry * 1000)}"
+        kept = "" if expiry == unnamed_expiry else f":x{round(expiry * 1000)}"
         return f"{target}:delay:{step}{kept}{self._mark}"
 
 

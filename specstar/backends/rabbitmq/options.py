@@ -81,10 +81,10 @@ class RabbitMQOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         Meta(
             ge=2,
             le=86_400,
-            description="How long the queue of one delay is kept after its last use, beyond the delay itself. "
-            "More than twice publish_timeout_seconds.",
+            description="How long the queue of one delay is kept after its last use, beyond the delay itself: what is in it "
+            "then, because the queue of work took nothing for so long, is lost. More than twice publish_timeout_seconds.",
         ),
-    ] = 300.0
+    ] = 86_400.0
     partition_shards: Annotated[
         int,
         Meta(

@@ -28,7 +28,10 @@ T = TypeVar("T")
 logger = logging.getLogger("specstar")
 # RabbitMQ 4 gives quorum queues a limit of 20 deliveries; looking at dead letters counts as one. No limit works on all.
 _NO_DELIVERY_LIMIT = 2**31 - 1
-_USUAL_EXPIRY = 300.0
+# The default of earlier versions, whose queues keep their names.
+_UNNAMED_EXPIRY = 300.0
+# An expiry begins anew with each declaration: what is sent to a queue has all but this of it before it.
+_LONGEST_RENEWAL = 300.0
 _DELETE_TOGETHER = 250
 # Before RabbitMQ 3.12 a classic queue keeps all its messages in memory, and every collection of garbage there goes through
 # them, unless this is set; since then it does nothing (https://www.rabbitmq.com/docs/lazy-queues).
@@ -92,19 +95,26 @@ class JobQueues:
     def delay(self, target: str, step: int) -> QueueSpec:
         """The queue in which messages for `target` wait for `step` milliseconds."""
         expiry = self._options.delay_queue_expiry_seconds
-        name = self.names.delay(target, step, expiry, _USUAL_EXPIRY)
+        name = self.names.delay(target, step, expiry, _UNNAMED_EXPIRY)
         spec = self._delayed(name, target, step)
         # A queue expires with what is in it. A message may be confirmed up to publish_timeout_seconds after this check.
-        renew = (expiry - self._options.publish_timeout_seconds) / 2
+        renew = min((expiry - self._options.publish_timeout_seconds) / 2, _LONGEST_RENEWAL)
         return QueueSpec(
             name=name, arguments=spec.arguments | {"x-expires": step + round(expiry * 1000)}, renew_seconds=renew
         )
 
     def waits(self, target: str) -> list[str]:
-        """The names of all queues, of both types, in which messages for `target` may wait, but for `retry`."""
-        expiry = self._options.delay_queue_expiry_seconds
-        names = (self.names, self._other)
-        delays = [each.delay(target, step, expiry, _USUAL_EXPIRY) for each in names for step in delay_steps()]
+        """The names of all queues, of both types, in which messages for `target` may wait, but for `retry`.
+
+        Of both expiries too: that of the option, and the default of earlier versions.
+        """
+        expiries = {self._options.delay_queue_expiry_seconds, _UNNAMED_EXPIRY}
+        delays = [
+            names.delay(target, step, expiry, _UNNAMED_EXPIRY)
+            for names in (self.names, self._other)
+            for expiry in sorted(expiries)
+            for step in delay_steps()
+        ]
         return [*delays, self._other.retry] if target == self.names.main else delays
 
     def _delayed(self, name: str, target: str, milliseconds: int) -> QueueSpec:

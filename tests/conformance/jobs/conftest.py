@@ -35,6 +35,7 @@ def configuration(case: str, request: pytest.FixtureRequest, tmp_path: Path) -> 
             "amqp_url": request.getfixturevalue("amqp_url"),
             "queue_prefix": request.getfixturevalue("queue_prefix"),
             "retry_delay_seconds": 0,
+            "delay_queue_expiry_seconds": 300,  # or the queues of all tests pile up
             "queue_type": "quorum" if case.endswith("quorum") else "classic",
         }
         mq = {"type": "rabbitmq", "options": options}

@@ -259,6 +259,22 @@ async def test_a_delay_queue_expires_and_is_renewed_in_time(amqp_url: str, queue
         await queue.publish(message("again"), delay=0.5)
 
 
+async def test_the_expiry_can_change_while_jobs_wait(amqp_url: str, queue_prefix: str) -> None:
+    """From the default of earlier versions to that of now."""
+    async with (
+        open_rig(amqp_url, queue_prefix, delay_queue_expiry_seconds=300) as earlier,
+        open_rig(amqp_url, queue_prefix) as now,
+    ):
+        queue = now.queue()
+        async with queue.consume(prefetch=2) as consumer:
+            await earlier.queue().publish(message("earlier"), delay=0.5)
+            await queue.publish(message("now"), delay=0.5)
+            assert {item.id for item in await take_and_ack(consumer, 2)} == {"earlier", "now"}
+        await earlier.queue().publish(message("earlier"), delay=60)
+        await queue.publish(message("now"), delay=60)
+        assert await queue.purge() == 2
+
+
 async def test_consumer_timeout_is_written_to_the_queue(amqp_url: str, queue_prefix: str) -> None:
     async with open_rig(amqp_url, queue_prefix, consumer_timeout_seconds=7200) as rig:
         queue = rig.queue()

@@ -209,6 +209,9 @@ def expected() -> dict[str, Row]:
             "`retry_max_delay`",
         ),
         "delay of a job, and every other time it is given": fixed(count(retry.MAX_DELAY_SECONDS, "s")),
+        "how long a delayed job that is due may find no room in its queue on `rabbitmq`": option(
+            RabbitMQOptions, "delay_queue_expiry_seconds", "s"
+        ),
         "delay on `rabbitmq`": fixed(count(queue_names.LONGEST_DELAY_SECONDS, "s")),
         "priority": fixed(count(sender.MAX_PRIORITY)),
         "characters of a job's error": fixed(count(job_codec.MAX_ERROR_CHARACTERS)),

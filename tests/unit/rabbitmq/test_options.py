@@ -65,7 +65,7 @@ def test_mistakes_of_the_url_are_named_without_the_password(url: str, problem: s
         ({"queue_prefix": "amq.x"}, "queue_prefix"),
         ({"queue_prefix": "ä"}, "queue_prefix"),
         ({"queue_prefix": "a\0"}, "queue_prefix"),
-        ({"publish_timeout_seconds": 200.0}, "delay_queue_expiry_seconds"),
+        ({"publish_timeout_seconds": 200.0, "delay_queue_expiry_seconds": 300.0}, "delay_queue_expiry_seconds"),
         ({"queue_type": "quorum", "max_priority": 3}, "max_priority"),
     ],
 )

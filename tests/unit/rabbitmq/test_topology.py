@@ -87,6 +87,27 @@ async def test_a_quorum_queue_keeps_it() -> None:
     assert broker.declared[main.name]["x-consumer-timeout"] == 7_200_000
 
 
+def test_what_is_due_can_wait_a_day_for_room_in_its_queue() -> None:
+    spec = _queues("classic").delay("mail", 2000)
+    assert spec.arguments["x-expires"] == 86_402_000
+    assert spec.renew_seconds == 300
+
+
+def test_a_queue_of_another_expiry_has_another_name() -> None:
+    """An earlier version, whose default it was, did not name 300."""
+    names = {
+        expiry: JobQueues("mail", RabbitMQOptions(amqp_url="amqp://broker", delay_queue_expiry_seconds=expiry), None)
+        .delay("specstar:mail", 2000)
+        .name
+        for expiry in (300, 1000, 86_400)
+    }
+    assert names == {
+        300: "specstar:mail:delay:2000:q",
+        1000: "specstar:mail:delay:2000:x1000000:q",
+        86_400: "specstar:mail:delay:2000:x86400000:q",
+    }
+
+
 async def test_no_other_argument_is_left_out() -> None:
     topology = Topology(cast("Any", NewerBroker()), 5.0)
     main = _queues("classic").main
