@@ -52,6 +52,8 @@ class RabbitMQQueue(MessageQueue):
         self._complete = False
         self._delays: dict[tuple[str, int], QueueSpec] = {}
         self._shards: dict[int, QueueSpec] = {}
+        # One caller looks, the others wait for it.
+        self._announcing = asyncio.Lock()
 
     async def publish(self, message: Message, *, delay: float = 0) -> None:
         body, priority = pack(message, self._limit), _checked(message.priority)
@@ -250,7 +252,7 @@ class RabbitMQQueue(MessageQueue):
         return spec
 
     async def _shard(self, number: int) -> QueueSpec:
-        """A partition queue, declared and announced to all workers, once a connection."""
+        """A partition queue, declared once a connection, and announced to all workers again and again."""
         spec = self._shards.get(number)
         if spec is None:
             spec = self._shards[number] = self.queues.shard(number)
@@ -261,10 +263,11 @@ class RabbitMQQueue(MessageQueue):
         async def declare() -> None:
             link = await self.live_link()
             await link.topology.ensure(self.queues.dead, spec)
-            if not link.topology.partitioned(self.queues):
-                if not await link.topology.declare(self.queues.partitions):
-                    await self._outbox.send(self.queues.partitions, b"in use")
-                link.topology.mark_partitioned(self.queues)
+            async with self._announcing:
+                if not link.topology.partitioned(self.queues):
+                    if not await link.topology.declare(self.queues.partitions):
+                        await self._outbox.send(self.queues.partitions, b"in use")
+                    link.topology.mark_partitioned(self.queues)
 
         await self.on_link(declare)
         return spec

@@ -33,6 +33,8 @@ _UNNAMED_EXPIRY = 300.0
 # An expiry begins anew with each declaration: what is sent to a queue has all but this of it before it.
 _LONGEST_RENEWAL = 300.0
 _DELETE_TOGETHER = 250
+# The announcement is a message, which an operator may purge.
+_ANNOUNCED_SECONDS = 60.0
 # Before RabbitMQ 3.12 a classic queue keeps all its messages in memory, and every collection of garbage there goes through
 # them, unless this is set; since then it does nothing (https://www.rabbitmq.com/docs/lazy-queues).
 _MODE = "x-queue-mode"
@@ -140,7 +142,7 @@ class Topology:
         self._link = link
         self._timeout = timeout
         self._declared: dict[str, float] = {}
-        self._partitioned: set[str] = set()
+        self._partitioned: dict[str, float] = {}
         # By queue, the arguments that this broker, or the queue as it is there, does not take.
         self._left_out: dict[str, set[str]] = {}
         self._lock = asyncio.Lock()
@@ -157,7 +159,7 @@ class Topology:
     def forget(self, name: str) -> None:
         """The queue is not there after all."""
         self._declared.pop(name, None)
-        self._partitioned.discard(name)
+        self._partitioned.pop(name, None)
         self._left_out.pop(name, None)
 
     async def ensure(self, *specs: QueueSpec) -> None:
@@ -187,11 +189,12 @@ class Topology:
                 self._left_out.setdefault(spec.name, set()).add(error.argument)
 
     def partitioned(self, job: JobQueues) -> bool:
-        """True if this connection has announced that partition keys are in use."""
-        return job.names.partitions in self._partitioned
+        """True if this connection has just announced that partition keys are in use, or found that somebody had."""
+        announced = self._partitioned.get(job.names.partitions)
+        return announced is not None and self._loop.time() - announced < _ANNOUNCED_SECONDS
 
     def mark_partitioned(self, job: JobQueues) -> None:
-        self._partitioned.add(job.names.partitions)
+        self._partitioned[job.names.partitions] = self._loop.time()
 
     async def put_transient(self, spec: QueueSpec) -> int:
         """Put an empty message that is not durable into a declared queue; returns how many are ready in it."""

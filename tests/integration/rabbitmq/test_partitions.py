@@ -7,10 +7,11 @@ import random
 
 import pytest
 
+from specstar.backends.rabbitmq import topology
 from specstar.backends.rabbitmq.faults import QueueMismatchError
 from specstar.backends.rabbitmq.names import shard_of
 from specstar.roles import Consumer, Delivery
-from tests.integration.rabbitmq.rig import Rig, message, nothing_more, open_rig, take, take_and_ack
+from tests.integration.rabbitmq.rig import Rig, message, nothing_more, open_rig, raw_channel, take, take_and_ack
 
 
 async def test_one_key_is_handled_one_at_a_time_in_order(rig: Rig) -> None:
@@ -148,3 +149,21 @@ async def test_another_number_of_shards_is_refused_with_advice(amqp_url: str, qu
             with pytest.raises(QueueMismatchError, match="partition_shards"):
                 async with other.queue().consume(prefetch=1):
                     pass
+
+
+async def test_partitions_are_found_again_after_an_operator_purged_the_queues(
+    amqp_url: str, queue_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_rig(amqp_url, queue_prefix) as one, open_rig(amqp_url, queue_prefix, keep=True) as two:
+        queue = one.queue()
+        await queue.publish(message(1, partition_key="k"))
+        async with raw_channel(amqp_url) as channel:
+            for name in (queue.queues.names.partitions, queue.queues.names.shard(shard_of("k", queue.queues.shards))):
+                await channel.queue_purge(name)
+        assert await queue.depth() == 0
+        await queue.publish(message(2, partition_key="k"))
+        monkeypatch.setattr(topology, "_ANNOUNCED_SECONDS", 0.0)
+        await asyncio.gather(*[queue.publish(message(number, partition_key="k")) for number in range(3, 6)])
+        assert await two.queue().depth() == 4
+        async with two.queue().consume(prefetch=1) as consumer:
+            assert {found.id for found in await take_and_ack(consumer, 4)} == {"2", "3", "4", "5"}
