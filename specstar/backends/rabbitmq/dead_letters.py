@@ -81,7 +81,7 @@ class DeadLetters:
                 message = self._letter(received).message
                 if wanted is not None and message.id not in wanted:
                     continue
-                # What is not ours goes back as it is: another version may understand it.
+                # The bytes of what is not ours go back: another version may understand it.
                 again = received.body if _foreign(received.body) else structs.replace(message, attempts=0)
                 batch.append((message.id, again, received.delivery_tag or 0))
                 size += len(received.body)
