@@ -118,11 +118,13 @@ async def _build_as_only_one(
     """Build what is missing, then do the rest; False if another process is at it."""
     guard = await connection.connect_alone()
     try:
+        await guard.lift_limits()
         if not await guard.try_lock(_LOCK_CLASS, zlib.crc32(f"{names.schema}.{names.base}".encode()) - (1 << 31)):
             return not await missing(connection, names, wanted)
         present = {row[0]: row[1] for row in await connection.fetch(_PRESENT, names.meta, names.revision)}
         worker = await connection.connect_alone()
         try:
+            await worker.lift_limits()
             for definition in wanted:
                 if not present.get(definition.name):
                     await _build_one(worker, names, definition, half_built=definition.name in present)

@@ -22,6 +22,17 @@ class Session(asyncpg.Connection):
         """Nothing: asyncpg's reset is a round trip on every release (MagicStack/asyncpg#271, #780)."""
         return ""
 
+    async def lift_limits(self) -> None:
+        """Let statements take as long as they need, whatever is set for the role. Behind PgBouncer nothing is set: that
+        would be for whoever is served by this server process next.
+        """
+        # By way of the catalog: not every version has all of them. PgBouncer makes the number of the process up.
+        await self.execute(
+            "SELECT set_config(name, '0', false) FROM pg_catalog.pg_settings "
+            "WHERE name IN ('statement_timeout', 'lock_timeout', 'transaction_timeout') "
+            f"AND pg_backend_pid() = {self.get_server_pid()}"
+        )
+
     async def try_lock(self, lock_class: int, key: int) -> bool:
         """Take an advisory lock for as long as this connection lives, which it spends in one idle transaction.
 

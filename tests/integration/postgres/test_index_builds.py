@@ -1,0 +1,64 @@
+"""Indexes of fields that were declared after there were rows: built in the background, whatever stands in the way."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from specstar.query import IndexedField
+from tests.integration.postgres.rig import admin, new, open_rig
+
+FIELDS = (IndexedField("age", frozenset({"number"})),)
+
+
+async def valid_indexes(look: Any) -> list[str]:
+    sql = (
+        "SELECT c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid "
+        "WHERE i.indisvalid AND c.relname LIKE 'ix\\_%' ORDER BY 1"
+    )
+    return [row[0] for row in await look.fetch(sql)]
+
+
+async def building(look: Any) -> bool:
+    sql = "SELECT EXISTS (SELECT FROM pg_stat_progress_create_index WHERE datname = current_database())"
+    return bool(await look.fetchval(sql))
+
+
+async def until_built(look: Any) -> None:
+    async with asyncio.timeout(30):
+        while not await valid_indexes(look):  # noqa: ASYNC110  in the server
+            await asyncio.sleep(0.05)
+
+
+async def until_building(look: Any) -> None:
+    async with asyncio.timeout(30):
+        while not await building(look):  # noqa: ASYNC110  in the server
+            await asyncio.sleep(0.05)
+
+
+async def with_rows(dsn: str) -> None:
+    async with open_rig(dsn) as rig:
+        await rig.storage().write(new("r", age=1))
+
+
+async def test_the_timeouts_of_the_role_do_not_end_a_build(postgres_database: str) -> None:
+    await with_rows(postgres_database)
+    name = postgres_database.rpartition("/")[2]
+    async with admin(postgres_database) as look, admin(postgres_database) as writer:
+        await look.execute(
+            f'ALTER DATABASE "{name}" SET statement_timeout = 200; ALTER DATABASE "{name}" SET lock_timeout = 200'
+        )
+        async with open_rig(postgres_database) as rig:
+            async with writer.transaction():
+                await writer.execute('UPDATE "User_meta" SET version = version')
+                await rig.storage(fields=FIELDS).read("r")
+                await until_building(look)
+                (pid,) = await _builders(look)
+                await asyncio.sleep(0.6)
+                assert await _builders(look) == [pid]
+            await until_built(look)
+
+
+async def _builders(look: Any) -> list[int]:
+    sql = "SELECT pid FROM pg_stat_progress_create_index WHERE datname = current_database()"
+    return [row[0] for row in await look.fetch(sql)]
