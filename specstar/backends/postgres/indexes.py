@@ -29,7 +29,8 @@ __all__ = [
 logger = logging.getLogger("specstar")
 
 _POLL_SECONDS = 2.0
-_ATTEMPTS = 20
+_LONGEST_POLL_SECONDS = 15.0
+_FAILURES = 20
 _LOCK_CLASS = 1936745828
 _PRESENT = (
     "SELECT c.relname, i.indisvalid FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid "
@@ -89,15 +90,19 @@ async def build(
 ) -> None:
     """Build indexes without blocking writers, on connections outside the pool; then run the statements `afterwards`.
 
-    Searches work meanwhile, only slower.
+    Searches work meanwhile, only slower. While another process builds, this one looks from time to time whether it still
+    does.
 
     Failures are logged: the next process that uses the model tries again.
     """
-    for attempt in range(_ATTEMPTS):
+    failures = 0
+    pause = _POLL_SECONDS
+    while failures < _FAILURES:
         try:
             if await _build_as_only_one(connection, names, wanted, afterwards):
                 return
         except BackendUnavailable as error:
+            failures += 1
             logger.info("postgres: building indexes of %s waits: %s", names.meta, error)
         except SpecstarError as error:
             statements = "; ".join([*(definition.sql for definition in wanted), *afterwards])
@@ -105,7 +110,8 @@ async def build(
                 "postgres: the indexes of %s are not what they should be (%s); run: %s", names.meta, error, statements
             )
             return
-        await asyncio.sleep(_POLL_SECONDS * (1 + attempt / 4))
+        await asyncio.sleep(pause)
+        pause = min(pause * 1.25, _LONGEST_POLL_SECONDS)
     logger.warning("postgres: gave up building indexes of %s; the next start tries again", names.meta)
 
 
@@ -119,7 +125,7 @@ async def _build_as_only_one(
     guard = await connection.connect_alone()
     try:
         await guard.lift_limits()
-        if not await guard.try_lock(_LOCK_CLASS, zlib.crc32(f"{names.schema}.{names.base}".encode()) - (1 << 31)):
+        if not await guard.try_lock(_LOCK_CLASS, _lock_key(names)):
             return not await missing(connection, names, wanted)
         present = {row[0]: row[1] for row in await connection.fetch(_PRESENT, names.meta, names.revision)}
         worker = await connection.connect_alone()
@@ -140,6 +146,10 @@ async def _build_as_only_one(
         raise connection.translated(error, "building an index") from error
     finally:
         guard.terminate()
+
+
+def _lock_key(names: TableNames) -> int:
+    return zlib.crc32(f"{names.schema}.{names.base}".encode()) - (1 << 31)
 
 
 async def _build_one(worker: Session, names: TableNames, definition: IndexDefinition, *, half_built: bool) -> None:

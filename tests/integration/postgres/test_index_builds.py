@@ -5,6 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
+
+from specstar.backends.postgres import indexes
+from specstar.backends.postgres.names import TableNames
 from specstar.query import IndexedField
 from tests.integration.postgres.rig import admin, new, open_rig
 
@@ -57,6 +61,33 @@ async def test_the_timeouts_of_the_role_do_not_end_a_build(postgres_database: st
                 await asyncio.sleep(0.6)
                 assert await _builders(look) == [pid]
             await until_built(look)
+
+
+async def test_a_process_that_waits_for_anothers_build_takes_it_over_however_long_that_was(
+    postgres_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await with_rows(postgres_database)
+    monkeypatch.setattr(indexes, "_POLL_SECONDS", 0.001)
+    monkeypatch.setattr(indexes, "_LONGEST_POLL_SECONDS", 0.001)
+    looks = 0
+    build_as_only_one = indexes._build_as_only_one
+
+    async def counted(*args: Any) -> bool:
+        nonlocal looks
+        looks += 1
+        return await build_as_only_one(*args)
+
+    monkeypatch.setattr(indexes, "_build_as_only_one", counted)
+    async with admin(postgres_database) as look, admin(postgres_database) as other, open_rig(postgres_database) as rig:
+        key = indexes._lock_key(TableNames.of(prefix="", schema="", model="User"))
+        await other.execute(f"SELECT pg_advisory_lock({indexes._LOCK_CLASS}, {key})")
+        await rig.storage(fields=FIELDS).read("r")
+        async with asyncio.timeout(30):
+            while looks <= indexes._FAILURES:  # noqa: ASYNC110  counted elsewhere
+                await asyncio.sleep(0.05)
+        assert not await valid_indexes(look)
+        await other.close()
+        await until_built(look)
 
 
 async def _builders(look: Any) -> list[int]:
