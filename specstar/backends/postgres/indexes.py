@@ -14,7 +14,6 @@ from specstar.query import META_FIELDS, POSTGRES, IndexDefinition, IndexedField,
 
 if TYPE_CHECKING:
     from specstar.backends.postgres.connection import PostgresConnection
-    from specstar.backends.postgres.session import Session
 
 __all__ = [
     "build",
@@ -31,10 +30,15 @@ logger = logging.getLogger("specstar")
 _POLL_SECONDS = 2.0
 _LONGEST_POLL_SECONDS = 15.0
 _FAILURES = 20
+_BUILD_SECONDS = 86_400
 _LOCK_CLASS = 1936745828
 _PRESENT = (
     "SELECT c.relname, i.indisvalid FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid "
     "WHERE i.indrelid = ANY(ARRAY[to_regclass($1), to_regclass($2)]::oid[])"
+)
+_BUILDING = (
+    "SELECT EXISTS (SELECT FROM pg_stat_progress_create_index "
+    "WHERE relid = ANY(ARRAY[to_regclass($1), to_regclass($2)]::oid[]))"
 )
 
 
@@ -121,22 +125,22 @@ async def _build_as_only_one(
     wanted: Sequence[IndexDefinition],
     afterwards: Sequence[str],
 ) -> bool:
-    """Build what is missing, then do the rest; False if another process is at it."""
+    """Build what is missing, then do the rest; False if another one is at it."""
     guard = await connection.connect_alone()
     try:
         await guard.lift_limits()
         if not await guard.try_lock(_LOCK_CLASS, _lock_key(names)):
             return not await missing(connection, names, wanted)
-        present = {row[0]: row[1] for row in await connection.fetch(_PRESENT, names.meta, names.revision)}
+        # What a process that has ended had begun goes on in the server, and looks half-built until it is done. Not to be
+        # waited for by a lock: the snapshot of whoever waits there may be waited for by the build.
+        if (await connection.fetch(_BUILDING, names.meta, names.revision))[0][0]:
+            return False
         worker = await connection.connect_alone()
         try:
             await worker.lift_limits()
-            for definition in wanted:
-                if not present.get(definition.name):
-                    await _build_one(worker, names, definition, half_built=definition.name in present)
-            for statement in afterwards:
+            for statement in [*await _missing_statements(connection, names, wanted), *afterwards]:
                 logger.info("postgres: %s", statement)
-                await worker.execute(statement, timeout=86400)
+                await worker.execute(statement, timeout=_BUILD_SECONDS)
         finally:
             worker.terminate()
         return True
@@ -152,11 +156,18 @@ def _lock_key(names: TableNames) -> int:
     return zlib.crc32(f"{names.schema}.{names.base}".encode()) - (1 << 31)
 
 
-async def _build_one(worker: Session, names: TableNames, definition: IndexDefinition, *, half_built: bool) -> None:
-    if half_built:
-        await worker.execute(dropped(names, definition), timeout=86400)
-    logger.info("postgres: building index %s of %s", definition.name, names.meta)
-    await worker.execute(definition.sql.replace("CREATE INDEX ", "CREATE INDEX CONCURRENTLY ", 1), timeout=86400)
+async def _missing_statements(
+    connection: PostgresConnection, names: TableNames, wanted: Sequence[IndexDefinition]
+) -> list[str]:
+    """The statements that build what is not there, in the place of what was left half-built."""
+    valid = {row[0]: row[1] for row in await connection.fetch(_PRESENT, names.meta, names.revision)}
+    statements: list[str] = []
+    for definition in wanted:
+        if valid.get(definition.name) is False:
+            statements.append(dropped(names, definition))
+        if not valid.get(definition.name):
+            statements.append(definition.sql.replace("CREATE INDEX ", "CREATE INDEX CONCURRENTLY ", 1))
+    return statements
 
 
 def dropped(names: TableNames, definition: IndexDefinition) -> str:

@@ -40,6 +40,27 @@ async def until_building(look: Any) -> None:
             await asyncio.sleep(0.05)
 
 
+def counted_looks(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """What came of each look at whether there is something to build, without pauses between them."""
+    monkeypatch.setattr(indexes, "_POLL_SECONDS", 0.001)
+    monkeypatch.setattr(indexes, "_LONGEST_POLL_SECONDS", 0.001)
+    looks: list[bool] = []
+    build_as_only_one = indexes._build_as_only_one
+
+    async def counted(*args: Any) -> bool:
+        looks.append(await build_as_only_one(*args))
+        return looks[-1]
+
+    monkeypatch.setattr(indexes, "_build_as_only_one", counted)
+    return looks
+
+
+async def until_looked(looks: list[bool], times: int) -> None:
+    async with asyncio.timeout(30):
+        while len(looks) < times:  # noqa: ASYNC110  counted elsewhere
+            await asyncio.sleep(0.05)
+
+
 async def with_rows(dsn: str) -> None:
     async with open_rig(dsn) as rig:
         await rig.storage().write(new("r", age=1))
@@ -67,26 +88,52 @@ async def test_a_process_that_waits_for_anothers_build_takes_it_over_however_lon
     postgres_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await with_rows(postgres_database)
-    monkeypatch.setattr(indexes, "_POLL_SECONDS", 0.001)
-    monkeypatch.setattr(indexes, "_LONGEST_POLL_SECONDS", 0.001)
-    looks = 0
-    build_as_only_one = indexes._build_as_only_one
-
-    async def counted(*args: Any) -> bool:
-        nonlocal looks
-        looks += 1
-        return await build_as_only_one(*args)
-
-    monkeypatch.setattr(indexes, "_build_as_only_one", counted)
+    looks = counted_looks(monkeypatch)
     async with admin(postgres_database) as look, admin(postgres_database) as other, open_rig(postgres_database) as rig:
         key = indexes._lock_key(TableNames.of(prefix="", schema="", model="User"))
         await other.execute(f"SELECT pg_advisory_lock({indexes._LOCK_CLASS}, {key})")
         await rig.storage(fields=FIELDS).read("r")
-        async with asyncio.timeout(30):
-            while looks <= indexes._FAILURES:  # noqa: ASYNC110  counted elsewhere
-                await asyncio.sleep(0.05)
+        await until_looked(looks, indexes._FAILURES + 1)
         assert not await valid_indexes(look)
         await other.close()
+        await until_built(look)
+
+
+async def test_a_build_that_outlives_its_process_is_waited_for(
+    postgres_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await with_rows(postgres_database)
+    looks = counted_looks(monkeypatch)
+    oid = "SELECT indexrelid FROM pg_index WHERE indexrelid::regclass::text LIKE 'ix\\_%' AND indrelid = $1::regclass"
+    async with admin(postgres_database) as look, admin(postgres_database) as writer:
+        async with writer.transaction():
+            await writer.execute('UPDATE "User_meta" SET version = version')
+            async with open_rig(postgres_database) as rig:
+                await rig.storage(fields=FIELDS).read("r")
+                await until_building(look)
+            begun = await look.fetchval(oid, '"User_meta"')
+            async with open_rig(postgres_database) as rig:
+                await rig.storage(fields=FIELDS).read("r")
+                await until_looked(looks, 2)
+                assert not any(looks)
+        async with open_rig(postgres_database) as rig:
+            await rig.storage(fields=FIELDS).read("r")
+            await until_built(look)
+            assert await look.fetchval(oid, '"User_meta"') == begun
+
+
+async def test_what_was_left_half_built_is_built_again(postgres_database: str) -> None:
+    await with_rows(postgres_database)
+    async with admin(postgres_database) as look, open_rig(postgres_database) as rig:
+        async with admin(postgres_database) as writer, writer.transaction():
+            await writer.execute('UPDATE "User_meta" SET version = version')
+            async with open_rig(postgres_database) as killed:
+                await killed.storage(fields=FIELDS).read("r")
+                await until_building(look)
+            (pid,) = await _builders(look)
+            await look.fetch("SELECT pg_terminate_backend($1)", pid)
+        assert not await valid_indexes(look)
+        await rig.storage(fields=FIELDS).read("r")
         await until_built(look)
 
 
