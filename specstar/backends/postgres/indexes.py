@@ -14,6 +14,7 @@ from specstar.query import META_FIELDS, POSTGRES, IndexDefinition, IndexedField,
 
 if TYPE_CHECKING:
     from specstar.backends.postgres.connection import PostgresConnection
+    from specstar.backends.postgres.session import Session
 
 __all__ = [
     "build",
@@ -109,10 +110,7 @@ async def build(
             failures += 1
             logger.info("postgres: building indexes of %s waits: %s", names.meta, error)
         except SpecstarError as error:
-            statements = "; ".join([*(definition.sql for definition in wanted), *afterwards])
-            logger.warning(
-                "postgres: the indexes of %s are not what they should be (%s); run: %s", names.meta, error, statements
-            )
+            logger.warning("postgres: the indexes of %s could not be looked at: %s", names.meta, error)
             return
         await asyncio.sleep(pause)
         pause = min(pause * 1.25, _LONGEST_POLL_SECONDS)
@@ -138,9 +136,7 @@ async def _build_as_only_one(
         worker = await connection.connect_alone()
         try:
             await worker.lift_limits()
-            for statement in [*await _missing_statements(connection, names, wanted), *afterwards]:
-                logger.info("postgres: %s", statement)
-                await worker.execute(statement, timeout=_BUILD_SECONDS)
+            await _run(worker, connection, names, [*await _missing_statements(connection, names, wanted), *afterwards])
         finally:
             worker.terminate()
         return True
@@ -150,6 +146,25 @@ async def _build_as_only_one(
         raise connection.translated(error, "building an index") from error
     finally:
         guard.terminate()
+
+
+async def _run(worker: Session, connection: PostgresConnection, names: TableNames, statements: list[str]) -> None:
+    """Run statements one by one; if one is refused for good, those that are left are shown for someone who may."""
+    for done, statement in enumerate(statements):
+        logger.info("postgres: %s", statement)
+        try:
+            await worker.execute(statement, timeout=_BUILD_SECONDS)
+        except Exception as error:
+            refusal = connection.translated(error, "building an index")
+            if isinstance(refusal, BackendUnavailable):
+                raise refusal from error
+            logger.warning(
+                "postgres: the indexes of %s are not what they should be (%s); run, one by one: %s",
+                names.meta,
+                refusal,
+                "; ".join(statements[done:]),
+            )
+            return
 
 
 def _lock_key(names: TableNames) -> int:

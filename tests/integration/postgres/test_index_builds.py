@@ -125,16 +125,51 @@ async def test_a_build_that_outlives_its_process_is_waited_for(
 async def test_what_was_left_half_built_is_built_again(postgres_database: str) -> None:
     await with_rows(postgres_database)
     async with admin(postgres_database) as look, open_rig(postgres_database) as rig:
-        async with admin(postgres_database) as writer, writer.transaction():
-            await writer.execute('UPDATE "User_meta" SET version = version')
-            async with open_rig(postgres_database) as killed:
-                await killed.storage(fields=FIELDS).read("r")
-                await until_building(look)
-            (pid,) = await _builders(look)
-            await look.fetch("SELECT pg_terminate_backend($1)", pid)
-        assert not await valid_indexes(look)
+        await _left_half_built(look, postgres_database)
         await rig.storage(fields=FIELDS).read("r")
         await until_built(look)
+
+
+async def test_the_statements_for_someone_with_the_right_to_build_are_those_that_block_no_writer(
+    postgres_database: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    await with_rows(postgres_database)
+    role = f"limited_{postgres_database.rpartition('/')[2]}"
+    async with admin(postgres_database) as look:
+        await look.execute(
+            f"CREATE ROLE {role} LOGIN PASSWORD 'pw-of-role'; "
+            f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role}"
+        )
+        try:
+            dsn = f"postgresql://{role}:pw-of-role@{postgres_database.rpartition('@')[2]}"
+            await _left_half_built(look, postgres_database)
+            async with open_rig(dsn) as rig, asyncio.timeout(30):
+                storage: Any = rig.storage(fields=FIELDS)
+                await storage.read("r")
+                await storage._tables.indexed.wait()
+            (warning,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
+            drop, create = warning.partition("run, one by one: ")[2].split("; ")
+            assert drop.startswith("DROP INDEX CONCURRENTLY")
+            assert create.startswith("CREATE INDEX CONCURRENTLY")
+            await look.execute(drop)
+            await look.execute(create)
+            assert await valid_indexes(look)
+        finally:
+            await look.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+async def _left_half_built(look: Any, dsn: str) -> None:
+    async with admin(dsn) as writer, writer.transaction():
+        await writer.execute('UPDATE "User_meta" SET version = version')
+        async with open_rig(dsn) as killed:
+            await killed.storage(fields=FIELDS).read("r")
+            await until_building(look)
+        (pid,) = await _builders(look)
+        await look.fetch("SELECT pg_terminate_backend($1)", pid)
+    async with asyncio.timeout(30):
+        while await building(look):  # noqa: ASYNC110  in the server
+            await asyncio.sleep(0.05)
+    assert not await valid_indexes(look)
 
 
 async def _builders(look: Any) -> list[int]:
