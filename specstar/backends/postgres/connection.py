@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 from urllib.parse import parse_qsl, urlsplit
 
-import asyncpg
-
 from specstar.backends.postgres.faults import is_bad_value, is_lost, is_misdirected, is_race, translate
+from specstar.backends.postgres.hosts import connect
 from specstar.backends.postgres.options import PostgresOptions
 from specstar.backends.postgres.outcomes import AnswerLost, BadValue, ServerSession, WriteRace
 from specstar.backends.postgres.pool import SessionPool, drop
@@ -150,7 +149,7 @@ class PostgresConnection(Connection):
     async def connect_alone(self) -> Session:
         """A connection outside the pool, for long background work; the caller terminates it."""
         try:
-            return cast("Session", await asyncpg.connect(**self._connect_arguments()))
+            return await connect(**self._connect_arguments())
         except Exception as error:
             failure = error
         raise self._connect_error(failure)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import asyncpg
 
+from specstar.backends.postgres.hosts import connect
 from specstar.backends.postgres.session import Session
 from specstar.errors import BackendUnavailable
 
@@ -75,6 +76,7 @@ class SessionPool:
             max_size=self._max_size,
             max_queries=1_000_000,
             max_inactive_connection_lifetime=_IDLE_SECONDS,
+            connect=connect,
             init=begin,
             **arguments,
         )

@@ -1,0 +1,63 @@
+"""A DSN with several hosts: each has its share of the time, so that one that says nothing does not use it all up."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from typing import Any, cast
+from urllib.parse import parse_qs, urlsplit
+
+import asyncpg
+
+from specstar.backends.postgres.session import Session
+
+__all__ = ["connect", "each_host"]
+
+_PARTS = re.compile(r"(?P<scheme>[^/]*//)(?P<login>[^/?]*@)?(?P<hosts>[^/?]*)(?P<rest>.*)", re.DOTALL)
+
+
+def each_host(dsn: str) -> list[str]:
+    """One DSN for each of the hosts that stand before the database. Hosts or ports in parameters are left to the driver."""
+    parts = _PARTS.fullmatch(dsn)
+    hosts = parts["hosts"].split(",") if parts is not None else []
+    if parts is None or not all(hosts) or "port" in _parameters(dsn) or "," in os.environ.get("PGPORT", ""):
+        return [dsn]
+    return [f"{parts['scheme']}{parts['login'] or ''}{host}{parts['rest']}" for host in hosts]
+
+
+async def connect(dsn: str, *, timeout: float, **arguments: Any) -> Session:
+    """`asyncpg.connect` to the first host that answers and is what `target_session_attrs` asks for, within `timeout` seconds.
+
+    Raises what the driver raises: of several hosts, the failure of the last one that could not be reached.
+    """
+    hosts = each_host(dsn)
+    if len(hosts) == 1:
+        return await _connect_to(dsn, timeout, arguments)
+    wanted = _parameters(dsn).get("target_session_attrs", [os.environ.get("PGTARGETSESSIONATTRS")])[-1]
+    # The preference concerns all hosts together, which the driver sees one by one here.
+    rounds = ["standby", "any"] if wanted == "prefer-standby" else [wanted]
+    attempts = [(host, target) for target in rounds for host in hosts]
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout
+    unreached: Exception | None = None
+    unfit: Exception | None = None
+    for number, (host, target) in enumerate(attempts):
+        share = (deadline - loop.time()) / (len(attempts) - number)
+        try:
+            return await _connect_to(host, share, {**arguments, "target_session_attrs": target})
+        except (OSError, asyncpg.CannotConnectNowError) as error:
+            unreached = error
+        except asyncpg.TargetServerAttributeNotMatched as error:
+            unfit = error
+    failure = unreached or unfit
+    assert failure is not None
+    raise failure
+
+
+async def _connect_to(dsn: str, timeout: float, arguments: dict[str, Any]) -> Session:
+    return cast("Session", await asyncpg.connect(dsn, timeout=timeout, **arguments))
+
+
+def _parameters(dsn: str) -> dict[str, list[str]]:
+    return parse_qs(urlsplit(dsn).query)
