@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 __all__ = ["TableNames", "base_name", "quote"]
 
@@ -54,4 +54,16 @@ class TableNames:
             revision=where + quote(base + "_revision"),
             payload=where + quote(base + "_payload"),
             versions=where + quote(base_name(prefix, "specstar_schema")),
+        )
+
+    def placed(self, schema: str) -> TableNames:
+        """The same tables in a PostgreSQL schema that is named; for names without one."""
+        where = quote(schema) + "."
+        return replace(
+            self,
+            schema=schema,
+            meta=where + self.meta,
+            revision=where + self.revision,
+            payload=where + self.payload,
+            versions=where + self.versions,
         )

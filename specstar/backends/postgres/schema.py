@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from specstar.backends.postgres.names import TableNames, quote
 from specstar.backends.postgres.statements import META_COLUMNS, REVISION_COLUMNS
@@ -20,10 +21,13 @@ __all__ = ["BUSY_META", "META", "PAYLOAD", "Component", "ensure", "give_room"]
 
 logger = logging.getLogger("specstar")
 
+_Fetch: TypeAlias = Callable[..., Awaitable[list[Any]]]
+
 # One lock for all creation and migration in a database: "spec", "star" in ASCII.
 _LOCK = "SELECT pg_advisory_xact_lock(1936745827, 1937006962)"
 # By way of the catalog: to_regclass alone takes no lock, so it may answer from before another process created the table.
-_EXISTS = "SELECT EXISTS (SELECT FROM pg_catalog.pg_class WHERE oid = to_regclass($1))"
+_EXISTING = "SELECT name FROM unnest($1::text[]) AS name WHERE EXISTS (SELECT FROM pg_catalog.pg_class WHERE oid = to_regclass(name))"
+_SEARCH_PATH = "SELECT unnest(pg_catalog.current_schemas(false))"
 _SCHEMA_EXISTS = "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE oid = to_regnamespace($1))"
 
 
@@ -83,21 +87,54 @@ def give_room(names: TableNames) -> str:
     return f"ALTER TABLE {names.meta} SET (fillfactor = {_BUSY_FILLFACTOR})"
 
 
+class _Found(NamedTuple):
+    """Where the tables of a component are, or are to be made, and what is known of them."""
+
+    names: TableNames
+    first: TableNames
+    versions: str
+    version: int | None
+    unknown: str | None
+
+
 async def ensure(
     connection: PostgresConnection, names: TableNames, component: Component, indexes: Sequence[IndexDefinition] = ()
 ) -> bool:
     """Make sure that the tables are there in this version; True if they were created now, then with these indexes.
 
-    Two short reads if they are. Raises `SchemaVersionError` for tables of a newer version or another program.
+    A few short reads if they are. Raises `SchemaVersionError` for tables of a newer version or another program.
     """
-    if (await connection.fetch(_EXISTS, names.versions, doing="looking for tables"))[0][0]:
-        rows = await connection.fetch(
-            _version_of(names), names.base, component.name, doing="reading the schema version"
+    found = await _look(partial(connection.fetch, doing="looking for tables"), names, component)
+    if found.names != found.first and found.version is not None:
+        logger.warning(
+            "postgres: uses %s, which the search_path leads to, beside its first schema %r; set the option schema",
+            ", ".join(component.tables(found.names)),
+            found.first.schema,
         )
-        if rows and _checked(rows[0][0], names, component) == component.version:
-            return False
+    if found.version is not None and _checked(found.version, found.names, component) == component.version:
+        return False
     async with connection.transaction() as session:
         return await _create_or_migrate(session, names, component, indexes)
+
+
+async def _look(fetch: _Fetch, names: TableNames, component: Component) -> _Found:
+    """Find the tables in their schema or, if none is configured, along the search_path, as the statements do.
+
+    What is new goes to the first schema of the path, and is entered there: others may have what lies behind it in theirs, too.
+    An earlier specstar entered it in the first table of versions along the path.
+    """
+    places = [names]
+    if not names.schema:
+        places = [names.placed(row[0]) for row in await fetch(_SEARCH_PATH)] or places
+    tables = [(place, table) for place in places for table in component.tables(place)]
+    asked = [table for _, table in tables] + [place.versions for place in places]
+    there = {row[0] for row in await fetch(_EXISTING, asked)}
+    taken = [(place, table) for place, table in tables if table in there]
+    home, unknown = taken[0] if taken else (places[0], None)
+    for place in [home, *(place for place in places if taken and place is not home)]:
+        if place.versions in there and (rows := await fetch(_version_of(place), names.base, component.name)):
+            return _Found(home, places[0], place.versions, rows[0][0], None)
+    return _Found(home, places[0], home.versions, None, unknown)
 
 
 async def _create_or_migrate(
@@ -106,40 +143,40 @@ async def _create_or_migrate(
     await session.fetch(_LOCK)
     if names.schema and not await session.fetchval(_SCHEMA_EXISTS, quote(names.schema)):
         await session.execute(f"CREATE SCHEMA {quote(names.schema)}")
-    if not await session.fetchval(_EXISTS, names.versions):
-        await session.execute(
-            f'CREATE TABLE {names.versions} (base text COLLATE "C" NOT NULL, component text NOT NULL, '
-            "version integer NOT NULL, changed_time timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (base, component))"
+    found = await _look(session.fetch, names, component)
+    tables = ", ".join(component.tables(found.names))
+    if found.unknown is not None:
+        raise SchemaVersionError(
+            f"table {found.unknown} exists, but {found.versions} does not know it: it belongs to another program or "
+            "another table_prefix; choose another table_prefix or schema. Nothing was changed",
+            backend="postgres",
         )
-    stored = await session.fetchval(_version_of(names), names.base, component.name)
-    if stored is None:
-        for table in component.tables(names):
-            if await session.fetchval(_EXISTS, table):
-                raise SchemaVersionError(
-                    f"table {table} exists, but {names.versions} does not know it: it belongs to another program or "
-                    "another table_prefix; choose another table_prefix or schema. Nothing was changed",
-                    backend="postgres",
-                )
-        await session.execute("; ".join([component.create(names), *(definition.sql for definition in indexes)]))
+    if found.version is None:
+        if not await session.fetch(_EXISTING, [found.versions]):
+            await session.execute(
+                f'CREATE TABLE {found.versions} (base text COLLATE "C" NOT NULL, component text NOT NULL, '
+                "version integer NOT NULL, changed_time timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (base, component))"
+            )
+        await session.execute("; ".join([component.create(found.names), *(definition.sql for definition in indexes)]))
         await session.execute(
-            f"INSERT INTO {names.versions} (base, component, version) VALUES ($1, $2, $3)",
+            f"INSERT INTO {found.versions} (base, component, version) VALUES ($1, $2, $3)",
             names.base,
             component.name,
             component.version,
         )
-        logger.info("postgres: created %s", ", ".join(component.tables(names)))
+        logger.info("postgres: created %s", tables)
         return True
-    version = _checked(stored, names, component)
+    version = _checked(found.version, found.names, component)
     while version < component.version:
-        await session.execute(component.migrations[version](names))
+        await session.execute(component.migrations[version](found.names))
         version += 1
         await session.execute(
-            f"UPDATE {names.versions} SET version = $3, changed_time = now() WHERE base = $1 AND component = $2",
+            f"UPDATE {found.versions} SET version = $3, changed_time = now() WHERE base = $1 AND component = $2",
             names.base,
             component.name,
             version,
         )
-        logger.info("postgres: migrated %s to version %d", ", ".join(component.tables(names)), version)
+        logger.info("postgres: migrated %s to version %d", tables, version)
     return False
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -208,3 +210,76 @@ async def test_the_index_of_payloads_stands_in_no_other_models_way_and_takes_the
             await rig.meta().write(new("r2").change)
             while [row[0] for row in await connection.fetch(indexes)] != ["User_payload_id", "User_revision_pkey"]:  # noqa: ASYNC110  in the server
                 await asyncio.sleep(0.02)
+
+
+@contextlib.asynccontextmanager
+async def tenants(dsn: str, *names: str) -> AsyncIterator[list[str]]:
+    """Roles with a schema of their own, first in the search_path, and `public` behind it: their DSNs."""
+    database = dsn.rpartition("/")[2]
+    roles = [f"{name}_{database}" for name in names]
+    async with admin(dsn) as connection:
+        for role in roles:
+            await connection.execute(
+                f"CREATE ROLE {role} LOGIN PASSWORD 'pw-of-role'; CREATE SCHEMA {role} AUTHORIZATION {role}; "
+                f"ALTER ROLE {role} SET search_path = {role}, public; GRANT ALL ON SCHEMA public TO {role}; "
+                f"ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT ALL ON TABLES TO {role}"
+            )
+        try:
+            yield [f"postgresql://{role}:pw-of-role@{dsn.rpartition('@')[2]}" for role in roles]
+        finally:
+            for role in roles:
+                await connection.execute(f"DROP OWNED BY {role} CASCADE; DROP ROLE {role}")
+
+
+async def test_what_is_new_goes_to_the_first_schema_of_the_search_path(postgres_database: str) -> None:
+    async with tenants(postgres_database, "one", "two") as (one, two):
+        async with open_rig(postgres_database) as rig:
+            await rig.storage("Other").write(new("public"))
+        for dsn in (one, two, one, two):
+            async with open_rig(dsn) as rig:
+                storage = rig.storage()
+                assert await storage.read("r") is None
+                await storage.write(new("r"))
+                await storage.erase("r")
+
+
+async def test_tables_further_on_in_the_search_path_stay_in_use_and_are_told_of(
+    postgres_database: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with tenants(postgres_database, "one") as (one,):
+        async with open_rig(postgres_database) as rig:
+            await rig.storage().write(new("r"))
+        async with open_rig(one) as rig:
+            # Its own table of versions comes before the one that knows the other model.
+            await rig.storage("New").write(new("r"))
+            assert not caplog.records
+        async with open_rig(one) as rig:
+            assert await rig.storage().read("r") is not None
+            assert await rig.storage("New").read("r") is not None
+        (warning,) = caplog.records
+        assert '"public"."User_meta"' in warning.message
+        assert "set the option schema" in warning.message
+
+
+async def test_tables_that_an_earlier_version_entered_further_on_are_found(postgres_database: str) -> None:
+    async with tenants(postgres_database, "one", "two") as (one, two):
+        async with open_rig(postgres_database) as rig:
+            await rig.storage("Other").write(new("r"))
+        async with open_rig(one) as rig:
+            await rig.storage().write(new("r"))
+        async with admin(one) as look:
+            await look.execute("INSERT INTO public.specstar_schema SELECT * FROM specstar_schema")
+            await look.execute("DROP TABLE specstar_schema")
+        async with open_rig(one) as rig:
+            assert await rig.storage().read("r") is not None
+        async with open_rig(two) as rig:
+            assert await rig.storage().read("r") is None
+
+
+async def test_a_strangers_table_further_on_in_the_search_path_is_not_hidden(postgres_database: str) -> None:
+    async with tenants(postgres_database, "one") as (one,):
+        async with admin(postgres_database) as look:
+            await look.execute('CREATE TABLE "User_meta" (id int)')
+        async with open_rig(one) as rig:
+            with pytest.raises(SchemaVersionError, match="table_prefix"):
+                await rig.storage().write(new("r"))
