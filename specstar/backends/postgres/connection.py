@@ -24,6 +24,8 @@ logger = logging.getLogger("specstar")
 Row: TypeAlias = Any
 
 _OLDEST = 14
+# Settings of the server have 31 bits.
+_LONGEST_MILLISECONDS = 2**31 - 1
 _NOBODY = ServerSession(None, None)
 # How long a plan may be one for a table that has grown since.
 _PLAN_SECONDS = 60
@@ -92,7 +94,7 @@ class PostgresConnection(Connection):
                 "application_name": "specstar",
                 "jit": "off",
                 "default_transaction_isolation": "read committed",
-                "idle_in_transaction_session_timeout": f"{int(options.command_timeout_seconds * 2000) + 1000}",
+                "idle_in_transaction_session_timeout": str(_idle_milliseconds(options.command_timeout_seconds)),
             }
         given = {name for name, _ in parse_qsl(urlsplit(options.dsn).query)}
         arguments["server_settings"] = {name: value for name, value in settings.items() if name not in given}
@@ -252,6 +254,11 @@ class PostgresConnection(Connection):
 
     def abandon(self) -> None:
         self.pool.abandon()
+
+
+def _idle_milliseconds(command_seconds: float) -> int:
+    """How long a transaction may say nothing: longer than any statement of ours."""
+    return int(min(command_seconds * 2000 + 1000, _LONGEST_MILLISECONDS))
 
 
 def _server_name(dsn: str) -> str:

@@ -171,6 +171,11 @@ async def test_the_session_settings(rig: Rig, postgres_database: str) -> None:
         assert rows[0][0] == "mine"
 
 
+async def test_a_limit_longer_than_the_server_knows_is_taken(postgres_database: str) -> None:
+    async with open_rig(postgres_database, command_timeout_seconds=1e9) as rig:
+        assert await rig.storage().read("r") is None
+
+
 async def test_no_statement_is_spent_on_giving_a_connection_back(rig: Rig, postgres_database: str) -> None:
     storage = rig.storage()
     await storage.read("r")
