@@ -436,7 +436,7 @@ class ResourceManager(Generic[T]):
 
         Needed once after a field was added or has changed its meaning, with all programs up to date: a row keeps what was
         indexed when it was written. Versions move on, revisions and times stay as they are. Others may read and write
-        meanwhile.
+        meanwhile. A resource that cannot be indexed stays as it is, and is logged.
         """
         everything = query_of(None, self._fields, limit=_REINDEX_PAGE, include_deleted=True)
         slot = self._slot

@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from specstar.errors import DecodeError, ResourceNotFoundError, RevisionConflictError
+from specstar.errors import DecodeError, QueryError, ResourceNotFoundError, RevisionConflictError, SpecstarError
 from specstar.query import Query, cursor_of
 from specstar.resource_manager.writer import Current, Writer
 from specstar.roles import MetaWrite, Storage, StoredRevision
@@ -17,12 +17,17 @@ from specstar.roles.storage import StorageWrite
 __all__ = ["reindex"]
 
 logger = logging.getLogger("specstar")
+# Of one resource: its payload fits the model no longer, or has a value that no backend can index.
+_UNINDEXED = (DecodeError, QueryError)
 
 
 async def reindex(
     storage: Storage, writer: Writer[Any], everything: Query, projection: Callable[[StoredRevision], dict[str, Any]]
 ) -> int:
-    """Project all resources that `everything` finds anew, page by page; returns how many rows changed."""
+    """Project all resources that `everything` finds anew, page by page; returns how many rows changed.
+
+    One that cannot be indexed keeps the row that it has, and is logged.
+    """
     changed = 0
     while True:
         found = await storage.find(everything)
@@ -30,8 +35,8 @@ async def reindex(
         for resource in found.resources:
             try:
                 indexed = projection(resource)
-            except DecodeError as error:
-                logger.warning("%s; it is not indexed anew", error)
+            except _UNINDEXED as error:
+                _tell(resource.meta.resource_id, error)
                 continue
             if indexed != resource.meta.indexed_data:
                 stale.append(_with(resource, indexed))
@@ -71,7 +76,14 @@ async def _again(
         await writer.change(resource_id, plan, deleted=None)
     except (ResourceNotFoundError, RevisionConflictError):
         return 0  # erased, or written again by someone who is faster: by this program, or to be found next time
+    except _UNINDEXED as error:
+        _tell(resource_id, error)
+        return 0
     return int(changed)
+
+
+def _tell(resource_id: str, error: SpecstarError) -> None:
+    logger.warning("resource %r is not indexed anew: %s", resource_id, error)
 
 
 def _with(resource: StoredRevision, indexed: dict[str, Any]) -> StorageWrite:

@@ -818,6 +818,35 @@ async def test_a_field_that_is_new_finds_older_resources_once_they_are_indexed_a
         assert (await users.get(infos[0].resource_id)).info == info
 
 
+async def test_a_resource_that_cannot_be_indexed_does_not_keep_the_others_from_it(
+    backend: dict[str, Any], durable: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not durable:
+        return  # nothing older than its indexed fields
+    older = SpecStar()
+    older.configure(backend=backend)
+    plain = older.add_model(User)
+    spec = SpecStar()
+    spec.configure(backend=backend)
+    users = spec.add_model(User, indexed_fields=["name", "age"])
+    async with older, spec:
+        infos = await plain.create_many([User("a"), User("nul\0"), User("b", 2**63), User("c"), User("d")])
+        storage = users._slot.storage
+        find = storage.find
+
+        async def meanwhile(query: Any) -> Any:
+            found = await find(query)
+            await plain.update(infos[3].resource_id, User("\0"))
+            return found
+
+        monkeypatch.setattr(storage, "find", meanwhile)
+        assert await users.reindex() == 2
+        monkeypatch.undo()
+        assert sorted(found.data.name for found in await users.search(QB["name"] >= "")) == ["a", "d"]
+    for number in (1, 2, 3):
+        assert f"resource {infos[number].resource_id!r} is not indexed anew" in caplog.text
+
+
 async def test_revisions_are_listed_in_the_order_of_their_writes(users: Users) -> None:
     for number in range(8):
         first = await users.create(User("a"), resource_id=f"r{number}")
