@@ -37,12 +37,23 @@ class NewFile:
             self._temporary = path.with_name(f".specstar-{secrets.token_hex(8)}")
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             self._descriptor: int | None = os.open(self._temporary, flags, 0o666)
-            if before is not None:
-                with suppress(PermissionError):
-                    os.fchown(self._descriptor, before.st_uid, before.st_gid)
-                with suppress(PermissionError):
-                    # Without set-user-id and its like: these bytes are somebody else's.
-                    os.fchmod(self._descriptor, stat.S_IMODE(before.st_mode) & 0o777)
+            try:
+                if before is not None:
+                    self._take_after(before, self._descriptor)
+            except BaseException:
+                self.drop()
+                raise
+
+    @staticmethod
+    def _take_after(before: os.stat_result, descriptor: int) -> None:
+        """Owner and permissions, as far as the system allows: an owner outside our user namespace cannot be given."""
+        made = os.fstat(descriptor)
+        if (made.st_uid, made.st_gid) != (before.st_uid, before.st_gid):
+            with suppress(OSError):
+                os.fchown(descriptor, before.st_uid, before.st_gid)
+        with suppress(OSError):
+            # Without set-user-id and its like: these bytes are somebody else's.
+            os.fchmod(descriptor, stat.S_IMODE(before.st_mode) & 0o777)
 
     def write(self, data: bytes | memoryview) -> None:
         """Append all of it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
@@ -141,6 +142,39 @@ def test_a_saved_file_stays_that_of_its_owner(tmp_path: Path) -> None:
     new.keep()
     new.drop()
     assert path.stat().st_uid == owner
+
+
+def test_an_owner_that_cannot_be_given_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")  # an owner outside the user namespace of a container
+
+    path = tmp_path / "mine"
+    path.write_bytes(b"old")
+    path.chmod(0o640)
+    monkeypatch.setattr(os, "fchown", refuse)
+    if os.geteuid() == 0:
+        os.chown(path, 12_345, -1)
+    new = NewFile(path)
+    new.write(b"new")
+    new.keep()
+    assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) == (b"new", 0o640)
+    monkeypatch.setattr(os, "fchmod", refuse)
+    NewFile(path).drop()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_that_fails_to_begin_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    path = tmp_path / "mine"
+    path.write_bytes(b"old")
+    monkeypatch.setattr(os, "fchmod", refuse)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(KeyboardInterrupt):
+        NewFile(path)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_temporary_files_in_use_are_kept_from_a_sweep(tmp_path: Path) -> None:
