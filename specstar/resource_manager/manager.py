@@ -25,7 +25,7 @@ from specstar.resource_manager.drafting import Drafting
 from specstar.resource_manager.garbage import collect, drop_replaced
 from specstar.resource_manager.ids import checked_age, checked_id, checked_ids, is_id
 from specstar.resource_manager.reindexing import reindex
-from specstar.resource_manager.resource import Page, Resource
+from specstar.resource_manager.resource import Page, Resource, own_copy
 from specstar.resource_manager.slot import StorageSlot
 from specstar.resource_manager.writer import Current
 from specstar.roles import MetaWrite, PayloadKey, ResourceMeta, RevisionInfo, RevisionStatus, StoredRevision
@@ -239,7 +239,7 @@ class ResourceManager(Generic[T]):
         after = await self._slot.writer.change(
             resource_id, plan, expected_revision_id=expected_revision_id, deleted=False if deleted else None
         )
-        return after.meta
+        return own_copy(after.meta)
 
     @gated
     async def permanently_delete(self, resource_id: str, *, expected_revision_id: str | None = None) -> None:
@@ -274,7 +274,7 @@ class ResourceManager(Generic[T]):
         after = await writer.change(resource_id, plan, expected_revision_id=expected_revision_id)
         # The revision record that the writer remembers belongs to the revision before.
         writer.remember(after.meta, None)
-        return after.meta
+        return own_copy(after.meta)
 
     # Reading
 
@@ -297,7 +297,7 @@ class ResourceManager(Generic[T]):
             raise ResourceNotFoundError(resource_id, revision_id=revision_id, model=self.name)
         if found.meta.is_deleted and not include_deleted:
             raise ResourceDeletedError(resource_id, model=self.name)
-        return Resource(meta=found.meta, info=found.revision, data=self._decoded(found))
+        return Resource(meta=own_copy(found.meta), info=found.revision, data=self._decoded(found))
 
     @gated
     async def get_many(self, resource_ids: Sequence[str], *, include_deleted: bool = False) -> list[Resource[T] | None]:
@@ -326,7 +326,7 @@ class ResourceManager(Generic[T]):
         meta = await self._slot.storage.read_meta(resource_id)
         if meta is None:
             raise ResourceNotFoundError(resource_id, model=self.name)
-        return meta
+        return own_copy(meta)
 
     @gated
     async def list_revisions(self, resource_id: str) -> list[RevisionInfo]:
@@ -477,5 +477,5 @@ class ResourceManager(Generic[T]):
         try:
             data = self._decoded(found)
         except DecodeError as error:
-            return Resource(meta=found.meta, info=found.revision, error=error)
-        return Resource(meta=found.meta, info=found.revision, data=data)
+            return Resource(meta=own_copy(found.meta), info=found.revision, error=error)
+        return Resource(meta=own_copy(found.meta), info=found.revision, data=data)

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from typing import Generic, TypeVar
 
+from msgspec.structs import replace
+
 from specstar.errors import DecodeError
 from specstar.roles.records import ResourceMeta, RevisionInfo
 
-__all__ = ["Page", "Resource"]
+__all__ = ["Page", "Resource", "own_copy"]
 
 T = TypeVar("T")
+
+
+def own_copy(meta: ResourceMeta) -> ResourceMeta:
+    """The row with an `indexed_data` of its own: callers may change theirs, a store or writer may keep this one."""
+    indexed = meta.indexed_data.copy()
+    for path, value in indexed.items():
+        if type(value) in (list, dict):
+            indexed[path] = value.copy()
+    return replace(meta, indexed_data=indexed)
 
 
 class Resource(Generic[T]):

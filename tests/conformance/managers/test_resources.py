@@ -26,7 +26,7 @@ from specstar.errors import (
 )
 from specstar.query import Query, build_query
 from specstar.resource_manager import ResourceManager, ids
-from specstar.roles import RevisionStatus
+from specstar.roles import ResourceMeta, RevisionStatus
 
 pytestmark = pytest.mark.anyio
 
@@ -816,6 +816,35 @@ async def test_a_field_that_is_new_finds_older_resources_once_they_are_indexed_a
         assert (after.data, after.info, after.meta.updated_time) == (before.data, before.info, before.meta.updated_time)
         info = await users.update(infos[0].resource_id, User("new"), expected_revision_id=infos[0].revision_id)
         assert (await users.get(infos[0].resource_id)).info == info
+
+
+async def test_indexed_data_belongs_to_whom_it_was_handed(users: Users) -> None:
+    def spoil(meta: ResourceMeta) -> None:
+        meta.indexed_data["age"] = 99
+        meta.indexed_data["tags"].append("x")
+
+    info = await users.create(User("a", 1, tags=["t"]))
+    before = (await users.get_meta(info.resource_id)).indexed_data
+    second = await users.update(info.resource_id, User("a", 1, tags=["t"]))
+    [in_many] = await users.get_many([info.resource_id])
+    assert in_many is not None
+    for meta in (
+        (await users.get(info.resource_id)).meta,
+        (await users.search())[0].meta,
+        in_many.meta,
+        await users.get_meta(info.resource_id),
+        await users.delete(info.resource_id),
+        await users.restore(info.resource_id),
+        await users.restore(info.resource_id),
+        await users.switch(info.resource_id, info.revision_id),
+        await users.switch(info.resource_id, second.revision_id),
+        await users.switch(info.resource_id, second.revision_id),
+    ):
+        spoil(meta)
+    await users.delete(info.resource_id)
+    await users.restore(info.resource_id)
+    assert (await users.get(info.resource_id)).meta.indexed_data == before
+    assert await users.count(QB["age"] == 99) == 0
 
 
 async def test_a_resource_that_cannot_be_indexed_does_not_keep_the_others_from_it(
