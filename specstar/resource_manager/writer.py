@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import anyio
 
@@ -28,6 +28,10 @@ _ATTEMPTS = 16
 _PATIENCE_SECONDS = 10.0
 _BACKOFF_SECONDS = 0.005
 _REMEMBERED = 4096
+# Of indexed fields in a row that is remembered: 4,096 of them take 64 MiB at most.
+_REMEMBERED_CHARACTERS = 4096
+# What an item of a list counts as at least.
+_ITEM_CHARACTERS = 16
 
 
 class Current:
@@ -59,7 +63,10 @@ class Writer(Generic[T]):
         self._recent: OrderedDict[str, Current] = OrderedDict()
 
     def remember(self, meta: ResourceMeta, revision: RevisionInfo | None) -> None:
-        """Keep a row that was just written."""
+        """Keep a row that was just written, unless it is a large one: that is read again when it is next changed."""
+        if not _is_small(meta.indexed_data):
+            self.forget(meta.resource_id)
+            return
         recent = self._recent
         recent[meta.resource_id] = Current(meta, revision)
         if len(recent) > _REMEMBERED:
@@ -198,3 +205,13 @@ class Writer(Generic[T]):
                 actual_revision_id=meta.current_revision_id,
                 model=self._model,
             )
+
+
+def _is_small(indexed: dict[str, Any]) -> bool:
+    size = 0
+    for value in indexed.values():
+        if type(value) is str:
+            size += len(value)
+        elif type(value) is list:
+            size += sum(_ITEM_CHARACTERS + (len(item) if type(item) is str else 0) for item in value)
+    return size <= _REMEMBERED_CHARACTERS
