@@ -364,10 +364,12 @@ class ResourceManager(Generic[T]):
         return Page([self._resource(item) for item in found.resources], cursor)
 
     @gated
-    async def count(self, query: Condition | None = None, *, include_deleted: bool = False) -> int:
-        """The number of matching resources. Raises `QueryError`."""
+    async def count(self, query: Condition | Query | None = None, *, include_deleted: bool = False) -> int:
+        """The number of matching resources. Raises `QueryError`, also for a `Query` with a limit, offset or cursor."""
         built = query_of(query, self._fields, include_deleted=include_deleted)
-        return await self._slot.storage.count(built.condition, include_deleted=include_deleted)
+        if built.limit is not None or built.offset or built.after is not None:
+            raise QueryError("count counts all that match: give it a Query without limit, offset and after")
+        return await self._slot.storage.count(built.condition, include_deleted=built.include_deleted)
 
     async def iter(
         self,

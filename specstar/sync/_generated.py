@@ -208,8 +208,8 @@ class ResourceManager(Generic[T]):
             )
         )
 
-    def count(self, query: Condition | None = None, *, include_deleted: bool = False) -> int:
-        """The number of matching resources. Raises `QueryError`."""
+    def count(self, query: Condition | Query | None = None, *, include_deleted: bool = False) -> int:
+        """The number of matching resources. Raises `QueryError`, also for a `Query` with a limit, offset or cursor."""
         return self._gate.call(functools.partial(self._inner.count, query, include_deleted=include_deleted))
 
     def iter(
@@ -271,7 +271,7 @@ class ResourceManager(Generic[T]):
 
         Needed once after a field was added or has changed its meaning, with all programs up to date: a row keeps what was
         indexed when it was written. Versions move on, revisions and times stay as they are. Others may read and write
-        meanwhile.
+        meanwhile. A resource that cannot be indexed stays as it is, and is logged.
         """
         return self._gate.call(functools.partial(self._inner.reindex))
 

@@ -818,6 +818,25 @@ async def test_a_field_that_is_new_finds_older_resources_once_they_are_indexed_a
         assert (await users.get(infos[0].resource_id)).info == info
 
 
+async def test_a_query_is_counted_as_it_is_searched(users: Users) -> None:
+    infos = await users.create_many([User("a", number) for number in range(4)])
+    await users.delete(infos[0].resource_id)
+    for query in (
+        Query(),
+        Query(include_deleted=True),
+        build_query(QB["age"] < 3, sort="-age", include_deleted=True),
+        build_query(QB["age"] < 3),
+    ):
+        assert await users.count(query) == len(await users.search(query))
+    assert await users.count(Query(include_deleted=True)) == 4
+    cursor = (await users.search(limit=1)).cursor
+    for query in (Query(limit=3), Query(offset=2), Query(after=cursor)):
+        with pytest.raises(QueryError, match="without limit, offset and after"):
+            await users.count(query)
+    with pytest.raises(QueryError, match="make them part of it"):
+        await users.count(Query(), include_deleted=True)
+
+
 async def test_indexed_data_belongs_to_whom_it_was_handed(users: Users) -> None:
     def spoil(meta: ResourceMeta) -> None:
         meta.indexed_data["age"] = 99
