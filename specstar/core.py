@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar, Unpack, overlo
 import anyio
 
 from specstar.blobs import BlobManager
+from specstar.checks import checked_text
 from specstar.config.encoding import Encoding
 from specstar.errors import ConfigError, InvalidInputError, NotConfiguredError, UsageError
 from specstar.query import IndexedField, Projector, fields_of
@@ -401,12 +402,8 @@ def _can_await() -> bool:
 
 
 def _checked_name(name: str, kind: str) -> str:
-    if not name or "\0" in name or len(name) > _MAX_NAME_LENGTH:
-        raise InvalidInputError(f"a {kind} name has 1 to {_MAX_NAME_LENGTH} characters and no NUL", field="name")
-    try:
-        name.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidInputError(f"the {kind} name is no valid Unicode text", field="name") from error
+    if not 1 <= len(checked_text(name, field="name")) <= _MAX_NAME_LENGTH:
+        raise InvalidInputError(f"a {kind} name has 1 to {_MAX_NAME_LENGTH} characters", field="name")
     return name
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import traceback as tracebacks
 from typing import Any, Generic, TypeVar
 
 import msgspec
 from msgspec import Raw
 
+from specstar.checks import checked_count
 from specstar.errors import DecodeError, InvalidInputError, LimitExceededError
 from specstar.message_queue.job import FORMAT, NO_RESULT, Job, JobRecord
 from specstar.resource_manager.decodable import decodable_type
@@ -50,18 +52,18 @@ class JobCodec(Generic[P]):
     ) -> None:
         self.name = name
         self.payload_type = payload_type
-        self.max_payload_bytes = max_payload_bytes
+        self.max_payload_bytes = checked_count(max_payload_bytes, "max_payload_bytes", 1, sys.maxsize)
         try:
             self._payload: msgspec.json.Decoder[P] = msgspec.json.Decoder(payload_type)
             self._shape = Shape(decodable_type(payload_type))
-        except (TypeError, NameError) as error:
+        except (TypeError, NameError, ValueError) as error:
             raise InvalidInputError(
                 f"the payload of job {name!r} cannot be decoded: {error}", field="payload_type"
             ) from error
         try:
             self._result: msgspec.json.Decoder[Any] = msgspec.json.Decoder(result_type)
             decodable_type(result_type)
-        except (TypeError, NameError) as error:
+        except (TypeError, NameError, ValueError) as error:
             raise InvalidInputError(
                 f"the result of job {name!r} cannot be decoded: {error}", field="result_type"
             ) from error

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
+from specstar.checks import checked_count, listed
 from specstar.errors import (
     BackendUnavailable,
     DecodeError,
@@ -26,13 +27,13 @@ from specstar.message_queue.backend import JobBackend
 from specstar.message_queue.codec import DEFAULT_MAX_PAYLOAD_BYTES, JobCodec, decode_record
 from specstar.message_queue.job import DeadJob, Job, JobStatus
 from specstar.message_queue.retry import RetryPolicy, checked_seconds
-from specstar.message_queue.sender import MAX_PRIORITY, JobSender, checked_count
+from specstar.message_queue.sender import MAX_PRIORITY, JobSender
 from specstar.message_queue.signature import signature_of
 from specstar.message_queue.state import JobState, Snapshot
 from specstar.message_queue.ticks import Ticks, payload_of_ticks
 from specstar.message_queue.watchers import Watchers
 from specstar.query import QB, Condition, SortKey
-from specstar.resource_manager.ids import checked_id, checked_ids
+from specstar.resource_manager.ids import checked_id
 from specstar.roles import DeadLetter, MessageQueue
 from specstar.runtime import gated
 
@@ -87,8 +88,8 @@ class JobQueue(Generic[P]):
                 field="payload_type",
             )
         self.result_type = signature.result_type if result_type is None else result_type
-        self.max_retries = checked_count(max_retries, "max_retries", 0, 1000)
-        self.concurrency = checked_count(concurrency, "concurrency", 1, 100_000)
+        self.max_retries = None if max_retries is None else checked_count(max_retries, "max_retries", 0, 1000)
+        self.concurrency = None if concurrency is None else checked_count(concurrency, "concurrency", 1, 100_000)
         self.retry_delay = None if retry_delay is None else checked_seconds(retry_delay, field="retry_delay")
         self.retry_backoff = checked_seconds(retry_backoff, field="retry_backoff", minimum=1.0)
         self.retry_max_delay = checked_seconds(retry_max_delay, field="retry_max_delay")
@@ -100,8 +101,10 @@ class JobQueue(Generic[P]):
                 f"job {self.name!r} keeps no state (keep_state=False) to forget", field="forget_after"
             )
         self.forget_after = None if forget_after is None else checked_seconds(forget_after, field="forget_after")
-        self.priority = checked_count(priority, "priority", 0, MAX_PRIORITY) or 0
-        self.max_priority = checked_count(max_priority, "max_priority", 0, MAX_PRIORITY)
+        self.priority = checked_count(priority, "priority", 0, MAX_PRIORITY)
+        self.max_priority = (
+            None if max_priority is None else checked_count(max_priority, "max_priority", 0, MAX_PRIORITY)
+        )
         self._codec: JobCodec[P] = JobCodec(
             self.name, self.payload_type, self.result_type, max_payload_bytes=max_payload_bytes
         )
@@ -155,7 +158,7 @@ class JobQueue(Generic[P]):
     @gated
     async def enqueue_many(
         self,
-        payloads: Sequence[P],
+        payloads: Iterable[P],
         *,
         delay: float | None = None,
         partition_key: str | None = None,
@@ -165,7 +168,10 @@ class JobQueue(Generic[P]):
 
         After an error any of them may have been sent. Raises what `enqueue` raises.
         """
-        made = [self._sender.record(payload, delay, None, partition_key, priority) for payload in payloads]
+        made = [
+            self._sender.record(payload, delay, None, partition_key, priority)
+            for payload in listed(payloads, field="payloads")
+        ]
         await self._sender.send_many([record for record, _ in made], delay or 0.0)
         return [self._codec.job_with(record, copy) for record, copy in made]
 
@@ -300,19 +306,19 @@ class JobQueue(Generic[P]):
         return [self._dead_job(letter) for letter in await self._messages().dead_letters(limit=limit)]
 
     @gated
-    async def requeue_dead(self, job_ids: Sequence[str] | None = None) -> int:
+    async def requeue_dead(self, job_ids: Iterable[str] | None = None) -> int:
         """Send dead jobs (None: all that are dead now) back to work with no attempts counted; returns how many."""
         messages, state = self._messages(), self._state()
         if job_ids is not None:
-            job_ids = checked_ids(job_ids, field="job_ids")
+            job_ids = listed(job_ids, field="job_ids")
         if state is None:
             return await messages.requeue_dead(job_ids)
         return await clearing.requeue_dead(state, messages, self.name, job_ids)
 
     @gated
-    async def purge_dead(self, job_ids: Sequence[str] | None = None) -> int:
+    async def purge_dead(self, job_ids: Iterable[str] | None = None) -> int:
         """Delete dead letters (None: all); returns how many. The state of their jobs stays."""
-        return await self._messages().purge_dead(None if job_ids is None else checked_ids(job_ids, field="job_ids"))
+        return await self._messages().purge_dead(None if job_ids is None else listed(job_ids, field="job_ids"))
 
     def _dead_job(self, letter: DeadLetter) -> DeadJob[P]:
         payload: P | None = None

@@ -11,11 +11,11 @@ from typing import Any
 import anyio
 import msgspec
 
+from specstar.checks import checked_count, checked_text
 from specstar.errors import (
     DuplicateResourceError,
     IdempotencyConflictError,
     InvalidInputError,
-    LimitExceededError,
     OutcomeUnknownError,
     ResourceNotFoundError,
     RevisionConflictError,
@@ -30,7 +30,7 @@ from specstar.resource_manager.ids import checked_id, new_id
 from specstar.roles import Message, MessageQueue
 from specstar.runtime import clean_up
 
-__all__ = ["MAX_PRIORITY", "JobSender", "checked_count", "message_of", "seconds_until"]
+__all__ = ["MAX_PRIORITY", "JobSender", "message_of", "seconds_until"]
 
 MAX_PRIORITY = 9
 _MAX_KEY_BYTES = 255
@@ -178,7 +178,7 @@ class JobSender:
             payload=encoded,
             created_time=now,
             revision_id=revision_id,
-            priority=self._priority if priority is None else checked_count(priority, "priority", 0, MAX_PRIORITY) or 0,
+            priority=self._priority if priority is None else checked_count(priority, "priority", 0, MAX_PRIORITY),
             partition_key=partition_key,
             idempotency_key=idempotency_key,
             scheduled_time=now + timedelta(seconds=delay) if delay else None,
@@ -232,18 +232,4 @@ def seconds_until(moment: datetime | None) -> float:
 
 
 def _checked_key(key: str, field: str) -> str:
-    checked_id(key, field=field)
-    size = len(key.encode())
-    if size > _MAX_KEY_BYTES:
-        message = f"{field} has {size} bytes; at most {_MAX_KEY_BYTES} are allowed"
-        raise LimitExceededError(message, field=field, limit=_MAX_KEY_BYTES, actual=size)
-    return key
-
-
-def checked_count(value: object, field: str, least: int, most: int) -> int | None:
-    """A whole number in its bounds, or None. Raises `InvalidInputError`."""
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise InvalidInputError(f"{field} is a whole number from {least} to {most}, not {value!r}", field=field)
-    return value
+    return checked_text(checked_id(key, field=field), field=field, most_bytes=_MAX_KEY_BYTES)

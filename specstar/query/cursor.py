@@ -82,6 +82,8 @@ def cursor_position(after: str, sort: tuple[SortKey, ...]) -> list[tuple[Part, S
 
 
 def _decoded(after: str) -> _Cursor:
+    if not isinstance(after, str):
+        raise QueryError(f"a cursor is text, got {type(after).__name__}", path="after")
     most = query_limits().max_cursor_characters
     if len(after) > most:
         raise QueryError(f"a cursor has at most {most} characters, got {len(after)}", path="after")

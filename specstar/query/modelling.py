@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from specstar.errors import QueryError
@@ -35,7 +35,7 @@ def fields_of(model: Any, paths: Sequence[str | IndexedField]) -> tuple[IndexedF
     Names are those of the Python attributes, nested ones with dots. Raises `QueryError` for a path that leads nowhere
     (with the nearest name), or to something without an order of its own, such as a nested struct.
     """
-    if isinstance(paths, str):
+    if isinstance(paths, str) or not isinstance(paths, Iterable):
         raise QueryError("indexed_fields takes a list of paths", path="indexed_fields")
     if not paths:
         return ()
@@ -62,7 +62,7 @@ def _described(model: Any) -> Any:
 
     try:
         described = msgspec.inspect.type_info(model)
-    except (TypeError, NameError) as exc:
+    except (TypeError, NameError, ValueError) as exc:
         raise QueryError(f"the type of the model cannot be read: {exc}", path="indexed_fields") from exc
     if all(_name(option) not in _RECORDS for option in options_of(described)):
         raise QueryError(

@@ -8,7 +8,8 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from specstar.errors import InvalidInputError, LimitExceededError
+from specstar.checks import checked_text
+from specstar.errors import InvalidInputError
 from specstar.resource_manager.ids import MAX_ID_BYTES
 
 __all__ = ["Author", "Authorship"]
@@ -44,16 +45,7 @@ class Authorship:
         """Set user or time (aware) for the calls made in this block; what is None stays as it was."""
         author = self._current.get()
         if user is not None:
-            if "\0" in user:
-                raise InvalidInputError("user must not contain NUL characters", field="user")
-            try:
-                size = len(user.encode())
-            except UnicodeEncodeError as error:
-                raise InvalidInputError(f"user is no valid Unicode text: {error}", field="user") from error
-            if size > MAX_ID_BYTES:
-                message = f"user has {size} bytes; at most {MAX_ID_BYTES} are allowed"
-                raise LimitExceededError(message, field="user", limit=MAX_ID_BYTES, actual=size)
-            author = author._replace(user=user)
+            author = author._replace(user=checked_text(user, field="user", most_bytes=MAX_ID_BYTES))
         if now is not None:
             author = author._replace(now=_clock(now))
         token = self._current.set(author)

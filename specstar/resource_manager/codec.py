@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
@@ -9,6 +10,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
+from specstar.checks import checked_count
 from specstar.config.encoding import Encoding
 from specstar.errors import DecodeError, InvalidInputError, LimitExceededError
 from specstar.resource_manager.decodable import decodable_type
@@ -39,13 +41,13 @@ class Codec(Generic[T]):
     ) -> None:
         self.encoding = encoding
         self.name = name
-        self.max_payload_bytes = max_payload_bytes
+        self.max_payload_bytes = checked_count(max_payload_bytes, "max_payload_bytes", 1, sys.maxsize)
         self._model = model
         try:
             self._json: msgspec.json.Decoder[T] = msgspec.json.Decoder(model)
             self._msgpack: msgspec.msgpack.Decoder[T] = msgspec.msgpack.Decoder(model)
             self._shape = Shape(decodable_type(model))
-        except (TypeError, NameError) as error:
+        except (TypeError, NameError, ValueError) as error:
             raise InvalidInputError(f"{name} cannot be a model: {error}", field="model") from error
         self._decode = {Encoding.json: self._json.decode, Encoding.msgpack: self._msgpack.decode}
 

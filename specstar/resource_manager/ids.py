@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Sequence
 from time import time_ns
 from typing import TypeGuard
 
-from specstar.errors import InvalidInputError, LimitExceededError
+from specstar.checks import checked_text
+from specstar.errors import InvalidInputError
 
 __all__ = ["MAX_ID_BYTES", "checked_age", "checked_id", "id_after", "is_id", "new_id"]
 
@@ -89,21 +89,7 @@ def checked_id(value: str, *, field: str = "resource_id") -> str:
         raise InvalidInputError(f"{field} must be a str, not {type(value).__name__}", field=field)
     if not value:
         raise InvalidInputError(f"{field} must not be empty", field=field)
-    if value.isascii():
-        size = len(value)
-    else:
-        try:
-            size = len(value.encode())
-        except UnicodeEncodeError as error:
-            raise InvalidInputError(
-                f"{field} is no valid Unicode text: it has a lone surrogate", field=field
-            ) from error
-    if size > MAX_ID_BYTES:
-        message = f"{field} has {size} bytes; at most {MAX_ID_BYTES} are allowed"
-        raise LimitExceededError(message, field=field, limit=MAX_ID_BYTES, actual=size)
-    if "\0" in value:
-        raise InvalidInputError(f"{field} must not contain a NUL character", field=field)
-    return value
+    return checked_text(value, field=field, most_bytes=MAX_ID_BYTES)
 
 
 def is_id(value: str | None) -> TypeGuard[str]:
@@ -123,13 +109,6 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
-
-
-def checked_ids(ids: Sequence[str], *, field: str) -> Sequence[str]:
-    """Several ids. Raises `InvalidInputError` for a lone text, which is a sequence of texts too."""
-    if isinstance(ids, str):
-        raise InvalidInputError(f"{field} takes a list of ids, not one", field=field)
-    return ids
 
 
 def checked_age(seconds: float) -> float:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any, Generic, Literal, TypeVar, cast
 
 from msgspec.structs import replace
 
+from specstar.checks import listed
 from specstar.errors import (
     DecodeError,
     InvalidInputError,
@@ -23,7 +24,7 @@ from specstar.resource_manager.authorship import Authorship
 from specstar.resource_manager.codec import Codec
 from specstar.resource_manager.drafting import Drafting
 from specstar.resource_manager.garbage import collect, drop_replaced
-from specstar.resource_manager.ids import checked_age, checked_id, checked_ids, is_id
+from specstar.resource_manager.ids import checked_age, checked_id, is_id
 from specstar.resource_manager.reindexing import reindex
 from specstar.resource_manager.resource import Page, Resource, own_copy
 from specstar.resource_manager.slot import StorageSlot
@@ -99,23 +100,24 @@ class ResourceManager(Generic[T]):
 
     @gated
     async def create_many(
-        self, data: Sequence[T], *, resource_ids: Sequence[str] | None = None, status: Status = "stable"
+        self, data: Iterable[T], *, resource_ids: Iterable[str] | None = None, status: Status = "stable"
     ) -> list[RevisionInfo]:
         """Store many new resources in the fewest steps; returns their revisions in order.
 
         All are checked first: if one does not fit the model, none is stored. Then each is stored by itself: if one fails, the
         others are there all the same, and the first error is raised.
         """
-        ids: Sequence[str | None] = [None] * len(data)
+        values = listed(data, field="data")
+        ids: Sequence[str | None] = [None] * len(values)
         if resource_ids is not None:
-            ids = checked_ids(resource_ids, field="resource_ids")
-        if len(ids) != len(data):
-            raise InvalidInputError(f"{len(data)} values but {len(ids)} resource ids", field="resource_ids")
-        if resource_ids is not None and len(set(resource_ids)) != len(resource_ids):
-            raise InvalidInputError("resource_ids has an id twice", field="resource_ids")
+            ids = [checked_id(resource_id) for resource_id in listed(resource_ids, field="resource_ids")]
+            if len(set(ids)) != len(ids):
+                raise InvalidInputError("resource_ids has an id twice", field="resource_ids")
+        if len(ids) != len(values):
+            raise InvalidInputError(f"{len(values)} values but {len(ids)} resource ids", field="resource_ids")
         kind, codec = _status(status), self._codec
         items = [
-            self._draft.first(codec, value, resource_id, kind) for value, resource_id in zip(data, ids, strict=True)
+            self._draft.first(codec, value, resource_id, kind) for value, resource_id in zip(values, ids, strict=True)
         ]
         if not items:
             return []
@@ -300,13 +302,12 @@ class ResourceManager(Generic[T]):
         return Resource(meta=own_copy(found.meta), info=found.revision, data=self._decoded(found))
 
     @gated
-    async def get_many(self, resource_ids: Sequence[str], *, include_deleted: bool = False) -> list[Resource[T] | None]:
+    async def get_many(self, resource_ids: Iterable[str], *, include_deleted: bool = False) -> list[Resource[T] | None]:
         """The resources in the order of the ids; None for those that do not exist or are deleted."""
-        for resource_id in checked_ids(resource_ids, field="resource_ids"):
-            checked_id(resource_id)
-        if not resource_ids:
+        ids = [checked_id(resource_id) for resource_id in listed(resource_ids, field="resource_ids")]
+        if not ids:
             return []
-        found = await self._slot.storage.read_many(resource_ids)
+        found = await self._slot.storage.read_many(ids)
         return [
             self._resource(item) if item is not None and (include_deleted or not item.meta.is_deleted) else None
             for item in found

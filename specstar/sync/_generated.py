@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
@@ -68,7 +68,7 @@ class ResourceManager(Generic[T]):
         )
 
     def create_many(
-        self, data: Sequence[T], *, resource_ids: Sequence[str] | None = None, status: Status = "stable"
+        self, data: Iterable[T], *, resource_ids: Iterable[str] | None = None, status: Status = "stable"
     ) -> list[RevisionInfo]:
         """Store many new resources in the fewest steps; returns their revisions in order.
 
@@ -164,7 +164,7 @@ class ResourceManager(Generic[T]):
             self._inner,
         )
 
-    def get_many(self, resource_ids: Sequence[str], *, include_deleted: bool = False) -> list[Resource[T] | None]:
+    def get_many(self, resource_ids: Iterable[str], *, include_deleted: bool = False) -> list[Resource[T] | None]:
         """The resources in the order of the ids; None for those that do not exist or are deleted."""
         return self._gate.call(functools.partial(self._inner.get_many, resource_ids, include_deleted=include_deleted))
 
@@ -463,7 +463,7 @@ class JobQueue(Generic[P]):
 
     def enqueue_many(
         self,
-        payloads: Sequence[P],
+        payloads: Iterable[P],
         *,
         delay: float | None = None,
         partition_key: str | None = None,
@@ -541,10 +541,10 @@ class JobQueue(Generic[P]):
         """The jobs that were given up, oldest first, with their reasons."""
         return self._gate.call(functools.partial(self._inner.list_dead, limit=limit))
 
-    def requeue_dead(self, job_ids: Sequence[str] | None = None) -> int:
+    def requeue_dead(self, job_ids: Iterable[str] | None = None) -> int:
         """Send dead jobs (None: all that are dead now) back to work with no attempts counted; returns how many."""
         return self._gate.call(functools.partial(self._inner.requeue_dead, job_ids))
 
-    def purge_dead(self, job_ids: Sequence[str] | None = None) -> int:
+    def purge_dead(self, job_ids: Iterable[str] | None = None) -> int:
         """Delete dead letters (None: all); returns how many. The state of their jobs stays."""
         return self._gate.call(functools.partial(self._inner.purge_dead, job_ids))

@@ -818,6 +818,26 @@ async def test_a_field_that_is_new_finds_older_resources_once_they_are_indexed_a
         assert (await users.get(infos[0].resource_id)).info == info
 
 
+async def test_several_are_named_by_any_iterable_and_by_nothing_else(users: Users) -> None:
+    wrong: Any
+    infos = await users.create_many((User(name) for name in "abc"), resource_ids=(name for name in "abc"))
+    ids = [info.resource_id for info in infos]
+    assert ids == ["a", "b", "c"]
+    found = await users.get_many(resource_id for resource_id in ids)
+    assert [one and one.resource_id for one in found] == ids
+    assert await users.get_many(iter(())) == []
+    for wrong in (None, 5, User("a"), "abc", b"abc", {"name": "a"}):
+        with pytest.raises(InvalidInputError, match="data takes a list"):
+            await users.create_many(wrong)
+        with pytest.raises(InvalidInputError, match="resource_ids takes a list"):
+            await users.get_many(wrong)
+    wrong = 5
+    with pytest.raises(QueryError, match="cursor is text, got int"):
+        await users.search(after=wrong)
+    with pytest.raises(InvalidInputError, match="user must be a str, not int"), users.using(user=wrong):
+        pass
+
+
 async def test_a_query_is_counted_as_it_is_searched(users: Users) -> None:
     infos = await users.create_many([User("a", number) for number in range(4)])
     await users.delete(infos[0].resource_id)

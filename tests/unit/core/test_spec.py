@@ -8,11 +8,11 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import anyio
 import pytest
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from specstar import BackendBinding, BackendConfig, ConnectionProfile, Job, JobStatus, SpecStar
 from specstar import sync as blocking
@@ -57,6 +57,55 @@ async def test_models_and_jobs_may_be_declared_before_or_after_configuring() -> 
             assert (await manager.get(info.resource_id)).data == User("a")
         for queue in (first, second):
             assert (await queue.enqueue(User("a"))).job_id
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong"),
+    [("name", 5), ("name", "\0"), ("schema_version", 5), ("indexed_fields", 5)]
+    + [("max_payload_bytes", wrong) for wrong in (-1, 0, "x", None, True)],
+)
+def test_a_declaration_of_the_wrong_type_names_the_parameter(field: str, wrong: Any) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        SpecStar().add_model(User, **{field: wrong})
+    assert caught.value.field == field
+
+
+async def test_an_iterable_of_payloads_is_a_list_of_them_and_a_text_is_none() -> None:
+    spec = SpecStar()
+    spec.configure(backend=MEMORY)
+    wrong: Any
+
+    @spec.job
+    async def work(job: Job[str]) -> None:
+        return None
+
+    async with spec:
+        assert len(await work.enqueue_many(letter for letter in "abc")) == 3
+        for wrong in ("abc", None):
+            with pytest.raises(InvalidInputError, match="payloads takes a list"):
+                await work.enqueue_many(wrong)
+        for wrong in ("abc", 5):
+            with pytest.raises(InvalidInputError, match="job_ids takes a list"):
+                await work.purge_dead(wrong)
+            with pytest.raises(InvalidInputError, match="job_ids takes a list"):
+                await work.requeue_dead(wrong)
+
+
+class Bounded(Struct):
+    number: Annotated[int, Meta(ge=-(2**63), lt=2**63)] = 0
+
+
+def test_a_bound_that_msgspec_cannot_hold_is_said_when_the_type_is_declared() -> None:
+    async def work(job: Job[Bounded]) -> None:
+        return None
+
+    spec = SpecStar()
+    with pytest.raises(QueryError, match="int64"):
+        spec.add_model(Bounded, indexed_fields=["number"])
+    with pytest.raises(InvalidInputError, match="int64"):
+        spec.add_model(Bounded)
+    with pytest.raises(InvalidInputError, match="int64"):
+        spec.add_job(Bounded, work, name="work")
 
 
 async def test_before_configuring_every_use_says_so() -> None:
@@ -354,7 +403,7 @@ async def test_ids_are_a_list_and_expected_revisions_are_ids() -> None:
             queue.requeue_dead("abc"),
             queue.purge_dead("abc"),
         ):
-            with pytest.raises(InvalidInputError, match="a list of ids, not one"):
+            with pytest.raises(InvalidInputError, match="takes a list, not one str"):
                 await call
         for call in (
             users.update(made.resource_id, User("Bo"), expected_revision_id=made),
