@@ -22,6 +22,7 @@ __all__ = ["DEFAULT_MAX_PAYLOAD_BYTES", "Codec"]
 T = TypeVar("T")
 DEFAULT_MAX_PAYLOAD_BYTES = 64 << 20
 _ENCODE = {Encoding.json: msgspec.json.encode, Encoding.msgpack: msgspec.msgpack.encode}
+_ADVICE = "; encoding 'msgpack' keeps it"
 _MSGPACK_TYPES = (bytes, bytearray, memoryview, datetime)
 
 
@@ -69,7 +70,7 @@ class Codec(Generic[T]):
             payload = _ENCODE[encoding](value)
             stored = self._decode[encoding](payload)
             if encoding is Encoding.json:
-                refuse_nonfinite(payload, value, advice="; encoding 'msgpack' keeps it")
+                refuse_nonfinite(payload, value, advice=_ADVICE)
         except (msgspec.ValidationError, msgspec.EncodeError, TypeError, ValueError, OverflowError) as error:
             raise InvalidInputError(f"the value is no valid {self.name}: {error}", field="data") from error
         except RecursionError as error:
@@ -99,7 +100,7 @@ class Codec(Generic[T]):
         try:
             changes = self._builtins(dict(patch) if isinstance(patch, Mapping) else patch)
             tree = self._shape.merged(tree, changes)
-            value = msgspec.convert(tree, self._model, str_keys=True)
+            value = msgspec.convert(self._shape.packed(tree, self._raw), self._model, str_keys=True)
         except (msgspec.ValidationError, TypeError, ValueError, RecursionError) as error:
             self.decode(payload, encoding, resource_id=resource_id, revision_id=revision_id)
             raise InvalidInputError(f"the patched value is no valid {self.name}: {error}", field="patch") from error
@@ -121,8 +122,19 @@ class Codec(Generic[T]):
             self.decode(payload, encoding, resource_id=resource_id, revision_id=revision_id)
             raise
 
+    def _raw(self, value: Any) -> msgspec.Raw:
+        packed = _ENCODE[self.encoding](value)
+        if self.encoding is Encoding.json:
+            refuse_nonfinite(packed, value, advice=_ADVICE)
+        return msgspec.Raw(packed)
+
+    def _unpacked(self, value: Any) -> Any:
+        if not isinstance(value, msgspec.Raw):
+            raise TypeError(f"Encoding objects of type {type(value).__name__} is unsupported")
+        return (msgspec.json if self.encoding is Encoding.json else msgspec.msgpack).decode(value)
+
     def _builtins(self, value: Any) -> Any:
         if self.encoding is Encoding.json:
-            return msgspec.to_builtins(value, str_keys=True)
+            return msgspec.to_builtins(value, str_keys=True, enc_hook=self._unpacked)
         # What MessagePack can hold stays what it is.
-        return msgspec.to_builtins(value, builtin_types=_MSGPACK_TYPES)
+        return msgspec.to_builtins(value, builtin_types=_MSGPACK_TYPES, enc_hook=self._unpacked)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
@@ -50,6 +50,7 @@ class Shape:
     def __init__(self, kind: inspect.Type) -> None:
         self._kinds = tuple(options_of(kind))
         self._named: dict[int, bool] = {}
+        self._raw = any(_has_within(option, (inspect.RawType,), set()) for option in self._kinds)
 
     def check(self, value: Any) -> None:
         """Raise `UnknownMemberError` for a value, of plain ones, that has members without a field."""
@@ -62,6 +63,21 @@ class Shape:
         of a union replaces the value. Raises `UnknownMemberError`.
         """
         return self._merged(self._kinds, target, patch)
+
+    def packed(self, value: Any, pack: Callable[[Any], msgspec.Raw]) -> Any:
+        """The tree of plain values with those that the type keeps `Raw` packed, as `msgspec.convert` wants them."""
+        return self._packed(self._kinds, value, pack) if self._raw else value
+
+    def _packed(self, kinds: Sequence[inspect.Type], value: Any, pack: Callable[[Any], msgspec.Raw]) -> Any:
+        # In a union with others msgspec takes no value for it.
+        if kinds and all(isinstance(kind, inspect.RawType) for kind in kinds):
+            return pack(value)
+        if isinstance(value, dict):
+            below = _Members(kinds, value)
+            return {name: self._packed(below.options(name) or [], item, pack) for name, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._packed(_items(kinds, place) or [], item, pack) for place, item in enumerate(value)]
+        return value
 
     def _merged(self, kinds: Sequence[inspect.Type], target: Any, patch: Any) -> Any:
         if not isinstance(patch, dict):
@@ -103,20 +119,13 @@ class Shape:
                 for place, item in enumerate(value):
                     self._check_item(kinds, place, item)
             return
-        records, maps = _with_members(kinds)
-        meant = _chosen(records, value)
-        if meant is not None:
-            records = [meant]
-        fields: dict[str, list[inspect.Type]] = {}
-        for record in records:
-            for field in record.fields:
-                fields.setdefault(field.encode_name, []).extend(options_of(field.type))
+        members = _Members(kinds, value)
         for name, item in value.items():
-            below = maps if not records else fields.get(name if isinstance(name, str) else _text(name))
+            below = members.options(name)
             if below is None:
-                if _is_tag(records, name):
+                if _is_tag(members.records, name):
                     continue
-                raise _unknown(records, name)
+                raise _unknown(members.records, name)
             try:
                 self._check(below, item)
             except UnknownMemberError as error:
@@ -124,11 +133,11 @@ class Shape:
                 raise
 
     def _check_item(self, kinds: Sequence[inspect.Type], place: int, item: Any) -> None:
-        known = [options for kind in kinds if (options := _item_options(kind, place)) is not None]
-        if not known and any(isinstance(kind, inspect.StructType) and kind.array_like for kind in kinds):
+        below = _items(kinds, place)
+        if below is None and any(isinstance(kind, inspect.StructType) and kind.array_like for kind in kinds):
             raise UnknownMemberError(place, None)
         try:
-            self._check([option for options in known for option in options], item)
+            self._check(below or [], item)
         except UnknownMemberError as error:
             error.path.append(f"[{place}]")
             raise
@@ -137,8 +146,26 @@ class Shape:
         """True if something of this type, or within it, has members that may be unknown."""
         known = self._named.get(id(kind))
         if known is None:
-            known = self._named[id(kind)] = _has_fields_within(kind, set())
+            known = self._named[id(kind)] = _has_within(kind, _WITH_FIELDS, set())
         return known
+
+
+class _Members:
+    """What the members of a dictionary of one of these types may be."""
+
+    def __init__(self, kinds: Sequence[inspect.Type], value: dict[Any, Any]) -> None:
+        self.records, self._maps = _with_members(kinds)
+        meant = _chosen(self.records, value)
+        if meant is not None:
+            self.records = [meant]
+        self._fields: dict[str, list[inspect.Type]] = {}
+        for record in self.records:
+            for field in record.fields:
+                self._fields.setdefault(field.encode_name, []).extend(options_of(field.type))
+
+    def options(self, name: Any) -> list[inspect.Type] | None:
+        """The types of one member; None if there is no field for it."""
+        return self._fields.get(name if isinstance(name, str) else _text(name)) if self.records else self._maps
 
 
 def _with_members(kinds: Sequence[inspect.Type]) -> tuple[list[_Record], list[inspect.Type]]:
@@ -151,6 +178,12 @@ def _with_members(kinds: Sequence[inspect.Type]) -> tuple[list[_Record], list[in
     records: list[_Record] = [kind for kind in kinds if _has_members(kind)]  # type: ignore[misc]
     maps = [option for kind in kinds if isinstance(kind, inspect.DictType) for option in options_of(kind.value_type)]
     return ([], []) if records and maps else (records, maps)
+
+
+def _items(kinds: Sequence[inspect.Type], place: int) -> list[inspect.Type] | None:
+    """What the member of a sequence at this place may be; None if none of the types has one there."""
+    known = [options for kind in kinds if (options := _item_options(kind, place)) is not None]
+    return [option for options in known for option in options] if known else None
 
 
 def _item_options(kind: inspect.Type, place: int) -> list[inspect.Type] | None:
@@ -170,11 +203,11 @@ def _item_options(kind: inspect.Type, place: int) -> list[inspect.Type] | None:
     return list(options_of(types[place])) if place < len(types) else None
 
 
-def _has_fields_within(kind: inspect.Type, seen: set[int]) -> bool:
+def _has_within(kind: inspect.Type, wanted: tuple[type[inspect.Type], ...], seen: set[int]) -> bool:
     if id(kind) in seen:
         return False  # a type that refers to itself
     seen.add(id(kind))
-    return isinstance(kind, _WITH_FIELDS) or any(_has_fields_within(part, seen) for part in _parts(kind))
+    return isinstance(kind, wanted) or any(_has_within(part, wanted, seen) for part in _parts(kind))
 
 
 def _parts(kind: Any) -> Iterator[inspect.Type]:

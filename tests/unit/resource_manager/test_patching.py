@@ -287,3 +287,50 @@ async def test_a_dictionary_in_place_of_a_value_may_not_have_unknown_members() -
         for call in (cats.create, lambda value: cats.update(made.resource_id, value), queue.enqueue):
             with pytest.raises(InvalidInputError, match=r"no field 'livs' \(did you mean 'lives'\?\)"):
                 await call({"type": "Cat", "livs": 8})
+
+
+class Part(Struct):
+    raw: msgspec.Raw
+    size: int = 0
+
+
+class Envelope(Struct):
+    raw: msgspec.Raw
+    number: float = 0.0
+    maybe: msgspec.Raw | None = None
+    many: list[msgspec.Raw] = []
+    parts: list[Part] = []
+    named: dict[str, Part] = {}
+
+
+@pytest.mark.parametrize("encoding", ["json", "msgpack"])
+async def test_a_model_with_raw_fields_is_patched(tmp_path: Path, anyio_backend: Any, encoding: str) -> None:
+    codec: Any = msgspec.json if encoding == "json" else msgspec.msgpack
+
+    def raw(value: Any) -> msgspec.Raw:
+        return msgspec.Raw(codec.encode(value))
+
+    spec = SpecStar()
+    storage = {"type": "disk", "options": {"rootdir": str(tmp_path), "encoding": encoding}}
+    spec.configure(backend={"meta": storage, "resource": storage})
+    envelopes = spec.add_model(Envelope, indexed_fields=["number"])
+    async with spec:
+        made = Envelope(raw({"a": [1, None]}), parts=[Part(raw(1)), Part(raw("x"))], named={"one": Part(raw([2]))})
+        info = await envelopes.create(made)
+
+        async def patched(patch: dict[str, Any]) -> Envelope:
+            await envelopes.patch(info.resource_id, patch)
+            return (await envelopes.get(info.resource_id)).data
+
+        found = await patched({"number": 2.5})
+        assert (found.number, codec.decode(found.raw), found.maybe) == (2.5, {"a": [1, None]}, None)
+        assert [codec.decode(part.raw) for part in found.parts] == [1, "x"]
+        found = await patched({"raw": {"a": None, "b": 1}, "many": [raw([3])], "named": {"one": {"size": 4}}})
+        assert (codec.decode(found.raw), [codec.decode(one) for one in found.many]) == ({"b": 1}, [[3]])
+        assert (codec.decode(found.named["one"].raw), found.named["one"].size) == ([2], 4)
+        found = await patched({"named": {"two": Part(raw(5))}, "many": []})
+        assert codec.decode(found.named["two"].raw) == 5
+        with pytest.raises(InvalidInputError, match="no field 'sise'"):
+            await patched({"named": {"one": {"sise": 4}}})
+        with pytest.raises(InvalidInputError):
+            await patched({"named": {"one": {"raw": object()}}})
