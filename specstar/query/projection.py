@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -20,8 +21,6 @@ from specstar.query.values import INT_MAX, INT_MIN, UnindexableError, normalise
 __all__ = ["Projector", "project"]
 
 _MISSING: Any = UNSET
-# Of structs, dataclasses, attrs classes and named tuples.
-_MARKS = ("__struct_fields__", "__dataclass_fields__", "__attrs_attrs__", "_fields")
 _FORMATS: dict[str, Any] = {
     "datetime": datetime,
     "date": date,
@@ -95,16 +94,21 @@ def _walker(names: Sequence[str]) -> Callable[[Any], Any]:
             if isinstance(obj, dict):
                 obj = obj.get(name, _MISSING)
             else:
-                # In a union another member may be plain data, whose methods are no fields.
-                obj = getattr(obj, name, _MISSING) if _has_fields(obj.__class__) else _MISSING
+                # In a union another member may have a method or property of this name, which is no field.
+                obj = getattr(obj, name, _MISSING) if name in _field_names(obj.__class__) else _MISSING
         return obj
 
     return walk
 
 
 @lru_cache(maxsize=1024)
-def _has_fields(kind: Any) -> bool:
-    return any(hasattr(kind, name) for name in _MARKS)
+def _field_names(kind: Any) -> frozenset[str]:
+    """The names of the fields of a struct, dataclass, attrs class or named tuple; none for other types."""
+    if dataclasses.is_dataclass(kind):
+        return frozenset(field.name for field in dataclasses.fields(kind))
+    if hasattr(kind, "__attrs_attrs__"):
+        return frozenset(field.name for field in kind.__attrs_attrs__)
+    return frozenset(getattr(kind, "__struct_fields__", getattr(kind, "_fields", ())))
 
 
 def _projected(value: Any, path: str, decoded: Any) -> Any:

@@ -43,6 +43,22 @@ class Pair(NamedTuple):
     right: str
 
 
+class Square(msgspec.Struct, tag=True):
+    side: int = 0
+
+    @property
+    def area(self) -> int:
+        return self.side**2
+
+    def colour(self) -> str:
+        return "red"
+
+
+class Plot(msgspec.Struct, tag=True):
+    area: int
+    colour: str = "green"
+
+
 class Loose(TypedDict, total=False):
     items: str
 
@@ -50,6 +66,10 @@ class Loose(TypedDict, total=False):
 @dataclass
 class Old:
     size: int
+
+
+class Owner(msgspec.Struct):
+    of: Old | Pair
 
 
 class Other(msgspec.Struct, tag=True):
@@ -276,6 +296,15 @@ def test_a_none_on_the_way_leaves_the_key_out() -> None:
     projection = Projector(Model, ["home.name", "point.y", "loose.items", "mixed"])(Model(1, "x"))
 
     assert projection == {"mixed": None}
+
+
+def test_a_property_of_another_member_of_a_union_is_no_field() -> None:
+    project = Projector(Square | Plot, ["area", "colour"])
+    assert project(Square(2)) == {}
+    assert project(Plot(2)) == {"area": 2, "colour": "green"}
+    project = Projector(Owner, ["of.size", "of.left"])
+    assert project(Owner(Old(2))) == {"of.size": 2}
+    assert project(Owner(Pair(2, "r"))) == {"of.left": 2}
 
 
 def test_other_kinds_of_models_project_too() -> None:
