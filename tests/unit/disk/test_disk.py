@@ -448,11 +448,14 @@ async def test_a_network_file_system_is_warned_of(
     mounts.write_text(
         "21 1 8:1 / / rw - ext4 /dev/sda1 rw\n"
         f"22 21 0:40 / {str(tmp_path / 'shared disk').replace(' ', chr(92) + '040')} rw,x shared:1 - nfs4 host:/x rw\n"
-        "broken line\n"
+        f"23 21 0:41 / {tmp_path}/donn\u00e9es\u2028 rw - cifs host:/y rw\n"
+        "broken line\n",
+        "utf-8",
     )
     monkeypatch.setattr("specstar.backends.disk.mounts._MOUNTS", mounts)
     assert network_file_system(tmp_path) is None
     assert network_file_system(tmp_path / "shared disk" / "below") == "nfs4"
+    assert network_file_system(tmp_path / "donn\u00e9es\u2028") == "cifs"
     bench = bench_at(tmp_path / "shared disk" / "root")
     with caplog.at_level(logging.WARNING, "specstar"):
         await (await bench.blob()).put_bytes(b"x", content_type="a/b")
