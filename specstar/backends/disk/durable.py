@@ -41,6 +41,7 @@ _STEPS = {
     errno.EEXIST: "a file is where a folder is needed: choose another rootdir",
     errno.EMFILE: "this process has too many open files: raise the limit (ulimit -n)",
     errno.ENFILE: "the system has too many open files",
+    errno.EXDEV: "link or mount the whole rootdir elsewhere, not a part of it: files are renamed from _tmp to their places",
     errno.ENAMETOOLONG: "choose a shorter rootdir",
     errno.ESTALE: "the network file system lost the file: rootdir belongs on a local disk",
 }

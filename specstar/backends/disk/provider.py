@@ -39,6 +39,13 @@ class DiskProvider(BackendProvider[DiskOptions, "DiskConnection"]):
             return [("rootdir", "is blank; name the folder that holds the data")]
         if "\0" in options.rootdir:
             return [("rootdir", "contains a NUL character")]
+        if _expanded(options.rootdir).startswith("~"):
+            return [("rootdir", "begins with a ~ for which there is no home folder; write the path out")]
+        try:
+            root_path(options.rootdir)
+        except OSError as error:
+            reason = f"is relative, and the working directory cannot be found ({error.strerror}); write the path out"
+            return [("rootdir", reason)]
         return []
 
     def pinned(self, options: DiskOptions) -> DiskOptions:
@@ -96,4 +103,9 @@ class DiskProvider(BackendProvider[DiskOptions, "DiskConnection"]):
 def root_path(rootdir: str) -> str:
     """The absolute path of the root folder; `~` is expanded."""
     # Not resolve(): this runs while a configuration is resolved, which touches no disk.
-    return os.path.abspath(os.path.expanduser(rootdir))  # noqa: PTH100, PTH111
+    return os.path.abspath(_expanded(rootdir))  # noqa: PTH100
+
+
+def _expanded(rootdir: str) -> str:
+    # Path.expanduser raises where there is no such home folder.
+    return os.path.expanduser(rootdir)  # noqa: PTH111

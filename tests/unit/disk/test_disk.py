@@ -26,7 +26,14 @@ from specstar.backends.disk.mounts import network_file_system
 from specstar.backends.disk.payload_files import PayloadFiles
 from specstar.backends.disk.provider import root_path
 from specstar.backends.sqlite.database_file import DatabaseFile
-from specstar.errors import BackendError, BlobIntegrityError, DecodeError, InvalidInputError, SchemaVersionError
+from specstar.errors import (
+    BackendError,
+    BlobIntegrityError,
+    ConfigError,
+    DecodeError,
+    InvalidInputError,
+    SchemaVersionError,
+)
 from specstar.query import build_query
 from specstar.roles import BlobStore, PayloadKey, Storage, StoredRevision
 from specstar.roles.storage import StorageWrite
@@ -113,6 +120,37 @@ def test_roots_are_expanded_and_shared(tmp_path: Path, monkeypatch: pytest.Monke
     one, other = DiskOptions(rootdir="~/data"), DiskOptions(rootdir="data", inline_payload_bytes=0)
     assert provider.connection_key(one) == provider.connection_key(other)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_root_that_leads_nowhere_is_refused_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(rootdir: str) -> str:
+        with pytest.raises(ConfigError) as caught:
+            SpecStar().configure(backend={"blob": {"type": "disk", "options": {"rootdir": rootdir}}})
+        return str(caught.value)
+
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert "working directory cannot be found" in refused("data")
+    assert "no home folder" in refused("~nobody-of-this-name/data")
+    SpecStar().configure(backend={"blob": {"type": "disk", "options": {"rootdir": str(tmp_path / "~data")}}})
+
+
+async def test_parts_of_a_root_on_another_file_system_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def across(self: Path, target: Path) -> Path:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(self), None, str(target))
+
+    storage = {"type": "disk", "options": {"rootdir": str(tmp_path)}}
+    spec = SpecStar()
+    spec.configure(backend={"meta": storage, "resource": storage})
+    notes = spec.add_model(Note)
+    async with spec:
+        monkeypatch.setattr(Path, "replace", across)
+        with pytest.raises(BackendError, match="link or mount the whole rootdir"):
+            await notes.create(Note("x" * 100_000))
 
 
 async def test_a_mapped_database_is_read_as_it_is_written(tmp_path: Path, anyio_backend: object) -> None:
