@@ -212,8 +212,8 @@ class BlobStore(ABC):
     async def finalize(self, upload_id: str) -> BlobInfo:
         """Turn what was uploaded into a blob. Repeating it after success gives the same answer while the session is known.
 
-        Raises `BlobIntegrityError` if the size is not the announced one, `BlobNotFoundError` if nothing was uploaded, or
-        if the blob was deleted since.
+        Raises `BlobIntegrityError` if the size is not the announced one, `BlobNotFoundError` if nothing was uploaded (unless
+        0 bytes were announced), or if the blob was deleted since.
         """
 
     @abstractmethod

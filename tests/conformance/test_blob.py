@@ -280,6 +280,17 @@ async def test_an_empty_part_makes_an_empty_blob(blobs: BlobStore) -> None:
     assert (await blobs.finalize(session.upload_id)).size == 0
 
 
+async def test_a_session_of_no_announced_bytes_needs_no_part(blobs: BlobStore) -> None:
+    session = await blobs.create_upload(content_type="text/csv", size=0)
+    info = await blobs.finalize(session.upload_id)
+    assert (info.file_id, info.size, info.content_type) == (hashlib.sha256().hexdigest(), 0, "text/csv")
+    assert await blobs.finalize(session.upload_id) == info
+    assert await read_all(blobs, info.file_id) == b""
+    missing = await blobs.create_upload(content_type="text/csv", size=1)
+    with pytest.raises(BlobNotFoundError):
+        await blobs.finalize(missing.upload_id)
+
+
 async def test_a_session_checks_the_announced_size(blobs: BlobStore) -> None:
     for announced in (1, 3):
         session = await blobs.create_upload(content_type="text/csv", size=announced)

@@ -139,7 +139,7 @@ class Uploads:
 
     def _join(self, folder: Path, session: _Session, upload_id: str) -> BlobInfo:
         parts = self._parts(folder)
-        if not parts:
+        if not parts and session.size != 0:
             raise BlobNotFoundError(upload_id, message=f"nothing was uploaded in session {upload_id}")
         received = sum(part.stat().st_size for part in parts)
         if session.size is not None and received != session.size:

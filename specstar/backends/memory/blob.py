@@ -92,7 +92,7 @@ class MemoryBlobStore(BlobStore):
         pending = _session(table, upload_id)
         if pending.finished is not None:
             return _found(table, pending.finished.file_id)[0]
-        if not pending.chunks:
+        if not pending.chunks and pending.size != 0:
             raise BlobNotFoundError(upload_id, message=f"nothing was uploaded in session {upload_id}")
         if pending.size is not None and pending.received != pending.size:
             raise BlobIntegrityError(f"upload {upload_id}: {pending.size} bytes announced, {pending.received} received")

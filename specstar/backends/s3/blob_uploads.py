@@ -240,7 +240,12 @@ class Uploads:
 
     async def _from_put(self, connection: S3Connection, upload_id: str, record: _Record) -> BlobInfo:
         key = self._data(upload_id)
-        held = await connection.call("head_object", Bucket=self._bucket, Key=key)
+        try:
+            held = await connection.call("head_object", Bucket=self._bucket, Key=key)
+        except ObjectMissing:
+            if record.size == 0:
+                return await self._from_chunks(connection, upload_id, record)  # of which there are none
+            raise
         size, etag = held["ContentLength"], held["ETag"]
         _check_size(record, size)
         try:
@@ -301,7 +306,7 @@ class Uploads:
     async def _from_chunks(self, connection: S3Connection, upload_id: str, record: _Record) -> BlobInfo:
         chunks = await self._chunks(connection, self._folder(upload_id))
         # An `abort` may have removed a part of them before it was interrupted.
-        if not chunks or [number for number, _ in chunks] != list(range(1, len(chunks) + 1)):
+        if (not chunks and record.size != 0) or [number for number, _ in chunks] != list(range(1, len(chunks) + 1)):
             raise BlobNotFoundError(upload_id)
         size = sum(entry["Size"] for _, entry in chunks)
         _check_size(record, size)

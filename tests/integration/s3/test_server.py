@@ -123,6 +123,14 @@ async def test_a_client_puts_its_bytes_straight_into_the_bucket(options: Options
         }
 
 
+async def test_a_put_of_no_bytes_may_be_left_out(options: Options) -> None:
+    async with opened(options(upload_method="single_put")) as rig:
+        session = await rig.blob().create_upload(content_type="a/b", size=0)
+        info = await rig.blob().finalize(session.upload_id)
+        assert (info.size, info.content_type) == (0, "a/b")
+        assert await rig.blob().finalize(session.upload_id) == info
+
+
 async def test_a_put_of_another_size_is_refused(options: Options) -> None:
     async with opened(options(upload_method="single_put")) as rig:
         session = await rig.blob().create_upload(content_type="a/b", size=5)
