@@ -40,6 +40,7 @@ class ComposedStorage(Storage):
     def __init__(self, meta: MetaStore, resource: ResourceStore, *, model: str, knows_all: bool = True) -> None:
         self._knows_all = knows_all
         self._meta = meta
+        self.shares_rows = meta.shares_rows
         self._resource = resource
         self._model = model
 

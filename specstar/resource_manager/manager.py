@@ -292,14 +292,16 @@ class ResourceManager(Generic[T]):
         checked_id(resource_id)
         if revision_id is not None:
             checked_id(revision_id, field="revision_id")
-        found = await self._slot.storage.read(resource_id, revision_id)
+        storage = self._slot.storage
+        found = await storage.read(resource_id, revision_id)
         if found is None:
             raise ResourceNotFoundError(resource_id, model=self.name)
         if isinstance(found, ResourceMeta):
             raise ResourceNotFoundError(resource_id, revision_id=revision_id, model=self.name)
         if found.meta.is_deleted and not include_deleted:
             raise ResourceDeletedError(resource_id, model=self.name)
-        return Resource(meta=own_copy(found.meta), info=found.revision, data=self._decoded(found))
+        meta = own_copy(found.meta) if storage.shares_rows else found.meta
+        return Resource(meta=meta, info=found.revision, data=self._decoded(found))
 
     @gated
     async def get_many(self, resource_ids: Iterable[str], *, include_deleted: bool = False) -> list[Resource[T] | None]:
@@ -324,10 +326,11 @@ class ResourceManager(Generic[T]):
     async def get_meta(self, resource_id: str) -> ResourceMeta:
         """The meta row, of a deleted resource too. Raises `ResourceNotFoundError`."""
         checked_id(resource_id)
-        meta = await self._slot.storage.read_meta(resource_id)
+        storage = self._slot.storage
+        meta = await storage.read_meta(resource_id)
         if meta is None:
             raise ResourceNotFoundError(resource_id, model=self.name)
-        return own_copy(meta)
+        return own_copy(meta) if storage.shares_rows else meta
 
     @gated
     async def list_revisions(self, resource_id: str) -> list[RevisionInfo]:
@@ -477,8 +480,9 @@ class ResourceManager(Generic[T]):
         return data if self._told_by_row is None else self._told_by_row(found, data)
 
     def _resource(self, found: StoredRevision) -> Resource[T]:
+        meta = own_copy(found.meta) if self._slot.storage.shares_rows else found.meta
         try:
             data = self._decoded(found)
         except DecodeError as error:
-            return Resource(meta=own_copy(found.meta), info=found.revision, error=error)
-        return Resource(meta=own_copy(found.meta), info=found.revision, data=data)
+            return Resource(meta=meta, info=found.revision, error=error)
+        return Resource(meta=meta, info=found.revision, data=data)

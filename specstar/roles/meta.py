@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from specstar.errors import DecodeError
 from specstar.query import Condition, Query
@@ -32,6 +32,9 @@ class MetaStore(ABC):
     cancelling one caller leaves the others alone. A write returns once it is durable. All methods raise
     `BackendUnavailable` when the backend does not answer in time, and `BackendError` when it refuses.
     """
+
+    shares_rows: ClassVar[bool] = False
+    """Whether the rows that it returns are those that it keeps: whoever hands them on gives copies."""
 
     @abstractmethod
     async def write(self, change: MetaWrite) -> None:

@@ -87,6 +87,9 @@ class Storage(ABC):
     portable: ClassVar[bool] = False
     """Whether `write`, `read` and `read_meta` may be called on any loop and thread: where they await batchers alone."""
 
+    shares_rows: bool = False
+    """As for `MetaStore`."""
+
     @abstractmethod
     async def write(self, item: StorageWrite) -> None:
         """Apply one change. Raises what `MetaStore.write` raises."""

@@ -70,6 +70,8 @@ class Opened:
 class MemoryMetaStore(MetaStore):
     """Rows and revisions of one model in memory. Calls run at once, on the event loop."""
 
+    shares_rows = True
+
     def __init__(self, context: BackendContext[MemoryOptions, MemoryConnection], model: ModelSpec) -> None:
         self._opened = Opened(context, model)
 

@@ -23,6 +23,8 @@ __all__ = ["MemoryStorage"]
 class MemoryStorage(Storage):
     """The resources of one model in memory. Calls run at once, on the event loop; searches in a thread."""
 
+    shares_rows = True
+
     def __init__(self, context: BackendContext[MemoryOptions, MemoryConnection], model: ModelSpec) -> None:
         self._opened = Opened(context, model)
         self._lazy = context.connection

@@ -26,7 +26,10 @@ _Fetch: TypeAlias = Callable[..., Awaitable[list[Any]]]
 # One lock for all creation and migration in a database: "spec", "star" in ASCII.
 _LOCK = "SELECT pg_advisory_xact_lock(1936745827, 1937006962)"
 # By way of the catalog: to_regclass alone takes no lock, so it may answer from before another process created the table.
-_EXISTING = "SELECT name FROM unnest($1::text[]) AS name WHERE EXISTS (SELECT FROM pg_catalog.pg_class WHERE oid = to_regclass(name))"
+_EXISTING = (
+    "SELECT name FROM unnest($1::text[]) AS name "
+    "WHERE EXISTS (SELECT FROM pg_catalog.pg_class WHERE oid = to_regclass(name))"
+)
 _SEARCH_PATH = "SELECT unnest(pg_catalog.current_schemas(false))"
 _SCHEMA_EXISTS = "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE oid = to_regnamespace($1))"
 
