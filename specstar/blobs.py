@@ -14,7 +14,7 @@ from specstar.blob_source import BlobSource, chunks_of, type_of_name
 from specstar.errors import BlobNotFoundError, InvalidInputError, UsageError
 from specstar.resource_manager.ids import checked_age
 from specstar.roles import BlobInfo, BlobReader, BlobStore, BlobWriter, UploadSession
-from specstar.runtime import Gate, clean_up, gated
+from specstar.runtime import Gate, PerGeneration, clean_up, gated
 
 __all__ = ["BlobManager", "BlobSource", "BlobStream"]
 
@@ -91,17 +91,11 @@ class BlobManager:
 
     def __init__(self, gate: Gate, store: Callable[[], BlobStore]) -> None:
         self._gate = gate
-        self._make = store
-        self._generation = -1
-        self._built: BlobStore | None = None
+        self._now: PerGeneration[BlobStore] = PerGeneration(gate, lambda home: store())
 
     @property
     def _store(self) -> BlobStore:
-        if self._built is None or self._generation != self._gate.generation:
-            self._gate.settle()
-            self._built = self._make()
-            self._generation = self._gate.generation
-        return self._built
+        return self._now.get()
 
     async def put(self, source: BlobSource, *, content_type: str | None = None) -> BlobInfo:
         """Store bytes, a file by its `Path`, an open binary file, or an iterable (plain or asynchronous) of bytes.

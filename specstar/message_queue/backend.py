@@ -15,7 +15,7 @@ from specstar.message_queue.state import JobState
 from specstar.message_queue.stored_state import StoredJobState
 from specstar.query import fields_of
 from specstar.roles import MessageQueue, MessageQueueFactory, ModelSpec, Storage
-from specstar.runtime import Gate, Home
+from specstar.runtime import Gate, Home, PerGeneration
 
 if TYPE_CHECKING:
     from specstar.message_queue.factories import BoundMessageQueueFactory
@@ -67,6 +67,7 @@ class Opened(NamedTuple):
     state: JobState
     state_is_durable: bool
     sendings: Sendings
+    queues: dict[str, MessageQueue]
 
 
 class JobBackend:
@@ -88,17 +89,14 @@ class JobBackend:
         self._queue_factory = queue_factory
         self._storage = storage
         self._state_is_durable = state_is_durable
-        self._generation = -1
-        self._opened: Opened | None = None
-        self._queues: dict[str, MessageQueue] = {}
+        self._now = PerGeneration(gate, self._open)
         self._told = False
 
     def current(self) -> Opened:
         """The factory and the state of now."""
-        if self._opened is not None and self._generation == self.gate.generation:
-            return self._opened
-        home = self.gate.settle()
-        generation = self.gate.generation
+        return self._now.get()
+
+    def _open(self, home: Home) -> Opened:
         factory = self._queue_factory().open(self.gate)
         storage = self._storage()
         durable = self._state_is_durable()
@@ -109,10 +107,7 @@ class JobBackend:
             state = LocalJobState(home, live, stored, storage)
         sendings = Sendings()
         self.gate.sendings[self] = sendings.end
-        self._opened = Opened(home, factory, state, durable, sendings)
-        self._generation = generation
-        self._queues = {}
-        return self._opened
+        return Opened(home, factory, state, durable, sendings, {})
 
     def state(self) -> JobState:
         """The state of now. Says once what it means that one process alone knows it."""
@@ -128,7 +123,7 @@ class JobBackend:
     def queue(self, name: str, *, max_priority: int | None = None) -> MessageQueue:
         """The queue of one job type."""
         opened = self.current()
-        queue = self._queues.get(name)
+        queue = opened.queues.get(name)
         if queue is None:
-            queue = self._queues[name] = opened.factory.build(name, max_priority=max_priority)
+            queue = opened.queues[name] = opened.factory.build(name, max_priority=max_priority)
         return queue

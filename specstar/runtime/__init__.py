@@ -7,6 +7,7 @@ from specstar.runtime.cleanup import clean_up
 from specstar.runtime.connections import Connection, Connections, LazyConnection, ServerInfo
 from specstar.runtime.entry import Gated, Portable, gated, portable
 from specstar.runtime.gate import Gate, interrupted
+from specstar.runtime.generations import PerGeneration
 from specstar.runtime.home import Home, Waiter
 from specstar.runtime.iterators import left_in_order
 from specstar.runtime.joining import joined
@@ -24,6 +25,7 @@ __all__ = [
     "Home",
     "LazyConnection",
     "NewFile",
+    "PerGeneration",
     "Portable",
     "ServerInfo",
     "Waiter",
