@@ -10,6 +10,7 @@ from specstar.backends.postgres.outcomes import AnswerLost, BadValue, WriteRace
 from specstar.backends.postgres.reader import MAX_ROWS, largest_payload
 from specstar.backends.postgres.schema import PAYLOAD
 from specstar.backends.postgres.tables import ModelTables
+from specstar.backends.postgres.writes import check_size
 from specstar.errors import BackendUnavailable, SpecstarError
 from specstar.roles.resource import PayloadKey, ResourceStore, StoredPayload
 from specstar.roles.storage import ModelSpec
@@ -49,9 +50,11 @@ class PostgresResourceStore(ResourceStore):
         )
 
     async def put(self, key: PayloadKey, payload: bytes) -> None:
-        await self._puts.submit((key, payload))
+        await self._puts.submit(_checked((key, payload)))
 
     async def put_many(self, items: Sequence[tuple[PayloadKey, bytes]]) -> None:
+        for item in items:
+            _checked(item)
         for batch in portions(items, _size, max_bytes=self._tables.batch_bytes, max_items=MAX_ROWS):
             for outcome in await self._flush_puts(batch):
                 if outcome is not None:
@@ -153,6 +156,11 @@ def _stored(row: Row) -> StoredPayload:
 def _payload(found: bytes | object | None) -> bytes | None:
     assert found is None or isinstance(found, bytes)
     return found
+
+
+def _checked(item: Item) -> Item:
+    check_size(_size(item), item[0].resource_id)
+    return item
 
 
 def _size(item: Item) -> int:

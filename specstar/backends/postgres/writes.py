@@ -11,10 +11,12 @@ from msgspec.structs import replace
 from specstar.backends.postgres.rows import advance_columns, columns_of, encode_indexed, row_columns
 from specstar.errors import (
     DuplicateResourceError,
+    LimitExceededError,
     ResourceDeletedError,
     ResourceNotFoundError,
     RevisionConflictError,
     SpecstarError,
+    shown,
 )
 from specstar.roles.meta import MetaWrite
 from specstar.roles.records import RevisionInfo
@@ -26,7 +28,10 @@ if TYPE_CHECKING:
     from specstar.backends.postgres.connection import Row
     from specstar.backends.postgres.statements import MetaSql
 
-__all__ = ["Kind", "Write", "change_of", "kind_of", "narrowed", "size_of", "write_of"]
+__all__ = ["LARGEST", "Kind", "Write", "change_of", "check_size", "kind_of", "narrowed", "size_of", "write_of"]
+
+LARGEST = 1_000_000_000
+"""Bytes of a payload with its row."""
 
 _ROW_BYTES = 512
 
@@ -40,13 +45,26 @@ class Write(NamedTuple):
 
 
 def write_of(item: StorageWrite | Advance) -> Write:
-    """Raises `InvalidInputError` for indexed values that JSONB cannot hold."""
+    """Raises `InvalidInputError` for indexed values that JSONB cannot hold, `LimitExceededError` for a payload too large."""
     if isinstance(item, Advance):
         resource_id, indexed = item.revision.resource_id, item.indexed_data
     else:
         meta = item.change.meta
         resource_id, indexed = meta.resource_id, meta.indexed_data
-    return Write(resource_id, item, encode_indexed(indexed, resource_id))
+    write = Write(resource_id, item, encode_indexed(indexed, resource_id))
+    check_size(size_of(write), resource_id)
+    return write
+
+
+def check_size(size: int, resource_id: str) -> None:
+    """Raises `LimitExceededError` for what the server would break the connection over: a message of 1 GiB."""
+    if size > LARGEST:
+        raise LimitExceededError(
+            f"{shown(resource_id)} has {size} bytes with its row; PostgreSQL takes at most {LARGEST}",
+            field="data",
+            limit=LARGEST,
+            actual=size,
+        )
 
 
 def size_of(write: Write) -> int:

@@ -16,6 +16,7 @@ from specstar.errors import (
     BackendUnavailable,
     DuplicateResourceError,
     InvalidInputError,
+    LimitExceededError,
     ResourceNotFoundError,
     RevisionConflictError,
 )
@@ -135,6 +136,27 @@ async def test_payloads_of_any_size(rig: Rig, size: int) -> None:
     assert [entry.payload for entry in reads if isinstance(entry, StoredRevision)] == [item.payload] + [b"small"] * 20
     many = await storage.read_many([*ids("s", 20), "big"])
     assert [entry.payload for entry in many if entry] == [b"small"] * 20 + [item.payload]
+
+
+async def test_what_the_server_cannot_take_is_refused_before_it_is_sent(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("specstar.backends.postgres.writes.LARGEST", 5000)
+    storage: Any = rig.storage()
+    store = rig.resource()
+    first = new("r", b"x" * 4000)
+    await storage.write(first)
+    with pytest.raises(LimitExceededError, match="at most 5000"):
+        await storage.write(new("large", b"x" * 5000))
+    with pytest.raises(LimitExceededError):
+        await storage.advance(advance_of(first, b"x" * 5000))
+    outcomes = await storage.write_many([new("small"), new("large", b"x" * 5000)])
+    assert [type(outcome) for outcome in outcomes] == [type(None), LimitExceededError]
+    with pytest.raises(LimitExceededError):
+        await store.put(PayloadKey("r", "p"), b"x" * 5000)
+    with pytest.raises(LimitExceededError):
+        await store.put_many([(PayloadKey("r", "p"), b"x"), (PayloadKey("r", "q"), b"x" * 5000)])
+    assert await store.get(PayloadKey("r", "p")) is None
 
 
 async def test_a_large_payload_that_is_rewritten_while_it_is_read(rig: Rig) -> None:

@@ -18,6 +18,7 @@ from specstar.backends.disk import blob as disk_blob
 from specstar.backends.postgres import PostgresOptions
 from specstar.backends.postgres import reader as postgres_reader
 from specstar.backends.postgres import writer as postgres_writer
+from specstar.backends.postgres import writes as postgres_writes
 from specstar.backends.rabbitmq import RabbitMQOptions, dead_letters, publisher
 from specstar.backends.rabbitmq import names as queue_names
 from specstar.backends.s3 import S3Options, keys, meta_sync, multipart
@@ -111,6 +112,7 @@ def expected() -> dict[str, Row]:
         "row with its payload on `disk`": fixed(
             count(apsw.Connection(":memory:").limit(apsw.SQLITE_LIMIT_LENGTH, -1), "bytes")
         ),
+        "row with its payload on `postgres`": fixed(count(postgres_writes.LARGEST, "bytes")),
         "parts of a blob on `s3`": fixed(count(multipart._MAX_PARTS)),
         "chunk of a blob that is read": fixed(size(blob_reader._CHUNK)),
         "bytes of a transaction, and of payload files together, on `disk`": option(DiskOptions, "batch_bytes", "bytes"),
