@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import functools
+import logging
 import operator
 from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from specstar.backends.postgres.outcomes import twin_of
-from specstar.backends.postgres.rows import META_WIDTH, REVISION_WIDTH, meta_of, meta_with_revision, revision_of
+from specstar.backends.postgres.rows import (
+    META_WIDTH,
+    REVISION_WIDTH,
+    meta_of,
+    meta_with_revision,
+    meta_with_unknown_revision,
+    revision_of,
+)
 from specstar.errors import BackendUnavailable, DecodeError
 from specstar.roles.records import ResourceMeta, RevisionInfo, StoredRevision
 from specstar.runtime import Batcher
@@ -18,7 +26,9 @@ if TYPE_CHECKING:
     from specstar.backends.postgres.connection import Row
     from specstar.backends.postgres.tables import ModelTables
 
-__all__ = ["MAX_ROWS", "Lookup", "MetaReader", "Partial", "full_of", "largest_payload"]
+__all__ = ["MAX_ROWS", "Lookup", "MetaReader", "Partial", "each_full_of", "full_of", "largest_payload"]
+
+logger = logging.getLogger("specstar")
 
 MAX_ROWS = 256
 MAX_IN_FLIGHT = 2
@@ -72,7 +82,7 @@ class Lookup(Generic[K, R]):
         )
         self.one = self._batcher.submit
 
-    async def find(self, keys: list[K]) -> list[R | Exception | None]:
+    async def find(self, keys: list[K], decode: Callable[[Row], R] | None = None) -> list[R | Exception | None]:
         """One entry a key: what was found, None, or the error of a row that does not decode."""
         connection = await self._tables.ready()
         if len(keys) == 1 and self._one_sql is not None:
@@ -82,7 +92,7 @@ class Lookup(Generic[K, R]):
                 self._sql, *self._arguments(list(dict.fromkeys(keys)), self._tables.batch_bytes)
             )
         found: dict[K, R | Exception] = {}
-        key_of, decode = self._key_of, self._decode
+        key_of, decode = self._key_of, decode or self._decode
         damaged = False
         for row in rows:
             try:
@@ -96,13 +106,13 @@ class Lookup(Generic[K, R]):
             [twin_of(entry) if isinstance(entry, DecodeError) else entry for entry in results] if damaged else results
         )
 
-    async def many(self, keys: Sequence[K]) -> list[R | None]:
-        """All keys at once, outside the batcher. Raises the first `DecodeError`."""
+    async def many(self, keys: Sequence[K], decode: Callable[[Row], R] | None = None) -> list[R | None]:
+        """All keys at once, outside the batcher, by a `decode` of their own if it is given. Raises the first `DecodeError`."""
         results: list[R | None] = []
         for start in range(0, len(keys), MAX_ROWS):
             connection = await self._tables.ready()
             async with connection.pool.alone():
-                found = await self.find(list(keys[start : start + MAX_ROWS]))
+                found = await self.find(list(keys[start : start + MAX_ROWS]), decode)
             for entry in found:
                 if isinstance(entry, Exception):
                     raise entry
@@ -147,6 +157,20 @@ def full_of(row: Row) -> StoredRevision | Partial | ResourceMeta:
         return meta
     payload = row[_PAYLOAD_COLUMN]
     return Partial(meta, revision) if payload is None else StoredRevision(meta, revision, payload)
+
+
+def each_full_of(row: Row) -> StoredRevision | Partial | ResourceMeta:
+    """`full_of` for a row of many: a revision that this version does not understand must not hide the others.
+
+    It is logged, and gets empty bytes, which are no payload: see `Storage.with_payload`.
+    """
+    try:
+        return full_of(row)
+    except DecodeError as error:
+        unknown = error
+    meta, revision = meta_with_unknown_revision(row)
+    logger.error("%s", unknown)
+    return StoredRevision(meta, revision, b"")
 
 
 def payload_gone(revision: RevisionInfo) -> DecodeError:
@@ -201,7 +225,7 @@ class MetaReader:
     async def read_many(self, resource_ids: Sequence[str]) -> list[StoredRevision | None]:
         """The current revisions with their payloads."""
         results: list[StoredRevision | None] = []
-        for found in await self.full.many(resource_ids):
+        for found in await self.full.many(resource_ids, each_full_of):
             whole = await self.complete(found) if isinstance(found, Partial) else found
             results.append(whole if isinstance(whole, StoredRevision) else None)
         return results

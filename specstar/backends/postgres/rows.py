@@ -23,6 +23,7 @@ __all__ = [
     "encode_indexed",
     "meta_of",
     "meta_with_revision",
+    "meta_with_unknown_revision",
     "revision_of",
     "row_columns",
 ]
@@ -30,7 +31,9 @@ __all__ = [
 META_WIDTH = len(META_COLUMNS)
 REVISION_WIDTH = len(REVISION_COLUMNS)
 _JOINED_WIDTH = META_WIDTH + REVISION_WIDTH
-_PAYLOAD_ID = META_WIDTH + [name for name, _ in REVISION_COLUMNS].index("payload_id")
+_REVISION_NAMES = [name for name, _ in REVISION_COLUMNS]
+_PAYLOAD_ID = META_WIDTH + _REVISION_NAMES.index("payload_id")
+_STATUS_AT, _ENCODING_AT = _REVISION_NAMES.index("status"), _REVISION_NAMES.index("encoding")
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
@@ -245,6 +248,14 @@ def meta_with_revision(row: Row) -> tuple[ResourceMeta, RevisionInfo | None]:
     if row[_PAYLOAD_ID] is None:
         return meta, None
     return meta, _revision(meta.resource_id, row[META_WIDTH:_JOINED_WIDTH], meta)
+
+
+def meta_with_unknown_revision(row: Row) -> tuple[ResourceMeta, RevisionInfo]:
+    """The same for a revision whose status or encoding this version does not know: as stable, and in JSON."""
+    meta = meta_of(row)
+    columns = list(row[META_WIDTH:_JOINED_WIDTH])
+    columns[_STATUS_AT] = columns[_ENCODING_AT] = None
+    return meta, _revision(meta.resource_id, columns, meta)
 
 
 def _revision(resource_id: str, columns: Row, meta: ResourceMeta | None) -> RevisionInfo:

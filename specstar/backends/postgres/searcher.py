@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from specstar.backends.postgres.point_search import PointSearches
-from specstar.backends.postgres.reader import MetaReader, Partial, full_of, largest_payload
+from specstar.backends.postgres.reader import MetaReader, Partial, each_full_of, largest_payload
 from specstar.backends.postgres.rows import meta_of, meta_with_revision
 from specstar.query import POSTGRES, Compiled, Condition, Fields, Query, compile_count, compile_query
 from specstar.roles.meta import revision_gone
@@ -34,7 +34,7 @@ class Searcher:
         results: list[StoredRevision | None] = []
         rows: list[ResourceMeta] = []
         for row in await self._full_rows(query):
-            first = full_of(row)
+            first = each_full_of(row)
             found = await reader.complete(first) if isinstance(first, Partial) else first
             if isinstance(found, ResourceMeta):
                 raise revision_gone(found)

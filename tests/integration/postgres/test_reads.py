@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from specstar.errors import DecodeError
+from specstar.query import QB, IndexedField, build_query
 from specstar.roles import Storage
 from tests.integration.postgres.rig import Rig, admin, ids, new
 
@@ -31,3 +32,28 @@ async def test_callers_who_read_one_damaged_row_together_raise_errors_of_their_o
     assert len({id(error) for error in errors}) == 3
     assert {error.resource_id for error in errors} == {"r00001"}
     assert [isinstance(entry, BaseException) for entry in found] == [False, True, False, True, True, False]
+
+
+@pytest.mark.parametrize("column", ["status", "encoding"])
+async def test_a_revision_that_this_version_does_not_know_hides_no_others(
+    rig: Rig, postgres_database: str, caplog: pytest.LogCaptureFixture, column: str
+) -> None:
+    storage = rig.storage(fields=(IndexedField("age"),))
+    wanted = list(ids("r", 3))
+    for resource_id in wanted:
+        await storage.write(new(resource_id, age=5))
+    async with admin(postgres_database) as connection:
+        await connection.execute(f"UPDATE \"User_revision\" SET {column} = 'odd' WHERE resource_id = 'r00001'")
+    for found in (
+        await storage.read_many(wanted),
+        await storage.search(build_query()),
+        await storage.search(build_query(QB["age"] == 5, limit=10)),
+    ):
+        assert [entry and (entry.meta.resource_id, entry.payload) for entry in found] == [
+            ("r00000", b"{}"),
+            ("r00001", b""),
+            ("r00002", b"{}"),
+        ]
+    assert len([record for record in caplog.records if "'r00001' has an unknown" in record.message]) == 3
+    with pytest.raises(DecodeError, match="r00001"):
+        await storage.read("r00001")
