@@ -8,6 +8,9 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 from urllib.parse import parse_qsl, urlsplit
 
+import asyncpg
+
+from specstar.backends.postgres.dsn import lacks_root_certificate, server_name, unreadable_file
 from specstar.backends.postgres.faults import is_bad_value, is_lost, is_misdirected, is_race, translate
 from specstar.backends.postgres.hosts import connect
 from specstar.backends.postgres.options import PostgresOptions
@@ -24,6 +27,7 @@ logger = logging.getLogger("specstar")
 Row: TypeAlias = Any
 
 _OLDEST = 14
+_FILE_ERRORS = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
 # Settings of the server have 31 bits.
 _LONGEST_MILLISECONDS = 2**31 - 1
 _NOBODY = ServerSession(None, None)
@@ -42,7 +46,7 @@ class PostgresConnection(Connection):
 
     def __init__(self, options: PostgresOptions) -> None:
         self.options = options
-        self.where = _server_name(options.dsn)
+        self.where = server_name(options.dsn)
         self.pool = SessionPool(
             self.where,
             min_size=options.pool_min_size,
@@ -102,7 +106,14 @@ class PostgresConnection(Connection):
 
     def _connect_error(self, error: Exception) -> SpecstarError:
         """To be raised outside of the `except` block: the driver quotes the part of a DSN that it stumbled over."""
+        if isinstance(error, _FILE_ERRORS) and (name := unreadable_file(self.options.dsn)) is not None:
+            return ConfigError(f"the file that {name} of the dsn of the postgres connection names cannot be read")
         if isinstance(error, ValueError) and not isinstance(error, OSError):
+            if isinstance(error, asyncpg.ClientConfigurationError) and lacks_root_certificate(self.options.dsn):
+                return ConfigError(
+                    "sslmode of the dsn of the postgres connection has the server verified: name the root certificate with "
+                    "sslrootcert, or put it where PostgreSQL looks for it (~/.postgresql/root.crt)"
+                )
             return ConfigError(
                 "the dsn of the postgres connection cannot be parsed: check host, port and parameters, and percent-encode "
                 "reserved characters in user and password"
@@ -259,10 +270,3 @@ class PostgresConnection(Connection):
 def _idle_milliseconds(command_seconds: float) -> int:
     """How long a transaction may say nothing: longer than any statement of ours."""
     return int(min(command_seconds * 2000 + 1000, _LONGEST_MILLISECONDS))
-
-
-def _server_name(dsn: str) -> str:
-    """Host, port and database of a DSN: what an error may show."""
-    authority, _, path = dsn.partition("://")[2].partition("?")[0].partition("/")
-    host = authority.rpartition("@")[2] or "the local socket"
-    return f"PostgreSQL at {host}/{path}" if path else f"PostgreSQL at {host}"

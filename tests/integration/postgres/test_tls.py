@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 import services
-from specstar.errors import BackendError, BackendUnavailable
+from specstar.errors import BackendError, BackendUnavailable, ConfigError
 from tests.integration.postgres.rig import new, open_rig
 
 
@@ -80,5 +80,15 @@ async def test_a_missing_certificate_file_is_named(
 ) -> None:
     server, _ = tls_server
     async with open_rig(f"{server.dsn}?sslmode=verify-full&sslrootcert={tmp_path}/none.crt") as rig:
-        with pytest.raises(BackendError, match="sslrootcert"):
+        with pytest.raises(ConfigError, match="file that sslrootcert"):
+            await rig.storage().read("r")
+
+
+@pytest.mark.parametrize("mode", ["verify-ca", "verify-full"])
+async def test_a_root_certificate_that_is_not_named_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mode: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    async with open_rig(f"postgresql://127.0.0.1:1/app?sslmode={mode}") as rig:
+        with pytest.raises(ConfigError, match="sslrootcert"):
             await rig.storage().read("r")

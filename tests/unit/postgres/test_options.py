@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from specstar.backends.postgres import PostgresOptions, PostgresProvider
-from specstar.backends.postgres.dsn import dsn_problem, hide_password
+from specstar.backends.postgres.dsn import dsn_problem, hide_password, server_name
 from specstar.config import BackendDefaults
 from specstar.config.encoding import Encoding
 
@@ -97,6 +97,8 @@ def test_a_good_dsn_has_no_problem(dsn: str) -> None:
         ("postgresql://ann:s3#cret@db/app", "%23"),
         ("postgresql://ann:s3/cret@db/app", "%2F"),
         ("postgresql://ann:s3?cret@db/app", "%2F"),
+        ("postgresql://ann:12/cret?y=1@db:5432/app", "%2F"),
+        ("postgresql://ann:12?cret=1@db", "%3F"),
         ("postgresql://ann:s3 cret@db/app", "space"),
         ("postgresql://ann:s3cret@db/app\n", "line end"),
     ],
@@ -106,6 +108,19 @@ def test_a_bad_dsn_is_explained_without_its_password(dsn: str, says: str) -> Non
     assert name == "dsn"
     assert says in problem
     assert "cret" not in problem
+
+
+@pytest.mark.parametrize(
+    ("dsn", "named"),
+    [
+        (DSN, "PostgreSQL at db:5432/app"),
+        ("postgresql://db", "PostgreSQL at db"),
+        ("postgresql:///app?host=/run", "PostgreSQL at the local socket/app"),
+        ("postgresql://ann:12/cret?user=1@db:5432/app", "PostgreSQL at the host of the dsn"),
+    ],
+)
+def test_a_server_is_named_without_what_may_be_a_password(dsn: str, named: str) -> None:
+    assert server_name(dsn) == named
 
 
 @pytest.mark.parametrize(
