@@ -68,6 +68,8 @@ class Lane:
                 try:
                     async with self._messages.consume(prefetch=min(self.limit, _MOST_PREFETCHED)) as consumer:
                         pause = _FIRST_PAUSE_SECONDS
+                        if self.queue._sharing()[0]:
+                            consumer.share_partitions()
                         self._session = session = _Session(consumer)
                         if self._worker.stopping:
                             break

@@ -93,6 +93,12 @@ class Consumer(ABC):
         A `receive` that waits raises `BackendUnavailable`. Safe to call twice.
         """
 
+    def share_partitions(self) -> None:  # noqa: B027  a backend without partitions of its own has nothing to share
+        """Leave to other workers what they can take of the partitions, from now on.
+
+        Messages that were not handed out may then be `redelivered` all the same: for those whose state tells what was done.
+        """
+
 
 class MessageQueue(ABC):
     """The messages of one job type."""

@@ -25,6 +25,7 @@ logger = logging.getLogger("specstar")
 # How soon the first use ever of a partition key is noticed.
 _POLL_SECONDS = 2.0
 _LONGEST_PAUSE = 5.0
+_SHARE_SECONDS = 5.0
 
 
 class RabbitMQConsumer(Consumer):
@@ -39,6 +40,8 @@ class RabbitMQConsumer(Consumer):
         self._main: Subscription | None = None
         self._partitions: dict[int, Subscription] = {}
         self._partitioned = False
+        self._shares = False
+        self._shared = self._loop.time()
         self._ready: deque[RabbitMQDelivery] = deque()
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._handed_out = 0
@@ -78,6 +81,10 @@ class RabbitMQConsumer(Consumer):
                     self._waiters.remove(waiter)
                 raise
 
+    def share_partitions(self) -> None:
+        self._shares = True
+        self._changed.set()
+
     async def stop(self) -> None:
         async with self._stopping:
             if self.stopped:
@@ -116,14 +123,18 @@ class RabbitMQConsumer(Consumer):
             self._ready.append(delivery)
             self._wake()
 
+    def withhold(self, subscription: Subscription) -> None:
+        """Hand out nothing more of this one."""
+        kept = [delivery for delivery in self._ready if delivery.subscription is not subscription]
+        self._ready.clear()
+        self._ready.extend(kept)
+
     def one_ended(self) -> None:
         self._handed_out -= 1
         self._wake()
 
     def subscription_lost(self, subscription: Subscription) -> None:
-        kept = [delivery for delivery in self._ready if delivery.subscription is not subscription]
-        self._ready.clear()
-        self._ready.extend(kept)
+        self.withhold(subscription)
         self._handed_out -= subscription.handed_out
         self._changed.set()
         self._wake()
@@ -145,13 +156,16 @@ class RabbitMQConsumer(Consumer):
         failures = 0
         while not self.stopped:
             try:
-                async with asyncio.timeout(None if self._partitioned else _POLL_SECONDS):
+                async with asyncio.timeout(self._until_next_look()):
                     await self._changed.wait()
             except TimeoutError:
                 pass
             self._changed.clear()
             try:
-                await self._subscribe(await self.queue.consuming_link())
+                link = await self.queue.consuming_link()
+                await self._subscribe(link)
+                if self._shares and self._partitioned and self._loop.time() >= self._shared + _SHARE_SECONDS:
+                    await self._share(link)
                 failures = 0
             except (BackendError, LinkLostError) as error:
                 failures += 1
@@ -178,6 +192,28 @@ class RabbitMQConsumer(Consumer):
                     self._partitions[number] = await Subscription.open(
                         self, link, shard, prefetch=self.queue.options.partition_prefetch, partition=True
                     )
+
+    def _until_next_look(self) -> float | None:
+        if not self._partitioned:
+            return _POLL_SECONDS
+        return max(0.0, self._shared + _SHARE_SECONDS - self._loop.time()) if self._shares else None
+
+    async def _share(self, link: Link) -> None:
+        """Leave partitions that are beyond this consumer's share to others: the broker gives all to whoever came first."""
+        self._shared = self._loop.time()
+        busy = [each for each in self._partitions.values() if each.busy or each.handed_out]
+        for subscription in busy:
+            subscription.busy = False
+        if len(busy) < 2:
+            return
+        # Of the queue without partitions: quorum queues count only the active consumer of a partition.
+        workers = await link.topology.consumers(self.queue.queues.main)
+        share = -(-self.queue.queues.shards // max(1, workers))
+        # With more than one prefetched, other keys would wait for a slow handler: those move when they rest.
+        movable = [each for each in busy if not each.handed_out or self.queue.options.partition_prefetch == 1]
+        for subscription in sorted(movable, key=lambda each: each.handed_out)[: max(0, len(busy) - share)]:
+            if not subscription.lost and not subscription.leaving:
+                subscription.leave()
 
     def _subscriptions(self) -> list[Subscription]:
         main = [] if self._main is None else [self._main]

@@ -48,7 +48,10 @@ class Subscription:
         self.queue = queue
         self.partition = partition
         self.lost = False
+        self.leaving = False
         self.handed_out = 0
+        self.busy = False
+        """True if something has come since this was last set to False: the broker has chosen this consumer."""
         self._channel = channel
         self._consumer_tag = f"specstar-{secrets.token_hex(8)}"
         self._open: dict[int, RabbitMQDelivery] = {}
@@ -95,6 +98,7 @@ class Subscription:
     def _take(self, tag: int, redelivered: bool, body: bytes) -> None:
         if self.lost:
             return
+        self.busy = True
         try:
             message = unpack(body)
         except DecodeError as error:
@@ -102,6 +106,8 @@ class Subscription:
             return
         delivery = RabbitMQDelivery(self, tag, message, redelivered=redelivered)
         self._open[tag] = delivery
+        if self.leaving:
+            return  # it goes back
         if self.partition and message.partition_key is not None:
             behind = self._keys.get(message.partition_key)
             if behind is not None:
@@ -142,12 +148,12 @@ class Subscription:
         self.handed_out -= 1
         key = delivery.message.partition_key
         if self.partition and key is not None and (behind := self._keys.get(key)) is not None:
-            if behind:
+            if behind and not self.leaving:
                 self.consumer.offer(behind.popleft())
             else:
                 del self._keys[key]
         self.consumer.one_ended()
-        if self.partition and self.consumer.stopped and not self.handed_out:
+        if self.partition and (self.consumer.stopped or self.leaving) and not self.handed_out:
             self.consumer.home.spawn(self.aclose)
 
     def give_back(self, delivery: RabbitMQDelivery) -> None:
@@ -167,6 +173,16 @@ class Subscription:
         self.consumer.one_ended()
 
     # Stopping.
+
+    def leave(self) -> None:
+        """Give a partition up to the next worker, once nothing of it is in hand; the consumer subscribes anew, behind the others.
+
+        As in `stop`, by closing the channel.
+        """
+        self.leaving = True
+        self.consumer.withhold(self)
+        if not self.handed_out:
+            self.consumer.home.spawn(self.aclose)
 
     async def stop(self) -> None:
         """Take no more, and give back what is not in hand.

@@ -196,6 +196,14 @@ class Topology:
     def mark_partitioned(self, job: JobQueues) -> None:
         self._partitioned[job.names.partitions] = self._loop.time()
 
+    async def consumers(self, spec: QueueSpec) -> int:
+        """How many consumers a queue has that is there."""
+
+        async def look(channel: Channel) -> int:
+            return (await channel.queue_declare(spec.name, passive=True)).consumer_count or 0
+
+        return await self._request(f"looking at queue {spec.name!r}", look)
+
     async def put_transient(self, spec: QueueSpec) -> int:
         """Put an empty message that is not durable into a declared queue; returns how many are ready in it."""
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
+from typing import Any
 
 import pytest
 
+from specstar.backends.rabbitmq import consumer as consumer_module
 from specstar.backends.rabbitmq import topology
 from specstar.backends.rabbitmq.faults import QueueMismatchError
 from specstar.backends.rabbitmq.names import shard_of
@@ -87,9 +90,11 @@ async def test_a_delayed_or_retried_message_comes_back_to_its_partition(rig: Rig
 
 
 @pytest.mark.parametrize("partition_prefetch", [1, 8])
+@pytest.mark.parametrize("shares", [False, True])
 async def test_two_workers_never_run_one_key_at_once_also_while_they_stop(
-    amqp_url: str, queue_prefix: str, partition_prefetch: int
+    amqp_url: str, queue_prefix: str, partition_prefetch: int, shares: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(consumer_module, "_SHARE_SECONDS", 0.02)
     running: dict[str, int] = {}
     seen: dict[str, list[int]] = {}
     total, done = 300, asyncio.Event()
@@ -124,6 +129,8 @@ async def test_two_workers_never_run_one_key_at_once_also_while_they_stop(
         async def worker(rig: Rig, seconds: float) -> None:
             while not done.is_set():
                 async with rig.queue().consume(prefetch=4) as consumer:
+                    if shares:
+                        consumer.share_partitions()
                     tasks = [asyncio.create_task(receive(consumer)) for _ in range(4)]
                     await asyncio.wait([asyncio.create_task(done.wait())], timeout=seconds)
                     await consumer.stop()
@@ -137,6 +144,63 @@ async def test_two_workers_never_run_one_key_at_once_also_while_they_stop(
     assert {key: sorted(set(numbers)) for key, numbers in seen.items()} == {
         key: list(range(last + 1)) for key, last in sent.items()
     }
+    assert all(numbers == sorted(numbers) for numbers in seen.values())
+
+
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+async def test_workers_that_come_later_get_their_share_of_the_partitions(
+    amqp_url: str, queue_prefix: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In order, and none of them twice at once."""
+    monkeypatch.setattr(consumer_module, "_SHARE_SECONDS", 0.1)
+    options: dict[str, Any] = {"queue_type": kind, "partition_shards": 6}
+    handled: dict[str, set[str]] = {"first": set(), "second": set(), "third": set()}
+    seen: dict[str, list[int]] = {}
+    running: set[str] = set()
+    all_work = asyncio.Event()
+
+    async with (
+        open_rig(amqp_url, queue_prefix, **options) as one,
+        open_rig(amqp_url, queue_prefix, keep=True, **options) as two,
+        open_rig(amqp_url, queue_prefix, keep=True, **options) as three,
+    ):
+
+        async def send() -> None:
+            for number in itertools.count():
+                keys = [f"key-{key}" for key in range(24)]
+                await one.queue().publish_many([message(f"{key}/{number}", partition_key=key) for key in keys])
+                await asyncio.sleep(0.05)
+
+        async def work(rig: Rig, name: str) -> None:
+            async with rig.queue().consume(prefetch=6) as consumer:
+                consumer.share_partitions()
+
+                async def handle() -> None:
+                    while True:
+                        delivery = await consumer.receive()
+                        key, _, number = delivery.message.id.partition("/")
+                        assert key not in running
+                        running.add(key)
+                        await asyncio.sleep(0.002)
+                        running.discard(key)
+                        seen.setdefault(key, []).append(int(number))
+                        await delivery.ack()
+                        handled[name].add(key)
+                        if all(handled.values()):
+                            all_work.set()
+
+                async with asyncio.TaskGroup() as slots:
+                    for _ in range(6):
+                        slots.create_task(handle())
+
+        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+            tasks = [group.create_task(send()), group.create_task(work(one, "first"))]
+            while len(handled["first"]) < 12:  # noqa: ASYNC110  counted by others
+                await asyncio.sleep(0.01)
+            tasks += [group.create_task(work(two, "second")), group.create_task(work(three, "third"))]
+            await all_work.wait()
+            for task in tasks:
+                task.cancel()
     assert all(numbers == sorted(numbers) for numbers in seen.values())
 
 
