@@ -64,7 +64,7 @@ class Drafting(Generic[T]):
         self, encoding: Encoding, meta: ResourceMeta, data: T, payload: bytes, status: RevisionStatus
     ) -> StorageWrite:
         """The next revision of a resource."""
-        revision_id = id_after(meta.current_revision_id)
+        revision_id = id_after(meta.current_revision_id, changed=meta.updated_time, revisions=meta.revision_count)
         after = self.touched(
             meta,
             current_revision_id=revision_id,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import threading
+from datetime import UTC, datetime, timedelta
 from time import time_ns
 from typing import TypeGuard
 
@@ -24,6 +25,8 @@ _VARIANT = bytes(byte & 0x3F | 0x80 for byte in range(256))
 _FRACTIONS = [f"{fraction:03x}" for fraction in range(4096)]
 
 _PATTERN = re.compile(r"([0-9a-f]{8})-([0-9a-f]{4})-7([0-9a-f]{3})-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.ASCII)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 _LAST_STAMP = (1 << 60) - 1
 
 _lock = threading.Lock()
@@ -40,8 +43,7 @@ def new_id() -> str:
     """
     global _last_stamp, _head
     with _lock:
-        # 60 bits: milliseconds, then the rest of the millisecond in 4096ths.
-        stamp = (time_ns() << 6) // 15_625
+        stamp = _stamp_of(time_ns())
         if stamp <= _last_stamp:
             stamp = _last_stamp + 1
         _last_stamp = stamp
@@ -56,15 +58,27 @@ def new_id() -> str:
     return head + _FRACTIONS[stamp & 0xFFF] + tail
 
 
-def id_after(earlier: str) -> str:
-    """A new id that sorts behind this one, also if that was made by a clock which is ahead of ours."""
+def id_after(earlier: str, *, changed: datetime | None = None, revisions: int = 0) -> str:
+    """A new id that sorts behind this one, also if that was made by a clock which is ahead of ours.
+
+    With the (aware) time of a resource's last change and the number of its revisions, behind the ids of all of these: the
+    current one may be an older one that was switched to.
+    """
     made = new_id()
-    if made > earlier or (parts := _PATTERN.fullmatch(earlier)) is None:
-        return made
-    stamp = int("".join(parts.groups()), 16) + 1
+    parts = None if made > earlier else _PATTERN.fullmatch(earlier)
+    stamp = int("".join(parts.groups()), 16) + 1 if parts is not None else 0
+    if changed is not None:
+        # A clock that is behind moves an id on by one: no more often than there are revisions.
+        nanoseconds = ((changed - _EPOCH) // _MICROSECOND + 1) * 1000
+        stamp = max(stamp, _stamp_of(nanoseconds) + revisions)
     if stamp > _LAST_STAMP:
         return made
-    return _head_of(stamp >> 12) + _FRACTIONS[stamp & 0xFFF] + made[_TAIL_AT:]
+    return max(made, _head_of(stamp >> 12) + _FRACTIONS[stamp & 0xFFF] + made[_TAIL_AT:])
+
+
+def _stamp_of(nanoseconds: int) -> int:
+    """60 bits: milliseconds, then the rest of the millisecond in 4096ths."""
+    return (nanoseconds << 6) // 15_625
 
 
 def _head_of(milliseconds: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -940,20 +940,39 @@ async def test_revisions_are_listed_in_the_order_of_their_writes(users: Users) -
         assert [info.created_time for info in listed] == sorted(info.created_time for info in listed)
 
 
+@contextlib.contextmanager
+def clock_that_is_ahead(users: Users, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As in another process: the clock of this one is not moved on."""
+    with monkeypatch.context() as ahead, users.using(now=lambda: datetime.now(UTC) + timedelta(minutes=1)):
+        ahead.setattr(ids, "_last_stamp", ids._last_stamp)
+        ahead.setattr(ids, "time_ns", lambda: time.time_ns() + 60 * 10**9)
+        yield
+
+
 @pytest.mark.parametrize("conditional", [False, True])
 async def test_a_revision_is_listed_behind_one_that_was_written_by_a_clock_that_is_ahead(
     users: Users, monkeypatch: pytest.MonkeyPatch, conditional: bool
 ) -> None:
-    stamp, clock = ids._last_stamp, time.time_ns
-    monkeypatch.setattr(ids, "time_ns", lambda: clock() + 60 * 10**9)
-    first = await users.create(User("first"))
-    monkeypatch.setattr(ids, "time_ns", clock)
-    monkeypatch.setattr(ids, "_last_stamp", stamp)
+    with clock_that_is_ahead(users, monkeypatch):
+        first = await users.create(User("first"))
     expected = first.revision_id if conditional else None
     second = await users.update(first.resource_id, User("second"), expected_revision_id=expected)
     third = await users.update(first.resource_id, User("third"))
     listed = await users.list_revisions(first.resource_id)
     assert [info.revision_id for info in listed] == [first.revision_id, second.revision_id, third.revision_id]
+
+
+async def test_a_revision_is_listed_behind_one_of_a_clock_that_is_ahead_also_after_a_switch(
+    users: Users, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = [first := await users.create(User("first"))]
+    with clock_that_is_ahead(users, monkeypatch):
+        written.append(await users.update(first.resource_id, User("ahead")))
+    written += [await users.update(first.resource_id, User("behind", number)) for number in range(10)]
+    await users.switch(first.resource_id, first.revision_id)
+    written.append(await users.update(first.resource_id, User("last")))
+    listed = await users.list_revisions(first.resource_id)
+    assert [info.revision_id for info in listed] == [info.revision_id for info in written]
 
 
 @pytest.mark.parametrize(

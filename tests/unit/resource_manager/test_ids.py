@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from multiprocessing import get_context
 
 from specstar.resource_manager.ids import id_after, new_id
@@ -56,6 +57,17 @@ def test_an_id_after_one_of_a_clock_that_is_ahead_sorts_behind_it() -> None:
     assert all(uuid.UUID(later).version == 7 and str(uuid.UUID(later)) == later for later in made)
     assert made[0] not in {new_id(), made[-1]}
     assert new_id() < made[0]  # the clock of this process is not moved on by that
+
+
+def test_an_id_after_a_change_sorts_behind_those_that_were_moved_on_at_that_time() -> None:
+    changed = datetime.now(UTC) + timedelta(hours=1)
+    latest = f"{int(changed.timestamp() * 1000) >> 16:08x}-{int(changed.timestamp() * 1000) & 0xFFFF:04x}"
+    made = id_after(new_id(), changed=changed, revisions=5)
+    assert made.startswith(latest)
+    assert uuid.UUID(made).version == 7
+    assert made < id_after(new_id(), changed=changed, revisions=10)
+    past = datetime(1960, 1, 1, tzinfo=UTC)
+    assert new_id() < id_after("z", changed=past) < new_id()
 
 
 def test_an_id_after_one_of_another_form_is_new() -> None:
