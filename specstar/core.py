@@ -164,10 +164,6 @@ class SpecStar:
             if self._declared[name] == declared and storage_factory is None:
                 return known
             raise InvalidInputError(f"a model named {name!r} is declared already; give another name=", field="name")
-        if storage_factory is not None:
-            self._own_factories[name] = storage_factory
-            if not storage_factory.native:
-                self._gate.require_asyncio()
 
         def factory() -> StorageFactory:
             return self._own_factories.get(name) or self._configured()
@@ -176,12 +172,24 @@ class SpecStar:
             return Codec(model, encoding, name=name, max_payload_bytes=max_payload_bytes)
 
         codec(Encoding.json)  # refuses a type that cannot be encoded now, not at the first call
+        if storage_factory is not None:
+            self._keep_factory(name, storage_factory)
         slot = StorageSlot(self._gate, factory, ModelSpec(name=name, indexed_fields=fields), codec)
         projector = Projector(model, fields)
         manager = ResourceManager(slot, projector, model=model, schema_version=schema_version)
         self._managers[name] = manager
         self._declared[name] = declared
         return manager
+
+    def _keep_factory(self, name: str, factory: StorageFactory) -> None:
+        from specstar.resource_manager.factories import StorageFactory
+
+        if not isinstance(factory, StorageFactory):
+            message = f"storage_factory= is a StorageFactory, not {type(factory).__name__}"
+            raise InvalidInputError(message, field="storage_factory")
+        self._own_factories[name] = factory
+        if not factory.native:
+            self._gate.require_asyncio()
 
     @overload
     def get_resource_manager(self, model: type[T]) -> ResourceManager[T]: ...

@@ -32,7 +32,10 @@ def invoker(
 
 
 class _InOwnContext:
-    """Runs a coroutine with context variables of its own, without a task: what a handler sets, the next does not see."""
+    """Runs a coroutine with context variables of its own, without a task: what a handler sets, the next does not see.
+
+    Raises `HandlerExitError` for a GeneratorExit of the handler: one from here means that this coroutine is closed.
+    """
 
     __slots__ = ("_handler", "_job")
 
@@ -44,12 +47,14 @@ class _InOwnContext:
         context = contextvars.copy_context()
         coroutine = context.run(self._handler, self._job)
         send, throw = coroutine.send, coroutine.throw
+        closed = False
         try:
             waited_for = context.run(send, None)
             while True:
                 try:
                     got = yield waited_for
                 except GeneratorExit:
+                    closed = True
                     context.run(coroutine.close)
                     raise
                 except BaseException as error:
@@ -58,12 +63,16 @@ class _InOwnContext:
                     waited_for = context.run(send, got)
         except StopIteration as end:
             return end.value
+        except GeneratorExit as error:
+            if closed:
+                raise
+            raise HandlerExitError from error
 
 
 async def _on_callers_loop(caller: Home, handler: Callable[[Job[Any]], Coroutine[Any, Any, Any]], job: Job[Any]) -> Any:
     async def call() -> Any:
         try:
-            return await handler(job)
+            return await _InOwnContext(handler, job)
         except SystemExit as error:
             raise HandlerExitError from error
         except KeyboardInterrupt as error:

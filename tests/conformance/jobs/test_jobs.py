@@ -327,6 +327,20 @@ async def test_what_a_plain_function_raises_ends_its_attempt_alone(spec: SpecSta
     assert "KeyboardInterrupt" in (done[0].error or "")
 
 
+async def test_a_generator_exit_of_an_async_handler_ends_its_attempt_alone(spec: SpecStar) -> None:
+    @spec.job(max_retries=0)
+    async def leaving(job: Job[Mail]) -> None:
+        await anyio.sleep(0)
+        if job.payload.number == 0:
+            raise GeneratorExit
+
+    async with workers(spec, concurrency=2):
+        jobs = await leaving.enqueue_many([Mail(number=number) for number in range(3)])
+        done = [await leaving.wait(job.job_id, timeout=20) for job in jobs]
+    assert [job.status for job in done] == [JobStatus.failed, JobStatus.succeeded, JobStatus.succeeded]
+    assert "GeneratorExit" in (done[0].error or "")
+
+
 async def test_a_running_job_can_be_cancelled(spec: SpecStar) -> None:
     began: list[str] = []
 

@@ -61,7 +61,7 @@ async def test_models_and_jobs_may_be_declared_before_or_after_configuring() -> 
 
 @pytest.mark.parametrize(
     ("field", "wrong"),
-    [("name", 5), ("name", "\0"), ("schema_version", 5), ("indexed_fields", 5)]
+    [("name", 5), ("name", "\0"), ("schema_version", 5), ("indexed_fields", 5), ("storage_factory", 5)]
     + [("max_payload_bytes", wrong) for wrong in (-1, 0, "x", None, True)],
 )
 def test_a_declaration_of_the_wrong_type_names_the_parameter(field: str, wrong: Any) -> None:
