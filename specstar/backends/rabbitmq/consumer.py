@@ -201,7 +201,8 @@ class RabbitMQConsumer(Consumer):
     async def _share(self, link: Link) -> None:
         """Leave partitions that are beyond this consumer's share to others: the broker gives all to whoever came first."""
         self._shared = self._loop.time()
-        busy = [each for each in self._partitions.values() if each.busy or each.handed_out]
+        kept = [each for each in self._partitions.values() if not each.lost and not each.leaving]
+        busy = [each for each in kept if each.busy or each.handed_out]
         for subscription in busy:
             subscription.busy = False
         if len(busy) < 2:
@@ -212,8 +213,7 @@ class RabbitMQConsumer(Consumer):
         # With more than one prefetched, other keys would wait for a slow handler: those move when they rest.
         movable = [each for each in busy if not each.handed_out or self.queue.options.partition_prefetch == 1]
         for subscription in sorted(movable, key=lambda each: each.handed_out)[: max(0, len(busy) - share)]:
-            if not subscription.lost and not subscription.leaving:
-                subscription.leave()
+            subscription.leave()
 
     def _subscriptions(self) -> list[Subscription]:
         main = [] if self._main is None else [self._main]
