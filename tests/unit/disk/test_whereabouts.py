@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import shutil
 import sqlite3
@@ -144,4 +145,5 @@ async def test_a_backup_of_a_running_program_can_be_restored(tmp_path: Path) -> 
     assert await restored.get_resource_manager(Note).count() == 2
     assert (await restored.blobs.stat(blob.file_id)).size == blob.size
     await restored.aclose()
-    assert sqlite3.connect(root / "specstar.sqlite3").execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    with contextlib.closing(sqlite3.connect(root / "specstar.sqlite3")) as database:
+        assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
