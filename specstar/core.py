@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import functools
 import logging
-from asyncio import events
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +22,8 @@ from specstar.resource_manager.ids import checked_id
 from specstar.resource_manager.manager import ResourceManager
 from specstar.resource_manager.slot import StorageSlot
 from specstar.roles import BlobStore, ModelSpec
-from specstar.runtime import Gate, gated, in_trio, interrupted
+from specstar.runtime import Gate, gated, interrupted
+from specstar.runtime.blocking import on_a_loop
 
 if TYPE_CHECKING:
     from specstar.config import BackendConfig, ResolvedBackend
@@ -82,7 +82,7 @@ class SpecStar:
         if not self._gate.connections.opened():
             self._apply(configuration)
             return Configured(self, None)
-        if not _can_await():
+        if not on_a_loop():
             raise UsageError("connections are open: use `await spec.configure(...)`, which closes them first")
         # Applied by the await; until then every use is refused, so that a forgotten await cannot go unnoticed.
         self._gate.refuse(
@@ -154,7 +154,7 @@ class SpecStar:
             name = getattr(model, "__name__", None)
             if name is None:
                 raise InvalidInputError(f"{model!s:.80} has no name of its own: give it a name=", field="name")
-        name = _checked_name(name, "model")
+        name = _checked_name(name)
         if schema_version is not None:
             checked_id(schema_version, field="schema_version")
         known = self._managers.get(name)
@@ -404,14 +404,9 @@ class _Configuration(NamedTuple):
     message_queue_factory: BoundMessageQueueFactory | None
 
 
-def _can_await() -> bool:
-    """True inside a running asyncio or trio loop."""
-    return events._get_running_loop() is not None or in_trio()
-
-
-def _checked_name(name: str, kind: str) -> str:
+def _checked_name(name: str) -> str:
     if not 1 <= len(checked_text(name, field="name")) <= _MAX_NAME_LENGTH:
-        raise InvalidInputError(f"a {kind} name has 1 to {_MAX_NAME_LENGTH} characters", field="name")
+        raise InvalidInputError(f"a model name has 1 to {_MAX_NAME_LENGTH} characters", field="name")
     return name
 
 

@@ -12,14 +12,13 @@ import msgspec
 
 from specstar.errors import ResourceNotFoundError, RevisionConflictError, SpecstarError
 from specstar.message_queue.job import JobStatus
-from specstar.message_queue.state import JobState, Snapshot
+from specstar.message_queue.state import CONFLICTS, JobState, Snapshot
 from specstar.query import QB, Condition
 from specstar.roles import MessageQueue
 
 __all__ = ["cancel_waiting", "forget_finished", "requeue_dead"]
 
 T = TypeVar("T")
-_CONFLICTS = 16
 _PAGE = 500
 _AT_ONCE = 100
 _replace = msgspec.structs.replace
@@ -125,7 +124,7 @@ async def requeue_dead(state: JobState, messages: MessageQueue, queue: str, job_
 
 
 async def _revive(state: JobState, queue: str, job_id: str) -> None:
-    for _ in range(_CONFLICTS):
+    for _ in range(CONFLICTS):
         snapshot = await state.read(job_id)
         if snapshot is None or snapshot.record.status is not JobStatus.failed or snapshot.record.queue != queue:
             return

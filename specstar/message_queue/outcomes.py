@@ -12,7 +12,6 @@ import msgspec
 
 from specstar.errors import (
     BackendError,
-    BackendUnavailable,
     DecodeError,
     LimitExceededError,
     OutcomeUnknownError,
@@ -21,7 +20,7 @@ from specstar.errors import (
 )
 from specstar.message_queue.attempt import Attempt
 from specstar.message_queue.job import JobRecord, JobStatus
-from specstar.message_queue.state import JobState
+from specstar.message_queue.state import CONFLICTS, JobState, contended
 from specstar.roles import Delivery
 
 if TYPE_CHECKING:
@@ -31,7 +30,6 @@ __all__ = ["GaveUp", "Outcomes", "cancelled", "superseded"]
 
 R = TypeVar("R")
 logger = logging.getLogger("specstar")
-_CONFLICTS = 16
 
 
 class GaveUp(Exception):
@@ -57,7 +55,7 @@ class Outcomes:
         state, snapshot = self._state, attempt.snapshot
         if state is None or snapshot is None:
             return record
-        for _ in range(_CONFLICTS):
+        for _ in range(CONFLICTS):
             try:
                 await state.settle(snapshot, record)
                 return record
@@ -78,7 +76,7 @@ class Outcomes:
             if found.record.cancel_requested:
                 # Whoever cancelled it was told so: that stands, whatever has come of the run.
                 record = cancelled(found.record)
-        raise BackendUnavailable(f"job {record.job_id} is changed by others all the time", role="meta")
+        raise contended(record.job_id)
 
     async def end_unsent(self, delivery: Delivery, error: LimitExceededError) -> None:
         """The broker takes no message of this size, neither a retry nor a dead letter: the job ends for good without one."""
@@ -96,7 +94,7 @@ class Outcomes:
     async def _give_up(self, job_id: str, reason: str) -> None:
         if self._state is None:
             return
-        for _ in range(_CONFLICTS):
+        for _ in range(CONFLICTS):
             with contextlib.suppress(RevisionConflictError, OutcomeUnknownError, ResourceNotFoundError):
                 try:
                     found = await self._state.read(job_id)
@@ -110,7 +108,7 @@ class Outcomes:
                 )
                 await self._state.settle(found, failed)
                 return
-        raise BackendUnavailable(f"job {job_id} is changed by others all the time", role="meta")
+        raise contended(job_id)
 
     async def again(self, operation: Callable[[], Awaitable[R]], error: BackendError) -> R:
         """Repeat what has failed while the state's backend fails. Raises `GaveUp` when the worker ends before it is back."""

@@ -29,7 +29,7 @@ from specstar.message_queue.job import DeadJob, Job, JobStatus
 from specstar.message_queue.retry import RetryPolicy, checked_seconds
 from specstar.message_queue.sender import MAX_PRIORITY, JobSender
 from specstar.message_queue.signature import signature_of
-from specstar.message_queue.state import JobState, Snapshot
+from specstar.message_queue.state import CONFLICTS, JobState, Snapshot
 from specstar.message_queue.ticks import Ticks, payload_of_ticks
 from specstar.message_queue.watchers import Watchers
 from specstar.query import QB, Condition, SortKey
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 __all__ = ["MAX_PRIORITY", "JobQueue"]
 
 P = TypeVar("P")
-_CONFLICTS = 16
 
 
 class JobQueue(Generic[P]):
@@ -247,7 +246,7 @@ class JobQueue(Generic[P]):
         A plain function that runs cannot be stopped; its outcome is dropped. Raises `JobNotFoundError`.
         """
         state, stopped = self._kept(), False
-        for _ in range(_CONFLICTS):
+        for _ in range(CONFLICTS):
             snapshot = await self._read(job_id)
             record = snapshot.record
             if record.status.finished:

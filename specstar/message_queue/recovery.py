@@ -40,7 +40,7 @@ _CLOCK_SKEW = timedelta(seconds=5)
 class Leases:
     """The runs of other places that `recover` has seen: which version their rows had, and since when.
 
-    By the clock of this process alone: what another host says of the time is compared with nothing.
+    By the clock of this process: what another host says of the time counts only where it was long ago.
     """
 
     def __init__(self) -> None:

@@ -12,7 +12,6 @@ import msgspec
 
 from specstar.errors import (
     BackendError,
-    BackendUnavailable,
     DecodeError,
     DuplicateResourceError,
     InvalidInputError,
@@ -30,7 +29,7 @@ from specstar.message_queue.job import JobRecord, JobStatus
 from specstar.message_queue.outcomes import GaveUp, Outcomes, cancelled, superseded
 from specstar.message_queue.owner import run_is_gone
 from specstar.message_queue.sender import seconds_until
-from specstar.message_queue.state import Snapshot
+from specstar.message_queue.state import CONFLICTS, Snapshot, contended
 from specstar.resource_manager.ids import new_id
 from specstar.roles import Delivery
 
@@ -42,7 +41,6 @@ __all__ = ["JobRunner"]
 
 R = TypeVar("R")
 logger = logging.getLogger("specstar")
-_CONFLICTS = 16
 _PARTITION_GRACE_SECONDS = 2.0
 # Workers renew the state of a last attempt that lost its delivery every second.
 _SIGN_OF_LIFE_SECONDS = 5.0
@@ -167,7 +165,7 @@ class JobRunner:
         first = not delivery.redelivered and not message.attempts and record.idempotency_key is None
         snapshot = (state.assume(record) if first else None) or await state.read(record.job_id)
         waited = False
-        for _ in range(_CONFLICTS):
+        for _ in range(CONFLICTS):
             try:
                 if snapshot is None:
                     snapshot = await state.create(_replace(record, attempts=message.attempts))
@@ -212,7 +210,7 @@ class JobRunner:
                 return Attempt(begun, await state.mark(snapshot, begun), delivery)
             except (RevisionConflictError, ResourceNotFoundError, DuplicateResourceError, OutcomeUnknownError):
                 snapshot = await state.read(record.job_id)
-        raise BackendUnavailable(f"job {record.job_id} is changed by others all the time", role="meta")
+        raise contended(record.job_id)
 
     async def _later(self, job_id: str, seconds: float) -> Snapshot | None:
         """A worker lost the message of a job with its connection and may live: its state after some time for that one."""

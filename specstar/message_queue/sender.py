@@ -25,7 +25,7 @@ from specstar.message_queue.backend import JobBackend
 from specstar.message_queue.codec import JobCodec, envelope
 from specstar.message_queue.job import JobRecord, JobStatus
 from specstar.message_queue.retry import checked_seconds
-from specstar.message_queue.state import JobState
+from specstar.message_queue.state import CONFLICTS, JobState
 from specstar.resource_manager.ids import checked_id, new_id
 from specstar.roles import Message, MessageQueue
 from specstar.runtime import clean_up
@@ -34,7 +34,6 @@ __all__ = ["MAX_PRIORITY", "JobSender", "message_of", "seconds_until"]
 
 MAX_PRIORITY = 9
 _MAX_KEY_BYTES = 255
-_CONFLICTS = 16
 _CLEANUP_SECONDS = 5.0
 _CLEANUP_TASKS = 64
 
@@ -79,7 +78,7 @@ class JobSender:
     async def _send(
         self, state: JobState, messages: MessageQueue, record: JobRecord, delay: float, *, tick: bool
     ) -> JobRecord:
-        for _ in range(_CONFLICTS):
+        for _ in range(CONFLICTS):
             try:
                 await state.create(record)
             except DuplicateResourceError:

@@ -7,11 +7,15 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
+from specstar.errors import BackendUnavailable
 from specstar.message_queue.job import JobRecord, JobStatus
 from specstar.query import Condition, SortKey
 from specstar.roles import ResourceMeta
 
-__all__ = ["JobState", "Snapshot", "indexed_data"]
+__all__ = ["CONFLICTS", "JobState", "Snapshot", "contended", "indexed_data"]
+
+CONFLICTS = 16
+"""How often a write that others were faster with is tried."""
 
 
 class Snapshot(Struct, frozen=True, gc=False):
@@ -20,6 +24,11 @@ class Snapshot(Struct, frozen=True, gc=False):
     record: JobRecord
     version: int
     row: ResourceMeta | None
+
+
+def contended(job_id: str) -> BackendUnavailable:
+    """The error for a job that others were faster with each time."""
+    return BackendUnavailable(f"job {job_id} is changed by others all the time", role="meta")
 
 
 class JobState(ABC):

@@ -11,13 +11,12 @@ from specstar.backends.sqlite.rows import encode_meta
 from specstar.backends.sqlite.tables import ModelTables
 from specstar.backends.sqlite.writes import EnsureModel
 from specstar.errors import DuplicateResourceError, ResourceNotFoundError, RevisionConflictError
-from specstar.roles import MetaWrite, ModelSpec, PayloadKey, ResourceMeta, RevisionInfo
+from specstar.roles import MetaWrite, ModelSpec, PayloadKey, ResourceMeta, RevisionInfo, StoredRevision
 
 __all__ = ["IndexJob", "MemoryModel", "PayloadTable", "Row"]
 
 # payload, time of writing
 PayloadTable = dict[PayloadKey, tuple[bytes, float]]
-_DAMAGED = "the search index is rebuilt"
 
 
 class Row(Protocol):
@@ -53,8 +52,6 @@ class MemoryModel:
 
     def apply(self, change: MetaWrite, payload: bytes | None) -> None:
         """Make one change. Raises what `MetaStore.write` raises."""
-        from specstar.roles import StoredRevision
-
         meta, revision, expected = change
         resource_id = meta.resource_id
         row = self.rows.get(resource_id)

@@ -6,11 +6,10 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
-from urllib.parse import parse_qsl, urlsplit
 
 import asyncpg
 
-from specstar.backends.postgres.dsn import lacks_root_certificate, server_name, unreadable_file
+from specstar.backends.postgres.dsn import lacks_root_certificate, parameters, server_name, unreadable_file
 from specstar.backends.postgres.faults import is_bad_value, is_lost, is_misdirected, is_race, translate
 from specstar.backends.postgres.hosts import connect
 from specstar.backends.postgres.options import PostgresOptions
@@ -100,7 +99,7 @@ class PostgresConnection(Connection):
                 "default_transaction_isolation": "read committed",
                 "idle_in_transaction_session_timeout": str(_idle_milliseconds(options.command_timeout_seconds)),
             }
-        given = {name for name, _ in parse_qsl(urlsplit(options.dsn).query)}
+        given = parameters(options.dsn)
         arguments["server_settings"] = {name: value for name, value in settings.items() if name not in given}
         return arguments
 

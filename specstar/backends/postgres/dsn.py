@@ -6,7 +6,7 @@ import os
 import re
 from urllib.parse import parse_qsl
 
-__all__ = ["dsn_problem", "hide_password", "lacks_root_certificate", "server_name", "unreadable_file"]
+__all__ = ["dsn_problem", "hide_password", "lacks_root_certificate", "parameters", "server_name", "unreadable_file"]
 
 _SCHEMES = ("postgresql://", "postgres://")
 _SECRET_PARAMETER = re.compile(r"([?&](?:password|sslpassword)=)[^&#]*", re.IGNORECASE)
@@ -56,15 +56,20 @@ def server_name(dsn: str) -> str:
     return f"PostgreSQL at {host}/{path}" if path else f"PostgreSQL at {host}"
 
 
+def parameters(dsn: str) -> dict[str, str]:
+    """What stands behind the '?', decoded; of a name that comes twice the last."""
+    return dict(parse_qsl(_query(dsn)))
+
+
 def unreadable_file(dsn: str) -> str | None:
     """The first parameter of a DSN that names a file which is not there, or may not be read."""
-    named = dict(parse_qsl(_query(dsn)))
+    named = parameters(dsn)
     return next((name for name in _FILES if name in named and not os.access(named[name], os.R_OK)), None)
 
 
 def lacks_root_certificate(dsn: str) -> bool:
     """True if the DSN demands that the server's certificate is verified, and names none to verify it with."""
-    named = dict(parse_qsl(_query(dsn)))
+    named = parameters(dsn)
     return named.get("sslmode", "") in _VERIFYING and not named.get("sslrootcert")
 
 

@@ -6,10 +6,10 @@ import asyncio
 import os
 import re
 from typing import Any, cast
-from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 
+from specstar.backends.postgres.dsn import parameters
 from specstar.backends.postgres.session import Session
 
 __all__ = ["connect", "each_host"]
@@ -21,7 +21,7 @@ def each_host(dsn: str) -> list[str]:
     """One DSN for each of the hosts that stand before the database. Hosts or ports in parameters are left to the driver."""
     parts = _PARTS.fullmatch(dsn)
     hosts = parts["hosts"].split(",") if parts is not None else []
-    if parts is None or not all(hosts) or "port" in _parameters(dsn) or "," in os.environ.get("PGPORT", ""):
+    if parts is None or not all(hosts) or "port" in parameters(dsn) or "," in os.environ.get("PGPORT", ""):
         return [dsn]
     return [f"{parts['scheme']}{parts['login'] or ''}{host}{parts['rest']}" for host in hosts]
 
@@ -34,7 +34,7 @@ async def connect(dsn: str, *, timeout: float, **arguments: Any) -> Session:
     hosts = each_host(dsn)
     if len(hosts) == 1:
         return await _connect_to(dsn, timeout, arguments)
-    wanted = _parameters(dsn).get("target_session_attrs", [os.environ.get("PGTARGETSESSIONATTRS")])[-1]
+    wanted = parameters(dsn).get("target_session_attrs", os.environ.get("PGTARGETSESSIONATTRS"))
     # The preference concerns all hosts together, which the driver sees one by one here.
     rounds = ["standby", "any"] if wanted == "prefer-standby" else [wanted]
     attempts = [(host, target) for target in rounds for host in hosts]
@@ -57,7 +57,3 @@ async def connect(dsn: str, *, timeout: float, **arguments: Any) -> Session:
 
 async def _connect_to(dsn: str, timeout: float, arguments: dict[str, Any]) -> Session:
     return cast("Session", await asyncpg.connect(dsn, timeout=timeout, **arguments))
-
-
-def _parameters(dsn: str) -> dict[str, list[str]]:
-    return parse_qs(urlsplit(dsn).query)

@@ -14,7 +14,7 @@ import trio
 
 from specstar.backends.sqlite import descriptors
 
-__all__ = ["Held", "nothing_left"]
+__all__ = ["Held", "nothing_left", "open_files"]
 
 _PATIENCE_SECONDS = 5.0
 
@@ -25,7 +25,7 @@ class Held:
     def __init__(self) -> None:
         self.tasks = Counter(_tasks())
         self.threads = Counter(thread.name for thread in threading.enumerate() if _is_ours(thread.name))
-        self.files = Counter(_files())
+        self.files = Counter(open_files())
         # What the collector of garbage closes is not counted as open any more: this says whether it was closed.
         self.databases = Counter(descriptors._files.keys())
 
@@ -70,7 +70,8 @@ def _tasks() -> list[str]:
     return names
 
 
-def _files() -> list[str]:
+def open_files() -> list[str]:
+    """The files that this process has open, by path; of sockets and pipes their kind."""
     names = []
     for link in Path("/proc/self/fd").iterdir():
         try:

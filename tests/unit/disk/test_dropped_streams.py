@@ -12,6 +12,7 @@ import anyio
 
 from specstar import SpecStar
 from specstar.sync import SpecStar as SyncSpecStar
+from tests.faults.tools.leaks import open_files
 
 MIB = 1 << 20
 
@@ -21,13 +22,7 @@ def backend_at(root: Path) -> dict[str, object]:
 
 
 def opened_under(root: Path) -> list[str]:
-    found = []
-    for entry in Path("/proc/self/fd").iterdir():
-        try:
-            found.append(str(entry.readlink()))
-        except FileNotFoundError:
-            continue
-    return [path for path in found if path.startswith(str(root))]
+    return [path for path in open_files() if path.startswith(str(root))]
 
 
 async def settled(root: Path) -> None:
