@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from specstar.backends.postgres.outcomes import twin_of
 from specstar.backends.postgres.rows import (
-    META_WIDTH,
-    REVISION_WIDTH,
+    full_parts,
     meta_of,
     meta_with_revision,
     meta_with_unknown_revision,
@@ -36,7 +35,6 @@ MAX_IN_FLIGHT = 2
 _ANSWER = 2
 _SMALL_PAYLOAD = 32 << 10
 _READ_ATTEMPTS = 4
-_PAYLOAD_COLUMN = META_WIDTH + REVISION_WIDTH
 
 K = TypeVar("K", bound=Hashable)
 R = TypeVar("R")
@@ -152,10 +150,9 @@ def _pair_of(row: Row) -> tuple[str, str]:
 
 def full_of(row: Row) -> StoredRevision | Partial | ResourceMeta:
     """A record of meta, revision, and payload: None if it is large, or gone."""
-    meta, revision = meta_with_revision(row)
+    meta, revision, payload = full_parts(row)
     if revision is None:
         return meta
-    payload = row[_PAYLOAD_COLUMN]
     return Partial(meta, revision) if payload is None else StoredRevision(meta, revision, payload)
 
 

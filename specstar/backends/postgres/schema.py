@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+from specstar.backends.postgres.copies import COPY_COLUMNS
 from specstar.backends.postgres.names import TableNames, quote
 from specstar.backends.postgres.statements import META_COLUMNS, REVISION_COLUMNS
-from specstar.errors import SchemaVersionError
+from specstar.errors import BackendUnavailable, SchemaVersionError
 from specstar.query import IndexDefinition
 
 if TYPE_CHECKING:
@@ -34,6 +37,11 @@ _SEARCH_PATH = "SELECT unnest(pg_catalog.current_schemas(false))"
 _SCHEMA_EXISTS = "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE oid = to_regnamespace($1))"
 
 
+_LOCK_NOT_AVAILABLE = "55P03"
+_LOCK_SECONDS = 2
+_ATTEMPTS = 5
+
+
 @dataclass(frozen=True, slots=True)
 class Component:
     """A set of tables with one version. `migrations[n]` leads from version n to n + 1."""
@@ -55,7 +63,8 @@ def _columns(columns: tuple[tuple[str, str], ...], nullable: frozenset[str]) -> 
 
 
 def _create_meta(names: TableNames, fillfactor: int) -> str:
-    meta = _columns(META_COLUMNS, frozenset({"schema_version"}))
+    copies = frozenset(name for name, _ in COPY_COLUMNS)
+    meta = _columns(META_COLUMNS + COPY_COLUMNS, copies | {"schema_version"})
     revision = _columns(REVISION_COLUMNS, frozenset({"schema_version", "parent_revision_id"}))
     # Free room on each page lets changed rows stay on it, and dead ones are cleaned up without a vacuum.
     return (
@@ -63,6 +72,10 @@ def _create_meta(names: TableNames, fillfactor: int) -> str:
         f'CREATE TABLE {names.revision} (resource_id text COLLATE "C" NOT NULL, {revision}, payload bytea, '
         "PRIMARY KEY (resource_id, revision_id))"
     )
+
+
+def _add_copies(names: TableNames) -> str:
+    return f"ALTER TABLE {names.meta} {', '.join(f'ADD COLUMN {name} {kind}' for name, kind in COPY_COLUMNS)}"
 
 
 def _create_payload(names: TableNames) -> str:
@@ -74,7 +87,11 @@ def _create_payload(names: TableNames) -> str:
 
 def _meta(fillfactor: int) -> Component:
     return Component(
-        "meta", 1, lambda names: (names.meta, names.revision), lambda names: _create_meta(names, fillfactor)
+        "meta",
+        2,
+        lambda names: (names.meta, names.revision),
+        lambda names: _create_meta(names, fillfactor),
+        {1: _add_copies},
     )
 
 
@@ -105,7 +122,8 @@ async def ensure(
 ) -> bool:
     """Make sure that the tables are there in this version; True if they were created now, then with these indexes.
 
-    A few short reads if they are. Raises `SchemaVersionError` for tables of a newer version or another program.
+    A few short reads if they are. Raises `SchemaVersionError` for tables of a newer version or another program, and
+    `BackendUnavailable` if those of an older one are in use for too long to be changed.
     """
     found = await _look(partial(connection.fetch, doing="looking for tables"), names, component)
     if found.names != found.first and found.version is not None:
@@ -116,8 +134,16 @@ async def ensure(
         )
     if found.version is not None and _checked(found.version, found.names, component) == component.version:
         return False
-    async with connection.transaction() as session:
-        return await _create_or_migrate(session, names, component, indexes)
+    attempts = 1
+    while True:
+        try:
+            async with connection.transaction() as session:
+                return await _create_or_migrate(session, names, component, indexes)
+        except BackendUnavailable as error:
+            if getattr(error.__cause__, "sqlstate", None) != _LOCK_NOT_AVAILABLE or attempts == _ATTEMPTS:
+                raise
+        attempts += 1
+        await asyncio.sleep(random.uniform(0.5, 1) * _LOCK_SECONDS)
 
 
 async def _look(fetch: _Fetch, names: TableNames, component: Component) -> _Found:
@@ -170,6 +196,8 @@ async def _create_or_migrate(
         logger.info("postgres: created %s", tables)
         return True
     version = _checked(found.version, found.names, component)
+    # Whoever waits for a table that a long transaction reads makes all others wait behind it.
+    await session.execute(f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'")
     while version < component.version:
         await session.execute(component.migrations[version](found.names))
         version += 1

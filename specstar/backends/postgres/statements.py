@@ -14,10 +14,8 @@ __all__ = [
     "REVISION_COLUMNS",
     "ROW_COLUMNS",
     "MetaSql",
-    "PayloadSql",
     "SearchSql",
     "meta_sql",
-    "payload_sql",
 ]
 
 # Name and type, in the order in which rows are read and written.
@@ -72,8 +70,19 @@ _JOINED = ", ".join(
     for alias, columns in (("m", META_COLUMNS), ("r", REVISION_COLUMNS))
     for column in (f"{alias}.{name}" for name, _ in columns)
 )
+# A copy counts while its row is what it was made for: see `copies`. With NULL for an id the index is not even looked into.
+_IS_COPIED = "m.copied_version = m.version"
+_COPY = f"CASE WHEN {_IS_COPIED} THEN m.revision_copy END"
 # Large payloads do not travel with a batch: the reader asks for them one by one.
-_PAYLOAD = "CASE WHEN octet_length(r.payload) <= $2 THEN r.payload END"
+_PAYLOAD = f"coalesce({_COPY}, CASE WHEN octet_length(r.payload) <= $2 THEN r.payload END)"
+_PAYLOAD_AT = "CASE WHEN octet_length(r.payload) <= $2 THEN r.payload END"
+
+
+def _join_current(names: TableNames) -> str:
+    return (
+        f"LEFT JOIN {names.revision} r ON r.resource_id = CASE WHEN {_IS_COPIED} THEN NULL ELSE m.resource_id END "
+        "AND r.revision_id = m.current_revision_id"
+    )
 
 
 def _unseen(array: str) -> str:
@@ -105,10 +114,10 @@ class MetaSql:
     references: str
 
 
-def meta_sql(names: TableNames) -> MetaSql:
-    """The statements for the tables of these names."""
+def meta_sql(names: TableNames, *, copies: bool = True) -> MetaSql:
+    """The statements for the tables of these names. Without `copies` the revision is not copied into the row."""
     meta, revision = names.meta, names.revision
-    current = f"FROM {meta} m LEFT JOIN {revision} r ON r.resource_id = m.resource_id AND r.revision_id = "
+    current = f"FROM {meta} m {_join_current(names)}"
     one_batch = f"WHERE m.resource_id = ANY({_unseen('$1::text[]')}::text[])"
     # Key by key, by the index: a join of sets would read the whole of a small or fresh table for each batch.
     each_key = f"FROM unnest({_unseen('$1::text[]')}) AS k(resource_id) CROSS JOIN LATERAL"
@@ -123,10 +132,10 @@ def meta_sql(names: TableNames) -> MetaSql:
         )
 
     return MetaSql(
-        create=_write(names, update=False),
-        update=_write(names, update=True),
+        create=_write(names, update=False, copies=copies),
+        update=_write(names, update=True, copies=copies),
         update_rows=_update_rows(names),
-        advance=_advance(names),
+        advance=_advance(names, copies=copies),
         state=f"SELECT m.resource_id, m.current_revision_id, m.is_deleted FROM {meta} m {one_batch}",
         outcome=(
             "SELECT k.position, m.version, m.updated_time, m.current_revision_id, r.payload_id, r.updated_time, r.status "
@@ -134,11 +143,11 @@ def meta_sql(names: TableNames) -> MetaSql:
             f"LEFT JOIN {meta} m ON m.resource_id = k.resource_id "
             f"LEFT JOIN {revision} r ON r.resource_id = k.resource_id AND r.revision_id = k.revision_id"
         ),
-        read=f"SELECT found.* {each_key} (SELECT {_JOINED} {current} m.current_revision_id {one_key}) found",
-        read_full=f"SELECT found.* {each_key} (SELECT {_JOINED}, {_PAYLOAD} {current} m.current_revision_id {one_key}) found",
-        read_full_one=f"SELECT {_JOINED}, {_PAYLOAD} {current} m.current_revision_id WHERE m.resource_id = $1::text",
-        read_at=f"SELECT {_JOINED}, k.revision_id {pairs('$2')}",
-        read_at_full=f"SELECT {_JOINED}, {_PAYLOAD}, k.revision_id {pairs('$3')}",
+        read=f"SELECT found.* {each_key} (SELECT {_JOINED}, {_COPY} {current} {one_key}) found",
+        read_full=f"SELECT found.* {each_key} (SELECT {_JOINED}, {_PAYLOAD} {current} {one_key}) found",
+        read_full_one=f"SELECT {_JOINED}, {_PAYLOAD} {current} WHERE m.resource_id = $1::text",
+        read_at=f"SELECT {_JOINED}, NULL::bytea, k.revision_id {pairs('$2')}",
+        read_at_full=f"SELECT {_JOINED}, {_PAYLOAD_AT}, k.revision_id {pairs('$3')}",
         read_meta=f"SELECT found.* {each_key} (SELECT {_META} FROM {meta} m {one_key}) found",
         payload=(
             f"SELECT r.payload FROM {revision} r WHERE r.resource_id = $1 AND r.revision_id = $2 AND r.payload_id = $3"
@@ -163,7 +172,7 @@ def meta_sql(names: TableNames) -> MetaSql:
 
 
 # What NULL stands for in a batch of writes; empty arrays are read as arrays of NULL. A revision without a size is none. Of
-# an update nothing about the creation is sent. Both ways, `rows` has the other half.
+# an update nothing about the creation is sent. Both ways, `columns` has the other half.
 INCOMING: dict[str, str] = {
     "revision_count": "1",
     "version": "1",
@@ -182,14 +191,21 @@ INCOMING: dict[str, str] = {
 }
 
 
-def _write(names: TableNames, *, update: bool) -> str:
+def _copied(version: str, *, copies: bool) -> tuple[str, str]:
+    """The values of the columns of a copy, in a row that will have this version."""
+    if not copies:
+        return "NULL", "NULL"
+    return "n.copy_head || n.payload", f"CASE WHEN n.copy_head IS NOT NULL THEN {version} END"
+
+
+def _write(names: TableNames, *, update: bool, copies: bool) -> str:
     """A batch of creates, or of conditional updates: rows and revisions in one statement, hence one transaction.
 
     Returns the ids of the rows that were written; a revision is written only with its row.
     """
     incoming = [(name, kind) for name, kind in META_COLUMNS]
     incoming += [(f"r_{name}", kind) for name, kind in REVISION_COLUMNS]
-    incoming.append(("payload", "bytea"))
+    incoming += [("payload", "bytea"), ("copy_head", "bytea")]
     if update:
         incoming.append(("expected_version", "bigint"))
     arrays = ", ".join(
@@ -202,15 +218,18 @@ def _write(names: TableNames, *, update: bool) -> str:
     )
     meta_names = ", ".join(name for name, _ in META_COLUMNS)
     revision_names = ", ".join(name for name, _ in REVISION_COLUMNS)
+    copy, copied_version = _copied("n.version", copies=copies)
     if update:
         changes = ", ".join(f"{name} = n.{name}" for name, _ in META_COLUMNS[1:] if not name.startswith("created_"))
+        changes += f", revision_copy = {copy}, copied_version = {copied_version}"
         rows = (
             f"UPDATE {names.meta} m SET {changes} FROM n "
             "WHERE m.resource_id = n.resource_id AND m.version = n.expected_version RETURNING m.resource_id"
         )
     else:
         rows = (
-            f"INSERT INTO {names.meta} ({meta_names}) SELECT {_list(META_COLUMNS, 'n')} FROM n "
+            f"INSERT INTO {names.meta} ({meta_names}, revision_copy, copied_version) "
+            f"SELECT {_list(META_COLUMNS, 'n')}, {copy}, {copied_version} FROM n "
             "ON CONFLICT (resource_id) DO NOTHING RETURNING resource_id"
         )
     rewritten = ", ".join(f"{name} = excluded.{name}" for name, _ in REVISION_COLUMNS[1:])
@@ -242,13 +261,22 @@ def _update_rows(names: TableNames) -> str:
         f"{name} = coalesce(n.{name}, {silent[name]})" if name in silent else f"{name} = n.{name}"
         for name, _ in ROW_COLUMNS[1:-1]
     )
+    # A copy stays as long as what it leaves to the row is the same.
+    kept = (
+        f"{_IS_COPIED} AND (m.current_revision_id, m.updated_time, m.updated_by) = "
+        "(n.current_revision_id, n.updated_time, coalesce(n.updated_by, ''))"
+    )
+    changes += (
+        f", revision_copy = CASE WHEN {kept} THEN m.revision_copy END, "
+        f"copied_version = CASE WHEN {kept} THEN coalesce(n.version, 1) END"
+    )
     return (
         f"UPDATE {names.meta} m SET {changes} FROM unnest({arrays}) AS n({columns}) "
         "WHERE m.resource_id = n.resource_id AND m.version = n.expected_version RETURNING m.resource_id"
     )
 
 
-# The columns of a batch of advances. NULL stands for what `rows.advance_columns` says.
+# The columns of a batch of advances. NULL stands for what `columns.advance_columns` says.
 ADVANCE_COLUMNS: tuple[tuple[str, str], ...] = (
     ("resource_id", "text"),
     ("parent_revision_id", "text"),
@@ -261,22 +289,25 @@ ADVANCE_COLUMNS: tuple[tuple[str, str], ...] = (
     ("schema_version", "text"),
     ("indexed", "jsonb"),
     ("payload", "bytea"),
+    ("copy_head", "bytea"),
 )
 
 
-def _advance(names: TableNames) -> str:
+def _advance(names: TableNames, *, copies: bool) -> str:
     """A batch of next revisions, each on the condition that its parent is current. The row itself need not be known.
 
     Returns the ids of the rows that were written, and the time where the row was already at a later one.
     """
     arrays = ", ".join(_unseen(f"${position}::{kind}[]") for position, (_, kind) in enumerate(ADVANCE_COLUMNS, 1))
     columns = ", ".join(name for name, _ in ADVANCE_COLUMNS)
+    copy, copied_version = _copied("m.version + 1", copies=copies)
     # Conditions and new values in one step: what another transaction changed meanwhile is looked at again by the server.
     return (
         f"WITH w AS (UPDATE {names.meta} m SET current_revision_id = n.revision_id, "
         "revision_count = m.revision_count + 1, version = m.version + 1, "
         "updated_time = greatest(m.updated_time, n.changed_time), updated_by = coalesce(n.changed_by, ''), "
-        "schema_version = n.schema_version, indexed = n.indexed "
+        "schema_version = n.schema_version, indexed = n.indexed, "
+        f"revision_copy = {copy}, copied_version = {copied_version} "
         f"FROM unnest({arrays}) AS n({columns}) "
         "WHERE m.resource_id = n.resource_id AND m.current_revision_id = n.parent_revision_id AND NOT m.is_deleted "
         "RETURNING m.updated_time, m.updated_by, n.*), "
@@ -299,14 +330,11 @@ class SearchSql:
         return f"(SELECT m.* FROM {self.names.meta} m WHERE {compiled.where} ORDER BY {compiled.order_by} {compiled.page}) m"
 
     def _joined(self, columns: str, compiled: Compiled) -> str:
-        return (
-            f"SELECT {columns} FROM {self._page(compiled)} LEFT JOIN {self.names.revision} r "
-            f"ON r.resource_id = m.resource_id AND r.revision_id = m.current_revision_id ORDER BY {compiled.order_by}"
-        )
+        return f"SELECT {columns} FROM {self._page(compiled)} {_join_current(self.names)} ORDER BY {compiled.order_by}"
 
     def search(self, compiled: Compiled) -> str:
         """Rows with their current revisions."""
-        return self._joined(_JOINED, compiled)
+        return self._joined(f"{_JOINED}, {_COPY}", compiled)
 
     def search_full(self, compiled: Compiled) -> str:
         """The same with payloads of at most `$1` bytes."""
@@ -331,40 +359,3 @@ class SearchSql:
     def count(self, where: str) -> str:
         """The number of rows."""
         return f"SELECT count(*) FROM {self.names.meta} m WHERE {where}"
-
-
-@dataclass(frozen=True, slots=True)
-class PayloadSql:
-    """Statements over the payload table of the resource role alone."""
-
-    put: str
-    sizes: str
-    get: str
-    get_one: str
-    delete: str
-    page: str
-
-
-def payload_sql(names: TableNames) -> PayloadSql:
-    """The statements for the tables of these names."""
-    table = names.payload
-    keys = "FROM unnest($1::text[], $2::text[]) AS k(resource_id, payload_id)"
-    return PayloadSql(
-        put=(
-            f"INSERT INTO {table} (resource_id, payload_id, payload) "
-            "SELECT * FROM unnest($1::text[], $2::text[], $3::bytea[]) ON CONFLICT DO NOTHING"
-        ),
-        sizes=f"SELECT p.resource_id, p.payload_id, octet_length(p.payload) {keys} JOIN {table} p "
-        "USING (resource_id, payload_id)",
-        get=(
-            "SELECT p.resource_id, p.payload_id, CASE WHEN octet_length(p.payload) <= $3 THEN p.payload END "
-            f"{keys} JOIN {table} p USING (resource_id, payload_id)"
-        ),
-        get_one=f"SELECT p.payload FROM {table} p WHERE p.resource_id = $1 AND p.payload_id = $2",
-        delete=f"DELETE FROM {table} p USING unnest($1::text[], $2::text[]) AS k(resource_id, payload_id) "
-        "WHERE p.resource_id = k.resource_id AND p.payload_id = k.payload_id",
-        page=(
-            f"SELECT p.resource_id, p.payload_id, octet_length(p.payload), p.created_time FROM {table} p "
-            "WHERE (p.resource_id, p.payload_id) > ($1, $2) ORDER BY p.resource_id, p.payload_id LIMIT $3"
-        ),
-    )

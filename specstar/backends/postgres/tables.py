@@ -16,8 +16,9 @@ from specstar.backends.postgres.indexes import (
     revision_count_index,
 )
 from specstar.backends.postgres.names import TableNames
+from specstar.backends.postgres.payload_statements import payload_sql
 from specstar.backends.postgres.schema import BUSY_META, META, Component, ensure, give_room
-from specstar.backends.postgres.statements import SearchSql, meta_sql, payload_sql
+from specstar.backends.postgres.statements import SearchSql, meta_sql
 from specstar.query import IndexDefinition
 from specstar.roles.storage import ModelSpec
 
@@ -44,7 +45,8 @@ class ModelTables:
         self.model = model.name
         self.spec = model
         self.names = TableNames.of(prefix=context.options.table_prefix, schema=context.options.schema, model=model.name)
-        self.meta_sql = meta_sql(self.names)
+        # A row that is rewritten soon and often should be short.
+        self.meta_sql = meta_sql(self.names, copies=not model.busy_rows)
         self.payload_sql = payload_sql(self.names)
         self.search_sql = SearchSql(self.names)
         # What the writes of one statement may hold together.

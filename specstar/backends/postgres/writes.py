@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from msgspec.structs import replace
 
-from specstar.backends.postgres.rows import advance_columns, columns_of, encode_indexed, row_columns
+from specstar.backends.postgres.columns import advance_columns, columns_of, encode_indexed, row_columns
 from specstar.errors import (
     DuplicateResourceError,
     LimitExceededError,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from specstar.backends.postgres.statements import ADVANCE_COLUMNS
 from specstar.roles import PayloadKey
 from tests.integration.postgres.rig import Rig, admin, ids, new, open_rig
 
@@ -61,7 +62,7 @@ async def test_the_update_of_a_batch_does_not_read_the_whole_of_a_table_that_has
     writer = storage._writer
     sql = storage._tables.meta_sql.advance
     await storage.write(new("first"))
-    arguments = ", ".join(["NULL"] * 11)
+    arguments = ", ".join(["NULL"] * len(ADVANCE_COLUMNS))
     async with connection.session() as session:
         await session.execute(f"PREPARE changes AS {sql}")
         for _ in range(6):  # from the sixth on, one plan is kept for all

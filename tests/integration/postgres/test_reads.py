@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from specstar.backends.postgres.copies import copy_head
 from specstar.errors import DecodeError
 from specstar.query import QB, IndexedField, build_query
 from specstar.roles import Storage
@@ -25,6 +26,7 @@ async def test_callers_who_read_one_damaged_row_together_raise_errors_of_their_o
 ) -> None:
     async with admin(postgres_database) as connection:
         await connection.execute("UPDATE \"User_revision\" SET status = 'odd' WHERE resource_id = 'r00001'")
+        await connection.execute('UPDATE "User_meta" SET copied_version = NULL')
     wanted = ["r00000", "r00001", "r00002", "r00001", "r00001", "none"]
     found = await asyncio.gather(*(storage.read(resource_id) for resource_id in wanted), return_exceptions=True)
     errors = [entry for entry in found if isinstance(entry, DecodeError)]
@@ -34,16 +36,27 @@ async def test_callers_who_read_one_damaged_row_together_raise_errors_of_their_o
     assert [isinstance(entry, BaseException) for entry in found] == [False, True, False, True, True, False]
 
 
+@pytest.mark.parametrize("copied", [False, True])
 @pytest.mark.parametrize("column", ["status", "encoding"])
 async def test_a_revision_that_this_version_does_not_know_hides_no_others(
-    rig: Rig, postgres_database: str, caplog: pytest.LogCaptureFixture, column: str
+    rig: Rig, postgres_database: str, caplog: pytest.LogCaptureFixture, column: str, copied: bool
 ) -> None:
     storage = rig.storage(fields=(IndexedField("age"),))
     wanted = list(ids("r", 3))
     for resource_id in wanted:
         await storage.write(new(resource_id, age=5))
     async with admin(postgres_database) as connection:
-        await connection.execute(f"UPDATE \"User_revision\" SET {column} = 'odd' WHERE resource_id = 'r00001'")
+        if copied:
+            head = copy_head(
+                (None, None, *(("odd", None) if column == "status" else (None, "odd")), 2, *[None] * 5), b"{}"
+            )
+            assert head is not None
+            await connection.execute(
+                "UPDATE \"User_meta\" SET revision_copy = $1 WHERE resource_id = 'r00001'", head + b"{}"
+            )
+        else:
+            await connection.execute(f"UPDATE \"User_revision\" SET {column} = 'odd' WHERE resource_id = 'r00001'")
+            await connection.execute('UPDATE "User_meta" SET copied_version = NULL')
     for found in (
         await storage.read_many(wanted),
         await storage.search(build_query()),

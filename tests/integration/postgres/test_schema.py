@@ -17,6 +17,8 @@ from specstar.errors import BackendError, SchemaVersionError
 from specstar.roles import ModelSpec, PayloadKey
 from tests.integration.postgres.rig import Rig, admin, new, open_rig
 
+NOW = schema.META.version
+
 PROCESSES = 20
 STARTER = """
 import asyncio, sys
@@ -124,19 +126,19 @@ async def test_older_tables_are_migrated_once_by_racing_processes(postgres_datab
         await rig.storage().write(new("r"))
     newer = schema.Component(
         "meta",
-        3,
+        NOW + 2,
         schema.META.tables,
         schema.META.create,
         {
-            1: lambda names: f"ALTER TABLE {names.meta} ADD COLUMN second integer NOT NULL DEFAULT 2",
-            2: lambda names: f"ALTER TABLE {names.meta} ADD COLUMN third integer NOT NULL DEFAULT 3; SELECT 1",
+            NOW: lambda names: f"ALTER TABLE {names.meta} ADD COLUMN second integer NOT NULL DEFAULT 2",
+            NOW + 1: lambda names: f"ALTER TABLE {names.meta} ADD COLUMN third integer NOT NULL DEFAULT 3; SELECT 1",
         },
     )
     async with open_rig(postgres_database) as one, open_rig(postgres_database) as two, admin(postgres_database) as look:
         tables = [ModelTables(rig.context, ModelSpec(name="User"), newer) for rig in (one, two) for _ in range(3)]
         await asyncio.gather(*(table.ready() for table in tables))
         assert tuple(await look.fetchrow('SELECT resource_id, second, third FROM "User_meta"')) == ("r", 2, 3)
-        assert await look.fetchval("SELECT version FROM specstar_schema") == 3
+        assert await look.fetchval("SELECT version FROM specstar_schema") == NOW + 2
 
 
 async def test_a_failed_migration_changes_nothing(postgres_database: str) -> None:
@@ -144,15 +146,18 @@ async def test_a_failed_migration_changes_nothing(postgres_database: str) -> Non
         await rig.storage().write(new("r"))
         broken = schema.Component(
             "meta",
-            3,
+            NOW + 2,
             schema.META.tables,
             schema.META.create,
-            {1: lambda names: f"ALTER TABLE {names.meta} ADD COLUMN second integer", 2: lambda names: "SELECT 1/0"},
+            {
+                NOW: lambda names: f"ALTER TABLE {names.meta} ADD COLUMN second integer",
+                NOW + 1: lambda names: "SELECT 1/0",
+            },
         )
         with pytest.raises(Exception, match="division by zero"):
             await ModelTables(rig.context, ModelSpec(name="User"), broken).ready()
         async with admin(postgres_database) as connection:
-            assert await connection.fetchval("SELECT version FROM specstar_schema") == 1
+            assert await connection.fetchval("SELECT version FROM specstar_schema") == NOW
         assert await rig.storage().read("r") is not None
 
 

@@ -8,7 +8,9 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from specstar.backends.postgres.rows import advance_columns, columns_of, encode_indexed, meta_of, meta_with_revision
+from specstar.backends.postgres.columns import advance_columns, columns_of, encode_indexed
+from specstar.backends.postgres.copies import copy_head
+from specstar.backends.postgres.rows import full_parts, meta_of, meta_with_revision
 from specstar.backends.postgres.statements import ADVANCE_COLUMNS, META_COLUMNS, REVISION_COLUMNS
 from specstar.config.encoding import Encoding
 from specstar.errors import DecodeError, InvalidInputError
@@ -26,7 +28,7 @@ def test_columns_follow_the_statement() -> None:
     write = StorageWrite(MetaWrite(META, REVISION, None), b"x")
     alone = StorageWrite(MetaWrite(META, None, 3), None)
     create = columns_of([(write, "{}")], update=False)
-    assert len(create) == len(META_COLUMNS) + len(REVISION_COLUMNS) + 1
+    assert len(create) == len(META_COLUMNS) + len(REVISION_COLUMNS) + 2
     update = columns_of([(write, "{}"), (alone, "{}")], update=True)
     assert len(update) == len(create) + 1
     names = [name for name, _ in META_COLUMNS] + [f"r_{name}" for name, _ in REVISION_COLUMNS]
@@ -40,7 +42,8 @@ def test_columns_follow_the_statement() -> None:
         "r_payload_id": ["p", None],
         "r_size": [0, None],
     }
-    assert update[-2:] == [[b"x", None], [None, 3]]
+    head = copy_head((None, "p", None, None, 0, *[None] * 5), b"x")
+    assert update[-3:] == [[b"x", None], [head, None], [None, 3]]
     made = {name: column for name, column in zip(names, create, strict=False) if column}
     # Whose creation it is stays with the row.
     assert made.pop("created_time") == [NOW]
@@ -64,6 +67,7 @@ def test_columns_of_an_advance_follow_the_statement() -> None:
         "changed_time": [NOW],
         "indexed": ["{}"],
         "payload": [b"x"],
+        "copy_head": [copy_head(("u", None, None, None, 0, *[None] * 5), b"x")],
     }
     both = sent(plain, draft)
     assert {name: both[name] for name in ("status", "encoding", "changed_by", "schema_version")} == {
@@ -106,8 +110,12 @@ def test_what_differs_is_sent() -> None:
 
 def test_a_row_comes_back() -> None:
     assert meta_of(ROW) == META
-    assert meta_with_revision(ROW + REVISION_ROW) == (META, REVISION)
-    assert meta_with_revision(ROW + (None,) * 11) == (META, None)
+    assert meta_with_revision((*ROW, *REVISION_ROW, None)) == (META, REVISION)
+    assert full_parts((*ROW, *REVISION_ROW, b"x")) == (META, REVISION, b"x")
+    assert full_parts(ROW + (None,) * 12) == (META, None, None)
+    head = copy_head((None, "p", None, None, 0, *[None] * 5), b"x")
+    assert head is not None
+    assert full_parts((*ROW, *[None] * 11, head + b"x")) == (META, REVISION, b"x")
 
 
 def test_null_stands_for_what_was_said_before() -> None:
@@ -130,7 +138,9 @@ def test_null_stands_for_what_was_said_before() -> None:
         schema_version="2",
     )
     said = ("r", "v", 1, 1, NOW, later, "ann", "bob", False, None, "{}")
-    meta, revision = meta_with_revision((*said, None, None, "p", "draft", "msgpack", 7, NOW, None, "ann", None, None))
+    meta, revision = meta_with_revision(
+        (*said, None, None, "p", "draft", "msgpack", 7, NOW, None, "ann", None, None, None)
+    )
     assert (meta.updated_time, meta.updated_by) == (later, "bob")
     assert revision is not None
     assert (revision.created_time, revision.updated_time) == (NOW, later)
@@ -150,7 +160,7 @@ def test_an_unknown_status_or_encoding_is_named(position: int) -> None:
     revision = [*REVISION_ROW]
     revision[position] = "strange"
     with pytest.raises(DecodeError, match="strange"):
-        meta_with_revision(ROW + tuple(revision))
+        meta_with_revision((*ROW, *revision, None))
 
 
 @pytest.mark.parametrize("value", ["a\0b", ["x", "\0"], {"k\0": 1}, "\ud800", object()])
