@@ -110,7 +110,9 @@ _ADVICE: dict[str, Callable[[str], SpecstarError]] = {
     "28P01": _refused("check user and password of the dsn"),
     "28000": _refused("check user of the dsn, and what pg_hba.conf allows (TLS may be required: sslmode=require)"),
     "3D000": _refused("create it with CREATE DATABASE, or correct the dsn"),
-    "42501": _refused("GRANT the right to the role of the dsn, or let a role that has it create or migrate the tables first"),
+    "42501": _refused(
+        "GRANT the right to the role of the dsn, or let a role that has it create or migrate the tables first"
+    ),
     "25006": _refused("it is a standby or set to read only: point the dsn at the primary"),
     "53100": _refused("free some space; nothing was written"),
     "53200": _refused("the server is out of memory"),
