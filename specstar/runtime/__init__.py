@@ -6,9 +6,10 @@ from specstar.runtime.batcher import Batcher
 from specstar.runtime.cleanup import clean_up
 from specstar.runtime.connections import Connection, Connections, LazyConnection, ServerInfo
 from specstar.runtime.entry import Gated, Portable, gated, portable
-from specstar.runtime.gate import Gate, interrupted
+from specstar.runtime.gate import Gate
 from specstar.runtime.generations import PerGeneration
 from specstar.runtime.home import Home, Waiter
+from specstar.runtime.interrupts import interrupted
 from specstar.runtime.iterators import left_in_order
 from specstar.runtime.joining import joined
 from specstar.runtime.new_file import NewFile

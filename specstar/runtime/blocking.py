@@ -1,17 +1,23 @@
-"""Calls that block a thread without an event loop."""
+"""Calls that block a thread without an event loop, and coroutines that run in it."""
 
 from __future__ import annotations
 
 from asyncio import events
 from collections.abc import Awaitable, Coroutine
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 from specstar.errors import UsageError
 from specstar.runtime.trio_home import in_trio
 
-__all__ = ["on_a_loop", "refuse_on_a_loop", "run_here"]
+__all__ = ["Movable", "on_a_loop", "refuse_on_a_loop", "run_here"]
 
 R = TypeVar("R")
+
+
+class Movable(Protocol):
+    """The owner of coroutines that may run on the caller's own loop, or in its thread, while it says so."""
+
+    def _runs_anywhere(self) -> bool: ...
 
 
 def run_here(portable_call: Awaitable[R]) -> R:

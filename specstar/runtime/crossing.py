@@ -18,7 +18,7 @@ from specstar.errors import BackendUnavailable, OutcomeUnknownError
 from specstar.runtime.home import AsyncioHome, Call, Home, Outcome
 from specstar.runtime.interrupts import protect_in_trio, uninterrupted
 from specstar.runtime.mailbox import Mailbox
-from specstar.runtime.thread_home import ThreadHome
+from specstar.runtime.thread_home import ThreadHome, on_own_thread
 from specstar.runtime.trio_home import TrioHome, in_trio
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "NotStarted",
     "block_on",
+    "choose_home",
     "cross_to",
     "deliver",
     "home_of_caller",
@@ -58,6 +59,22 @@ class _Here(threading.local):
 
 
 _here = _Here()
+
+
+def choose_home(*, native: bool, blocking: bool) -> Home:
+    """The home for this caller: its own loop, if that is asyncio's, or trio's and `native`; else a thread of ours.
+
+    `blocking`: the caller has no loop.
+    """
+    if not blocking:
+        loop = events._get_running_loop()
+        if loop is not None:
+            if on_own_thread():
+                raise BackendUnavailable("specstar is closing; call again")
+            return AsyncioHome(loop)
+        if native:
+            return TrioHome()
+    return ThreadHome.start()
 
 
 def home_of_caller() -> Home:

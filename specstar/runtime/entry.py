@@ -7,8 +7,9 @@ from asyncio import events
 from collections.abc import Callable, Coroutine
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
+from specstar.runtime.blocking import Movable
 from specstar.runtime.crossing import NotStarted
-from specstar.runtime.gate import Gate, Movable
+from specstar.runtime.gate import Gate
 from specstar.runtime.interrupts import uninterrupted
 from specstar.runtime.trio_home import in_trio
 

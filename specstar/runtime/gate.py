@@ -8,42 +8,36 @@ import threading
 import time
 import warnings
 import weakref
-from asyncio import events
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextvars import ContextVar
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import TypeVar
 
 import anyio
 
 from specstar.errors import BackendUnavailable, OutcomeUnknownError, UsageError
-from specstar.runtime.blocking import refuse_on_a_loop, run_here
+from specstar.runtime.blocking import Movable, refuse_on_a_loop, run_here
+from specstar.runtime.closing import HURRIED_SECONDS, End, close_in_order
 from specstar.runtime.connections import Connections
-from specstar.runtime.crossing import NotStarted, block_on, reach
-from specstar.runtime.home import AsyncioHome, Home
+from specstar.runtime.crossing import NotStarted, block_on, choose_home, reach
+from specstar.runtime.home import Home
 from specstar.runtime.interrupts import uninterrupted
 from specstar.runtime.process import join, keep_for_good, stay_if_exiting
-from specstar.runtime.thread_home import ThreadHome, on_own_thread
+from specstar.runtime.thread_home import ThreadHome
 from specstar.runtime.trio_home import TrioHome
 
-__all__ = ["Gate", "Movable", "inside_worker", "interrupted"]
+__all__ = ["Gate", "inside_worker"]
 
 R = TypeVar("R")
-End: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 inside_worker: ContextVar[object] = ContextVar("specstar-inside-worker", default=None)
 """The one of `Gate.workers` that the running code is part of."""
 logger = logging.getLogger("specstar")
 _SENDINGS = 3
+# How often a caller looks whether what another one ends is over.
+_POLL_SECONDS = 0.005
 _THREAD_END_SECONDS = 5.0
-_HURRIED_SECONDS = 1.0
 # What a closer on another loop hears of a loop that ended, or cancelled all, before the closing was over: then the rest is
 # dropped, and all is closed.
 _LOOP_ENDED = (BackendUnavailable, OutcomeUnknownError)
-
-
-class Movable(Protocol):
-    """The owner of coroutines that may run on the caller's own loop, or in its thread, while it says so."""
-
-    def _runs_anywhere(self) -> bool: ...
 
 
 class Gate:
@@ -87,7 +81,7 @@ class Gate:
                     return home
                 logger.info("the event loop of the connections is gone: connecting anew")
                 self._drop()
-            home = self._choose(blocking)
+            home = choose_home(native=self.native, blocking=blocking)
             home.at_end(_Ending(self, home))
             self.home = home
             return home
@@ -123,17 +117,6 @@ class Gate:
             self._refusal = None
             if self._held_home is not None:
                 self.home, self._held_home = self._held_home, None
-
-    def _choose(self, blocking: bool) -> Home:
-        if not blocking:
-            loop = events._get_running_loop()
-            if loop is not None:
-                if on_own_thread():
-                    raise BackendUnavailable("specstar is closing; call again")
-                return AsyncioHome(loop)
-            if self.native:
-                return TrioHome()
-        return ThreadHome.start()
 
     def _drop(self) -> None:
         """Forget home and connections without their loop."""
@@ -176,7 +159,7 @@ class Gate:
                     raise
                 self._gone(home)
                 while self._is_ending(home):  # noqa: ASYNC110  on another loop
-                    await anyio.sleep(0.005)
+                    await anyio.sleep(_POLL_SECONDS)
 
     def call(self, function: Callable[[], Awaitable[R]], owner: Movable | None = None) -> R:
         """Run `function` on the home loop and block this thread until it is done. A `portable` method of `owner` runs here
@@ -200,7 +183,7 @@ class Gate:
                     raise
                 self._gone(home)
                 while self._is_ending(home):
-                    time.sleep(0.005)
+                    time.sleep(_POLL_SECONDS)
             except Exception:
                 stay_if_exiting()
                 raise
@@ -237,12 +220,12 @@ class Gate:
         """Wait while another caller closes."""
         # Maybe on another loop, where no event of this one could be set.
         while self._is_claimed():  # noqa: ASYNC110
-            await anyio.sleep(0.005)
+            await anyio.sleep(_POLL_SECONDS)
 
     def wait_closed(self) -> None:
         """The same in a thread without a loop."""
         while self._is_claimed():
-            time.sleep(0.005)
+            time.sleep(_POLL_SECONDS)
 
     def _is_claimed(self) -> bool:
         """True while someone closes, on a loop that lives."""
@@ -308,24 +291,17 @@ class Gate:
             await self._close_all(home, hurried)
 
     async def _close_all(self, home: Home, hurried: bool) -> None:
-        limit = min(self.close_timeout, _HURRIED_SECONDS) if hurried else self.close_timeout
         try:
-            for owners in (self.workers, self.sendings):
-                await _end_all(owners, limit / 2 if hurried else limit)
-            home.closing = True
-            # In a hurry the limit is for all connections together.
-            await self.connections.aclose(limit / max(1, len(self.connections.opened())) if hurried else limit)
-        except BaseException:
-            with anyio.CancelScope(shield=True):  # no job is cut in two for that
-                await _end_all(self.sendings, min(limit, _HURRIED_SECONDS))
-            raise
+            await close_in_order(
+                home,
+                self.connections,
+                workers=self.workers,
+                sendings=self.sendings,
+                limit=self.close_timeout,
+                hurried=hurried,
+            )
         finally:
-            home.closing = True
-            try:
-                with anyio.CancelScope(shield=True):  # else nothing of it happens in a scope that is cancelled
-                    await home.cancel_tasks(limit)
-            finally:
-                self._forget(home)
+            self._forget(home)
 
     def _forget_owners(self) -> None:
         self.workers.clear()
@@ -340,15 +316,15 @@ class Gate:
             home.claimed = home.closing = home.ending = True
             self._left_open = [] if closes else self._unclosed()
         if closes:
-            await home.cancel_tasks(_HURRIED_SECONDS)  # a closing that goes on by itself
+            await home.cancel_tasks(HURRIED_SECONDS)  # a closing that goes on by itself
             return
         connections = self.connections
         heirs = Connections()
         try:
-            heirs = await connections.leave(_HURRIED_SECONDS / max(1, len(self._left_open)))
+            heirs = await connections.leave(HURRIED_SECONDS / max(1, len(self._left_open)))
         finally:
             try:
-                await home.cancel_tasks(_HURRIED_SECONDS)
+                await home.cancel_tasks(HURRIED_SECONDS)
             finally:
                 with self._lock:
                     if self.home is home:
@@ -411,16 +387,3 @@ class _Ending:
         gate, home = self._gate(), self._home()
         if gate is not None and home is not None:
             await gate.loop_ends(home)
-
-
-def interrupted(exc_type: type[BaseException] | None) -> bool:
-    """True for an exception by which a program is told to end: Ctrl-C, `sys.exit`, a cancellation."""
-    return exc_type is not None and not issubclass(exc_type, Exception)
-
-
-async def _end_all(owners: dict[object, End], limit: float) -> None:
-    if owners:
-        with anyio.move_on_after(limit):
-            async with anyio.create_task_group() as group:
-                for end in list(owners.values()):
-                    group.start_soon(end)

@@ -1,4 +1,4 @@
-"""Ctrl-C in a trio program: where it may not strike.
+"""Interruptions: what counts as one, and where Ctrl-C may not strike in a trio program.
 
 trio raises KeyboardInterrupt in whatever code runs, between any two steps of it, unless that code is protected; then where
 the main task waits next, like a cancellation
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from types import CodeType
 from typing import Any, TypeVar
 
-__all__ = ["protect_in_trio", "uninterrupted"]
+__all__ = ["interrupted", "protect_in_trio", "uninterrupted"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 # trio goes by the code, which is one for all wrappers of a decorator.
@@ -36,3 +36,8 @@ def protect_in_trio() -> None:
     for function in _marked.values():
         trio.lowlevel.enable_ki_protection(function)
     _protected = len(_marked)
+
+
+def interrupted(exc_type: type[BaseException] | None) -> bool:
+    """True for an exception by which a program is told to end: Ctrl-C, `sys.exit`, a cancellation."""
+    return exc_type is not None and not issubclass(exc_type, Exception)
