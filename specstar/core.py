@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import difflib
 import functools
-import logging
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
 import anyio
 
 from specstar.blobs import BlobManager
 from specstar.checks import checked_text
 from specstar.config.encoding import Encoding
-from specstar.errors import ConfigError, InvalidInputError, NotConfiguredError, UsageError
+from specstar.errors import InvalidInputError, NotConfiguredError, UsageError
 from specstar.query import IndexedField, Projector, fields_of
 from specstar.resource_manager.codec import DEFAULT_MAX_PAYLOAD_BYTES, Codec
 from specstar.resource_manager.ids import checked_id
@@ -28,6 +27,7 @@ from specstar.runtime.blocking import on_a_loop
 if TYPE_CHECKING:
     from specstar.config import BackendConfig, ResolvedBackend
     from specstar.config.structs import Role
+    from specstar.configuration import Configuration
     from specstar.health import RoleReport
     from specstar.message_queue.backend import JobBackend
     from specstar.message_queue.factories import BoundMessageQueueFactory
@@ -41,7 +41,6 @@ __all__ = ["SpecStar", "spec"]
 
 T = TypeVar("T")
 P = TypeVar("P")
-logger = logging.getLogger("specstar")
 _MAX_NAME_LENGTH = 512
 
 
@@ -78,7 +77,9 @@ class SpecStar:
         awaited; awaited it also closes what an earlier configuration opened. Over open connections a plain statement is
         refused with `UsageError`. Raises `ConfigError` with every mistake found.
         """
-        configuration = self._resolve(backend, storage_factory, message_queue_factory)
+        from specstar.configuration import configuration_of
+
+        configuration = configuration_of(backend, storage_factory, message_queue_factory)
         if not self._gate.connections.opened():
             self._apply(configuration)
             return Configured(self, None)
@@ -90,44 +91,12 @@ class SpecStar:
         )
         return Configured(self, configuration)
 
-    @staticmethod
-    def _resolve(
-        backend: BackendConfig | Mapping[str, Any] | str | Path | None,
-        storage_factory: StorageFactory | None,
-        message_queue_factory: BoundMessageQueueFactory | None,
-    ) -> _Configuration:
-        from specstar.config import resolve_config
-        from specstar.message_queue.factories import BoundMessageQueueFactory
-        from specstar.resource_manager.factories import BoundStorageFactory, StorageFactory
-
-        for name, given, kind in (
-            ("storage_factory", storage_factory, StorageFactory),
-            ("message_queue_factory", message_queue_factory, BoundMessageQueueFactory),
-        ):
-            if given is not None and not isinstance(given, kind):
-                hint = "; a mapping goes to backend=" if isinstance(given, Mapping) else ""
-                raise ConfigError(f"{name}= is a {kind.__name__}, not {type(given).__name__}{hint}")
-        if backend is not None and storage_factory is not None:
-            raise ConfigError("give either backend= or storage_factory=, not both")
-        if backend is not None:
-            resolved = resolve_config(backend)
-            for warning in resolved.warnings():
-                logger.warning("%s", warning)
-            storage_factory = BoundStorageFactory(meta=resolved.meta, resource=resolved.resource, blob=resolved.blob)
-            if resolved.mq is not None:
-                if message_queue_factory is not None:
-                    raise ConfigError("backend= binds mq already; leave message_queue_factory= out, or mq")
-                message_queue_factory = BoundMessageQueueFactory(resolved.mq)
-        if storage_factory is None:
-            raise ConfigError("give backend= (a BackendConfig, a mapping or a JSON file) or storage_factory=")
-        return _Configuration(storage_factory, message_queue_factory)
-
-    def _apply(self, configuration: _Configuration) -> None:
+    def _apply(self, configuration: Configuration) -> None:
         self._factory = configuration.storage_factory
         self._message_queue_factory = configuration.message_queue_factory
         self._gate.renew(native=self._is_native())
 
-    async def _reconfigure(self, configuration: _Configuration) -> None:
+    async def _reconfigure(self, configuration: Configuration) -> None:
         self._gate.admit()
         await self.aclose()
         self._apply(configuration)
@@ -389,7 +358,7 @@ class SpecStar:
 class Configured(Awaitable[None]):
     """What `configure` returns: awaiting it closes what an earlier configuration had opened."""
 
-    def __init__(self, owner: SpecStar, configuration: _Configuration | None) -> None:
+    def __init__(self, owner: SpecStar, configuration: Configuration | None) -> None:
         self._owner = owner
         self._configuration = configuration
 
@@ -397,11 +366,6 @@ class Configured(Awaitable[None]):
         configuration, self._configuration = self._configuration, None
         if configuration is not None:
             yield from self._owner._reconfigure(configuration).__await__()
-
-
-class _Configuration(NamedTuple):
-    storage_factory: StorageFactory
-    message_queue_factory: BoundMessageQueueFactory | None
 
 
 def _checked_name(name: str) -> str:

@@ -60,7 +60,9 @@ class SpecStar:
         message_queue_factory: BoundMessageQueueFactory | None = None,
     ) -> None:
         """Bind the roles, and close what an earlier configuration had opened. Raises `ConfigError` with every mistake."""
-        configuration = self._inner._resolve(backend, storage_factory, message_queue_factory)
+        from specstar.configuration import configuration_of
+
+        configuration = configuration_of(backend, storage_factory, message_queue_factory)
         if self._gate.connections.opened():
             self._gate.close()
         self._inner._apply(configuration)
