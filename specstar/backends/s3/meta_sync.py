@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from copy import copy as copy_of
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from specstar.backends.s3.connection import S3Connection
 from specstar.backends.s3.errors import NotModified
-from specstar.backends.s3.meta_database import Change, Copy, Form, Setup, changed
-from specstar.backends.s3.meta_delta import Delta
+from specstar.backends.s3.meta_current import CurrentCopy
+from specstar.backends.s3.meta_database import Change, Copy, Form, Setup
 from specstar.backends.s3.meta_load import Loader, Version
 from specstar.backends.s3.meta_log import Commit
 from specstar.backends.s3.meta_object import StoredObject
+from specstar.backends.s3.meta_pending import PendingWrites
 from specstar.backends.s3.meta_push import Landed, Pusher, deleted
 from specstar.backends.s3.meta_rivals import Rivals
 from specstar.backends.s3.options import S3Options
@@ -32,7 +33,6 @@ from specstar.runtime import Batcher, Home
 
 __all__ = ["MetaSync"]
 
-T = TypeVar("T")
 logger = logging.getLogger("specstar")
 
 _MAX_CHANGES = 4096
@@ -50,9 +50,9 @@ class _Group(NamedTuple):
 class MetaSync:
     """The database of one model, shared by all stores of a connection that use it. All methods belong to the home loop.
 
-    `copy` is what reads see: the version with the ETag `etag`, and, without `auto_sync`, the local writes on top of it
-    (`pending`). A group of writes is made on a copy of it, which takes its place once it is pushed: what was not
-    acknowledged is never seen, and a refused push leaves everything as it was. `_state` guards these three.
+    Reads see the current copy: a version of the object, and, without `auto_sync`, the pending writes on top of it. A group
+    of writes is made on a copy of it, which takes its place once it is pushed: what was not acknowledged is never seen, and a
+    refused push leaves everything as it was. `_state` guards the copy and the writes.
     """
 
     def __init__(
@@ -83,14 +83,8 @@ class MetaSync:
             seconds=options.operation_timeout_seconds,
         )
         self._state = asyncio.Lock()
-        self._copy: Copy | None = None
-        self._etag: str | None = None
-        self._stale = False
-        self._pending: list[Change] = []
-        self._dropped: list[str] = []
-        # Pushes whose outcome is not known, and how many of the pending writes were in each.
-        self._sent: list[tuple[Commit, int]] = []
-        self._diverged: str | None = None
+        self._current = CurrentCopy(connection, stored.name)
+        self._pending = PendingWrites(connection, stored.name, model)
         self._warned = False
         self._rivals = Rivals(home)
         self._periodic: Any = None
@@ -141,19 +135,14 @@ class MetaSync:
                 await self._push_pending()
             elif not loaded:
                 await self._pull()
-            self._raise_dropped()
+            self._pending.raise_dropped()
 
     async def discard(self) -> None:
         """Give up local writes that are not pushed, and load what is in the bucket."""
         async with self._state:
-            self._pending.clear()
-            self._dropped.clear()
-            self._sent.clear()
-            self._diverged = None
+            self._pending.discard()
             # Loaded even if the object did not change: the local copy has other writes in it.
-            old, self._copy = self._copy, None
-            if old is not None:
-                self._retire(old)
+            self._current.give_up()
             await self._ready()
 
     # Writes.
@@ -170,55 +159,56 @@ class MetaSync:
 
     async def _apply(self, changes: list[Change]) -> list[Any]:
         """Change the local copy only; `sync` pushes later."""
-        results = await self._in_copy(lambda copy: copy.apply(changes, limit=self._form.limit))
-        self._pending += [change for change, result in zip(changes, results, strict=True) if changed(change, result)]
+        results = await self._current.use(lambda copy: copy.apply(changes, limit=self._form.limit))
+        self._pending.add(changes, results)
         return results
 
     async def _publish(self, changes: list[Change]) -> list[Any]:
         """Make changes on a copy and push it; one result or error each."""
+        current = self._current
         deadline = self._home.time() + self._options.operation_timeout_seconds
         attempt = 0
         while True:
             attempt += 1
             begun = self._home.time()
             try:
-                prepared = await self._in_copy(
+                prepared = await current.use(
                     partial(Copy.prepare, changes=changes, commit_id=secrets.token_hex(16), form=self._form)
                 )
             except LimitExceededError as error:
                 return await self._publish_halves(changes, error)
             if prepared.snapshot is None:
-                self._retire(prepared.copy)
+                current.retire(prepared.copy)
                 # All were refused, but by what we know: is it still so?
                 if attempt > 3 or not await self._pull():
                     return prepared.results
                 continue
             try:
-                outcome = await self._pusher.push(prepared.snapshot, replaces=self._etag, near=self._copy)
+                outcome = await self._pusher.push(prepared.snapshot, replaces=current.etag, near=current.copy)
             except BaseException as error:
-                self._retire(prepared.copy)
+                current.retire(prepared.copy)
                 # What is there now is to be found out before the next call.
-                self._stale = self._stale or isinstance(error, OutcomeUnknownError) or not isinstance(error, Exception)
+                current.stale |= isinstance(error, OutcomeUnknownError) or not isinstance(error, Exception)
                 raise
             if isinstance(outcome, Landed):
                 if outcome.copy is not None:
-                    self._retire(prepared.copy)
-                    self._swap(outcome.copy, outcome.etag)
+                    current.retire(prepared.copy)
+                    current.swap(outcome.copy, outcome.etag)
                 else:
-                    self._swap(prepared.copy, outcome.etag, prepared.delta)
+                    current.swap(prepared.copy, outcome.etag, prepared.delta)
                 self._warn_if_large(prepared.snapshot.size)
                 # One with a new base takes longer than what comes next.
                 self._rivals.won(begun, usual=prepared.snapshot.base is None)
                 return prepared.results
-            self._retire(prepared.copy)
+            current.retire(prepared.copy)
             self._rivals.lost()
             # Where nothing was before, there is nothing local to protect.
-            if not self._options.auto_reload_on_conflict and self._etag is not None:
-                self._retire(outcome.copy)
-                self._stale = True
+            if not self._options.auto_reload_on_conflict and current.etag is not None:
+                current.retire(outcome.copy)
+                current.stale = True
                 logger.info("%s: %d writes refused, another process wrote first", self.name, len(changes))
                 return [RevisionConflictError(change.resource_id, model=self._model) for change in changes]
-            self._swap(outcome.copy, outcome.etag)
+            current.swap(outcome.copy, outcome.etag)
             if self._home.time() >= deadline:
                 raise BackendUnavailable(
                     f"{self.name}: other processes were faster {attempt} times in "
@@ -243,99 +233,68 @@ class MetaSync:
 
     async def _push_pending(self) -> None:
         """Push the local copy; with `auto_reload_on_conflict`, replay the local writes on what others pushed."""
+        current, pending = self._current, self._pending
         deadline = self._home.time() + self._options.operation_timeout_seconds
         attempt = 0
-        while self._pending:
+        while pending:
             attempt += 1
-            twin = await self._in_copy(Copy.twin)
+            twin = await current.use(Copy.twin)
             commit: Commit | None = None
             try:
                 snapshot = await self._connection.in_thread(twin.seal, secrets.token_hex(16), self._form)
                 commit = snapshot.commit
-                outcome = await self._pusher.push(snapshot, replaces=self._etag, near=None)
+                outcome = await self._pusher.push(snapshot, replaces=current.etag, near=None)
             except BaseException as error:
-                self._retire(twin)
+                current.retire(twin)
                 if commit is not None and (isinstance(error, OutcomeUnknownError) or not isinstance(error, Exception)):
-                    self._sent.append((commit, len(self._pending)))
+                    pending.doubtful(commit)
                 raise
             if isinstance(outcome, Landed):
-                self._pending.clear()
-                self._sent.clear()
-                self._swap(outcome.copy or twin, outcome.etag)
+                pending.landed()
+                current.swap(outcome.copy or twin, outcome.etag)
                 if outcome.copy is not None:
-                    self._retire(twin)
+                    current.retire(twin)
                 self._warn_if_large(snapshot.size)
                 return
-            self._retire(twin)
+            current.retire(twin)
             if not await self._replay(outcome.copy, outcome.etag):
-                raise RevisionConflictError(self._pending[0].resource_id, model=self._model)
+                raise pending.conflict()
             if self._home.time() >= deadline:
                 raise BackendUnavailable(
                     f"{self.name}: other processes were faster {attempt} times; local writes are kept"
                 )
 
     async def _replay(self, copy: Copy, etag: str) -> bool:
-        """Put the local writes on top of a foreign version; those that conflict with it are dropped and reported.
-
-        Those that are in it, by a push whose answer was lost, are not made twice. False, and the version is closed, if local
-        writes must not be put on top of it.
-        """
-        # Each push had all that those before it had.
-        landed = 0
-        for commit, count in self._sent:
-            if await self._connection.in_thread(copy.holds, commit):
-                landed = count
-        if not (landed or self._options.auto_reload_on_conflict or self._etag is None):
-            self._retire(copy)
+        """Take a foreign version with the local writes on top. False, and it is closed, if they must not be put there."""
+        allowed = self._options.auto_reload_on_conflict or self._current.etag is None
+        if not await self._pending.replay(copy, allowed=allowed):
+            self._current.retire(copy)
             return False
-        pending = self._pending[landed:]
-        results = await self._connection.in_thread(copy.apply, pending) if pending else []
-        kept = [change for change, result in zip(pending, results, strict=True) if changed(change, result)]
-        dropped = [
-            change.resource_id for change, result in zip(pending, results, strict=True) if not changed(change, result)
-        ]
-        if dropped:
-            logger.error(
-                "%s: %d local writes conflict with foreign ones and were dropped: %r",
-                self.name,
-                len(dropped),
-                dropped[:10],
-            )
-        self._dropped += dropped
-        self._pending = kept
-        self._sent.clear()
-        self._swap(copy, etag)
+        self._current.swap(copy, etag)
         return True
-
-    def _raise_dropped(self) -> None:
-        if self._dropped:
-            first = self._dropped[0]
-            self._dropped.clear()
-            raise RevisionConflictError(first, model=self._model)
 
     # Reads.
 
     async def _flush_reads(self, operations: list[Operation]) -> list[Any]:
-        if self._options.check_etag_on_read or self._copy is None or self._stale:
+        if self._options.check_etag_on_read or self._current.copy is None or self._current.stale:
             await self._refresh()
         if not self._settled:
             async with self._state:
                 await self._ready()
-        return await self._in_copy(lambda copy: copy.read(operations))
+        return await self._current.use(lambda copy: copy.read(operations))
 
     async def _refresh(self) -> None:
         """Notice a foreign write: one HEAD for all reads that wait, the object only if it changed."""
-        if self._copy is not None and not self._stale:
-            etag = await self._stored.head()
-            if etag == self._etag or (etag is not None and etag == self._diverged):
-                return
+        current = self._current
+        if current.copy is not None and not current.stale and current.knows(await self._stored.head()):
+            return
         async with self._state:
             if not await self._ready():
                 await self._pull()
 
     async def _ready(self) -> bool:
         """Load the database if that was not done, or if what we have is known to be old; True if it asked the server."""
-        if self._copy is None:
+        if self._current.copy is None:
             self._settled = True
             await self._load(await self._loader.load())
             self._start_periodic()
@@ -344,72 +303,48 @@ class MetaSync:
             # Said before: a store that comes meanwhile wants it once more.
             self._settled = True
             try:
-                await self._in_copy(Copy.settle)
+                await self._current.use(Copy.settle)
             except BaseException:
                 self._settled = False
                 raise
-        if self._stale and not self._pending:
+        if self._current.stale and not self._pending:
             await self._pull()
             return True
         return False
 
     async def _load(self, found: Version | None) -> None:
         if found is not None:
-            self._swap(found.copy, found.etag)
-        elif self._etag is not None:
+            self._current.swap(found.copy, found.etag)
+        elif self._current.etag is not None:
             raise deleted(self.name)
         else:
-            self._copy = await self._connection.in_thread(Copy.empty, self.name, self._setup)
-            self._stale = False
+            self._current.begin(await self._connection.in_thread(Copy.empty, self.name, self._setup))
 
     async def _pull(self) -> bool:
         """Take a foreign version if there is one; True if there was. Local writes are replayed on it, or kept apart from it."""
         try:
-            found = await self._loader.load(known=self._etag, near=self._copy)
+            found = await self._loader.load(known=self._current.etag, near=self._current.copy)
         except NotModified:
-            self._stale = False
+            self._current.stale = False
             return False
         if found is None:
-            if self._etag is not None:
+            if self._current.etag is not None:
                 raise deleted(self.name)
-            self._stale = False
+            self._current.stale = False
             return False
         if not self._pending:
             await self._load(found)
             return True
         if await self._replay(found.copy, found.etag):
             return True
-        if self._diverged != found.etag:
-            self._diverged = found.etag
+        if self._current.diverged != found.etag:
+            self._current.diverged = found.etag
             logger.warning(
                 "%s: another process wrote; %d local writes are kept apart from it, sync() will refuse them",
                 self.name,
                 len(self._pending),
             )
         return False
-
-    # The copy, and who uses it.
-
-    async def _in_copy(self, work: Callable[[Copy], T]) -> T:
-        copy = self._copy
-        if copy is None:
-            raise BackendUnavailable(f"{self.name}: closed")
-        copy.users += 1
-        try:
-            return await self._connection.in_thread(work, copy)
-        finally:
-            copy.users -= 1
-            if copy.retired:
-                self._retire(copy)
-
-    def _swap(self, copy: Copy, etag: str, delta: Delta | None = None) -> None:
-        """Let another copy take the place. `delta`: what the one before lacks, where it may go on as the spare one."""
-        old, self._copy, self._etag, self._stale, self._diverged = self._copy, copy, etag, False, None
-        if old is not None and delta is not None and not old.users:
-            # Nobody is about to read it: what is changed in it next is not acknowledged yet.
-            copy.keep(old, delta)
-        elif old is not None:
-            self._retire(old)
 
     def _warn_if_large(self, size: int) -> None:
         if size > _LARGE and not self._warned:
@@ -419,12 +354,6 @@ class MetaSync:
                 self.name,
                 size >> 20,
             )
-
-    def _retire(self, copy: Copy) -> None:
-        """Close a copy once nobody reads it."""
-        copy.retired = True
-        if copy.users == 0:
-            self._connection.start(self._connection.in_thread(copy.close))
 
     # Life.
 
@@ -454,14 +383,12 @@ class MetaSync:
         async with self._state:
             if self._pending:
                 await self._push_pending()
-            copy, self._copy = self._copy, None
-            if copy is not None:
-                await self._connection.in_thread(copy.close)
-            self._raise_dropped()
+            await self._current.aclose()
+            self._pending.raise_dropped()
 
     def abandon(self) -> None:
         """Forget the database; the loop is gone, or belongs to the parent process."""
         if self._pending:
             logger.error("%s: %d local writes were never pushed and are lost", self.name, len(self._pending))
-        self._pending.clear()
-        self._copy = None
+        self._pending.discard()
+        self._current.copy = None

@@ -519,7 +519,7 @@ async def test_a_store_that_comes_while_tables_are_made_gets_its_own(
         connection = await rig.lazy.get()
         (handle,) = connection.meta_objects.values()
         sync: Any = handle
-        indexes = sync._copy._database.execute(
+        indexes = sync._current.copy._database.execute(
             "SELECT sql FROM sqlite_schema WHERE type = 'index' AND sql LIKE '%age%'"
         )
         assert indexes
