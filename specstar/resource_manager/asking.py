@@ -12,7 +12,7 @@ __all__ = ["query_of"]
 
 def query_of(
     query: Condition | Query | None,
-    fields: Fields,
+    fields: Fields | None,
     *,
     sort: Sequence[str | SortKey] = (),
     limit: int | None = None,
@@ -20,11 +20,11 @@ def query_of(
     after: str | None = None,
     include_deleted: bool = False,
 ) -> Query:
-    """The query, checked against the fields of the model. Raises `QueryError`."""
+    """The query, checked against the fields of the model; without them its names are left for later. Raises `QueryError`."""
     if isinstance(query, Query):
         if sort or limit is not None or offset or after is not None or include_deleted:
             raise QueryError("a Query has its own sort, limit, offset, after and include_deleted: make them part of it")
-        return resolve_query(query, fields)
+        return query if fields is None else resolve_query(query, fields)
     return build_query(
         query, fields=fields, sort=sort, limit=limit, offset=offset, after=after, include_deleted=include_deleted
     )

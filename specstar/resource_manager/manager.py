@@ -10,34 +10,25 @@ from typing import Any, Generic, Literal, TypeVar, cast
 from msgspec.structs import replace
 
 from specstar.checks import listed
-from specstar.errors import (
-    DecodeError,
-    InvalidInputError,
-    QueryError,
-    ResourceDeletedError,
-    ResourceNotFoundError,
-    RevisionStateError,
-)
+from specstar.errors import InvalidInputError, QueryError, ResourceDeletedError, ResourceNotFoundError
 from specstar.query import Condition, Fields, Projector, Query, SortKey, cursor_of
 from specstar.resource_manager.asking import query_of
 from specstar.resource_manager.authorship import Authorship
-from specstar.resource_manager.codec import Codec
 from specstar.resource_manager.drafting import Drafting
 from specstar.resource_manager.garbage import collect, drop_replaced
 from specstar.resource_manager.ids import checked_age, checked_id, is_id
+from specstar.resource_manager.plans import Plans
+from specstar.resource_manager.reading import Reading, stored
 from specstar.resource_manager.reindexing import reindex
 from specstar.resource_manager.resource import Page, Resource, own_copy
 from specstar.resource_manager.slot import StorageSlot
-from specstar.resource_manager.writer import Current
-from specstar.roles import MetaWrite, PayloadKey, ResourceMeta, RevisionInfo, RevisionStatus, StoredRevision
-from specstar.roles.storage import StorageWrite
+from specstar.roles import PayloadKey, ResourceMeta, RevisionInfo, RevisionStatus, StoredRevision
 from specstar.runtime import Gate, gated, portable
 
 __all__ = ["ResourceManager"]
 
 T = TypeVar("T")
 Status = RevisionStatus | Literal["stable", "draft"]
-_REINDEX_PAGE = 200
 
 
 def _status(status: Status) -> RevisionStatus:
@@ -69,10 +60,10 @@ class ResourceManager(Generic[T]):
         self._slot = slot
         self._fields = Fields(slot.model.indexed_fields)
         self._gate: Gate = slot.gate
-        self._project = projector
         self._authorship = Authorship(self.name)
         self._draft: Drafting[T] = Drafting(self._authorship, projector, schema_version)
-        self._told_by_row: Callable[[StoredRevision, T], T] | None = None
+        self._reading: Reading[T] = Reading(slot, projector)
+        self._plans: Plans[T] = Plans(slot, self._draft, self._reading)
 
     def __repr__(self) -> str:
         return f"ResourceManager({self.name!r})"
@@ -91,7 +82,7 @@ class ResourceManager(Generic[T]):
 
         Raises `DuplicateResourceError` if `resource_id` is taken, `InvalidInputError` if the data does not fit the model.
         """
-        item = self._draft.first(self._codec, data, resource_id, _status(status))
+        item = self._draft.first(self._slot.codec, data, resource_id, _status(status))
         writer = self._slot.writer
         await writer.storage.write(item)
         revision = cast("RevisionInfo", item.change.revision)
@@ -115,7 +106,7 @@ class ResourceManager(Generic[T]):
                 raise InvalidInputError("resource_ids has an id twice", field="resource_ids")
         if len(ids) != len(values):
             raise InvalidInputError(f"{len(values)} values but {len(ids)} resource ids", field="resource_ids")
-        kind, codec = _status(status), self._codec
+        kind, codec = _status(status), self._slot.codec
         items = [
             self._draft.first(codec, value, resource_id, kind) for value, resource_id in zip(values, ids, strict=True)
         ]
@@ -136,19 +127,16 @@ class ResourceManager(Generic[T]):
         `ResourceNotFoundError`, and `ResourceDeletedError` for a deleted resource.
         """
         checked_id(resource_id)
-        payload, data = self._codec.checked(data)
+        payload, data = self._slot.codec.checked(data)
         writer, kind = self._slot.writer, _status(status)
         if writer.advances and is_id(expected_revision_id):
             return await writer.advance(
                 resource_id,
                 lambda: self._draft.onward(
-                    self._codec.encoding, resource_id, expected_revision_id, data, payload, kind
+                    self._slot.codec.encoding, resource_id, expected_revision_id, data, payload, kind
                 ),
             )
-
-        async def plan(current: Current) -> StorageWrite:
-            return self._draft.next(self._codec.encoding, current.meta, data, payload, kind)
-
+        plan = self._plans.update(data, payload, kind)
         after = await writer.change(resource_id, plan, expected_revision_id=expected_revision_id)
         return cast("RevisionInfo", after.revision)
 
@@ -166,18 +154,9 @@ class ResourceManager(Generic[T]):
         Raises `RevisionStateError` if the current revision is stable, and otherwise what `update` raises.
         """
         checked_id(resource_id)
-        payload, data = self._codec.checked(data)
-        kind = _status(status)
+        payload, data = self._slot.codec.checked(data)
         replaced: list[PayloadKey] = []
-
-        async def plan(current: Current) -> StorageWrite:
-            revision = cast("RevisionInfo", current.revision)
-            if revision.status is not RevisionStatus.draft:
-                message = f"revision {revision.revision_id} of {self.name} {resource_id!r} is stable: use update()"
-                raise RevisionStateError(resource_id, revision_id=revision.revision_id, message=message)
-            replaced[:] = [PayloadKey(resource_id, revision.payload_id)]
-            return self._draft.rewritten(self._codec.encoding, current, data, payload, kind)
-
+        plan = self._plans.modify(data, payload, _status(status), replaced)
         writer = self._slot.writer
         after = await writer.change(resource_id, plan, expected_revision_id=expected_revision_id, needs_revision=True)
         await drop_replaced(self._slot.storage, replaced, model=self.name)
@@ -200,21 +179,7 @@ class ResourceManager(Generic[T]):
         raises, and `DecodeError`.
         """
         checked_id(resource_id)
-        storage, kind = self._slot.storage, _status(status)
-
-        async def plan(current: Current) -> StorageWrite:
-            found = await storage.read(resource_id, current.meta.current_revision_id)
-            if not isinstance(found, StoredRevision):
-                raise ResourceNotFoundError(resource_id, model=self.name)
-            before, encoding = found.payload, found.revision.encoding
-            if self._told_by_row is not None:
-                before, encoding = self._codec.checked(self._decoded(found))[0], self._codec.encoding
-            payload, data, encoding = self._codec.patched(
-                before, encoding, patch, resource_id=resource_id, revision_id=found.revision.revision_id
-            )
-            # Conditional on the row that the decision was made on, not on the one read with the payload.
-            return self._draft.next(encoding, current.meta, data, payload, kind)
-
+        plan = self._plans.patch(patch, _status(status))
         after = await self._slot.writer.change(resource_id, plan, expected_revision_id=expected_revision_id)
         return cast("RevisionInfo", after.revision)
 
@@ -230,14 +195,7 @@ class ResourceManager(Generic[T]):
 
     async def _flag(self, resource_id: str, *, deleted: bool, expected_revision_id: str | None) -> ResourceMeta:
         checked_id(resource_id)
-
-        async def plan(current: Current) -> StorageWrite | None:
-            if current.meta.is_deleted == deleted:
-                return None
-            return StorageWrite(
-                MetaWrite(self._draft.touched(current.meta, is_deleted=deleted), None, current.meta.version), None
-            )
-
+        plan = self._plans.flag(deleted=deleted)
         after = await self._slot.writer.change(
             resource_id, plan, expected_revision_id=expected_revision_id, deleted=False if deleted else None
         )
@@ -260,18 +218,7 @@ class ResourceManager(Generic[T]):
         """Make an earlier (or later) revision the current one. Raises `ResourceNotFoundError` if there is no such revision."""
         checked_id(resource_id)
         checked_id(revision_id, field="revision_id")
-        storage = self._slot.storage
-
-        async def plan(current: Current) -> StorageWrite | None:
-            if current.meta.current_revision_id == revision_id:
-                return None
-            found = await storage.read(resource_id, revision_id)
-            if not isinstance(found, StoredRevision):
-                raise ResourceNotFoundError(resource_id, revision_id=revision_id, model=self.name)
-            indexed = self._project(self._decoded(found))
-            meta = self._draft.touched(current.meta, current_revision_id=revision_id, indexed_data=indexed)
-            return StorageWrite(MetaWrite(meta, None, current.meta.version), None)
-
+        plan = self._plans.switch(revision_id)
         writer = self._slot.writer
         after = await writer.change(resource_id, plan, expected_revision_id=expected_revision_id)
         # The revision record that the writer remembers belongs to the revision before.
@@ -292,16 +239,10 @@ class ResourceManager(Generic[T]):
         checked_id(resource_id)
         if revision_id is not None:
             checked_id(revision_id, field="revision_id")
-        storage = self._slot.storage
-        found = await storage.read(resource_id, revision_id)
-        if found is None:
-            raise ResourceNotFoundError(resource_id, model=self.name)
-        if isinstance(found, ResourceMeta):
-            raise ResourceNotFoundError(resource_id, revision_id=revision_id, model=self.name)
+        found = await stored(self._slot.storage, resource_id, revision_id, model=self.name)
         if found.meta.is_deleted and not include_deleted:
             raise ResourceDeletedError(resource_id, model=self.name)
-        meta = own_copy(found.meta) if storage.shares_rows else found.meta
-        return Resource(meta=meta, info=found.revision, data=self._decoded(found))
+        return Resource(meta=self._reading.meta(found.meta), info=found.revision, data=self._reading.data(found))
 
     @gated
     async def get_many(self, resource_ids: Iterable[str], *, include_deleted: bool = False) -> list[Resource[T] | None]:
@@ -311,7 +252,7 @@ class ResourceManager(Generic[T]):
             return []
         found = await self._slot.storage.read_many(ids)
         return [
-            self._resource(item) if item is not None and (include_deleted or not item.meta.is_deleted) else None
+            self._reading.resource(item) if item is not None and (include_deleted or not item.meta.is_deleted) else None
             for item in found
         ]
 
@@ -326,11 +267,10 @@ class ResourceManager(Generic[T]):
     async def get_meta(self, resource_id: str) -> ResourceMeta:
         """The meta row, of a deleted resource too. Raises `ResourceNotFoundError`."""
         checked_id(resource_id)
-        storage = self._slot.storage
-        meta = await storage.read_meta(resource_id)
+        meta = await self._slot.storage.read_meta(resource_id)
         if meta is None:
             raise ResourceNotFoundError(resource_id, model=self.name)
-        return own_copy(meta) if storage.shares_rows else meta
+        return self._reading.meta(meta)
 
     @gated
     async def list_revisions(self, resource_id: str) -> list[RevisionInfo]:
@@ -365,7 +305,7 @@ class ResourceManager(Generic[T]):
         )
         found = await self._slot.storage.find(built)
         cursor = None if found.last is None else cursor_of(built, found.last)
-        return Page([self._resource(item) for item in found.resources], cursor)
+        return Page([self._reading.resource(item) for item in found.resources], cursor)
 
     @gated
     async def count(self, query: Condition | Query | None = None, *, include_deleted: bool = False) -> int:
@@ -389,24 +329,15 @@ class ResourceManager(Generic[T]):
         """
         if not isinstance(page_size, int) or page_size < 1:
             raise QueryError(f"page_size is a number from 1, got {page_size!r:.80}", path="page_size")
-        whole = query if isinstance(query, Query) else None
-        if whole is not None and (sort or include_deleted):
-            raise QueryError("a Query has its own sort and include_deleted: make them part of it")
-        left = None if whole is None else whole.limit
-        cursor: str | None = None
+        whole = query_of(query, None, sort=sort, include_deleted=include_deleted)
+        left = whole.limit
         while left != 0:
-            size = page_size if left is None else min(page_size, left)
-            if whole is None:
-                page = await self.search(query, sort=sort, limit=size, after=cursor, include_deleted=include_deleted)
-            else:
-                page = await self.search(replace(whole, limit=size))
+            page = await self.search(replace(whole, limit=page_size if left is None else min(page_size, left)))
             for resource in page:
                 yield resource
-            cursor = page.cursor
-            if cursor is None:
+            if page.cursor is None:
                 return
-            if whole is not None:
-                whole = replace(whole, after=cursor, offset=0)
+            whole = replace(whole, after=page.cursor, offset=0)
             left = None if left is None else left - len(page)
 
     @gated
@@ -444,9 +375,7 @@ class ResourceManager(Generic[T]):
         indexed when it was written. Versions move on, revisions and times stay as they are. Others may read and write
         meanwhile. A resource that cannot be indexed stays as it is, and is logged.
         """
-        everything = query_of(None, self._fields, limit=_REINDEX_PAGE, include_deleted=True)
-        slot = self._slot
-        return await reindex(slot.storage, slot.writer, everything, lambda found: self._project(self._decoded(found)))
+        return await reindex(self._slot.storage, self._slot.writer, self._reading.indexed)
 
     @gated
     async def collect_garbage(self, *, older_than_seconds: float = 3600.0) -> int:
@@ -463,26 +392,7 @@ class ResourceManager(Generic[T]):
     def _runs_anywhere(self) -> bool:
         return self._slot.portable
 
-    @property
-    def _codec(self) -> Codec[T]:
-        return self._slot.codec
-
     def _live_by_rows(self, told_by_row: Callable[[StoredRevision, T], T]) -> None:
         """Rows of this model are rewritten all the time, and say more than the payload: `told_by_row` adds it."""
-        self._told_by_row = told_by_row
+        self._reading.told_by_row = told_by_row
         self._slot.model = replace(self._slot.model, busy_rows=True)
-
-    def _decoded(self, found: StoredRevision) -> T:
-        revision = found.revision
-        data = self._codec.decode(
-            found.payload, revision.encoding, resource_id=revision.resource_id, revision_id=revision.revision_id
-        )
-        return data if self._told_by_row is None else self._told_by_row(found, data)
-
-    def _resource(self, found: StoredRevision) -> Resource[T]:
-        meta = own_copy(found.meta) if self._slot.storage.shares_rows else found.meta
-        try:
-            data = self._decoded(found)
-        except DecodeError as error:
-            return Resource(meta=meta, info=found.revision, error=error)
-        return Resource(meta=meta, info=found.revision, data=data)

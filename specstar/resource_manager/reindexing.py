@@ -9,7 +9,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from specstar.errors import DecodeError, QueryError, ResourceNotFoundError, RevisionConflictError, SpecstarError
-from specstar.query import Query, cursor_of
+from specstar.query import build_query, cursor_of
 from specstar.resource_manager.writer import Current, Writer
 from specstar.roles import MetaWrite, Storage, StoredRevision
 from specstar.roles.storage import StorageWrite
@@ -17,17 +17,17 @@ from specstar.roles.storage import StorageWrite
 __all__ = ["reindex"]
 
 logger = logging.getLogger("specstar")
+_PAGE = 200
 # Of one resource: its payload fits the model no longer, or has a value that no backend can index.
 _UNINDEXED = (DecodeError, QueryError)
 
 
-async def reindex(
-    storage: Storage, writer: Writer[Any], everything: Query, projection: Callable[[StoredRevision], dict[str, Any]]
-) -> int:
-    """Project all resources that `everything` finds anew, page by page; returns how many rows changed.
+async def reindex(storage: Storage, writer: Writer[Any], projection: Callable[[StoredRevision], dict[str, Any]]) -> int:
+    """Project all resources anew, deleted ones too, page by page; returns how many rows changed.
 
     One that cannot be indexed keeps the row that it has, and is logged.
     """
+    everything = build_query(limit=_PAGE, include_deleted=True)
     changed = 0
     while True:
         found = await storage.find(everything)

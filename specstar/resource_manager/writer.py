@@ -20,7 +20,7 @@ from specstar.resource_manager.key_lock import KeyLock
 from specstar.roles import Advance, AdvancingStorage, ResourceMeta, RevisionInfo, Storage, StorageWrite
 from specstar.runtime import Home
 
-__all__ = ["Current", "Writer"]
+__all__ = ["Current", "Plan", "Writer"]
 
 T = TypeVar("T")
 _ATTEMPTS = 16
@@ -45,6 +45,7 @@ class Current:
 
 
 Plan = Callable[[Current], Awaitable[StorageWrite | None]]
+"""Decides a write on the state that it meets; None: nothing is to be done."""
 
 
 class Writer(Generic[T]):

@@ -22,6 +22,7 @@ from specstar.message_queue.job import DeadJob, Job, JobStatus
 from specstar.message_queue.queue import JobQueue as AsyncJobQueue
 from specstar.message_queue.queue import P
 from specstar.query import Condition, Query, SortKey
+from specstar.resource_manager.asking import query_of
 from specstar.resource_manager.manager import ResourceManager as AsyncResourceManager
 from specstar.resource_manager.manager import Status, T
 from specstar.resource_manager.resource import Page, Resource
@@ -226,24 +227,15 @@ class ResourceManager(Generic[T]):
         """
         if not isinstance(page_size, int) or page_size < 1:
             raise QueryError(f"page_size is a number from 1, got {page_size!r:.80}", path="page_size")
-        whole = query if isinstance(query, Query) else None
-        if whole is not None and (sort or include_deleted):
-            raise QueryError("a Query has its own sort and include_deleted: make them part of it")
-        left = None if whole is None else whole.limit
-        cursor: str | None = None
+        whole = query_of(query, None, sort=sort, include_deleted=include_deleted)
+        left = whole.limit
         while left != 0:
-            size = page_size if left is None else min(page_size, left)
-            if whole is None:
-                page = self.search(query, sort=sort, limit=size, after=cursor, include_deleted=include_deleted)
-            else:
-                page = self.search(replace(whole, limit=size))
+            page = self.search(replace(whole, limit=page_size if left is None else min(page_size, left)))
             for resource in page:
                 yield resource
-            cursor = page.cursor
-            if cursor is None:
+            if page.cursor is None:
                 return
-            if whole is not None:
-                whole = replace(whole, after=cursor, offset=0)
+            whole = replace(whole, after=page.cursor, offset=0)
             left = None if left is None else left - len(page)
 
     def explain(
