@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from specstar.resource_manager.slot import StorageSlot
 from specstar.roles import BlobStore, ModelSpec
 from specstar.runtime import Gate, gated, interrupted
 from specstar.runtime.blocking import on_a_loop
+from specstar.suggestions import closest, did_you_mean
 
 if TYPE_CHECKING:
     from specstar.config import BackendConfig, ResolvedBackend
@@ -180,8 +180,7 @@ class SpecStar:
                 names = ", ".join(sorted(manager.name for manager in found))
                 raise InvalidInputError(f"{model.__name__} is declared under several names ({names}): ask by name")
         shown = model if isinstance(model, str) else model.__name__
-        near = difflib.get_close_matches(shown, self._managers, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        hint = did_you_mean(closest(shown, self._managers))
         raise NotConfiguredError(f"no model {shown!r} is declared; declare it with spec.add_model(...){hint}")
 
     @overload
@@ -232,8 +231,7 @@ class SpecStar:
         """The queue of a declared job, by its name. Raises `NotConfiguredError` if there is none."""
         queue = self._queues.get(name)
         if queue is None:
-            near = difflib.get_close_matches(name, self._queues, n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            hint = did_you_mean(closest(name, self._queues))
             raise NotConfiguredError(f"no job {name!r} is declared; declare it with @spec.job or spec.add_job(){hint}")
         return queue
 

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from specstar.suggestions import did_you_mean
+
 __all__ = [
     "BackendError",
     "BackendUnavailable",
@@ -64,7 +66,7 @@ class ConfigProblem:
     suggestion: str | None = None
 
     def __str__(self) -> str:
-        hint = f" (did you mean {self.suggestion!r}?)" if self.suggestion else ""
+        hint = did_you_mean(self.suggestion)
         return f"{self.path}: {self.reason}{hint}" if self.path else f"{self.reason}{hint}"
 
 
@@ -129,7 +131,7 @@ class QueryError(InvalidInputError):
     def __init__(self, message: str, *, path: str | None = None, suggestion: str | None = None) -> None:
         self.path = path
         self.suggestion = suggestion
-        super().__init__(f"{message} (did you mean {suggestion!r}?)" if suggestion else message, field=path)
+        super().__init__(f"{message}{did_you_mean(suggestion)}", field=path)
 
 
 class BackendError(SpecstarError):

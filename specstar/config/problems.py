@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from specstar.config.expansion import Expanded
 from specstar.errors import ConfigError, ConfigProblem
+from specstar.suggestions import closest
 
 __all__ = ["Problems", "join", "nearest", "quoted"]
 
@@ -51,13 +52,9 @@ def join(path: str, key: object) -> str:
 
 def nearest(name: object, known: Iterable[str]) -> str | None:
     """The known name closest to a mistyped one, if any is close. None for a value that came from the environment."""
-    from difflib import get_close_matches
-
     if not isinstance(name, str) or isinstance(name, Expanded) or len(name) > _LONGEST_NAME:
         return None
-    by_fold = {candidate.casefold(): candidate for candidate in known}
-    found = get_close_matches(name.casefold(), by_fold, n=1, cutoff=0.6)
-    return by_fold[found[0]] if found else None
+    return closest(name, known)
 
 
 def quoted(value: str) -> str:

@@ -9,6 +9,7 @@ from msgspec import Struct
 from msgspec.structs import force_setattr
 
 from specstar.errors import QueryError
+from specstar.suggestions import closest
 
 __all__ = ["ALL_KINDS", "META_FIELDS", "Fields", "IndexedField", "Kind", "MetaField", "ordered_kinds"]
 
@@ -90,12 +91,9 @@ class Fields:
         found: IndexedField | MetaField | None = None if meta else self.by_path.get(name)
         found = found or META_FIELDS.get(name)
         if found is None:
-            import difflib
-
             known = list(META_FIELDS) if meta else [*self.by_path, *META_FIELDS]
             what = "a meta field" if meta else "an indexed field of this model, nor a meta field"
-            near = difflib.get_close_matches(name[:MAX_PATH], known, n=1)
-            raise QueryError(f"{name[:80]!r} is not {what}", path=name, suggestion=near[0] if near else None)
+            raise QueryError(f"{name[:80]!r} is not {what}", path=name, suggestion=closest(name, known))
         return found
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from specstar.errors import QueryError
 from specstar.query.fields import ALL_KINDS, IndexedField, Kind, as_kinds, unique
+from specstar.suggestions import closest
 
 __all__ = ["fields_of", "options_of"]
 
@@ -79,15 +80,13 @@ def _field(root: Any, path: str) -> IndexedField:
     for part in path.split("."):
         inner = [found for described, keys in targets for found in _step(described, part, keys)]
         if not inner:
-            import difflib
-
             names = sorted({name for described, _ in targets for name in _names(described)})
-            near = difflib.get_close_matches(part, names, n=1)
+            near = closest(part, names)
             where = f"{walked!r} has" if walked else "the model has"
             raise QueryError(
                 f"indexed field {path[:80]!r}: {where} no field {part[:80]!r}",
                 path=path,
-                suggestion=f"{walked}.{near[0]}" if near and walked else near[0] if near else None,
+                suggestion=f"{walked}.{near}" if near and walked else near,
             )
         targets = inner
         walked = f"{walked}.{part}" if walked else part

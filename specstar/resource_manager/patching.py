@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
@@ -10,6 +9,7 @@ import msgspec
 from msgspec import inspect
 
 from specstar.query.modelling import options_of
+from specstar.suggestions import closest, did_you_mean
 
 __all__ = ["Shape", "UnknownMemberError"]
 
@@ -35,9 +35,8 @@ class UnknownMemberError(ValueError):
         self.path: list[str] = []
 
     def __str__(self) -> str:
-        hint = f" (did you mean {self._near!r}?)" if self._near else ""
         path = "".join(["$", *reversed(self.path)])
-        return f"there is no field {self._name!r}{hint} - at `{path[:1000]}`"
+        return f"there is no field {self._name!r}{did_you_mean(self._near)} - at `{path[:1000]}`"
 
 
 class Shape:
@@ -244,8 +243,7 @@ def _is_tag(records: Sequence[_Record], name: object) -> bool:
 def _unknown(records: Sequence[_Record], name: object) -> UnknownMemberError:
     shown = _text(name)[:_MAX_SHOWN]
     known = [field.encode_name for record in records for field in record.fields]
-    near = difflib.get_close_matches(shown, known, n=1)
-    return UnknownMemberError(shown, near[0] if near else None)
+    return UnknownMemberError(shown, closest(shown, known))
 
 
 def _text(key: Any) -> str:

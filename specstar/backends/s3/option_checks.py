@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from typing import Any
 from urllib.parse import urlsplit
 
 from specstar.backends.s3.options import S3Options
+from specstar.suggestions import closest, did_you_mean
 
 __all__ = ["problems_of"]
 
@@ -51,8 +51,7 @@ def _client_problems(given: dict[str, Any]) -> list[str]:
     problems = []
     for name in given:
         if name not in _CLIENT_ARGUMENTS:
-            near = difflib.get_close_matches(name, _CLIENT_ARGUMENTS, n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else f"; known: {', '.join(_CLIENT_ARGUMENTS)}"
+            hint = did_you_mean(closest(name, _CLIENT_ARGUMENTS)) or f"; known: {', '.join(_CLIENT_ARGUMENTS)}"
             problems.append(f"the S3 client takes no argument {name!r}{hint}")
     if not isinstance(given.get("verify"), bool | str | os.PathLike | None):
         problems.append("verify is true, false, or the path of a file of CA certificates")
