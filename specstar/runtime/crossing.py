@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import logging
 import threading
@@ -12,9 +11,8 @@ from asyncio import events
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-import anyio
-
 from specstar.errors import BackendUnavailable, OutcomeUnknownError
+from specstar.runtime.cleanup import wait_shielded
 from specstar.runtime.home import AsyncioHome, Call, Home, Outcome
 from specstar.runtime.interrupts import protect_in_trio, uninterrupted
 from specstar.runtime.mailbox import Mailbox
@@ -135,11 +133,7 @@ async def _from_asyncio(home: Home, submit: Submit[R]) -> R:
     except asyncio.CancelledError as error:
         cancelled = error
         call.cancel()
-        # In a shielded scope anyio does not cancel again and again while the work over there ends.
-        with anyio.CancelScope(shield=True):
-            while not arrived.done():
-                with contextlib.suppress(asyncio.CancelledError):
-                    await asyncio.shield(arrived)
+        await wait_shielded(arrived)  # for the work over there to end
         outcome = arrived.result()
     finally:
         if timer is not None:

@@ -17,6 +17,8 @@ from typing import Any, TypeVar, TypeVarTuple
 import anyio
 import anyio.to_thread
 
+from specstar.runtime.cleanup import wait_shielded
+
 __all__ = ["run_in_thread"]
 
 T = TypeVar("T")
@@ -57,11 +59,7 @@ class _Ticket:
             if self._taken_back or self._over:
                 return
             left = self._left = self._loop.create_future()
-        # In a shielded scope anyio does not cancel again and again.
-        with anyio.CancelScope(shield=True):
-            while not left.done():
-                with contextlib.suppress(asyncio.CancelledError):
-                    await asyncio.shield(left)
+        await wait_shielded(left)
 
 
 def _wake(left: asyncio.Future[None]) -> None:
