@@ -13,6 +13,7 @@ from msgspec import Struct, ValidationError
 from specstar.config.expansion import Expanded
 from specstar.config.loading import UNUSABLE
 from specstar.config.problems import nearest
+from specstar.config.redaction import HIDDEN
 
 __all__ = ["FieldProblem", "StructTable"]
 
@@ -161,7 +162,7 @@ class StructTable:
         for name, value in values.items():
             _collect(value, name in self.secrets, found)
         for secret in sorted(set(found), key=len, reverse=True):
-            text = text.replace(secret, "***")
+            text = text.replace(secret, HIDDEN)
         return text
 
     def _known(self, name: str) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from typing import Any
+from typing import Any, cast
 
 from msgspec import Struct
 
-__all__ = ["HIDDEN", "looks_secret", "redacted", "redacted_options", "secret_names"]
+__all__ = ["HIDDEN", "Redacted", "looks_secret", "redacted", "redacted_options", "secret_names"]
 
 HIDDEN = "***"
 
@@ -38,6 +38,19 @@ def secret_names(options_type: type[Struct]) -> frozenset[str]:
     """The attributes that hold secrets: those its class names in `secrets`, and those that look so."""
     declared: Collection[str] = getattr(options_type, "secrets", ())
     return frozenset(declared) | {name for name in options_type.__struct_fields__ if looks_secret(name)}
+
+
+class Redacted:
+    """Makes a struct print without its secrets. One that knows better what to hide has a `__rich_repr__` of its own."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={value!r}" for name, value in self.__rich_repr__())
+        return f"{type(self).__name__}({shown})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return list(redacted_options(cast("Struct", self)).items())
 
 
 def redacted_options(options: Struct) -> dict[str, Any]:

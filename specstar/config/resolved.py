@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from msgspec import Struct
 
-from specstar.config.redaction import redacted_options
+from specstar.config.redaction import Redacted, redacted_options
 from specstar.config.structs import BackendDefaults, Role
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ __all__ = ["Origin", "ResolvedBackend", "ResolvedConfig"]
 Origin: TypeAlias = Literal["given", "connection", "defaults", "default"]
 
 
-class ResolvedBackend(Struct, frozen=True, kw_only=True, eq=False):
+class ResolvedBackend(Redacted, Struct, frozen=True, kw_only=True, eq=False):
     """What fills one role: provider, typed options, and the connection they came from (None: an inline backend).
 
     `origins` names the options that were set and where: `given` in the binding, in the `connection`, in `defaults`.
@@ -41,9 +41,6 @@ class ResolvedBackend(Struct, frozen=True, kw_only=True, eq=False):
     def shown_options(self) -> dict[str, Any]:
         """All options by name, with `***` for secrets."""
         return redacted_options(self.options)
-
-    def __repr__(self) -> str:
-        return f"ResolvedBackend({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         return [

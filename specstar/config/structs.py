@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args
 from msgspec import Meta, Struct, field
 
 from specstar.config.encoding import Encoding
+from specstar.config.redaction import HIDDEN, Redacted
 
 __all__ = ["ROLES", "BackendBinding", "BackendConfig", "BackendDefaults", "ConnectionProfile", "Role"]
 
@@ -31,7 +32,7 @@ class BackendDefaults(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     ] = 3600
 
 
-class ConnectionProfile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ConnectionProfile(Redacted, Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A backend with its options under a name, for several bindings to use.
 
     A disabled connection is still checked, but no binding may use it. `tags` are for people and tools; `show` prints
@@ -43,14 +44,11 @@ class ConnectionProfile(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     enabled: Annotated[bool, Meta(description="false: kept here, but no binding may use it.")] = True
     tags: Annotated[tuple[str, ...], Meta(description="Labels for people and tools; no effect.")] = ()
 
-    def __repr__(self) -> str:
-        return f"ConnectionProfile({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
-
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         return _shown(self)
 
 
-class BackendBinding(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class BackendBinding(Redacted, Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What fills one role: a named connection (`use`) or an inline backend (`type`), exactly one of them.
 
     Options given here win over those of the connection. `required=False` on `mq` leaves the role unbound if its
@@ -65,9 +63,6 @@ class BackendBinding(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     required: Annotated[
         bool, Meta(description="false, for mq only: leave the role unbound if its connection is disabled.")
     ] = True
-
-    def __repr__(self) -> str:
-        return f"BackendBinding({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         return _shown(self)
@@ -109,5 +104,5 @@ class BackendConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 def _shown(struct: ConnectionProfile | BackendBinding) -> list[tuple[str, Any]]:
     """The fields for printing. Which options are secret is known only to the backend type: no value is shown."""
     options: Any = struct.options
-    hidden: Any = dict.fromkeys(options, "***") if isinstance(options, Mapping) else "***"
+    hidden: Any = dict.fromkeys(options, HIDDEN) if isinstance(options, Mapping) else HIDDEN
     return [(name, hidden if name == "options" else getattr(struct, name)) for name in struct.__struct_fields__]

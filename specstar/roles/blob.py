@@ -9,10 +9,11 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Literal, TypeVar
+from typing import IO, Any, Literal, TypeVar
 
 from msgspec import Struct
 
+from specstar.config.redaction import HIDDEN, Redacted
 from specstar.errors import BlobNotFoundError, InvalidInputError, shown
 from specstar.roles.records import BlobInfo
 from specstar.runtime.cleanup import clean_up
@@ -56,7 +57,7 @@ def no_session(upload_id: str) -> BlobNotFoundError:
     return BlobNotFoundError(upload_id, message=f"there is no upload session {shown(upload_id)}")
 
 
-class UploadSession(Struct, frozen=True, kw_only=True):
+class UploadSession(Redacted, Struct, frozen=True, kw_only=True):
     """An upload in progress. `method` "proxy": send bytes with `upload`; "single_put": PUT them to `url` with `headers`."""
 
     upload_id: str
@@ -66,10 +67,10 @@ class UploadSession(Struct, frozen=True, kw_only=True):
     headers: dict[str, str] = {}
     expires_time: datetime | None = None
 
-    def __repr__(self) -> str:
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
         # Whoever has the URL may upload.
-        shown = {name: getattr(self, name) for name in self.__struct_fields__} | ({"url": "***"} if self.url else {})
-        return f"UploadSession({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+        shown = {name: getattr(self, name) for name in self.__struct_fields__} | ({"url": HIDDEN} if self.url else {})
+        return list(shown.items())
 
 
 class BlobWriter(ABC):

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
-from urllib.parse import urlsplit
 
-from msgspec import Meta, Struct, structs
+from msgspec import Meta, Struct
 
 from specstar.config.encoding import Encoding
+from specstar.config.redaction import Redacted
 
 __all__ = ["S3Options"]
 
 MIB = 1 << 20
 
 
-class S3Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class S3Options(Redacted, Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Options of backend type `s3`. Secrets print as `***`."""
 
     secrets: ClassVar[frozenset[str]] = frozenset({"access_key_id", "secret_access_key", "client_kwargs"})
@@ -144,23 +144,7 @@ class S3Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         ),
     ] = 8 * MIB
 
-    def __rich_repr__(self) -> list[tuple[str, Any]]:  # type: ignore[override, unused-ignore]
-        shown = {**structs.asdict(self), "endpoint_url": _without_user(self.endpoint_url)}
-        return [(name, "***" if name in self.secrets and value else value) for name, value in shown.items()]
-
-    def __repr__(self) -> str:
-        shown = ", ".join(f"{name}={value!r}" for name, value in self.__rich_repr__())
-        return f"S3Options({shown})"
-
     @property
     def bucket_of_blobs(self) -> str:
         """The bucket for blobs."""
         return self.blob_bucket or self.bucket
-
-
-def _without_user(url: str | None) -> str | None:
-    """A URL without the user and password that it may hold."""
-    if url is None:
-        return None
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
