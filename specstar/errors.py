@@ -6,9 +6,10 @@ failed, where, and the next step. Driver errors are chained as `__cause__`. No m
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from specstar.suggestions import did_you_mean
 
@@ -39,6 +40,7 @@ __all__ = [
     "WaitTimeoutError",
 ]
 
+E = TypeVar("E", bound=Exception)
 _MAX_SHOWN = 80
 
 
@@ -55,6 +57,16 @@ def _rebuild(cls: type[SpecstarError], args: tuple[Any, ...], state: dict[str, A
     error.args = args
     error.__dict__.update(state)
     return error
+
+
+def twin_of(error: E) -> E:
+    """An error of its own for each of several callers: a shared one would gather every caller's traceback."""
+    try:
+        twin = copy.copy(error)
+    except Exception:  # of a foreign class
+        return error
+    twin.__cause__ = error.__cause__ or error
+    return twin
 
 
 @dataclass(frozen=True, slots=True)

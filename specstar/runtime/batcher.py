@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar, cast
 import anyio
 import anyio.lowlevel
 
-from specstar.errors import BackendError, BackendUnavailable, OutcomeUnknownError
+from specstar.errors import BackendError, BackendUnavailable, OutcomeUnknownError, twin_of
 from specstar.runtime.home import Home, Waiter
 from specstar.runtime.sending import send
 
@@ -263,7 +263,7 @@ class Batcher(Generic[Item, Result]):
     def _fail(self, batch: list[_Entry[Item]], error: Exception) -> None:
         for entry in batch:
             if not entry.waiter.done():
-                entry.waiter.set_exception(_copy(error) if len(batch) > 1 else error)
+                entry.waiter.set_exception(twin_of(error) if len(batch) > 1 else error)
             self._release(entry)
 
     def _release(self, entry: _Entry[Item]) -> None:
@@ -289,15 +289,3 @@ class Batcher(Generic[Item, Result]):
                 await self._idle.wait()
             return True
         return False
-
-
-def _copy(error: Exception) -> Exception:
-    """Each caller gets an error of its own: a shared one would gather every caller's traceback."""
-    import copy
-
-    try:
-        twin = copy.copy(error)
-    except Exception:
-        return error
-    twin.__cause__ = error.__cause__ or error
-    return twin

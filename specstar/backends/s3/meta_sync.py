@@ -6,7 +6,6 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Hashable, Sequence
-from copy import copy as copy_of
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -28,6 +27,7 @@ from specstar.errors import (
     OutcomeUnknownError,
     RevisionConflictError,
     SpecstarError,
+    twin_of,
 )
 from specstar.runtime import Batcher, Home
 
@@ -228,7 +228,7 @@ class MetaSync:
                 results += await self._publish(half)
             except SpecstarError as refused:
                 # The other half may be in the bucket: it stays acknowledged.
-                results += [copy_of(refused) for _ in half]
+                results += [twin_of(refused) for _ in half]
         return results
 
     async def _push_pending(self) -> None:
