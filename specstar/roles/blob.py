@@ -14,14 +14,14 @@ from typing import IO, Any, Literal, TypeVar
 from msgspec import Struct
 
 from specstar.config.redaction import HIDDEN, Redacted
-from specstar.errors import BlobNotFoundError, InvalidInputError, shown
+from specstar.errors import InvalidInputError
 from specstar.roles.records import BlobInfo
 from specstar.runtime.cleanup import clean_up
 from specstar.runtime.joining import joined
 from specstar.runtime.new_file import NewFile
 from specstar.runtime.threads import run_in_thread
 
-__all__ = ["BlobReader", "BlobStore", "BlobWriter", "UploadSession", "no_session", "open_source", "unreadable"]
+__all__ = ["BlobReader", "BlobStore", "BlobWriter", "UploadSession", "open_source", "unreadable"]
 
 T = TypeVar("T")
 _CLEANUP_SECONDS = 30.0
@@ -50,11 +50,6 @@ def open_source(path: Path) -> int:
     except (OSError, ValueError) as error:
         raise unreadable(path, error) from error
     return descriptor
-
-
-def no_session(upload_id: str) -> BlobNotFoundError:
-    """The error for an upload session that nobody knows."""
-    return BlobNotFoundError(upload_id, message=f"there is no upload session {shown(upload_id)}")
 
 
 class UploadSession(Redacted, Struct, frozen=True, kw_only=True):

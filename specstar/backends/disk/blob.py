@@ -20,8 +20,9 @@ from specstar.backends.disk.new_blob import NewBlob
 from specstar.backends.disk.options import DiskOptions
 from specstar.backends.disk.uploads import SessionLocked, Uploads
 from specstar.backends.provider import BackendContext
-from specstar.errors import BackendUnavailable, UsageError
+from specstar.errors import BackendUnavailable
 from specstar.roles import BlobInfo, BlobReader, BlobStore, BlobWriter, UploadSession
+from specstar.roles.uploads import writer_has_ended
 from specstar.runtime import clean_up, run_in_thread
 
 __all__ = ["DiskBlobStore"]
@@ -224,4 +225,4 @@ class _Writer(BlobWriter):
 
     def _check(self) -> None:
         if self._ended:
-            raise UsageError("this upload has ended: create another one")
+            raise writer_has_ended()

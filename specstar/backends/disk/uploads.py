@@ -23,9 +23,9 @@ from specstar.backends.disk.blob_files import BlobFiles
 from specstar.backends.disk.durable import FolderTree, disk_errors, fsync_folder, link_new, write_fully
 from specstar.backends.disk.new_blob import UnreadableSource
 from specstar.config.encoding import UNDECODABLE
-from specstar.errors import BlobIntegrityError, BlobNotFoundError, OutcomeUnknownError, UsageError
+from specstar.errors import BlobIntegrityError, BlobNotFoundError, OutcomeUnknownError
 from specstar.roles import BlobInfo
-from specstar.roles.blob import no_session
+from specstar.roles.uploads import being_finalized, finalized_already, no_session, not_announced, nothing_uploaded
 
 __all__ = ["SessionLocked", "Uploads"]
 
@@ -81,7 +81,7 @@ class Uploads:
             try:
                 with _locked(folder / _SESSION, fcntl.LOCK_SH | fcntl.LOCK_NB):
                     if (folder / _DONE).exists():
-                        raise UsageError(f"upload {upload_id} is finalized already")
+                        raise finalized_already(upload_id)
                     place = self._places.get(upload_id)
                     if place is None:
                         place = len(self._parts(folder))
@@ -91,7 +91,7 @@ class Uploads:
             except FileNotFoundError:
                 raise no_session(upload_id) from None
             except SessionLocked:
-                raise UsageError(f"upload {upload_id} is being finalized") from None
+                raise being_finalized(upload_id) from None
 
     def _remember(self, upload_id: str, place: int) -> None:
         """Where this process goes on. What is forgotten is found again in the folder."""
@@ -140,10 +140,10 @@ class Uploads:
     def _join(self, folder: Path, session: _Session, upload_id: str) -> BlobInfo:
         parts = self._parts(folder)
         if not parts and session.size != 0:
-            raise BlobNotFoundError(upload_id, message=f"nothing was uploaded in session {upload_id}")
+            raise nothing_uploaded(upload_id)
         received = sum(part.stat().st_size for part in parts)
         if session.size is not None and received != session.size:
-            raise BlobIntegrityError(f"upload {upload_id}: {session.size} bytes announced, {received} received")
+            raise not_announced(upload_id, announced=session.size, received=received)
         return self._files.put_open(_opened(parts, upload_id), session.content_type, size=received)
 
     def abort(self, upload_id: str) -> None:

@@ -13,9 +13,9 @@ from specstar.backends.memory.blobs import BlobTable, PendingUpload
 from specstar.backends.memory.connection import MemoryConnection
 from specstar.backends.memory.options import MemoryOptions
 from specstar.backends.provider import BackendContext
-from specstar.errors import BlobIntegrityError, BlobNotFoundError, UsageError
+from specstar.errors import BlobNotFoundError
 from specstar.roles import BlobInfo, BlobReader, BlobStore, BlobWriter, UploadSession
-from specstar.roles.blob import no_session
+from specstar.roles.uploads import finalized_already, no_session, not_announced, nothing_uploaded, writer_has_ended
 from specstar.runtime import joined, run_in_thread
 
 __all__ = ["MemoryBlobStore"]
@@ -82,7 +82,7 @@ class MemoryBlobStore(BlobStore):
     async def upload(self, upload_id: str, data: bytes) -> None:
         pending = _session(await self.table(), upload_id)
         if pending.finished is not None or pending.busy:
-            raise UsageError(f"upload {upload_id} is finalized already")
+            raise finalized_already(upload_id)
         pending.chunks.append(bytes(data))
         pending.received += len(data)
         pending.touched_time = datetime.now(UTC)
@@ -93,9 +93,9 @@ class MemoryBlobStore(BlobStore):
         if pending.finished is not None:
             return _found(table, pending.finished.file_id)[0]
         if not pending.chunks and pending.size != 0:
-            raise BlobNotFoundError(upload_id, message=f"nothing was uploaded in session {upload_id}")
+            raise nothing_uploaded(upload_id)
         if pending.size is not None and pending.received != pending.size:
-            raise BlobIntegrityError(f"upload {upload_id}: {pending.size} bytes announced, {pending.received} received")
+            raise not_announced(upload_id, announced=pending.size, received=pending.received)
         pending.busy += 1
         try:
             info = await self.put_bytes(await joined(pending.chunks), content_type=pending.content_type)
@@ -179,7 +179,7 @@ class _Writer(BlobWriter):
 
     def _check(self) -> None:
         if self._ended:
-            raise UsageError("this upload has ended: create another one")
+            raise writer_has_ended()
 
 
 class _Reader(BlobReader):

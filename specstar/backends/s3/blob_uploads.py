@@ -30,10 +30,9 @@ from specstar.errors import (
     InvalidInputError,
     OutcomeUnknownError,
     SpecstarError,
-    UsageError,
 )
 from specstar.roles import BlobInfo, UploadSession
-from specstar.roles.blob import no_session
+from specstar.roles.uploads import being_finalized, finalized_already, no_session, not_announced, nothing_uploaded
 
 __all__ = ["Uploads"]
 
@@ -132,7 +131,7 @@ class Uploads:
         try:
             async with lock:
                 if upload_id in self._finalizing:
-                    raise UsageError(f"upload {upload_id} is being finalized")
+                    raise being_finalized(upload_id)
                 number = self._next.get(upload_id)
                 known = number is not None
                 if number is None:
@@ -140,7 +139,7 @@ class Uploads:
                     if record.method != "proxy":
                         raise InvalidInputError("this session takes its bytes by a PUT to its url", field="upload_id")
                     if record.file_id is not None:
-                        raise UsageError(f"upload {upload_id} is finalized already")
+                        raise finalized_already(upload_id)
                     number = 1 + max((number for number, _ in await self._chunks(connection, folder)), default=0)
                 number = await self._put_chunk(connection, folder, number, data)
                 if known:
@@ -230,9 +229,7 @@ class Uploads:
             # Another process may have finalized, and removed the bytes that we were reading.
             record = await self._load(connection, upload_id)
             if record.file_id is None:
-                raise BlobNotFoundError(
-                    upload_id, message=f"nothing was uploaded to session {upload_id}, or it was aborted"
-                ) from None
+                raise nothing_uploaded(upload_id) from None
         found = await self._layout.find(connection, str(record.file_id))
         if found is None:
             raise BlobNotFoundError(str(record.file_id))
@@ -247,7 +244,7 @@ class Uploads:
                 return await self._from_chunks(connection, upload_id, record)  # of which there are none
             raise
         size, etag = held["ContentLength"], held["ETag"]
-        _check_size(record, size)
+        _check_size(upload_id, record, size)
         try:
             sums = await self._hash(connection, key, size, etag)
             file_id = sums.file_id
@@ -309,7 +306,7 @@ class Uploads:
         if (not chunks and record.size != 0) or [number for number, _ in chunks] != list(range(1, len(chunks) + 1)):
             raise BlobNotFoundError(upload_id)
         size = sum(entry["Size"] for _, entry in chunks)
-        _check_size(record, size)
+        _check_size(upload_id, record, size)
         writer = S3BlobWriter(connection, self._options, self._layout, content_type=record.content_type, size_hint=size)
         try:
             for _, entry in chunks:
@@ -348,6 +345,6 @@ class Uploads:
         self._appending.pop(upload_id, None)
 
 
-def _check_size(record: _Record, size: int) -> None:
+def _check_size(upload_id: str, record: _Record, size: int) -> None:
     if record.size is not None and size != record.size:
-        raise BlobIntegrityError(f"{record.size} bytes were announced, {size} were uploaded")
+        raise not_announced(upload_id, announced=record.size, received=size)

@@ -11,8 +11,9 @@ from specstar.backends.s3.connection import S3Connection
 from specstar.backends.s3.errors import ConditionalConflict, NotImplementedThere, PreconditionFailed
 from specstar.backends.s3.multipart import MultipartUpload, copy_object
 from specstar.backends.s3.options import S3Options
-from specstar.errors import BackendUnavailable, BlobIntegrityError, UsageError
+from specstar.errors import BackendUnavailable, BlobIntegrityError
 from specstar.roles import BlobInfo, BlobWriter
+from specstar.roles.uploads import writer_has_ended
 from specstar.runtime import joined
 
 __all__ = ["S3BlobWriter", "put_small", "sums_of"]
@@ -112,7 +113,7 @@ class S3BlobWriter(BlobWriter):
 
     async def write(self, chunk: bytes | bytearray | memoryview) -> None:
         if self._over:
-            raise UsageError("this upload is over")
+            raise writer_has_ended()
         data = bytes(chunk)
         position = 0
         while position < len(data):
@@ -150,7 +151,7 @@ class S3BlobWriter(BlobWriter):
 
     async def commit(self) -> BlobInfo:
         if self._over:
-            raise UsageError("this upload is over")
+            raise writer_has_ended()
         try:
             info = await self._commit()
         except BaseException:
