@@ -37,7 +37,7 @@ def show(
     resolved = resolve_config(file)
     if json:
         roles = {bound.role: _plain(bound) for bound in resolved}
-        print_json({"file": file, "roles": {"mq": None, **roles}, "warnings": _warnings(resolved)})
+        print_json({"file": file, "roles": {"mq": None, **roles}, "warnings": resolved.warnings(in_use=True)})
         return 0
     for number, bounds in enumerate(_alike(resolved)):
         bound = bounds[0]
@@ -50,19 +50,9 @@ def show(
         print_table(("option", "value", "set in"), rows, title=title)
     if resolved.mq is None:
         print_text("\nmq: not bound, so there are no jobs")
-    for warning in _warnings(resolved):
+    for warning in resolved.warnings(in_use=True):
         print_text(f"\nwarning: {warning}")
     return 0
-
-
-def _warnings(resolved: ResolvedConfig) -> list[str]:
-    found = resolved.warnings()
-    kept = {bound.role for bound in resolved if bound.provider.durable}
-    if {"meta", "resource"} <= kept and "blob" not in kept:
-        found.append("blobs are in memory, and gone when the process ends: bind blob too, if there are any")
-    if "mq" in kept and not {"meta", "resource"} <= kept:
-        found.append("the state of jobs is in the memory of each process, where no other can look at it")
-    return found
 
 
 def _alike(resolved: ResolvedConfig) -> list[list[ResolvedBackend]]:

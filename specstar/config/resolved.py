@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from msgspec import Struct
@@ -13,7 +13,7 @@ from specstar.config.structs import BackendDefaults, Role
 if TYPE_CHECKING:
     from specstar.backends.provider import BackendProvider
 
-__all__ = ["Origin", "ResolvedBackend", "ResolvedConfig"]
+__all__ = ["Origin", "ResolvedBackend", "ResolvedConfig", "blob_warning"]
 
 Origin: TypeAlias = Literal["given", "connection", "defaults", "default"]
 
@@ -65,8 +65,11 @@ class ResolvedConfig(Struct, frozen=True, kw_only=True, eq=False):
         """The roles that are bound, in the order meta, resource, blob, mq."""
         return iter([bound for bound in (self.meta, self.resource, self.blob, self.mq) if bound is not None])
 
-    def warnings(self) -> list[str]:
-        """What is allowed, but hardly meant: roles in memory beside those that outlive the process."""
+    def warnings(self, *, in_use: bool = False) -> list[str]:
+        """What is allowed, but hardly meant: roles in memory beside those that outlive the process.
+
+        `in_use`: also what matters only once there are blobs and jobs, and is logged then.
+        """
         kept = {bound.role: bound.type for bound in self if bound.provider.durable}
         found = []
         if "meta" in kept and "resource" not in kept:
@@ -79,4 +82,24 @@ class ResolvedConfig(Struct, frozen=True, kw_only=True, eq=False):
                 f"payloads of resources are on {kept['resource']}, but meta is in memory: nothing finds them again when the "
                 "process has ended; bind meta too"
             )
+        if in_use:
+            found += [warning for warning in (blob_warning(self), _job_warning(self)) if warning is not None]
         return found
+
+
+def blob_warning(bound: Iterable[ResolvedBackend]) -> str | None:
+    """What it means that blobs are in memory, where resources are not."""
+    kept = {each.role: each.type for each in bound if each.provider.durable}
+    if "meta" not in kept or "resource" not in kept or "blob" in kept:
+        return None
+    return (
+        f"resources are on {kept['resource']}, but blobs are in memory, and gone when the process ends: bind blob too"
+    )
+
+
+def _job_warning(bound: Iterable[ResolvedBackend]) -> str | None:
+    """What it means that the state of jobs is in memory, where their queue is not."""
+    kept = {each.role for each in bound if each.provider.durable}
+    if "mq" not in kept or {"meta", "resource"} <= kept:
+        return None
+    return "the state of jobs is in the memory of each process, where no other can look at it"

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypedDict
 
 from specstar.config import BackendBinding, BackendConfig, ResolvedBackend, resolve_config
 from specstar.config.encoding import Encoding
+from specstar.config.resolved import blob_warning
 from specstar.config.structs import Role
 from specstar.errors import NotConfiguredError
 from specstar.resource_manager.binding import context_of
@@ -28,6 +29,8 @@ __all__ = [
     "S3StorageFactory",
     "StorageFactory",
 ]
+
+logger = logging.getLogger("specstar")
 
 
 class StorageFactory(ABC):
@@ -108,11 +111,8 @@ class BoundStorageFactory(StorageFactory):
             raise NotConfiguredError(
                 f"{type(self).__name__} binds no blob store; use a factory that does, or backend= with a blob binding"
             )
-        if self.durable and not blob.provider.durable:
-            logger.warning(
-                "resources are on %s, but blobs are in memory, and gone when the process ends: bind blob too",
-                self._bindings["resource"].type,
-            )
+        if warning := blob_warning(self._bindings.values()):
+            logger.warning("%s", warning)
         return blob.provider.blob_store(context_of(gate, blob))
 
     def __repr__(self) -> str:
@@ -120,7 +120,6 @@ class BoundStorageFactory(StorageFactory):
         return f"{type(self).__name__}({roles})"
 
 
-logger = logging.getLogger("specstar")
 _Given = tuple[str, dict[str, Any]]
 
 

@@ -381,3 +381,23 @@ def test_roles_in_memory_beside_durable_ones_are_warned_of(bound: list[str], war
     assert len(found) == len(warnings)
     assert all(part in text for part, text in zip(warnings, found, strict=True))
     assert resolve_config({"mq": {"type": "simple"}}).warnings() == []
+
+
+@pytest.mark.parametrize(
+    ("bound", "warnings"),
+    [
+        ([], []),
+        (["meta", "resource", "blob", "mq"], []),
+        (["meta", "resource"], ["blobs are in memory"]),
+        (["meta", "resource", "mq"], ["blobs are in memory"]),
+        (["mq"], ["the state of jobs is in the memory"]),
+        (["blob", "mq"], ["the state of jobs is in the memory"]),
+        (["meta", "mq"], ["the payloads of resources", "the state of jobs"]),
+    ],
+)
+def test_so_is_what_matters_once_it_is_used(bound: list[str], warnings: list[str]) -> None:
+    kinds = {"mq": {"type": "rabbitmq", "options": {"amqp_url": "amqp://localhost"}}}
+    disk = {"type": "disk", "options": {"rootdir": "data"}}
+    found = resolve_config({role: kinds.get(role, disk) for role in bound}).warnings(in_use=True)
+    assert len(found) == len(warnings)
+    assert all(part in text for part, text in zip(warnings, found, strict=True))
