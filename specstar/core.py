@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from specstar.message_queue.run import WorkerStop
     from specstar.resource_manager.factories import StorageFactory
 
-__all__ = ["SpecStar", "spec"]
+__all__ = ["Configured", "SpecStar", "spec"]
 
 T = TypeVar("T")
 P = TypeVar("P")

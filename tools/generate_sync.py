@@ -70,7 +70,8 @@ def _generate() -> str:
         imports.append(f"from {dotted} import {name} as Async{name}")
         imports.extend(_imports(module, dotted, own={source for _, source, _ in SOURCES}))
         classes.append(_class(found, replaced))
-    return HEADER + "\n".join(dict.fromkeys(imports)) + "\n\n\n" + "\n\n\n".join(classes) + "\n"
+    names = f"__all__ = {sorted(name for _, name, _ in SOURCES)!r}"
+    return HEADER + "\n".join([*dict.fromkeys(imports), "", names]) + "\n\n\n" + "\n\n\n".join(classes) + "\n"
 
 
 def _imports(module: ast.Module, dotted: str, own: set[str]) -> list[str]:

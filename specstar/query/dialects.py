@@ -17,7 +17,7 @@ from specstar.query.fields import MetaField
 from specstar.query.ordering import KEY_LENGTH, RANKS
 from specstar.query.values import Scalar, time_of
 
-__all__ = ["POSTGRES", "SQLITE", "Dialect", "PostgresBatch", "quote_identifier"]
+__all__ = ["INDEXED", "POSTGRES", "SQLITE", "Dialect", "ParamKind", "PostgresBatch", "quote_identifier"]
 
 ParamKind = Literal["string", "number", "bool", "time", "int"]
 

@@ -11,7 +11,18 @@ from msgspec.structs import force_setattr
 from specstar.errors import QueryError
 from specstar.suggestions import closest
 
-__all__ = ["ALL_KINDS", "META_FIELDS", "Fields", "IndexedField", "Kind", "MetaField", "ordered_kinds"]
+__all__ = [
+    "ALL_KINDS",
+    "META_FIELDS",
+    "Fields",
+    "Format",
+    "IndexedField",
+    "Kind",
+    "MetaField",
+    "as_kinds",
+    "ordered_kinds",
+    "unique",
+]
 
 Kind = Literal["bool", "number", "string", "list"]
 

@@ -28,6 +28,7 @@ __all__ = [
     "kind_of",
     "parse_sort",
     "parts_of",
+    "resolve_sort",
 ]
 
 KEY_LENGTH = 256

@@ -29,7 +29,7 @@ from specstar.query.ordering import KEY_LENGTH, Part, effective_sort, kind_of, p
 from specstar.query.query import Query, resolve_condition, resolve_query
 from specstar.query.values import Scalar, micros_of, parse_time
 
-__all__ = ["Compiled", "compile_count", "compile_query"]
+__all__ = ["Compiled", "compile_count", "compile_query", "meta_operand", "successor"]
 
 _OPERATORS = {"eq": "=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 

@@ -25,7 +25,7 @@ from specstar.resource_manager.slot import StorageSlot
 from specstar.roles import PayloadKey, ResourceMeta, RevisionInfo, RevisionStatus, StoredRevision
 from specstar.runtime import Gate, gated, portable
 
-__all__ = ["ResourceManager"]
+__all__ = ["ResourceManager", "Status"]
 
 T = TypeVar("T")
 Status = RevisionStatus | Literal["stable", "draft"]

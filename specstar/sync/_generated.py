@@ -34,6 +34,8 @@ from specstar.roles import (
 )
 from specstar.runtime.blocking import on_a_loop
 
+__all__ = ["BlobManager", "BlobStream", "JobQueue", "ResourceManager"]
+
 
 class ResourceManager(Generic[T]):
     """Creates, reads, changes and finds the resources of one model. Made by `SpecStar.add_model`.

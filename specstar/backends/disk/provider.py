@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from specstar.backends.disk.connection import DiskConnection
     from specstar.config import BackendDefaults
 
-__all__ = ["DiskProvider"]
+__all__ = ["DiskProvider", "root_path"]
 
 
 class DiskProvider(BackendProvider[DiskOptions, "DiskConnection"]):

@@ -13,7 +13,7 @@ from specstar.backends.sqlite.writes import EnsureModel
 from specstar.errors import DuplicateResourceError, ResourceNotFoundError, RevisionConflictError
 from specstar.roles import MetaWrite, ModelSpec, PayloadKey, ResourceMeta, RevisionInfo, StoredRevision
 
-__all__ = ["IndexJob", "MemoryModel", "PayloadTable", "Row"]
+__all__ = ["IndexJob", "MemoryModel", "PayloadTable", "Row", "SearchIndex"]
 
 # payload, time of writing
 PayloadTable = dict[PayloadKey, tuple[bytes, float]]

@@ -14,7 +14,7 @@ from specstar.backends.s3.options import S3Options
 from specstar.backends.s3.shortcuts import read_data_once, read_times_quickly, resolve_endpoints_once
 from specstar.errors import ConfigError, MissingDependencyError
 
-__all__ = ["drop_sockets", "make_client"]
+__all__ = ["client_arguments", "drop_sockets", "make_client"]
 
 # S3 closes idle connections after about 20 s, some servers after 15 s.
 _KEEPALIVE_SECONDS = 12

@@ -25,7 +25,7 @@ from specstar.backends.s3.signing import sign_known_hashes
 from specstar.errors import BackendError, BackendUnavailable, SpecstarError
 from specstar.runtime import Connection, ServerInfo
 
-__all__ = ["MetaObjectHandle", "S3Connection", "bare_etag"]
+__all__ = ["MetaObjectHandle", "S3Connection", "bare_etag", "server_time"]
 
 T = TypeVar("T")
 logger = logging.getLogger("specstar")

@@ -14,7 +14,7 @@ from specstar.backends.sqlite.forks import working
 from specstar.backends.sqlite.writes import EraseRow, joined
 from specstar.errors import LimitExceededError
 
-__all__ = ["SMALL", "Change", "Copy", "Form", "Prepared", "Setup"]
+__all__ = ["SMALL", "Change", "Copy", "Form", "Prepared", "Setup", "changed"]
 
 _COMMITS_KEPT = 1000
 _VACUUM_PAGES = 256

@@ -8,7 +8,7 @@ from specstar.backends.s3.connection import S3Connection, bare_etag
 from specstar.backends.s3.errors import ObjectMissing
 from specstar.errors import BlobIntegrityError, LimitExceededError
 
-__all__ = ["MultipartUpload", "copy_object"]
+__all__ = ["MultipartUpload", "abort_upload", "copy_object"]
 
 _MAX_PARTS = 10_000
 # One CopyObject request takes 5 GiB, but must answer within the operation timeout.

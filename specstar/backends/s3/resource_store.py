@@ -15,7 +15,7 @@ from specstar.backends.s3.options import S3Options
 from specstar.errors import BackendError
 from specstar.roles import ModelSpec, PayloadKey, ResourceStore, StoredPayload
 
-__all__ = ["S3ResourceStore"]
+__all__ = ["S3ResourceStore", "delete_page", "object_pages"]
 
 # DeleteObjects takes 1000 keys.
 _DELETE_PAGE = 1000

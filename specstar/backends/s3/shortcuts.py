@@ -7,7 +7,7 @@ from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-__all__ = ["read_data_once", "read_times_quickly", "resolve_endpoints_once"]
+__all__ = ["read_data_once", "read_times_quickly", "resolve_endpoints_once", "time_of"]
 
 # The driver's descriptions of services, by where it was told to look for more of them.
 _loaders: dict[str | None, Any] = {}
