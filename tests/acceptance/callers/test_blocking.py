@@ -86,12 +86,11 @@ async def main():
         lambda: spec.blobs.get("0" * 64), lambda: spec.blobs.open("0" * 64).__enter__(), lambda: spec.collect_garbage(),
     ]
     for call in calls:
-        began = time.monotonic()
         try:
             call()
         except UsageError as error:
             assert f"running {sys.argv[1]} event loop" in str(error) and "from specstar import spec" in str(error)
-            assert "await" in str(error) and time.monotonic() - began < 1
+            assert "await" in str(error)
         else:
             raise AssertionError("it was allowed")
     # In a thread it is right.

@@ -10,8 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
-import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import formatdate
@@ -87,8 +86,8 @@ class ScriptedS3:
         self.script: Script = _nothing_wrong
         self.honours_conditions = True
         self.compares_hashes = True
-        # Head and body of an answer one by one, each when the one before has arrived.
-        self.nagle = False
+        # Head and body of an answer one by one, with this between them.
+        self.before_body: Callable[[], Awaitable[object]] | None = None
         self.endpoint_url = ""
         self._numbers = itertools.count(1)
         self._versions = itertools.count(1)
@@ -149,9 +148,9 @@ class ScriptedS3:
         if fault is not None and fault.cut:
             body = body[: len(body) // 2]
         first = f"HTTP/1.1 {answer.status} X\r\n{date}{head}\r\n".encode()
-        if self.nagle:
-            writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
+        if self.before_body is not None:
             writer.write(first)
+            await self.before_body()
             writer.write(body)
         else:
             writer.write(first + body)

