@@ -238,12 +238,32 @@ def test_links_where_there_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert target.read_bytes() == b"y"
 
 
-def test_file_systems_without_folder_sync_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_: int) -> None:
-        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS])
+def test_file_systems_without_folder_sync_are_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    refused: list[Path] = []
+
+    def refuse(descriptor: int) -> None:
+        refused.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "fsync", refuse)
-    durable.fsync_folder(tmp_path)
+    durable.make_folder(tmp_path / "a" / "b")
+    assert refused == [tmp_path, tmp_path / "a"]
+    assert (tmp_path / "a" / "b").is_dir()
+
+
+def test_a_folder_that_could_not_be_synced_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    open_files = list(Path("/proc/self/fd").iterdir())
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        durable.make_folder(tmp_path / "a" / "b")
+    assert not (tmp_path / "a").exists()
+    assert len(list(Path("/proc/self/fd").iterdir())) == len(open_files)
 
 
 def test_a_removed_folder_is_made_again(tmp_path: Path) -> None:
