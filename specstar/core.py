@@ -168,18 +168,19 @@ class SpecStar:
 
     def get_resource_manager(self, model: type[T] | str) -> ResourceManager[Any]:
         """The manager of a declared model, by its class or name. Raises `NotConfiguredError` if there is none."""
+        # Not every type has a name of its own, and a union is made anew wherever it is written.
+        shown = model if isinstance(model, str) else getattr(model, "__name__", f"{model!s:.80}")
         if isinstance(model, str):
             manager = self._managers.get(model)
             if manager is not None:
                 return manager
         else:
-            found = [manager for manager in self._managers.values() if manager.model is model]
+            found = [manager for manager in self._managers.values() if manager.model == model]
             if len(found) == 1:
                 return found[0]
             if found:
                 names = ", ".join(sorted(manager.name for manager in found))
-                raise InvalidInputError(f"{model.__name__} is declared under several names ({names}): ask by name")
-        shown = model if isinstance(model, str) else model.__name__
+                raise InvalidInputError(f"{shown} is declared under several names ({names}): ask by name")
         hint = did_you_mean(closest(shown, self._managers))
         raise NotConfiguredError(f"no model {shown!r} is declared; declare it with spec.add_model(...){hint}")
 

@@ -281,6 +281,28 @@ def test_names_are_taken_once_and_found_again() -> None:
         spec.get_job_queue("wrok")
 
 
+def test_a_type_without_a_name_of_its_own_is_found_as_it_was_declared() -> None:
+    class Cat(Struct, tag=True):
+        name: str
+
+    class Dog(Struct, tag=True):
+        name: str
+
+    def either() -> Any:
+        return Cat | Dog
+
+    spec = SpecStar()
+    pets = spec.add_model(either(), name="pets")
+    assert spec.get_resource_manager(either()) is pets
+    unknown: Any
+    for unknown in (int | str, list[int], None):
+        with pytest.raises(NotConfiguredError, match="is declared"):
+            spec.get_resource_manager(unknown)
+    spec.add_model(either(), name="animals")
+    with pytest.raises(InvalidInputError, match="several names .animals, pets."):
+        spec.get_resource_manager(either())
+
+
 def test_a_type_that_cannot_be_a_model_is_refused_at_once() -> None:
     class Ambiguous(Struct):
         values: set[int] | list[int]
