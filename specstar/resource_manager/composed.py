@@ -54,10 +54,9 @@ class ComposedStorage(Storage):
         await self._resource.put(key, payload)
         try:
             await self._meta.write(change)
-        except (BackendUnavailable, OutcomeUnknownError):
-            raise  # the row may be there: its payload must stay; if it is not, garbage collection finds the payload
-        except SpecstarError:
-            await self._discard([key])
+        except SpecstarError as error:
+            if not _may_be_there(error):
+                await self._discard([key])
             raise
 
     async def write_many(self, items: Sequence[StorageWrite]) -> list[Exception | None]:
@@ -204,4 +203,5 @@ class ComposedStorage(Storage):
 
 
 def _may_be_there(error: SpecstarError) -> bool:
+    """Whether the row was perhaps written: its payload must stay then; if it was not, garbage collection finds that."""
     return isinstance(error, BackendUnavailable | OutcomeUnknownError)

@@ -219,10 +219,7 @@ class ResourceManager(Generic[T]):
         checked_id(resource_id)
         checked_id(revision_id, field="revision_id")
         plan = self._plans.switch(revision_id)
-        writer = self._slot.writer
-        after = await writer.change(resource_id, plan, expected_revision_id=expected_revision_id)
-        # The revision record that the writer remembers belongs to the revision before.
-        writer.remember(after.meta, None)
+        after = await self._slot.writer.change(resource_id, plan, expected_revision_id=expected_revision_id)
         return own_copy(after.meta)
 
     # Reading

@@ -176,7 +176,7 @@ class Writer(Generic[T]):
                 conflict, tried_version = error, current.meta.version
                 await anyio.sleep(random.random() * _BACKOFF_SECONDS * min(attempt - 1, _ATTEMPTS))
                 continue
-            after = Current(item.change.meta, item.change.revision or current.revision)
+            after = _after(current, item)
             self.remember(after.meta, after.revision)
             return after
         raise conflict or RevisionConflictError(resource_id, expected_revision_id=expected, model=self._model)
@@ -206,6 +206,13 @@ class Writer(Generic[T]):
                 actual_revision_id=meta.current_revision_id,
                 model=self._model,
             )
+
+
+def _after(before: Current, item: StorageWrite) -> Current:
+    meta, revision, _ = item.change
+    if revision is None and meta.current_revision_id == before.meta.current_revision_id:
+        revision = before.revision
+    return Current(meta, revision)
 
 
 def _is_small(indexed: dict[str, Any]) -> bool:

@@ -299,7 +299,7 @@ def test_a_type_without_a_name_of_its_own_is_found_as_it_was_declared() -> None:
         with pytest.raises(NotConfiguredError, match="is declared"):
             spec.get_resource_manager(unknown)
     spec.add_model(either(), name="animals")
-    with pytest.raises(InvalidInputError, match="several names .animals, pets."):
+    with pytest.raises(InvalidInputError, match=r"several names \(animals, pets\)"):
         spec.get_resource_manager(either())
 
 
