@@ -264,7 +264,9 @@ class SpecStar:
 
     @gated
     async def check(self, *, timeout: float = 10.0) -> list[RoleReport]:
-        """Open every bound role and report each: backend, latency, server version, problem. `timeout` in seconds, a role."""
+        """Open every role of the configuration and report each: backend, latency, server version, problem. `timeout` in
+        seconds, a role. The storage of a model that has its own is not looked at.
+        """
         from specstar.health import check_role
         from specstar.message_queue.retry import checked_seconds
 
@@ -293,8 +295,11 @@ class SpecStar:
         removed: dict[str, int] = {}
         for name, manager in list(self._managers.items()):
             removed[name] = await manager.collect_garbage(older_than_seconds=older_than_seconds)
-        if "blob" in self._configured().bindings:
-            removed["blobs"] = await self.blobs.collect_garbage(older_than_seconds=older_than_seconds)
+        # Models may all have a storage of their own.
+        factory = self._factory if removed else self._configured()
+        if factory is not None and "blob" in factory.bindings:
+            blobs = await self.blobs.collect_garbage(older_than_seconds=older_than_seconds)
+            removed["blobs"] = removed.get("blobs", 0) + blobs
         return removed
 
     async def aclose(self) -> None:

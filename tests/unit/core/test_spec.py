@@ -487,3 +487,12 @@ def test_closing_while_another_thread_runs_workers_waits_for_nothing_that_waits_
     for thread in threads:
         thread.join(30)
     assert not any(thread.is_alive() for thread in threads)
+
+
+async def test_garbage_is_collected_where_every_model_has_a_storage_of_its_own(tmp_path: Path) -> None:
+    spec = SpecStar()
+    with pytest.raises(NotConfiguredError):
+        await spec.collect_garbage()
+    spec.add_model(User, storage_factory=DiskStorageFactory(tmp_path))
+    async with spec:
+        assert await spec.collect_garbage() == {"User": 0}
