@@ -19,7 +19,15 @@ import anyio
 
 from specstar.backends.s3.body import Body
 from specstar.backends.s3.client import make_client
-from specstar.backends.s3.errors import Failure, ObjectMissing, RequestFailed, classify, endpoint_of, translate
+from specstar.backends.s3.errors import (
+    AccessDenied,
+    Failure,
+    ObjectMissing,
+    RequestFailed,
+    classify,
+    endpoint_of,
+    translate,
+)
 from specstar.backends.s3.options import S3Options
 from specstar.backends.s3.signing import sign_known_hashes
 from specstar.errors import BackendError, BackendUnavailable, SpecstarError
@@ -141,9 +149,7 @@ class S3Connection(Connection):
                 raise error from None
             except BackendUnavailable:
                 raise
-            except BackendError as told:
-                if "is denied" not in str(told):
-                    raise
+            except AccessDenied as told:
                 # A key may lack the right to list and still do its work: let the work say.
                 logger.warning("%s", told)
                 return {}

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from specstar.backends.s3.options import S3Options
 
 __all__ = [
+    "AccessDenied",
     "BytesRefused",
     "ConditionalConflict",
     "Failure",
@@ -45,6 +46,8 @@ _TRANSIENT = frozenset(
 )
 _CONFLICTS = frozenset({"ConditionalRequestConflict", "OperationAborted", "ConcurrentModification"})
 _MISSING = frozenset({"NoSuchKey", "NoSuchUpload", "404", "NotFound"})
+# "403" is what the driver makes of an answer without a body.
+_DENIED = frozenset({"AccessDenied", "Forbidden", "403", ""})
 _OTHER_BYTES = frozenset({"XAmzContentSHA256Mismatch", "BadDigest"})
 # https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-auth-using-authorization-header.html: 15 minutes.
 _LARGEST_SKEW_SECONDS = 14 * 60
@@ -81,6 +84,10 @@ class NotImplementedThere(BackendError):
 
 class BytesRefused(BackendError):
     """The bytes that arrived do not have the hash that was signed."""
+
+
+class AccessDenied(BackendError):
+    """403: the key is known, and lacks the right to do this."""
 
 
 class RangeRefused(BackendError):
@@ -208,7 +215,8 @@ def translate(error: BaseException, failure: Failure, options: S3Options, *, wha
     if failure is Failure.unknown:
         return NotImplementedThere(f"{what}: the server does not implement this request", backend=where)
     if failure is Failure.refused:
-        return BackendError(f"{what}: {_advice(error, options, bucket)}", backend=where)
+        kind = AccessDenied if _is_denied(error) else BackendError
+        return kind(f"{what}: {_advice(error, options, bucket)}", backend=where)
     message = f"{what}: {failure.value} ({_reason(error)}); retry later"
     return RequestFailed(message, backend=where, sent=failure is not Failure.unsent)
 
@@ -276,6 +284,14 @@ def _advice_on_answer(error: Any, options: S3Options, bucket: str) -> str:
             "s3:DeleteObject, s3:AbortMultipartUpload and s3:ListMultipartUploadParts"
         )
     return f"refused with HTTP {status} {code}".rstrip()
+
+
+def _is_denied(error: Any) -> bool:
+    from botocore.exceptions import ClientError
+
+    if not isinstance(error, ClientError) or status_of(error) != 403:
+        return False
+    return code_of(error) in _DENIED and not _clock_is_wrong(error)
 
 
 def _clock_is_wrong(error: Any) -> bool:

@@ -247,6 +247,22 @@ async def test_a_refused_head_under_a_wrong_clock_is_explained(server: ScriptedS
                 await connection.call("head_object", Bucket="bucket", Key="key")
 
 
+@pytest.mark.parametrize(("code", "works"), [("AccessDenied", True), ("AllAccessDisabled", False)])
+async def test_only_a_key_that_may_not_list_is_told_by_its_work(
+    server: ScriptedS3, caplog: pytest.LogCaptureFixture, code: str, works: bool
+) -> None:
+    server.script = lambda method, key, number: None if "/resource/" in key else Fault(403, code)
+    async with opened(options_for(server.endpoint_url)) as rig:
+        store = rig.resource()
+        if works:
+            await store.put(KEY, b"x")
+            assert await store.get(KEY) == b"x"
+            assert "is denied (AccessDenied)" in caplog.text
+        else:
+            with pytest.raises(BackendError, match="AllAccessDisabled"):
+                await store.put(KEY, b"x")
+
+
 @pytest.mark.skipif(not hasattr(socket, "TCP_QUICKACK"), reason="Linux has it")
 async def test_the_first_part_of_an_answer_is_acknowledged_before_the_second_comes(
     server: ScriptedS3, monkeypatch: pytest.MonkeyPatch
