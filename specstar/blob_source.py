@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from contextlib import aclosing
+from contextvars import ContextVar
 from mimetypes import guess_type
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -21,8 +22,10 @@ T = TypeVar("T")
 BlobSource = bytes | bytearray | memoryview | Path | IO[bytes] | Iterable[bytes] | AsyncIterable[bytes]
 _CHUNK = 1 << 20
 _THREADS = 40
-# Of each loop: sources that block must not occupy the threads of the rest of the program.
-_limiter: RunVar[anyio.CapacityLimiter] = RunVar("specstar_blob_sources")
+# Of each loop: sources that block must not occupy the threads of the rest of the program. One limiter for each depth.
+_limiters: RunVar[list[anyio.CapacityLimiter]] = RunVar("specstar_blob_sources")
+# How many sources are being read around this call. Those who wait for an inner one must not hold its thread.
+_depth: ContextVar[int] = ContextVar("specstar_blob_source_depth", default=0)
 # The type of a compressed file is that of the compression: nobody unpacks it on the way.
 _PACKED = {
     "gzip": "application/gzip",
@@ -69,9 +72,21 @@ async def chunks_of(source: Any) -> AsyncGenerator[bytes]:
 
 
 async def _in_thread(function: Callable[[], T]) -> T:
+    depth = _depth.get()
+
+    def deeper() -> T:
+        _depth.set(depth + 1)  # in the thread's own copy of the context
+        return function()
+
+    return await run_in_thread(deeper, limiter=_limiter_at(depth))
+
+
+def _limiter_at(depth: int) -> anyio.CapacityLimiter:
     try:
-        limiter = _limiter.get()
+        limiters = _limiters.get()
     except LookupError:
-        limiter = anyio.CapacityLimiter(_THREADS)
-        _limiter.set(limiter)
-    return await run_in_thread(function, limiter=limiter)
+        limiters = []
+        _limiters.set(limiters)
+    while len(limiters) <= depth:
+        limiters.append(anyio.CapacityLimiter(_THREADS))
+    return limiters[depth]
