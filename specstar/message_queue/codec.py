@@ -10,10 +10,12 @@ import msgspec
 from msgspec import Raw
 
 from specstar.checks import checked_count
+from specstar.config.encoding import Encoding
 from specstar.errors import DecodeError, InvalidInputError, LimitExceededError
 from specstar.message_queue.job import FORMAT, NO_RESULT, Job, JobRecord
 from specstar.resource_manager.decodable import decodable_type
 from specstar.resource_manager.finite import refuse_nonfinite
+from specstar.resource_manager.nesting import TOO_DEEP, Nesting
 from specstar.resource_manager.patching import Shape
 
 __all__ = [
@@ -55,14 +57,16 @@ class JobCodec(Generic[P]):
         self.max_payload_bytes = checked_count(max_payload_bytes, "max_payload_bytes", 1, sys.maxsize)
         try:
             self._payload: msgspec.json.Decoder[P] = msgspec.json.Decoder(payload_type)
-            self._shape = Shape(decodable_type(payload_type))
+            kind = decodable_type(payload_type)
+            self._shape = Shape(kind)
+            self._nesting = Nesting(kind)
         except (TypeError, NameError, ValueError) as error:
             raise InvalidInputError(
                 f"the payload of job {name!r} cannot be decoded: {error}", field="payload_type"
             ) from error
         try:
             self._result: msgspec.json.Decoder[Any] = msgspec.json.Decoder(result_type)
-            decodable_type(result_type)
+            self._nesting_of_result = Nesting(decodable_type(result_type))
         except (TypeError, NameError, ValueError) as error:
             raise InvalidInputError(
                 f"the result of job {name!r} cannot be decoded: {error}", field="result_type"
@@ -79,6 +83,11 @@ class JobCodec(Generic[P]):
             payload = _json_of(value)
             copy = self._payload.decode(payload)
             refuse_nonfinite(payload, value)
+            self._nesting.check(payload, Encoding.json, what=f"the payload of job {self.name!r}", field="payload")
+        except LimitExceededError:
+            raise
+        except RecursionError as error:
+            raise InvalidInputError(f"this is no payload of job {self.name!r}: {TOO_DEEP}", field="payload") from error
         except (msgspec.EncodeError, *_failures, OverflowError) as error:
             raise InvalidInputError(f"this is no payload of job {self.name!r}: {error}", field="payload") from error
         if len(payload) > self.max_payload_bytes:
@@ -112,6 +121,7 @@ class JobCodec(Generic[P]):
             result = msgspec.json.encode(value)
             self._result.decode(result)
             refuse_nonfinite(result, value)
+            self._nesting_of_result.check(result, Encoding.json, what="it", field="result")
         except (msgspec.EncodeError, *_failures, OverflowError) as error:
             raise ResultError(f"the handler's result does not fit its type: {error}") from error
         if len(result) > self.max_payload_bytes:

@@ -15,6 +15,7 @@ from specstar.config.encoding import Encoding
 from specstar.errors import DecodeError, InvalidInputError, LimitExceededError
 from specstar.resource_manager.decodable import decodable_type
 from specstar.resource_manager.finite import refuse_nonfinite
+from specstar.resource_manager.nesting import TOO_DEEP, Nesting
 from specstar.resource_manager.patching import Shape, UnknownMemberError
 
 __all__ = ["DEFAULT_MAX_PAYLOAD_BYTES", "Codec"]
@@ -23,6 +24,7 @@ T = TypeVar("T")
 DEFAULT_MAX_PAYLOAD_BYTES = 64 << 20
 _ENCODE = {Encoding.json: msgspec.json.encode, Encoding.msgpack: msgspec.msgpack.encode}
 _ADVICE = "; encoding 'msgpack' keeps it"
+_UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError, TypeError)
 _MSGPACK_TYPES = (bytes, bytearray, memoryview, datetime)
 
 
@@ -47,7 +49,9 @@ class Codec(Generic[T]):
         try:
             self._json: msgspec.json.Decoder[T] = msgspec.json.Decoder(model)
             self._msgpack: msgspec.msgpack.Decoder[T] = msgspec.msgpack.Decoder(model)
-            self._shape = Shape(decodable_type(model))
+            kind = decodable_type(model)
+            self._shape = Shape(kind)
+            self._nesting = Nesting(kind)
         except (TypeError, NameError, ValueError) as error:
             raise InvalidInputError(f"{name} cannot be a model: {error}", field="model") from error
         self._decode = {Encoding.json: self._json.decode, Encoding.msgpack: self._msgpack.decode}
@@ -60,8 +64,10 @@ class Codec(Generic[T]):
         if isinstance(value, dict | list):
             try:
                 self._shape.check(value)
-            except (UnknownMemberError, RecursionError) as error:
+            except UnknownMemberError as error:
                 raise InvalidInputError(f"the value is no valid {self.name}: {error}", field="data") from error
+            except RecursionError as error:
+                raise InvalidInputError(f"the value is no valid {self.name}: {TOO_DEEP}", field="data") from error
         return self._checked(value)
 
     def _checked(self, value: Any, encoding: Encoding | None = None) -> tuple[bytes, T]:
@@ -71,10 +77,13 @@ class Codec(Generic[T]):
             stored = self._decode[encoding](payload)
             if encoding is Encoding.json:
                 refuse_nonfinite(payload, value, advice=_ADVICE)
-        except (msgspec.ValidationError, msgspec.EncodeError, TypeError, ValueError, OverflowError) as error:
+            self._nesting.check(payload, encoding, what=f"the {self.name}", field="data")
+        except LimitExceededError:
+            raise
+        except (msgspec.DecodeError, msgspec.EncodeError, TypeError, ValueError, OverflowError) as error:
             raise InvalidInputError(f"the value is no valid {self.name}: {error}", field="data") from error
         except RecursionError as error:
-            raise InvalidInputError(f"the value is nested too deeply for {self.name}", field="data") from error
+            raise InvalidInputError(f"the value is no valid {self.name}: {TOO_DEEP}", field="data") from error
         if len(payload) > self.max_payload_bytes:
             message = f"the {self.name} has {len(payload)} bytes encoded; at most {self.max_payload_bytes} are allowed"
             raise LimitExceededError(message, field="data", limit=self.max_payload_bytes, actual=len(payload))
@@ -84,9 +93,8 @@ class Codec(Generic[T]):
         """The value of a stored payload. Raises `DecodeError` with the ids if it does not fit the model."""
         try:
             return self._decode[encoding](payload)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError, TypeError) as error:
-            message = f"revision {revision_id} of {self.name} {resource_id!r} does not decode: {error}"
-            raise DecodeError(message, resource_id=resource_id, revision_id=revision_id, model=self.name) from error
+        except _UNDECODABLE as error:
+            raise self._undecodable(error, resource_id, revision_id) from error
 
     def patched(
         self, payload: bytes, encoding: Encoding, patch: Mapping[str, Any], *, resource_id: str, revision_id: str
@@ -101,12 +109,12 @@ class Codec(Generic[T]):
             changes = self._builtins(dict(patch) if isinstance(patch, Mapping) else patch)
             tree = self._shape.merged(tree, changes)
             value = msgspec.convert(self._shape.packed(tree, self._raw), self._model, str_keys=True)
+            unknown = self._has_unknown(tree)
         except (msgspec.ValidationError, TypeError, ValueError, RecursionError) as error:
             self.decode(payload, encoding, resource_id=resource_id, revision_id=revision_id)
-            raise InvalidInputError(f"the patched value is no valid {self.name}: {error}", field="patch") from error
-        try:
-            self._shape.check(tree)
-        except UnknownMemberError:
+            reason = TOO_DEEP if isinstance(error, RecursionError) else error
+            raise InvalidInputError(f"the patched value is no valid {self.name}: {reason}", field="patch") from error
+        if unknown:
             if encoding is self.encoding is Encoding.msgpack:
                 with suppress(InvalidInputError):
                     return Patched(*self._checked(tree), encoding)
@@ -114,13 +122,25 @@ class Codec(Generic[T]):
             return Patched(*self._checked(tree, Encoding.json), Encoding.json)
         return Patched(*self.checked(value), self.encoding)
 
+    def _has_unknown(self, tree: Any) -> bool:
+        """True if the tree has members that this model has no field for."""
+        try:
+            self._shape.check(tree)
+        except UnknownMemberError:
+            return True
+        return False
+
     def _tree(self, payload: bytes, encoding: Encoding, *, resource_id: str, revision_id: str) -> Any:
         decode = msgspec.json.decode if encoding is Encoding.json else msgspec.msgpack.decode
         try:
             return decode(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError, TypeError):
+        except _UNDECODABLE as error:
             self.decode(payload, encoding, resource_id=resource_id, revision_id=revision_id)
-            raise
+            raise self._undecodable(error, resource_id, revision_id) from error
+
+    def _undecodable(self, error: Exception, resource_id: str, revision_id: str) -> DecodeError:
+        message = f"revision {revision_id} of {self.name} {resource_id!r} does not decode: {error}"
+        return DecodeError(message, resource_id=resource_id, revision_id=revision_id, model=self.name)
 
     def _raw(self, value: Any) -> msgspec.Raw:
         packed = _ENCODE[self.encoding](value)

@@ -11,7 +11,7 @@ from msgspec import inspect
 from specstar.query.modelling import options_of
 from specstar.suggestions import closest, did_you_mean
 
-__all__ = ["Shape", "UnknownMemberError"]
+__all__ = ["Shape", "UnknownMemberError", "parts_of"]
 
 _Record: TypeAlias = inspect.StructType | inspect.DataclassType | inspect.TypedDictType
 _LISTS = (
@@ -206,10 +206,11 @@ def _has_within(kind: inspect.Type, wanted: tuple[type[inspect.Type], ...], seen
     if id(kind) in seen:
         return False  # a type that refers to itself
     seen.add(id(kind))
-    return isinstance(kind, wanted) or any(_has_within(part, wanted, seen) for part in _parts(kind))
+    return isinstance(kind, wanted) or any(_has_within(part, wanted, seen) for part in parts_of(kind))
 
 
-def _parts(kind: Any) -> Iterator[inspect.Type]:
+def parts_of(kind: Any) -> Iterator[inspect.Type]:
+    """The types of the members of a type."""
     for name in kind.__struct_fields__:
         value = getattr(kind, name)
         for part in value if isinstance(value, tuple) else (value,):

@@ -30,7 +30,7 @@ from specstar.message_queue import local_state, retry, sender
 from specstar.message_queue.queue import JobQueue
 from specstar.query import fields, indexes, ordering, regex
 from specstar.query.limits import RANGES
-from specstar.resource_manager import ids
+from specstar.resource_manager import ids, nesting
 from specstar.runtime import Batcher
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "limits.md"
@@ -102,6 +102,9 @@ def expected() -> dict[str, Row]:
         "payload of a resource, encoded": (
             size(default_of(SpecStar.add_model, "max_payload_bytes")),
             "`add_model(max_payload_bytes=...)`",
+        ),
+        "levels of lists and objects in a payload of a resource or job, and in a result": fixed(
+            count(nesting.MAX_LEVELS)
         ),
         "payload of a job, and its result": (
             size(default_of(JobQueue.__init__, "max_payload_bytes")),

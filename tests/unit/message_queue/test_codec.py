@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from specstar.errors import DecodeError, InvalidInputError
+from specstar.errors import DecodeError, InvalidInputError, LimitExceededError
 from specstar.escaping import escaped
 from specstar.message_queue.codec import (
     JobCodec,
@@ -28,6 +28,7 @@ from specstar.message_queue.job import INDEXED_FIELDS, JobRecord, JobStatus
 from specstar.message_queue.retry import RetryPolicy, checked_seconds
 from specstar.message_queue.state import indexed_data
 from specstar.query import Projector
+from specstar.resource_manager.nesting import MAX_LEVELS
 
 
 def a_record(**more: Any) -> JobRecord:
@@ -209,3 +210,23 @@ def test_foreign_text_in_a_log_ends_no_line_and_steers_no_terminal() -> None:
     assert escaped("plain, ünïcode") == "plain, ünïcode"
     assert escaped("a\nb\x1b[31m\tc\u202e") == "a\\nb\\x1b[31m\\tc\\u202e"
     assert escaped("a\n\tb\x1b", keep="\n\t") == "a\n\tb\\x1b"
+
+
+def test_payloads_and_results_have_a_limit_of_levels() -> None:
+    codec: JobCodec[Any] = JobCodec("job", Any, Any)
+    value: Any = 1
+    for _ in range(MAX_LEVELS):
+        value = [value]
+    payload, copy = codec.encode_payload(value)
+    assert copy == value == msgspec.json.decode(payload)
+    assert codec.encode_result(value) == payload
+    with pytest.raises(LimitExceededError, match="the payload of job 'job' is nested too deeply"):
+        codec.encode_payload([value])
+    with pytest.raises(ResultError, match="nested too deeply"):
+        codec.encode_result([value])
+    for _ in range(3000):
+        value = [value]
+    with pytest.raises(InvalidInputError, match="nested too deeply"):
+        codec.encode_payload(value)
+    with pytest.raises(ResultError, match="does not fit"):
+        codec.encode_result(value)
