@@ -10,7 +10,7 @@ from msgspec import Struct, field
 
 from specstar.config.encoding import Encoding
 
-__all__ = ["BlobInfo", "ResourceMeta", "RevisionInfo", "RevisionStatus", "StoredRevision"]
+__all__ = ["BlobInfo", "ResourceMeta", "RevisionInfo", "RevisionStatus", "StoredRevision", "unreadable_revision"]
 
 
 class RevisionStatus(enum.StrEnum):
@@ -61,6 +61,26 @@ class RevisionInfo(Struct, frozen=True, kw_only=True, gc=False):
     created_by: str = ""
     updated_by: str = ""
     schema_version: str | None = None
+
+
+# The id of no payload: ids that are made are UUIDs.
+_NOWHERE = "-"
+
+
+def unreadable_revision(meta: ResourceMeta) -> RevisionInfo:
+    """In a row of many: the current revision, if this version does not understand its record.
+
+    It has no payload. Who looks for one reads the row again by itself, and has the error: see `Storage.with_payload`.
+    """
+    return RevisionInfo(
+        resource_id=meta.resource_id,
+        revision_id=meta.current_revision_id,
+        payload_id=_NOWHERE,
+        created_time=meta.updated_time,
+        updated_time=meta.updated_time,
+        created_by=meta.updated_by,
+        updated_by=meta.updated_by,
+    )
 
 
 class StoredRevision(Struct, frozen=True, gc=False):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import os
 
 import anyio
@@ -271,3 +272,37 @@ async def test_a_row_whose_revision_is_gone_is_named(storage: Storage) -> None:
         await storage.find(build_query(None))
     assert await storage.erase("broken")
     assert [found.meta.resource_id for found in (await storage.find(build_query(None))).resources] == ["whole"]
+
+
+class Newer(enum.StrEnum):
+    """The status of a revision in some later version."""
+
+    archived = "archived"
+
+
+@pytest.mark.parametrize("size", [10, 100_000])
+async def test_a_revision_that_this_version_does_not_know_hides_no_others(
+    bench: Bench, storage: Storage, size: int
+) -> None:
+    if not bench.case.durable:
+        return  # no other version ever wrote there
+    ids = [f"r{number}" for number in range(6)]
+    changes = [created(resource_id) for resource_id in ids]
+    assert changes[1].revision is not None
+    changes[1] = changes[1]._replace(revision=msgspec.structs.replace(changes[1].revision, status=Newer.archived))
+    for change in changes:
+        await storage.write(StorageWrite(change, b"x" * size))
+    await bench.reopen()
+    storage = await bench.storage(model())
+    payloads = [b"" if resource_id == "r1" else b"x" * size for resource_id in ids]
+    expected = [(change.meta, payload) for change, payload in zip(changes, payloads, strict=True)]
+    for found, wanted in (
+        (await storage.read_many(ids), expected),
+        (await storage.read_many(["r1"]), expected[1:2]),
+        ((await storage.find(build_query(None, fields=model().indexed_fields))).resources, expected),
+    ):
+        assert [each and (each.meta, each.payload) for each in found] == wanted
+        assert all(each and each.revision.revision_id == each.meta.current_revision_id for each in found)
+    with pytest.raises(DecodeError, match="r1"):
+        await storage.read("r1")
+    assert await storage.read_meta("r1") == changes[1].meta

@@ -72,7 +72,7 @@ class DiskMetaStore(MetaStore):
         self, resource_ids: Sequence[str]
     ) -> list[tuple[ResourceMeta, RevisionInfo] | None]:
         lanes = await self._way()
-        rows = await lanes.read(GetRows(self._tables, resource_ids))
+        rows = await lanes.read(GetRows(self._tables, resource_ids, each=True))
         return [None if row is None or row[1] is None else row for row in rows]
 
     async def list_revisions(self, resource_id: str) -> list[RevisionInfo]:

@@ -153,7 +153,7 @@ class DiskStorage(AdvancingStorage):
 
     async def read_many(self, resource_ids: Sequence[str]) -> list[StoredRevision | None]:
         lanes = await self._way()
-        return await self._whole(await lanes.read(GetFull(self._tables, resource_ids)))
+        return await self._whole(await lanes.read(GetFull(self._tables, resource_ids, each=True)))
 
     async def _whole(self, rows: Sequence[FoundRow | None]) -> list[StoredRevision | None]:
         """The rows with those payloads that lie in files."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from specstar.backends.postgres.eraser import RevisionsUnseen, erase
-from specstar.backends.postgres.reader import MetaReader
+from specstar.backends.postgres.reader import MetaReader, each_info_of
 from specstar.backends.postgres.schema import META
 from specstar.backends.postgres.searcher import Searcher
 from specstar.backends.postgres.tables import ModelTables
@@ -68,7 +68,7 @@ class PostgresMetaStore(MetaStore):
     async def get_many_with_revision(
         self, resource_ids: Sequence[str]
     ) -> list[tuple[ResourceMeta, RevisionInfo] | None]:
-        found = await self._reader.info.many(resource_ids)
+        found = await self._reader.info.many(resource_ids, each_info_of)
         return [(entry[0], entry[1]) if entry is not None and entry[1] is not None else None for entry in found]
 
     async def list_revisions(self, resource_id: str) -> list[RevisionInfo]:

@@ -17,7 +17,7 @@ from specstar.backends.postgres.rows import (
     revision_of,
 )
 from specstar.errors import BackendUnavailable, DecodeError
-from specstar.roles.records import ResourceMeta, RevisionInfo, StoredRevision
+from specstar.roles.records import ResourceMeta, RevisionInfo, StoredRevision, unreadable_revision
 from specstar.runtime import Batcher
 from specstar.runtime.crossing import cross_to
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from specstar.backends.postgres.connection import Row
     from specstar.backends.postgres.tables import ModelTables
 
-__all__ = ["MAX_ROWS", "Lookup", "MetaReader", "Partial", "each_full_of", "full_of", "largest_payload"]
+__all__ = ["MAX_ROWS", "Lookup", "MetaReader", "Partial", "each_full_of", "each_info_of", "full_of", "largest_payload"]
 
 logger = logging.getLogger("specstar")
 
@@ -168,6 +168,15 @@ def each_full_of(row: Row) -> StoredRevision | Partial | ResourceMeta:
     meta, revision = meta_with_unknown_revision(row)
     logger.error("%s", unknown)
     return StoredRevision(meta, revision, b"")
+
+
+def each_info_of(row: Row) -> tuple[ResourceMeta, RevisionInfo | None]:
+    """`meta_with_revision` for a row of many: a revision that this version does not understand must not hide the others."""
+    try:
+        return meta_with_revision(row)
+    except DecodeError:
+        meta = meta_of(row)
+        return meta, unreadable_revision(meta)
 
 
 def payload_gone(revision: RevisionInfo) -> DecodeError:

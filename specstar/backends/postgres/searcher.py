@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from specstar.backends.postgres.point_search import PointSearches
-from specstar.backends.postgres.reader import MetaReader, Partial, each_full_of, largest_payload
-from specstar.backends.postgres.rows import meta_of, meta_with_revision
+from specstar.backends.postgres.reader import MetaReader, Partial, each_full_of, each_info_of, largest_payload
+from specstar.backends.postgres.rows import meta_of
 from specstar.query import POSTGRES, Compiled, Condition, Fields, Query, compile_count, compile_query
 from specstar.roles.meta import revision_gone
 from specstar.roles.records import ResourceMeta, RevisionInfo, StoredRevision
@@ -56,7 +56,7 @@ class Searcher:
         connection = await self._tables.ready()
         results: list[tuple[ResourceMeta, RevisionInfo]] = []
         for row in await connection.fetch_alone(sql, *args, doing="searching"):
-            meta, revision = meta_with_revision(row)
+            meta, revision = each_info_of(row)
             if revision is None:
                 raise revision_gone(meta)
             results.append((meta, revision))

@@ -129,7 +129,7 @@ class S3MetaStore(MetaStore):
     async def get_many_with_revision(
         self, resource_ids: Sequence[str]
     ) -> list[tuple[ResourceMeta, RevisionInfo] | None]:
-        rows = await (await self._opened()).read(GetRows(self._tables, resource_ids))
+        rows = await (await self._opened()).read(GetRows(self._tables, resource_ids, each=True))
         return [None if row is None or row[1] is None else row for row in rows]
 
     async def list_revisions(self, resource_id: str) -> list[RevisionInfo]:

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from specstar.backends.sqlite.database import Database, Operation
-from specstar.backends.sqlite.rows import META_COLUMNS, decode_meta, decode_revision, to_time
+from specstar.backends.sqlite.rows import META_COLUMNS, decode_current, decode_meta, decode_revision, to_time
 from specstar.backends.sqlite.search import CountRows, ExplainRows, SearchMeta, SearchRows
 from specstar.backends.sqlite.tables import ModelTables
+from specstar.errors import DecodeError
 from specstar.roles import PayloadKey, ResourceMeta, RevisionInfo, StoredPayload
+from specstar.roles.records import unreadable_revision
 
 __all__ = [
     "CountRows",
@@ -48,14 +50,20 @@ class FoundRow(NamedTuple):
 
 
 class ReadById:
-    """What reads by resource id have in common: the rows of ids, in their order, or one id with a given revision."""
+    """What reads by resource id have in common: the rows of ids, in their order, or one id with a given revision.
 
-    __slots__ = ("fetched", "ids", "revision_id", "tables")
+    `each`: a current revision that does not decode must not hide the others.
+    """
 
-    def __init__(self, tables: ModelTables, ids: Sequence[str], revision_id: str | None = None) -> None:
+    __slots__ = ("each", "fetched", "ids", "revision_id", "tables")
+
+    def __init__(
+        self, tables: ModelTables, ids: Sequence[str], revision_id: str | None = None, *, each: bool = False
+    ) -> None:
         self.tables = tables
         self.ids = ids
         self.revision_id = revision_id
+        self.each = each
         # The rows by id, where `Prefetch` has read them together with those of others.
         self.fetched: dict[str, tuple[Any, ...]] | None = None
 
@@ -111,8 +119,12 @@ class GetRows(ReadById):
         return self.tables.select_current, self.tables.select_given
 
     def decode(self, row: tuple[Any, ...]) -> tuple[ResourceMeta, RevisionInfo | None]:
-        info = row[_INFO]
-        return decode_meta(row), None if info is None else decode_revision(info, row[0], self.revision_id or row[1])
+        meta, info = decode_meta(row), row[_INFO]
+        if info is None:
+            return meta, None
+        if self.each:
+            return meta, decode_current(info, meta)
+        return meta, decode_revision(info, row[0], self.revision_id or row[1])
 
 
 class GetFull(ReadById):
@@ -125,7 +137,7 @@ class GetFull(ReadById):
         return self.tables.select_current_payload, self.tables.select_given_payload
 
     def decode(self, row: tuple[Any, ...]) -> FoundRow:
-        return found_row(row, self.revision_id)
+        return current_row(row) if self.each else found_row(row, self.revision_id)
 
 
 class Prefetch:
@@ -177,6 +189,15 @@ def found_row(row: Sequence[Any], revision_id: str | None = None) -> FoundRow:
     return FoundRow(meta, decode_revision(info, row[0], revision_id or row[1]), row[_INFO + 2])
 
 
+def current_row(row: Sequence[Any]) -> FoundRow:
+    """The same for a row of many, with its current revision."""
+    try:
+        return found_row(row)
+    except DecodeError:
+        meta = decode_meta(row)
+        return FoundRow(meta, unreadable_revision(meta), None)
+
+
 class SearchFull(SearchMeta):
     """The matching rows with their current revisions and payloads."""
 
@@ -186,7 +207,7 @@ class SearchFull(SearchMeta):
         return f"SELECT {tables.meta_columns}, v.info, v.payload_id, v.payload {tables.from_matching(matching)}"
 
     def run(self, database: Database) -> list[FoundRow]:
-        return [found_row(row) for row in database.execute(self.sql, self.params)]
+        return [current_row(row) for row in database.execute(self.sql, self.params)]
 
 
 class ListRevisions:

@@ -11,9 +11,11 @@ import msgspec
 from specstar.config.encoding import Encoding
 from specstar.errors import DecodeError, InvalidInputError
 from specstar.roles import ResourceMeta, RevisionInfo, RevisionStatus
+from specstar.roles.records import unreadable_revision
 
 __all__ = [
     "META_COLUMNS",
+    "decode_current",
     "decode_meta",
     "decode_revision",
     "encode_indexed",
@@ -140,6 +142,14 @@ def encode_revision(revision: RevisionInfo) -> bytes:
         )
     except (TypeError, ValueError, msgspec.MsgspecError) as error:
         raise InvalidInputError(f"the revision cannot be stored: {error}", field="revision") from error
+
+
+def decode_current(data: bytes, meta: ResourceMeta) -> RevisionInfo:
+    """The current revision of a row of many: one that does not decode must not hide the others."""
+    try:
+        return decode_revision(data, meta.resource_id, meta.current_revision_id)
+    except DecodeError:
+        return unreadable_revision(meta)
 
 
 def decode_revision(data: bytes, resource_id: str, revision_id: str) -> RevisionInfo:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from specstar.backends.sqlite.database import Database
-from specstar.backends.sqlite.rows import META_COLUMNS, decode_meta, decode_revision
+from specstar.backends.sqlite.rows import META_COLUMNS, decode_current, decode_meta
 from specstar.backends.sqlite.tables import ModelTables
 from specstar.query import (
     META_FIELDS,
@@ -84,7 +84,7 @@ class SearchRows(SearchMeta):
             meta = decode_meta(row)
             if row[_INFO] is None:
                 raise revision_gone(meta)
-            results.append((meta, decode_revision(row[_INFO], row[0], row[1])))
+            results.append((meta, decode_current(row[_INFO], meta)))
         return results
 
 
