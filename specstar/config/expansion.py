@@ -38,14 +38,18 @@ class _Open(NamedTuple):
     """A `${NAME operator` whose brace is not closed yet."""
 
     name: str
+    begin: int
     start: int
     was_active: bool
     report: bool
 
 
-def expand(text: str, environ: Mapping[str, str], *, limit: int = MAX_EXPANDED_CHARACTERS) -> Expansion:
+def expand(
+    text: str, environ: Mapping[str, str], *, limit: int = MAX_EXPANDED_CHARACTERS, secret: bool = False
+) -> Expansion:
     """Expand the variables of `text` from `environ`, in one pass. At most `limit` characters come out.
 
+    In a `secret` a `$NAME` may be meant as it stands, and be a part of it: it is not named where there is no such variable.
     A default that is not needed is not looked at, except for its syntax. Scanning ends at the first mistake of syntax.
     """
     out: list[str] = []
@@ -79,6 +83,8 @@ def expand(text: str, environ: Mapping[str, str], *, limit: int = MAX_EXPANDED_C
                 value = environ.get(name)
                 if value is not None:
                     piece += value
+                elif secret and match["bare"]:
+                    problems.append((_nameless(start), None))
                 elif name not in missing:
                     missing.add(name)
                     problems.append((_undefined(name), name))
@@ -88,7 +94,7 @@ def expand(text: str, environ: Mapping[str, str], *, limit: int = MAX_EXPANDED_C
             kind = operator[-1]
             if present and active and kind != "+" and value:
                 piece += value
-            opened.append(_Open(name, end, active, report=kind == "?" and active and not present))
+            opened.append(_Open(name, start, end, active, report=kind == "?" and active and not present))
             active = active and (present if kind == "+" else kind == "-" and not present)
         if piece:
             size += len(piece)
@@ -98,7 +104,7 @@ def expand(text: str, environ: Mapping[str, str], *, limit: int = MAX_EXPANDED_C
             out.append(piece)
 
     if opened:
-        problems.append((f"${{{opened[-1].name}...: the closing brace is missing", None))
+        problems.append((f"character {opened[-1].begin + 1}: the closing brace is missing", None))
         return Expansion("", problems)
     out.append(text[position:])
     return Expansion("".join(out), problems)
@@ -106,6 +112,10 @@ def expand(text: str, environ: Mapping[str, str], *, limit: int = MAX_EXPANDED_C
 
 def _undefined(name: str) -> str:
     return f"environment variable {name} is not set; write ${{{name}:-default}} to give it a default, $$ for a dollar"
+
+
+def _nameless(start: int) -> str:
+    return f"character {start + 1}: this environment variable is not set; write $$ for a dollar"
 
 
 def _required(name: str, message: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 from specstar.config.expansion import MAX_EXPANDED_CHARACTERS, Expanded, expand
 from specstar.config.problems import Problems, join, nearest
+from specstar.config.redaction import looks_secret, redacted
 from specstar.config.structs import BackendBinding, BackendConfig, BackendDefaults, ConnectionProfile
 from specstar.errors import ConfigError, ConfigProblem
 
@@ -183,7 +184,8 @@ class _TreeReader:
 
     def _expanded(self, text: str) -> Any:
         assert self._environ is not None
-        expansion = expand(text, self._environ, limit=min(self._budget, MAX_EXPANDED_CHARACTERS))
+        secret = any(looks_secret(str(key)) for key in self._keys) or redacted(text) != text
+        expansion = expand(text, self._environ, limit=min(self._budget, MAX_EXPANDED_CHARACTERS), secret=secret)
         self._budget -= len(expansion.text)
         if not expansion.problems:
             return self._text(Expanded(expansion.text)) if _has_variable(text) else self._text(expansion.text)

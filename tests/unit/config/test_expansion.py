@@ -147,7 +147,9 @@ def test_any_text_expands_or_is_refused(text: str) -> None:
 def test_deep_nesting_needs_no_recursion() -> None:
     depth = 100_000
     assert expand("${NONE:-" * depth + "x" + "}" * depth, {}) == ("x", [])
-    assert expand("${NONE:-" * depth, {}).problems == [("${NONE...: the closing brace is missing", None)]
+    assert expand("${NONE:-" * depth, {}).problems == [
+        (f"character {8 * depth - 7}: the closing brace is missing", None)
+    ]
 
 
 def test_many_large_values_end_at_the_limit() -> None:

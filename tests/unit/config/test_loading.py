@@ -220,3 +220,26 @@ def test_a_variable_that_is_empty_is_not_suggested_for_itself() -> None:
     environ = {"DATA_DIR": "", "DATA_DIRS": "x"}
     [problem] = refusal({"meta": {"type": "tiny", "options": {"place": "${DATA_DIR:?}"}}}, environ).problems
     assert (problem.reason, problem.suggestion) == ("required environment variable DATA_DIR is not set or empty", None)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"place": "p", "password": "pa$hunter2"},
+        {"place": "p", "password": "$hunter2"},
+        {"place": "p", "password": "pa${hunter2-!"},
+        {"place": "p", "extra": {"api_key": ["pa$hunter2"]}},
+        {"place": "postgresql://u:pa$hunter2@h/d"},
+        {"place": "host=h password=pa$hunter2 user=u"},
+    ],
+)
+def test_a_dollar_in_a_secret_is_told_by_its_place(options: dict[str, Any]) -> None:
+    error = refusal({"meta": {"type": "tiny", "options": options}}, {"hunter": "x"})
+    assert "hunter" not in str(error)
+    assert "character" in str(error)
+
+
+@pytest.mark.parametrize("text", ["${DB_PASSWORD}", "postgresql://u:${DB_PASSWORD}@h/d"])
+def test_a_variable_that_is_meant_is_named_in_a_secret_too(text: str) -> None:
+    error = refusal({"meta": {"type": "tiny", "options": {"place": "p", "password": text}}}, {})
+    assert "DB_PASSWORD is not set" in str(error)
