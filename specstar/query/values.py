@@ -79,7 +79,7 @@ def normalise(value: Any, path: str | None = None) -> Scalar:
         return _int(int(value), path)
     if isinstance(value, float):
         return _float(float(value), path)
-    raise UnindexableError(f"a value of type {kind.__name__} cannot be compared or indexed", path=path)
+    raise UnindexableError(_at(f"a value of type {kind.__name__} cannot be compared or indexed", path), path=path)
 
 
 def time_text(value: datetime, path: str | None = None) -> str:
@@ -92,7 +92,7 @@ def parse_time(value: str, path: str | None = None) -> datetime:
     try:
         parsed = datetime.fromisoformat(value)
     except ValueError as exc:
-        raise QueryError(f"{value[:80]!r} is not a time in ISO 8601", path=path) from exc
+        raise QueryError(_at(f"{value[:80]!r} is not a time in ISO 8601", path), path=path) from exc
     return _utc(parsed, path)
 
 
@@ -106,30 +106,34 @@ def time_of(micros: int) -> datetime:
     return _EPOCH + timedelta(microseconds=micros)
 
 
+def _at(message: str, path: str | None) -> str:
+    return f"{message} - at `{path}`" if path else message
+
+
 def _utc(value: datetime, path: str | None) -> datetime:
     if value.tzinfo is None:
         return value.replace(tzinfo=UTC)
     try:
         return value.astimezone(UTC)
     except OverflowError as exc:
-        raise QueryError("the time lies outside the years 1 to 9999 in UTC", path=path) from exc
+        raise QueryError(_at("the time lies outside the years 1 to 9999 in UTC", path), path=path) from exc
 
 
 def _text(value: str, path: str | None) -> str:
     if "\x00" in value:
-        raise QueryError("text with a NUL character cannot be indexed or compared", path=path)
+        raise QueryError(_at("text with a NUL character cannot be indexed or compared", path), path=path)
     if not value.isascii():
         try:
             value.encode()
         except UnicodeEncodeError as exc:
-            raise QueryError("text with a lone surrogate cannot be indexed or compared", path=path) from exc
+            raise QueryError(_at("text with a lone surrogate cannot be indexed or compared", path), path=path) from exc
     return value
 
 
 def _int(value: int, path: str | None) -> int:
     if INT_MIN <= value <= INT_MAX:
         return value
-    raise QueryError("an integer beyond 64 bits cannot be indexed or compared", path=path)
+    raise QueryError(_at("an integer beyond 64 bits cannot be indexed or compared", path), path=path)
 
 
 def _float(value: float, path: str | None) -> int | float:
@@ -137,13 +141,13 @@ def _float(value: float, path: str | None) -> int | float:
         whole = int(value)
         return whole if INT_MIN <= whole <= INT_MAX else value
     if value - value != 0.0:
-        raise QueryError("NaN and infinity cannot be indexed or compared", path=path)
+        raise QueryError(_at("NaN and infinity cannot be indexed or compared", path), path=path)
     return value
 
 
 def _decimal(value: Decimal, path: str | None) -> int | float:
     if not value.is_finite():
-        raise QueryError("NaN and infinity cannot be indexed or compared", path=path)
+        raise QueryError(_at("NaN and infinity cannot be indexed or compared", path), path=path)
     if value.adjusted() < 20 and value == value.to_integral_value():
         return _int(int(value), path) if abs(value) <= INT_MAX else _float(float(value), path)
     return _float(float(value), path)

@@ -990,3 +990,21 @@ async def test_a_time_that_no_backend_keeps_is_refused(users: Users, now: Any) -
     with users.using(now=lambda: now), pytest.raises(InvalidInputError, match="now must be"):
         await users.create(User("never"))
     assert await users.count() == 0
+
+
+@pytest.mark.parametrize(
+    ("user", "field"),
+    [
+        (User("nul\0"), "name"),
+        (User("a", 2**63), "age"),
+        (User("a", tags=["b", "\0"]), "tags"),
+        (User("a", address=Address("\0")), "address.city"),
+    ],
+)
+async def test_a_value_that_cannot_be_indexed_is_refused_with_its_field(users: Users, user: User, field: str) -> None:
+    made = await users.create(User("a"))
+    for change in (users.create(user), users.create_many([user]), users.update(made.resource_id, user)):
+        with pytest.raises(InvalidInputError, match=f" - at `{field}`$") as caught:
+            await change
+        assert caught.value.field == field
+    assert await users.count() == 1
