@@ -27,6 +27,8 @@ __all__ = ["MAX_REPEAT", "regex_function", "search", "spelled", "translate"]
 MAX_REPEAT = 255
 """The highest count of a repetition, PostgreSQL's own."""
 
+# RE2's own, for repetitions within each other: kMaxRepeat in https://github.com/google/re2/blob/main/re2/parse.cc
+_MOST_NESTED = 1_000
 _MOST_STEPS = RANGES["max_pattern_steps"].most
 _MOST_GROUPS = RANGES["max_pattern_groups"].most
 _TOP = 0x10FFFF
@@ -107,6 +109,8 @@ class _Parser:
         self.at = 0
         self.depth = 0
         self.deepest = 0
+        # What the counts within each other multiply to, at most, in what was parsed of the innermost group.
+        self.repeated = 1
 
     def whole(self) -> _Parsed:
         written, steps = self.alternatives()
@@ -143,8 +147,10 @@ class _Parser:
         while (char := self.peek()) and char not in "|)":
             if char in "*+?{":
                 self.fail(f"nothing to repeat before {char}" if char != "{" else "write a literal { as \\{")
+            before, self.repeated = self.repeated, 1
             written, size, repeatable = self.atom()
             written, size = self.quantified(written, size, repeatable)
+            self.repeated = max(before, self.repeated)
             parts.append(written)
             total = self.sized(total + size)
         return "".join(parts) or "(?:)", total
@@ -159,6 +165,9 @@ class _Parser:
             low, high = self.bounds()
             quantifier = f"{{{low}}}" if high == low else f"{{{low},{'' if high is None else high}}}"
             size = self.sized(size * (low + 1 if high is None else max(high, 1)))
+            self.repeated *= max(low if high is None else high, 1)
+            if self.repeated > _MOST_NESTED:
+                self.fail(f"repetitions within each other multiply to more than {_MOST_NESTED}")
         else:
             self.at += 1
             quantifier = char

@@ -144,6 +144,7 @@ def expected() -> dict[str, Row]:
         "steps that its repetitions multiply to": of_query("max_pattern_steps"),
         "levels of its groups": of_query("max_pattern_groups"),
         "count of one repetition in it": fixed(count(regex.MAX_REPEAT)),
+        "what counts within each other multiply to": fixed(count(regex._MOST_NESTED)),
         "keys of a sort": of_query("max_sort_keys"),
         "characters of a cursor": of_query("max_cursor_characters"),
         "characters of a field's path": fixed(count(fields.MAX_PATH)),

@@ -35,7 +35,7 @@ from specstar.query import (
 )
 from specstar.query.cursor import make_cursor
 from specstar.query.limits import RANGES
-from specstar.query.regex import translate
+from specstar.query.regex import search, translate
 from tests.unit.query.ceilings import CEILINGS, largest, limited
 from tests.unit.query.generated import FIELDS, record, schema
 from tests.unit.query.grid import grid_rows
@@ -136,7 +136,7 @@ def test_a_raised_limit_lets_more_through() -> None:
         lambda: QB["text"].in_(range(1_001)),
         lambda: QB["text"] == "x" * 65_537,
         lambda: translate("a" * 1_500),
-        lambda: translate("(a{60}){20}"),
+        lambda: translate("(a{30}b{30}){20}"),
     ]
     for way in ways:
         with pytest.raises(QueryError):
@@ -148,6 +148,22 @@ def test_a_raised_limit_lets_more_through() -> None:
     for way in ways:
         with pytest.raises(QueryError):
             way()
+
+
+def test_repetitions_within_each_other_have_the_bound_of_re2_under_any_limits() -> None:
+    set_query_limits(CEILINGS)
+    for pattern in (
+        "(a{40}){25}",
+        "(a{40}b{3}){25}",
+        "(?:(?:a{10}){10}){10}",
+        "a{255}b{255}c{255}",
+        "(ab{0}){255}",
+        "(a{2,}){255}",
+    ):
+        assert not search(translate(pattern), "")
+    for pattern in ("(a{40}){26}", "(b{3}(a{40}|c)){26}", "((a{10}){10}){11}", "(a{5,}){201}"):
+        with pytest.raises(QueryError, match="repetitions within each other multiply to more than 1000"):
+            QB["text"].regex(pattern)
 
 
 def test_the_number_of_sort_keys_is_limited() -> None:
