@@ -13,6 +13,7 @@ from anyio.lowlevel import checkpoint
 from specstar.errors import BackendError, BackendUnavailable, SpecstarError
 from specstar.message_queue.attempt import Attempt, Stopped
 from specstar.message_queue.runner import JobRunner
+from specstar.message_queue.waiting import Waiting
 from specstar.roles import Consumer, Delivery
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Lane:
         self._worker = worker
         self._runner = JobRunner(worker, queue)
         self._messages = queue._messages()
+        self._waiting = Waiting(worker, self._messages, queue.name, limit=limit)
         self._session: _Session | None = None
         self._turns = 0
 
@@ -74,7 +76,10 @@ class Lane:
                         if self._worker.stopping:
                             break
                         self._start_slot(slots, session)
-                        await session.over.wait()
+                        async with anyio.create_task_group() as beside:
+                            beside.start_soon(self._waiting.share_out, consumer)
+                            await session.over.wait()
+                            beside.cancel_scope.cancel()
                 except BackendUnavailable as error:
                     if not self._worker.stopping:
                         logger.warning("jobs %r: no broker, again in %g s: %s", self.queue.name, pause, error)
@@ -130,11 +135,7 @@ class Lane:
                 if not session.idle and session.slots < self.limit:
                     self._start_slot(slots, session)
                 try:
-                    if worker.permit is None:
-                        await self._handle(delivery)
-                    else:
-                        async with worker.permit:
-                            await self._handle(delivery)
+                    await self._handle(delivery)
                 finally:
                     session.idle += 1
                 self._turns += 1
@@ -152,11 +153,29 @@ class Lane:
                 session.over.set()
 
     async def _handle(self, delivery: Delivery) -> None:
-        if not self.queue.is_async and self._worker.threads.full:
-            await self._worker.room_for_threads(self.queue.name)
-        # It may have waited for its turn until the drain: without an end it goes back when the consumer is left.
-        if not self._worker.stopping:
-            await self._runner.handle(delivery)
+        """Run it when it is its turn. It may have waited for that until the drain: without an end it goes back."""
+        worker, permit = self._worker, self._worker.permit
+        if permit is None:
+            if await self._has_thread(delivery) and not worker.stopping:
+                await self._runner.handle(delivery)
+        elif await self._has_permit(delivery, permit):
+            try:
+                if await self._has_thread(delivery) and not worker.stopping:
+                    await self._runner.handle(delivery)
+            finally:
+                permit.release()
+
+    async def _has_permit(self, delivery: Delivery, permit: anyio.Semaphore) -> bool:
+        try:
+            permit.acquire_nowait()
+        except anyio.WouldBlock:
+            return await self._waiting.until(delivery, permit.acquire)
+        return True
+
+    async def _has_thread(self, delivery: Delivery) -> bool:
+        if self.queue.is_async or not self._worker.threads.full:
+            return True
+        return await self._waiting.until(delivery, lambda: self._worker.room_for_threads(self.queue.name))
 
     def _end(self, session: _Session, error: BaseException) -> None:
         """The consumer gives no more. While the worker drains, it stays open for the ends of what runs."""

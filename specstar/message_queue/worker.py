@@ -199,6 +199,12 @@ class Worker:
         with anyio.move_on_after(seconds):
             await (self._hurried if even_when_stopping else self._stopped).wait()
 
+    def room(self, most: int) -> int:
+        """How many more jobs might begin now, up to `most`."""
+        if self.threads.full:
+            return 0
+        return most if self.permit is None else min(most, self.permit.value)
+
     async def room_for_threads(self, name: str) -> None:
         """Wait while too many threads are stuck in handlers that are over time."""
         said = False

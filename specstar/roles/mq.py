@@ -99,6 +99,24 @@ class Consumer(ABC):
         Messages that were not handed out may then be `redelivered` all the same: for those whose state tells what was done.
         """
 
+    hold_seconds: float | None = None
+    """How long the backend lets a worker hold a message without an end; None: for ever."""
+    paused: bool = False
+    """True after `pause`, until `resume` or a new connection."""
+
+    async def others_may_take(self) -> bool:
+        """True if what is sent now, without a partition, probably comes to another worker at once.
+
+        Raises `BackendError` if that cannot be found out.
+        """
+        return False
+
+    async def pause(self) -> None:  # noqa: B027  where others never take anything, nobody pauses
+        """Take no more messages without a partition, until `resume`. Those received stay in hand. May be called twice."""
+
+    async def resume(self, *, prefetch: int) -> None:  # noqa: B027
+        """Take messages again, at most `prefetch` beside those that are in hand now."""
+
 
 class MessageQueue(ABC):
     """The messages of one job type."""

@@ -26,6 +26,8 @@ logger = logging.getLogger("specstar")
 _POLL_SECONDS = 2.0
 _LONGEST_PAUSE = 5.0
 _SHARE_SECONDS = 5.0
+# Unless it is configured otherwise.
+_BROKERS_CONSUMER_TIMEOUT = 1800.0
 
 
 class RabbitMQConsumer(Consumer):
@@ -35,6 +37,7 @@ class RabbitMQConsumer(Consumer):
         self.queue = queue
         self.home = home
         self.stopped = False
+        self.hold_seconds = queue.options.consumer_timeout_seconds or _BROKERS_CONSUMER_TIMEOUT
         self._prefetch = prefetch
         self._loop = asyncio.get_running_loop()
         self._main: Subscription | None = None
@@ -84,6 +87,40 @@ class RabbitMQConsumer(Consumer):
     def share_partitions(self) -> None:
         self._shares = True
         self._changed.set()
+
+    @property
+    def paused(self) -> bool:  # type: ignore[override]
+        return self._main is not None and self._main.paused
+
+    async def others_may_take(self) -> bool:
+        async def look() -> bool:
+            link = await self.queue.live_link()
+            ready, consumers = await link.topology.load(self.queue.queues.main)
+            # Where something lies ready, nobody has room for more.
+            return not ready and consumers > (not self.paused)
+
+        return await self.queue.on_link(look)
+
+    async def pause(self) -> None:
+        if not self.paused:
+            await self._take_at_most(0)
+
+    async def resume(self, *, prefetch: int) -> None:
+        await self._take_at_most(prefetch)
+
+    async def _take_at_most(self, prefetch: int) -> None:
+        done: asyncio.Future[None] = self._loop.create_future()
+        self.home.spawn(self._change, prefetch, done)
+        await done
+
+    async def _change(self, prefetch: int, done: asyncio.Future[None]) -> None:
+        """In a task of its own: a request that is given up half way ends its channel, and with it all that runs."""
+        try:
+            if self._main is not None and not self.stopped:
+                await self._main.change(prefetch)
+        finally:
+            if not done.done():
+                done.set_result(None)
 
     async def stop(self) -> None:
         async with self._stopping:
@@ -208,7 +245,7 @@ class RabbitMQConsumer(Consumer):
         if len(busy) < 2:
             return
         # Of the queue without partitions: quorum queues count only the active consumer of a partition.
-        workers = await link.topology.consumers(self.queue.queues.main)
+        _, workers = await link.topology.load(self.queue.queues.main)
         share = -(-self.queue.queues.shards // max(1, workers))
         # With more than one prefetched, other keys would wait for a slow handler: those move when they rest.
         movable = [each for each in busy if not each.handed_out or self.queue.options.partition_prefetch == 1]

@@ -9,14 +9,12 @@ import secrets
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-import aiormq
-
 from specstar.backends.rabbitmq import wire
 from specstar.backends.rabbitmq.acks import Acks
 from specstar.backends.rabbitmq.contents import DELIVER, Contents, delivery_of
 from specstar.backends.rabbitmq.delivery import RabbitMQDelivery
 from specstar.backends.rabbitmq.envelope import unpack
-from specstar.backends.rabbitmq.faults import translated
+from specstar.backends.rabbitmq.faults import LinkLostError, translated
 from specstar.errors import BackendError, DecodeError, LimitExceededError
 
 if TYPE_CHECKING:
@@ -52,8 +50,10 @@ class Subscription:
         self.handed_out = 0
         self.busy = False
         """True if something has come since this was last set to False: the broker has chosen this consumer."""
+        self.paused = True
         self._channel = channel
-        self._consumer_tag = f"specstar-{secrets.token_hex(8)}"
+        self._consumer_tag = ""
+        self._changing = asyncio.Lock()
         self._open: dict[int, RabbitMQDelivery] = {}
         # Partition keys in hand, each with what waits behind it.
         self._keys: dict[str, deque[RabbitMQDelivery]] = {}
@@ -71,18 +71,39 @@ class Subscription:
     ) -> Subscription:
         """Begin to consume a declared queue. Raises `BackendUnavailable`, `BackendError` or `LinkLostError`."""
         subscription = cls(consumer, link, await link.open_channel(confirms=False), queue, partition=partition)
-        channel = subscription._channel
         try:
-            with translated(f"consuming queue {queue.name!r}"):
-                async with asyncio.timeout(link.options.operation_timeout_seconds):
-                    await channel.basic_qos(prefetch_count=prefetch)
-                    await channel.basic_consume(
-                        queue.name, subscription._on_message, consumer_tag=subscription._consumer_tag
-                    )
+            await subscription._consume(prefetch)
         except BaseException:
             subscription.abort()
             raise
         return subscription
+
+    async def _consume(self, prefetch: int) -> None:
+        """Take no more (0), or at most so many beside those in hand. Once it has failed the channel is of no use."""
+        with translated(f"consuming queue {self.queue.name!r}"):
+            async with asyncio.timeout(self.link.options.operation_timeout_seconds):
+                if not self.paused:
+                    await self._channel.basic_cancel(self._consumer_tag)
+                    self.paused = True
+                if prefetch:
+                    self._consumer_tag = f"specstar-{secrets.token_hex(8)}"
+                    await self._channel.basic_qos(prefetch_count=prefetch)
+                    await self._channel.basic_consume(
+                        self.queue.name, self._on_message, consumer_tag=self._consumer_tag
+                    )
+                    self.paused = False
+
+    async def change(self, prefetch: int) -> None:
+        """From now on take no more (0), or at most so many beside those in hand. Must not be cancelled."""
+        async with self._changing:
+            if not self.lost:
+                try:
+                    await self._consume(prefetch)
+                except (BackendError, LinkLostError) as error:
+                    logger.warning(
+                        "pausing the consumer of queue %r failed: consuming anew: %s", self.queue.name, error
+                    )
+                    self.abort()
 
     # Deliveries coming in.
 
@@ -194,10 +215,10 @@ class Subscription:
             if not self.handed_out:
                 await self.aclose()
             return
-        if not self.lost:
-            with contextlib.suppress(TimeoutError, OSError, RuntimeError, aiormq.AMQPError):
-                async with asyncio.timeout(self.link.options.operation_timeout_seconds):
-                    await self._channel.basic_cancel(self._consumer_tag)
+        async with self._changing:
+            if not self.lost:
+                with contextlib.suppress(BackendError, LinkLostError):
+                    await self._consume(0)
         if not self.lost:
             for tag, delivery in sorted(self._open.items()):
                 if not delivery.handed_out:

@@ -196,11 +196,12 @@ class Topology:
     def mark_partitioned(self, job: JobQueues) -> None:
         self._partitioned[job.names.partitions] = self._loop.time()
 
-    async def consumers(self, spec: QueueSpec) -> int:
-        """How many consumers a queue has that is there."""
+    async def load(self, spec: QueueSpec) -> tuple[int, int]:
+        """How many messages are ready in a queue that is there, and how many consumers it has."""
 
-        async def look(channel: Channel) -> int:
-            return (await channel.queue_declare(spec.name, passive=True)).consumer_count or 0
+        async def look(channel: Channel) -> tuple[int, int]:
+            answer = await channel.queue_declare(spec.name, passive=True)
+            return answer.message_count or 0, answer.consumer_count or 0
 
         return await self._request(f"looking at queue {spec.name!r}", look)
 
