@@ -51,7 +51,7 @@ class Lane:
         self._worker = worker
         self._runner = JobRunner(worker, queue)
         self._messages = queue._messages()
-        self._waiting = Waiting(worker, self._messages, queue.name, limit=limit)
+        self._waiting = Waiting(worker, queue, limit=limit)
         self._session: _Session | None = None
         self._turns = 0
 
@@ -153,17 +153,23 @@ class Lane:
                 session.over.set()
 
     async def _handle(self, delivery: Delivery) -> None:
-        """Run it when it is its turn. It may have waited for that until the drain: without an end it goes back."""
-        worker, permit = self._worker, self._worker.permit
+        """Run it when it is its turn."""
+        permit = self._worker.permit
         if permit is None:
-            if await self._has_thread(delivery) and not worker.stopping:
-                await self._runner.handle(delivery)
+            await self._run_or_leave(delivery)
         elif await self._has_permit(delivery, permit):
             try:
-                if await self._has_thread(delivery) and not worker.stopping:
-                    await self._runner.handle(delivery)
+                await self._run_or_leave(delivery)
             finally:
                 permit.release()
+
+    async def _run_or_leave(self, delivery: Delivery) -> None:
+        if await self._has_thread(delivery):
+            # It may have come or waited until the drain.
+            if self._worker.stopping:
+                await self._waiting.leave(delivery)
+            else:
+                await self._runner.handle(delivery)
 
     async def _has_permit(self, delivery: Delivery, permit: anyio.Semaphore) -> bool:
         try:

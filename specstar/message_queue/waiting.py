@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import msgspec
 
 from specstar.errors import SpecstarError
 from specstar.resource_manager.ids import new_id
-from specstar.roles import Consumer, Delivery, MessageQueue
+from specstar.roles import Consumer, Delivery
 
 if TYPE_CHECKING:
+    from specstar.message_queue.queue import JobQueue
     from specstar.message_queue.worker import Worker
 
 __all__ = ["Waiting"]
@@ -28,13 +29,12 @@ _HAND_OVER_SECONDS = 5.0
 
 
 class _Entry:
-    """A delivery that no handler has begun. `may_go`: what is known of it is all in its message, and its place is free."""
+    """A delivery that no handler has begun."""
 
     __slots__ = ("may_go", "scope", "since")
 
     def __init__(self, delivery: Delivery) -> None:
-        # That an earlier worker lost it must not be forgotten, and those of a partition keep their order.
-        self.may_go = not delivery.redelivered and delivery.message.partition_key is None
+        self.may_go = _may_go(delivery)
         self.scope = anyio.CancelScope()
         self.since = time.monotonic()
 
@@ -47,10 +47,11 @@ class Waiting:
     it. First the consumer pauses, until there is room here: what was given away does not come back to a busy worker.
     """
 
-    def __init__(self, worker: Worker, messages: MessageQueue, name: str, *, limit: int) -> None:
+    def __init__(self, worker: Worker, queue: JobQueue[Any], *, limit: int) -> None:
         self._worker = worker
-        self._messages = messages
-        self._name = name
+        self._messages = queue._messages()
+        self._name = queue.name
+        self._keeps_state = queue.keep_state
         self._limit = limit
         self._entries: set[_Entry] = set()
         self._narrow = False
@@ -71,8 +72,13 @@ class Waiting:
         finally:
             self._entries.discard(entry)
 
+    async def leave(self, delivery: Delivery) -> None:
+        """The worker stops before it has begun. Without an end it goes back to its place when the consumer is left."""
+        if _may_go(delivery) and not self._keeps_state:
+            await self._hand_over(delivery)
+
     async def share_out(self, consumer: Consumer) -> None:
-        """Look again and again, until the worker stops: then all goes."""
+        """Look again and again, until the worker stops: then all goes of which a loss would count as an attempt."""
         while not self._worker.stopping:
             await self._worker.sleep(_LOOK_SECONDS)
             try:
@@ -80,7 +86,8 @@ class Waiting:
             except SpecstarError as error:
                 logger.info("jobs %r: what waits here stays for now: %s", self._name, error)
                 await self._worker.sleep(_PATIENCE_SECONDS)
-        self._let_go(time.monotonic())
+        if not self._keeps_state:
+            self._let_go(time.monotonic())
 
     async def _look(self, consumer: Consumer) -> None:
         patience_ends = time.monotonic() - _PATIENCE_SECONDS
@@ -116,3 +123,8 @@ class Waiting:
         except SpecstarError as error:
             logger.info("job %s in %r stays in this worker: %s", delivery.message.id, self._name, error)
         return sent
+
+
+def _may_go(delivery: Delivery) -> bool:
+    """True if nothing is lost with this delivery: neither that another worker had it, nor its place in a partition."""
+    return not delivery.redelivered and delivery.message.partition_key is None

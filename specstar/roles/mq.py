@@ -88,7 +88,8 @@ class Consumer(ABC):
 
     @abstractmethod
     async def stop(self) -> None:
-        """Take no more messages; those received but not handed out go back. Deliveries in hand can still be ended.
+        """Take no more messages; those received but not handed out go back, without a partition not as `redelivered` unless
+        `share_partitions` was called. Deliveries in hand can still be ended.
 
         A `receive` that waits raises `BackendUnavailable`. Safe to call twice.
         """

@@ -43,7 +43,7 @@ class RabbitMQConsumer(Consumer):
         self._main: Subscription | None = None
         self._partitions: dict[int, Subscription] = {}
         self._partitioned = False
-        self._shares = False
+        self.shares = False
         self._shared = self._loop.time()
         self._ready: deque[RabbitMQDelivery] = deque()
         self._waiters: deque[asyncio.Future[None]] = deque()
@@ -85,7 +85,7 @@ class RabbitMQConsumer(Consumer):
                 raise
 
     def share_partitions(self) -> None:
-        self._shares = True
+        self.shares = True
         self._changed.set()
 
     @property
@@ -201,7 +201,7 @@ class RabbitMQConsumer(Consumer):
             try:
                 link = await self.queue.consuming_link()
                 await self._subscribe(link)
-                if self._shares and self._partitioned and self._loop.time() >= self._shared + _SHARE_SECONDS:
+                if self.shares and self._partitioned and self._loop.time() >= self._shared + _SHARE_SECONDS:
                     await self._share(link)
                 failures = 0
             except (BackendError, LinkLostError) as error:
@@ -233,7 +233,7 @@ class RabbitMQConsumer(Consumer):
     def _until_next_look(self) -> float | None:
         if not self._partitioned:
             return _POLL_SECONDS
-        return max(0.0, self._shared + _SHARE_SECONDS - self._loop.time()) if self._shares else None
+        return max(0.0, self._shared + _SHARE_SECONDS - self._loop.time()) if self.shares else None
 
     async def _share(self, link: Link) -> None:
         """Leave partitions that are beyond this consumer's share to others: the broker gives all to whoever came first."""

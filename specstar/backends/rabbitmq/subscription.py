@@ -30,6 +30,7 @@ __all__ = ["Subscription"]
 
 logger = logging.getLogger("specstar")
 _GIVE_BACK_SECONDS = 1.0
+_SEND_ANEW_SECONDS = 5.0
 
 
 class Subscription:
@@ -219,12 +220,29 @@ class Subscription:
             if not self.lost:
                 with contextlib.suppress(BackendError, LinkLostError):
                     await self._consume(0)
+        waiting = [delivery for _, delivery in sorted(self._open.items()) if not delivery.handed_out]
+        if not self.consumer.shares:
+            waiting = await self._sent_anew(waiting)
         if not self.lost:
-            for tag, delivery in sorted(self._open.items()):
-                if not delivery.handed_out:
-                    del self._open[tag]
-                    self._acks.give_back(tag)
+            for delivery in waiting:
+                del self._open[delivery.tag]
+                self._acks.give_back(delivery.tag)
             self._acks.flush()
+
+    async def _sent_anew(self, waiting: list[RabbitMQDelivery]) -> list[RabbitMQDelivery]:
+        """Send anew what nobody has begun: given back, it counts as attempted. Returns what must be given back all the same."""
+        fresh = [delivery for delivery in waiting if not delivery.redelivered]
+        try:
+            async with asyncio.timeout(_SEND_ANEW_SECONDS):
+                await self.consumer.queue.send_again([delivery.message for delivery in fresh])
+        except (BackendError, LimitExceededError, TimeoutError) as error:
+            logger.info("%d jobs of queue %r go back as they are: %s", len(fresh), self.queue.name, error)
+            return waiting
+        if not self.lost:
+            for delivery in fresh:
+                del self._open[delivery.tag]
+                self._acks.done(delivery.tag)
+        return [delivery for delivery in waiting if delivery.redelivered]
 
     async def aclose(self) -> None:
         """Close the channel after the acks that are due: everything else goes back to its queue."""

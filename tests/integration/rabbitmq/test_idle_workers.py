@@ -124,6 +124,30 @@ async def test_what_waits_when_its_worker_drains_counts_as_not_attempted(program
         assert programs.attempts == [1] * MAILS
 
 
+async def test_what_a_draining_worker_does_not_begin_counts_as_not_attempted(amqp_url: str, queue_prefix: str) -> None:
+    """Whatever is on its way to it when it is told to stop."""
+    memory = {"type": "memory"}
+    options = {"amqp_url": amqp_url, "queue_prefix": queue_prefix}
+    spec = SpecStar()
+    spec.configure(backend={"meta": memory, "resource": memory, "mq": {"type": "rabbitmq", "options": options}})
+    ran: list[int] = []
+
+    @spec.job(keep_state=False, max_retries=0)
+    async def mails(job: Job[Mail]) -> None:
+        ran.append(job.payload.number)
+        await anyio.sleep(0)
+
+    async with spec:
+        await mails.enqueue_many([Mail(number=number) for number in range(1500)])
+        for round_ in range(1, 6):
+            async with workers(spec, concurrency=20):
+                await eventually(lambda: len(ran) >= round_ * 150)  # noqa: B023
+        async with workers(spec, concurrency=20):
+            await eventually(lambda: len(ran) == 1500)
+        assert sorted(ran) == list(range(1500))
+        assert await mails.list_dead() == []
+
+
 async def test_what_waits_too_long_for_the_broker_goes_back_to_it(
     programs: Programs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
