@@ -11,7 +11,7 @@ import anyio
 import msgspec
 
 from specstar.errors import ResourceNotFoundError, RevisionConflictError, SpecstarError
-from specstar.message_queue.job import JobStatus
+from specstar.message_queue.job import JobRecord, JobStatus
 from specstar.message_queue.state import CONFLICTS, JobState, Snapshot
 from specstar.query import QB, Condition
 from specstar.roles import MessageQueue
@@ -118,27 +118,40 @@ async def requeue_dead(state: JobState, messages: MessageQueue, queue: str, job_
 
     async def revive(ids: Sequence[str]) -> None:
         # The state first: a worker drops the message of a job that counts as failed.
-        await _for_each(ids, lambda job_id: _revive(state, queue, job_id))
+        await _for_each(ids, lambda job_id: _change(state, queue, job_id, JobStatus.failed, _revived))
 
-    return await messages.requeue_dead(job_ids, before=revive)
+    async def stay(ids: Sequence[str]) -> None:
+        await _for_each(ids, lambda job_id: _change(state, queue, job_id, JobStatus.pending, _failed))
+
+    return await messages.requeue_dead(job_ids, before=revive, stays=stay)
 
 
-async def _revive(state: JobState, queue: str, job_id: str) -> None:
+def _revived(record: JobRecord) -> JobRecord:
+    return _replace(
+        record,
+        status=JobStatus.pending,
+        attempts=0,
+        delivery=0,
+        worker=None,
+        finished_time=None,
+        cancel_requested=False,
+    )
+
+
+def _failed(record: JobRecord) -> JobRecord:
+    return _replace(record, status=JobStatus.failed, finished_time=datetime.now(UTC))
+
+
+async def _change(
+    state: JobState, queue: str, job_id: str, status: JobStatus, change: Callable[[JobRecord], JobRecord]
+) -> None:
+    """Change the state of a job of this queue that has this status."""
     for _ in range(CONFLICTS):
         snapshot = await state.read(job_id)
-        if snapshot is None or snapshot.record.status is not JobStatus.failed or snapshot.record.queue != queue:
+        if snapshot is None or snapshot.record.status is not status or snapshot.record.queue != queue:
             return
-        revived = _replace(
-            snapshot.record,
-            status=JobStatus.pending,
-            attempts=0,
-            delivery=0,
-            worker=None,
-            finished_time=None,
-            cancel_requested=False,
-        )
         try:
-            await state.settle(snapshot, revived)
+            await state.settle(snapshot, change(snapshot.record))
         except (RevisionConflictError, ResourceNotFoundError):
             continue
         return

@@ -21,7 +21,7 @@ from specstar.errors import (
 from specstar.message_queue.attempt import Attempt
 from specstar.message_queue.job import JobRecord, JobStatus
 from specstar.message_queue.state import CONFLICTS, JobState, contended
-from specstar.roles import Delivery
+from specstar.roles import Delivery, Message
 
 if TYPE_CHECKING:
     from specstar.message_queue.worker import Worker
@@ -78,6 +78,13 @@ class Outcomes:
                 record = cancelled(found.record)
         raise contended(record.job_id)
 
+    async def undecodable(self, message: Message, reason: str) -> None:
+        """The message goes to the dead letters as it is: a job that waits for it has failed."""
+        try:
+            await self._give_up(message.id, reason, waiting_for=message)
+        except BackendError as failure:
+            await self.again(lambda: self._give_up(message.id, reason, waiting_for=message), failure)
+
     async def end_unsent(self, delivery: Delivery, error: LimitExceededError) -> None:
         """The broker takes no message of this size, neither a retry nor a dead letter: the job ends for good without one."""
         job_id = delivery.message.id
@@ -91,7 +98,7 @@ class Outcomes:
         except (BackendError, GaveUp) as failure:
             logger.warning("job %s in %r comes again: %s", job_id, self._name, failure)
 
-    async def _give_up(self, job_id: str, reason: str) -> None:
+    async def _give_up(self, job_id: str, reason: str, *, waiting_for: Message | None = None) -> None:
         if self._state is None:
             return
         for _ in range(CONFLICTS):
@@ -102,7 +109,11 @@ class Outcomes:
                     return  # damaged: there is nothing to write
                 if found is None or found.record.status.finished:
                     return
-                text = "; ".join(part for part in (found.record.error, reason) if part)
+                if waiting_for is not None and not _waits_for(found.record, waiting_for, self._name):
+                    return
+                text = found.record.error or ""
+                if reason not in text:
+                    text = f"{text}; {reason}" if text else reason
                 failed = msgspec.structs.replace(
                     found.record, status=JobStatus.failed, error=text, worker=None, finished_time=datetime.now(UTC)
                 )
@@ -123,6 +134,11 @@ class Outcomes:
                 return await operation()
             except BackendError as failure:
                 error = failure
+
+
+def _waits_for(record: JobRecord, message: Message, queue: str) -> bool:
+    waits = record.status is JobStatus.pending or record.status is JobStatus.retrying
+    return waits and record.queue == queue and message.attempts >= record.attempts
 
 
 def cancelled(record: JobRecord) -> JobRecord:

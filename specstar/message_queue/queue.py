@@ -306,7 +306,10 @@ class JobQueue(Generic[P]):
 
     @gated
     async def requeue_dead(self, job_ids: Iterable[str] | None = None) -> int:
-        """Send dead jobs (None: all that are dead now) back to work with no attempts counted; returns how many."""
+        """Send dead jobs (None: all that are dead now) back to work with no attempts counted; returns how many.
+
+        Raises `LimitExceededError`, once all others are sent, if the broker takes some no more for their size: they stay.
+        """
         messages, state = self._messages(), self._state()
         if job_ids is not None:
             job_ids = listed(job_ids, field="job_ids")

@@ -110,6 +110,8 @@ class JobRunner:
                 raise DecodeError(text, job_id=message.id)
         except DecodeError as error:
             logger.warning("jobs %r: a message goes to the dead letters: %s", self._name, error)
+            await self._outcomes.undecodable(message, f"DecodeError: {error}")
+            self._queue._notify(message.id)
             await self._end(delivery.dead(message, reason=f"DecodeError: {error}"), delivery)
             return None
         if (delivery.redelivered or message.attempts) and self._adopted(delivery):

@@ -15,7 +15,7 @@ from msgspec import Struct
 __all__ = ["Consumer", "DeadLetter", "Delivery", "Message", "MessageQueue", "MessageQueueFactory", "Prepare"]
 
 Prepare = Callable[[Sequence[str]], Awaitable[None]]
-"""What is done for messages of these ids before they are sent."""
+"""What is done for messages of these ids beside their sending."""
 
 
 class Message(Struct, frozen=True, kw_only=True, gc=False):
@@ -149,10 +149,14 @@ class MessageQueue(ABC):
         """Look at dead letters, oldest first, without removing them. One entry an id: the latest copy."""
 
     @abstractmethod
-    async def requeue_dead(self, ids: Sequence[str] | None = None, *, before: Prepare | None = None) -> int:
+    async def requeue_dead(
+        self, ids: Sequence[str] | None = None, *, before: Prepare | None = None, stays: Prepare | None = None
+    ) -> int:
         """Send dead letters (None: all that there are now) back to work with `attempts` 0; returns how many.
 
-        `before` is awaited with the ids of each portion before that is sent; what it raises ends the call there.
+        `before` is awaited with the ids of each portion before that is sent; what it raises ends the call there. If the
+        backend takes some no more, for their size, `stays` is awaited with their ids, and `LimitExceededError` raised
+        once all others are sent.
         """
 
     @abstractmethod

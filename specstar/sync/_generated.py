@@ -536,7 +536,10 @@ class JobQueue(Generic[P]):
         return self._gate.call(functools.partial(self._inner.list_dead, limit=limit))
 
     def requeue_dead(self, job_ids: Iterable[str] | None = None) -> int:
-        """Send dead jobs (None: all that are dead now) back to work with no attempts counted; returns how many."""
+        """Send dead jobs (None: all that are dead now) back to work with no attempts counted; returns how many.
+
+        Raises `LimitExceededError`, once all others are sent, if the broker takes some no more for their size: they stay.
+        """
         return self._gate.call(functools.partial(self._inner.requeue_dead, job_ids))
 
     def purge_dead(self, job_ids: Iterable[str] | None = None) -> int:

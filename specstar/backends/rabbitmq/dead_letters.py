@@ -17,7 +17,7 @@ from msgspec import structs
 
 from specstar.backends.rabbitmq.envelope import REASON_HEADER, TIME_HEADER, unpack
 from specstar.backends.rabbitmq.faults import translated
-from specstar.errors import DecodeError
+from specstar.errors import DecodeError, LimitExceededError
 from specstar.roles import DeadLetter, Message
 from specstar.roles.mq import Prepare
 from specstar.runtime import clean_up
@@ -36,6 +36,7 @@ _BATCH_MESSAGES = 100
 _BATCH_BYTES = 8 << 20
 _LONGEST_REASON = 8000
 _GIVE_BACK_SECONDS = 1.0
+_NAMED = 5
 
 
 def reason_headers(reason: str) -> dict[str, Any]:
@@ -66,13 +67,16 @@ class DeadLetters:
 
         return [] if limit <= 0 else await self._with_channel("reading", read)
 
-    async def requeue(self, ids: Sequence[str] | None, before: Prepare | None = None) -> int:
+    async def requeue(
+        self, ids: Sequence[str] | None, before: Prepare | None = None, stays: Prepare | None = None
+    ) -> int:
         """Send back to work with no attempts counted; each is acknowledged here once its copy is confirmed.
 
-        `before` is awaited with the ids of each batch before it is sent.
+        `before` is awaited with the ids of each batch before it is sent, `stays` with those of it that the broker does not take.
         """
         wanted = None if ids is None else set(ids)
         sent: set[str] = set()
+        refused: dict[str, LimitExceededError] = {}
 
         async def move(channel: Channel, name: str) -> int:
             batch: list[tuple[str, Message | bytes, int]] = []
@@ -86,12 +90,22 @@ class DeadLetters:
                 batch.append((message.id, again, received.delivery_tag or 0))
                 size += len(received.body)
                 if len(batch) >= _BATCH_MESSAGES or size >= _BATCH_BYTES:
-                    await self._move_batch(channel, batch, sent, before)
+                    refused.update(await self._move_batch(channel, batch, sent, before, stays))
                     batch, size = [], 0
-            await self._move_batch(channel, batch, sent, before)
+            refused.update(await self._move_batch(channel, batch, sent, before, stays))
             return len(sent)
 
-        return await self._with_channel("requeueing", move)
+        count = await self._with_channel("requeueing", move)
+        if refused:
+            some, first = ", ".join(list(refused)[:_NAMED]), next(iter(refused.values()))
+            raise LimitExceededError(
+                f"{len(refused)} dead letters of {self._queue.name!r} stay ({some}), {count} are sent: {first}; "
+                "raise it and restart the broker, or purge these",
+                field="body",
+                limit=first.limit,
+                actual=first.actual,
+            ) from first
+        return count
 
     async def _move_batch(
         self,
@@ -99,15 +113,22 @@ class DeadLetters:
         batch: list[tuple[str, Message | bytes, int]],
         sent: set[str],
         before: Prepare | None,
-    ) -> None:
+        stays: Prepare | None,
+    ) -> dict[str, LimitExceededError]:
+        """Returns what the broker does not take, by id."""
         fresh = {identity: again for identity, again, _ in batch if identity not in sent}
+        ids = list(fresh)
         if before is not None:
-            await before(list(fresh))
-        await self._queue.send_again([again for again in fresh.values() if isinstance(again, Message)])
-        await self._queue.republish([again for again in fresh.values() if isinstance(again, bytes)])
-        sent.update(fresh)
-        for _, _, tag in batch:
-            await channel.basic_ack(tag, wait=False)
+            await before(ids)
+        too_large = await self._queue.send_again(list(fresh.values()))
+        refused = {ids[place]: error for place, error in too_large.items()}
+        sent.update(identity for identity in ids if identity not in refused)
+        for identity, _, tag in batch:
+            if identity not in refused:
+                await channel.basic_ack(tag, wait=False)
+        if refused and stays is not None:
+            await stays(list(refused))
+        return refused
 
     async def purge(self, ids: Sequence[str] | None) -> int:
         """Delete; returns how many ids."""

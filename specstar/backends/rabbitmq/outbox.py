@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from specstar.backends.rabbitmq.faults import LinkLostError, ReturnedError, refused, unavailable
+from specstar.errors import LimitExceededError
 
 if TYPE_CHECKING:
     from specstar.backends.rabbitmq.connection import RabbitMQConnection
@@ -15,7 +16,10 @@ if TYPE_CHECKING:
     from specstar.backends.rabbitmq.topology import QueueSpec
     from specstar.runtime import LazyConnection
 
-__all__ = ["Outbox"]
+__all__ = ["Outbox", "TooLarge"]
+
+TooLarge = dict[int, LimitExceededError]
+"""What a broker does not take, by its place in what was to be sent."""
 
 # So that a channel that opens and breaks at once does not become a busy loop.
 _PAUSE_AFTER_LOSS = 0.02
@@ -60,14 +64,19 @@ class Outbox:
         deadline = asyncio.get_running_loop().time() + self._timeout
         await self._send_again(None, queue, [(body, priority)], headers, deadline, None)
 
-    async def send_many(self, queue: QueueSpec, items: Sequence[tuple[bytes, int]]) -> None:
-        """Send several (body, priority). After an error any of them may have been sent."""
+    async def send_many(
+        self, queue: QueueSpec, items: Sequence[tuple[bytes, int]], *, too_large: TooLarge | None = None
+    ) -> None:
+        """Send several (body, priority). After an error any of them may have been sent.
+
+        With `too_large`, those that are larger than the broker allows are entered there, by their index, and fail alone.
+        """
         if not items:
             return
         if self._connection.opened is None:
             await self._connection.get()
         deadline = asyncio.get_running_loop().time() + self._timeout
-        await self._send_again(None, queue, list(items), None, deadline, None)
+        await self._send_again(None, queue, list(items), None, deadline, None, too_large)
 
     async def _send_again(
         self,
@@ -77,12 +86,14 @@ class Outbox:
         headers: dict[str, Any] | None,
         deadline: float,
         error: Exception | None,
+        too_large: TooLarge | None = None,
     ) -> None:
         returned = isinstance(error, ReturnedError)
         if returned and failed_on is not None:
             failed_on.topology.forget(queue.name)
         connection = self._connection.opened or await self._connection.get()
         link = failed_on
+        places = list(range(len(items)))
         try:
             async with asyncio.timeout_at(deadline):
                 while items:
@@ -97,9 +108,17 @@ class Outbox:
                             )
                             return
                         failed = await publisher.publish_many(queue.name, items, deadline=deadline)
+                        if too_large is not None:
+                            too_large |= {
+                                places[index]: problem
+                                for index, problem in failed
+                                if isinstance(problem, LimitExceededError)
+                            }
+                            failed = [each for each in failed if not isinstance(each[1], LimitExceededError)]
                         if not failed:
                             return
                         items = [items[index] for index, _ in failed]
+                        places = [places[index] for index, _ in failed]
                         raise _worst([problem for _, problem in failed])
                     except LinkLostError as lost:
                         error = lost

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from specstar.backends.rabbitmq.connection import RabbitMQConnection
     from specstar.backends.rabbitmq.link import Link
     from specstar.backends.rabbitmq.options import RabbitMQOptions
+    from specstar.backends.rabbitmq.outbox import TooLarge
     from specstar.backends.rabbitmq.topology import QueueSpec
 
 __all__ = ["RabbitMQQueue", "RabbitMQQueueFactory"]
@@ -64,26 +65,34 @@ class RabbitMQQueue(MessageQueue):
                 await self._outbox.send(await self._route(message, delay), body, priority=priority)
 
     async def publish_many(self, messages: Sequence[Message], *, delay: float = 0) -> None:
-        await self._send_many(messages, delay, self._limit)
+        packed = [pack(message, self._limit) for message in messages]
+        for queue, places in (await self._routes(messages, delay)).values():
+            await self._outbox.send_many(queue, [(packed[place], messages[place].priority) for place in places])
 
-    async def send_again(self, messages: Sequence[Message]) -> None:
-        """Publish messages that were in a queue before."""
-        await self._send_many(messages, 0, _NO_LIMIT)
+    async def send_again(self, messages: Sequence[Message | bytes]) -> TooLarge:
+        """Publish what was in a queue before, bytes as they are. Returns what the broker does not take any more."""
+        packed = [pack(each, _NO_LIMIT) if isinstance(each, Message) else each for each in messages]
+        too_large: TooLarge = {}
+        for queue, places in (await self._routes(messages, 0)).values():
+            items = [(packed[place], _priority(messages[place])) for place in places]
+            refused: TooLarge = {}
+            await self._outbox.send_many(queue, items, too_large=refused)
+            too_large.update((places[index], error) for index, error in refused.items())
+        return too_large
 
-    async def _send_many(self, messages: Sequence[Message], delay: float, limit: int) -> None:
-        packed = [(pack(message, limit), _checked(message.priority)) for message in messages]
-        batches: dict[str, tuple[QueueSpec, list[tuple[bytes, int]]]] = {}
+    async def _routes(
+        self, messages: Sequence[Message | bytes], delay: float
+    ) -> dict[str, tuple[QueueSpec, list[int]]]:
+        """By the name of the queue, which of the messages go there."""
+        routes: dict[str, tuple[QueueSpec, list[int]]] = {}
         async with self._publish_timeout():
-            for message, item in zip(messages, packed, strict=True):
-                plain = not delay and message.partition_key is None
-                queue = self._main if plain else await self._route(message, delay)
-                batches.setdefault(queue.name, (queue, []))[1].append(item)
-        for queue, items in batches.values():
-            await self._outbox.send_many(queue, items)
-
-    async def republish(self, packed: Sequence[bytes]) -> None:
-        """Publish bytes as they are."""
-        await self._outbox.send_many(self._main, [(body, 0) for body in packed])
+            for place, message in enumerate(messages):
+                _priority(message)
+                queue = self._main
+                if isinstance(message, Message) and (delay or message.partition_key is not None):
+                    queue = await self._route(message, delay)
+                routes.setdefault(queue.name, (queue, []))[1].append(place)
+        return routes
 
     @asynccontextmanager
     async def _publish_timeout(self) -> AsyncIterator[None]:
@@ -139,8 +148,10 @@ class RabbitMQQueue(MessageQueue):
     async def dead_letters(self, *, limit: int = 100) -> list[DeadLetter]:
         return await self._dead.look(limit)
 
-    async def requeue_dead(self, ids: Sequence[str] | None = None, *, before: Prepare | None = None) -> int:
-        return await self._dead.requeue(ids, before)
+    async def requeue_dead(
+        self, ids: Sequence[str] | None = None, *, before: Prepare | None = None, stays: Prepare | None = None
+    ) -> int:
+        return await self._dead.requeue(ids, before, stays)
 
     async def purge_dead(self, ids: Sequence[str] | None = None) -> int:
         return await self._dead.purge(ids)
@@ -276,6 +287,10 @@ class RabbitMQQueue(MessageQueue):
         if not await link.topology.declare(self.queues.partitions):
             return []
         return [self.queues.shard(number) for number in range(self.queues.shards)]
+
+
+def _priority(message: Message | bytes) -> int:
+    return _checked(message.priority) if isinstance(message, Message) else 0
 
 
 def _checked(priority: int) -> int:

@@ -234,15 +234,16 @@ class Subscription:
         fresh = [delivery for delivery in waiting if not delivery.redelivered]
         try:
             async with asyncio.timeout(_SEND_ANEW_SECONDS):
-                await self.consumer.queue.send_again([delivery.message for delivery in fresh])
-        except (BackendError, LimitExceededError, TimeoutError) as error:
+                too_large = await self.consumer.queue.send_again([delivery.message for delivery in fresh])
+        except (BackendError, TimeoutError) as error:
             logger.info("%d jobs of queue %r go back as they are: %s", len(fresh), self.queue.name, error)
             return waiting
+        sent = {delivery.tag for place, delivery in enumerate(fresh) if place not in too_large}
         if not self.lost:
-            for delivery in fresh:
-                del self._open[delivery.tag]
-                self._acks.done(delivery.tag)
-        return [delivery for delivery in waiting if delivery.redelivered]
+            for tag in sent:
+                del self._open[tag]
+                self._acks.done(tag)
+        return [delivery for delivery in waiting if delivery.tag not in sent]
 
     async def aclose(self) -> None:
         """Close the channel after the acks that are due: everything else goes back to its queue."""

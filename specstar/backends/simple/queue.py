@@ -144,7 +144,9 @@ class _SimpleQueue(MessageQueue):
         state = self._state or await self.open()
         return [letter for letter, _ in zip(state.dead.values(), range(limit), strict=False)]
 
-    async def requeue_dead(self, ids: Sequence[str] | None = None, *, before: Prepare | None = None) -> int:
+    async def requeue_dead(
+        self, ids: Sequence[str] | None = None, *, before: Prepare | None = None, stays: Prepare | None = None
+    ) -> int:
         state = self._state or await self.open()
         if before is not None:
             ids = state.buried(ids)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from pamqp.commands import Basic
 
+from specstar import Job, JobStatus, SpecStar
+from specstar.message_queue import JobQueue
+from tests.conformance.jobs.harness import Mail, dead_jobs, eventually_gives, workers
 from tests.integration.rabbitmq.rig import Rig, message, nothing_more, open_rig, raw_channel, take, take_and_ack
 
 MOMENT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -63,3 +68,64 @@ async def test_odd_headers_stand_in_nobodys_way(
     assert time in {None, odd.time}
     assert await queue.requeue_dead([ours.message.id]) == 1
     assert await queue.purge_dead([odd.message.id]) == 1
+
+
+async def test_a_job_whose_message_is_damaged_has_failed(amqp_url: str, queue_prefix: str, tmp_path: Path) -> None:
+    """Also when its dead letter is sent back to work."""
+    disk = {"type": "disk", "options": {"rootdir": str(tmp_path)}}
+    rabbitmq = {"type": "rabbitmq", "options": {"amqp_url": amqp_url, "queue_prefix": queue_prefix}}
+    spec = SpecStar()
+    spec.configure(backend={"meta": disk, "resource": disk, "mq": rabbitmq})
+
+    @spec.job
+    async def mails(job: Job[Mail]) -> None: ...
+
+    async with spec:
+        sent = await mails.enqueue(Mail())
+        messages = mails._messages()
+        await messages.purge()
+        await messages.publish(message(sent.job_id, body=b"{"))
+        async with workers(spec):
+            await _failed(mails, sent.job_id)
+        for _ in range(2):
+            assert await mails.requeue_dead([sent.job_id]) == 1
+            assert (await mails.get(sent.job_id)).status is JobStatus.pending
+            async with workers(spec):
+                await _failed(mails, sent.job_id)
+        assert await mails.purge_dead() == 1
+
+
+async def _failed(queue: JobQueue[Mail], job_id: str) -> None:
+    ended = await queue.wait(job_id, timeout=20)
+    assert ended.status is JobStatus.failed
+    assert (ended.error or "").count("DecodeError") == 1
+    assert [dead.job_id for dead in await dead_jobs(queue)] == [job_id]
+
+
+async def test_a_damaged_message_fails_no_job_that_goes_on(amqp_url: str, queue_prefix: str, tmp_path: Path) -> None:
+    """Nor one of another queue."""
+    disk = {"type": "disk", "options": {"rootdir": str(tmp_path)}}
+    rabbitmq = {"type": "rabbitmq", "options": {"amqp_url": amqp_url, "queue_prefix": queue_prefix}}
+    spec = SpecStar()
+    spec.configure(backend={"meta": disk, "resource": disk, "mq": rabbitmq})
+    may_end = asyncio.Event()
+
+    @spec.job
+    async def mails(job: Job[Mail]) -> None:
+        await may_end.wait()
+
+    @spec.job
+    async def others(job: Job[Mail]) -> None: ...
+
+    async with spec:
+        other = await others.enqueue(Mail())
+        await others._messages().purge()
+        async with workers(spec):
+            sent = await mails.enqueue(Mail())
+            await eventually_gives(lambda: mails.count(status=JobStatus.running))
+            for job_id in (sent.job_id, other.job_id):
+                await mails._messages().publish(message(job_id, body=b"{"))
+            await dead_jobs(mails, 2)
+            assert (await others.get(other.job_id)).status is JobStatus.pending
+            may_end.set()
+            assert (await mails.wait(sent.job_id, timeout=20)).status is JobStatus.succeeded

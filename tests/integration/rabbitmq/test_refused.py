@@ -13,7 +13,7 @@ import services
 from specstar import Job, JobStatus, NoRetry, SpecStar
 from specstar.errors import BackendError, LimitExceededError
 from specstar.message_queue import JobQueue
-from tests.conformance.jobs.harness import Mail, eventually_gives, workers
+from tests.conformance.jobs.harness import Mail, dead_jobs, eventually_gives, workers
 from tests.integration.rabbitmq.rig import message, nothing_more, open_rig, raw_channel, take, take_and_ack
 
 pytestmark = [pytest.mark.xdist_group("rabbitmq-faults"), pytest.mark.timeout(180)]
@@ -102,6 +102,46 @@ async def test_a_job_that_the_broker_takes_back_no_more_ends(
             ended = await mails.wait(sent.job_id, timeout=10)
             assert ended.status is JobStatus.failed
             assert "no" in (ended.error or "")
+
+
+@pytest.mark.usefixtures("narrow")
+@pytest.mark.parametrize("keep_state", [False, True])
+async def test_a_dead_letter_that_the_broker_takes_no_more_stays_alone(
+    broker: services.RabbitMQServer, queue_prefix: str, tmp_path: Path, keep_state: bool
+) -> None:
+    disk = {"type": "disk", "options": {"rootdir": str(tmp_path)}}
+    rabbitmq = {"type": "rabbitmq", "options": {"amqp_url": broker.url, "queue_prefix": queue_prefix}}
+    ran: list[int] = []
+    fails = True
+
+    async def handle(job: Job[Mail]) -> None:
+        if fails:
+            raise NoRetry("no")
+        ran.append(job.payload.number)
+
+    def program() -> tuple[SpecStar, JobQueue[Mail]]:
+        spec = SpecStar()
+        spec.configure(backend={"meta": disk, "resource": disk, "mq": rabbitmq})
+        return spec, spec.add_job(Mail, handle, name="mails", keep_state=keep_state)
+
+    spec, mails = program()
+    async with spec, workers(spec):
+        sent = await mails.enqueue_many([Mail("x" * (BIG if number == 2 else 5), number) for number in range(6)])
+        await dead_jobs(mails, 6)
+    fails = False
+    await asyncio.to_thread(limit_to, broker, LIMIT)
+    spec, mails = program()
+    async with spec, workers(spec):
+        with pytest.raises(LimitExceededError, match=rf"(?s){sent[2].job_id}.* 5 are sent.*max_message_size"):
+            await mails.requeue_dead()
+        await eventually_gives(lambda: _is_empty(broker, f"{queue_prefix}mails"))
+        assert set(ran) == {0, 1, 3, 4, 5}
+        assert [dead.job_id for dead in await mails.list_dead()] == [sent[2].job_id]
+        if keep_state:
+            assert (await mails.get(sent[2].job_id)).status is JobStatus.failed
+            for job in (*sent[:2], *sent[3:]):
+                assert (await mails.wait(job.job_id, timeout=10)).status is JobStatus.succeeded
+        assert await mails.purge_dead([sent[2].job_id]) == 1
 
 
 async def _is_empty(broker: services.RabbitMQServer, queue: str) -> bool:
