@@ -45,6 +45,8 @@ def worker(
     if not drain_timeout >= 0:
         raise UsageError("--drain-timeout must be 0 or more")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    # A traceback for each attempt to connect, of which specstar tells in a line.
+    logging.getLogger("aiormq").setLevel(logging.CRITICAL)
     spec = load_spec(target)
     backend = "trio" if loop == "trio" else "asyncio"
     options = {"use_uvloop": True} if loop == "uvloop" else {}

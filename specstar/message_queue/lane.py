@@ -70,6 +70,7 @@ class Lane:
                 try:
                     async with self._messages.consume(prefetch=min(self.limit, _MOST_PREFETCHED)) as consumer:
                         pause = _FIRST_PAUSE_SECONDS
+                        self._worker.has_broker(self.queue.name)
                         if self.queue._sharing()[0]:
                             consumer.share_partitions()
                         self._session = session = _Session(consumer)
@@ -82,7 +83,7 @@ class Lane:
                             beside.cancel_scope.cancel()
                 except BackendUnavailable as error:
                     if not self._worker.stopping:
-                        logger.warning("jobs %r: no broker, again in %g s: %s", self.queue.name, pause, error)
+                        self._worker.no_broker(self.queue.name, error)
                 except SpecstarError as error:
                     errors.append(error)
                 finally:

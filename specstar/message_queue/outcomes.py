@@ -22,6 +22,7 @@ from specstar.message_queue.attempt import Attempt
 from specstar.message_queue.job import JobRecord, JobStatus
 from specstar.message_queue.state import CONFLICTS, JobState, contended
 from specstar.roles import Delivery, Message
+from specstar.runtime import Outage
 
 if TYPE_CHECKING:
     from specstar.message_queue.worker import Worker
@@ -43,6 +44,7 @@ class Outcomes:
         self._state = state
         self._worker = worker
         self._name = queue
+        self._outage = Outage()
 
     async def write(self, attempt: Attempt, record: JobRecord) -> JobRecord | None:
         """Write an outcome, if the job is still this worker's. Returns the record that stands then; None: it is erased."""
@@ -127,13 +129,19 @@ class Outcomes:
         while True:
             if self._worker.interrupted:
                 raise GaveUp(str(error)) from error
-            logger.warning("jobs %r: the state of a job cannot be kept, again in %g s: %s", self._name, pause, error)
+            if (lasted := self._outage.fails()) is not None:
+                since = f" for {lasted:.0f} s" if lasted else ""
+                logger.warning("jobs %r: the state of jobs cannot be kept%s, tried again: %s", self._name, since, error)
             await self._worker.sleep(pause, even_when_stopping=True)
             pause = min(pause * 2, 5.0)
             try:
-                return await operation()
+                result = await operation()
             except BackendError as failure:
                 error = failure
+                continue
+            if (lasted := self._outage.works()) is not None:
+                logger.info("jobs %r: the state of jobs is kept again, after %.0f s", self._name, lasted)
+            return result
 
 
 def _waits_for(record: JobRecord, message: Message, queue: str) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from specstar.errors import NotConfiguredError, SpecstarError
+from specstar.errors import BackendUnavailable, NotConfiguredError, SpecstarError
 from specstar.message_queue.attempt import Attempt, Stopped
 from specstar.message_queue.forgetting import forget_for_ever
 from specstar.message_queue.handler_threads import HandlerThreads
@@ -18,7 +18,7 @@ from specstar.message_queue.lane import Lane
 from specstar.message_queue.owner import living_workers, process_token
 from specstar.message_queue.recovery import Leases, recover, send_lost_again
 from specstar.message_queue.ticks import enqueue_ticks
-from specstar.runtime import Home
+from specstar.runtime import Home, Outage
 from specstar.runtime.gate import inside_worker
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ class Worker:
         self._stop_calls = 0
         self._lanes: list[Lane] = []
         self._errors: list[Exception] = []
+        self._without_broker: set[str] = set()
+        self._outage = Outage()
         self.permit: anyio.Semaphore | None = None
 
     def next_token(self) -> str:
@@ -198,6 +200,20 @@ class Worker:
         """Sleep, but not past the moment when it is time to go."""
         with anyio.move_on_after(seconds):
             await (self._hurried if even_when_stopping else self._stopped).wait()
+
+    def no_broker(self, name: str, error: BackendUnavailable) -> None:
+        """The queue of this name cannot be consumed, and is tried again. Told once for all queues, then seldom."""
+        self._without_broker.add(name)
+        if (lasted := self._outage.fails()) is not None:
+            names = ", ".join(sorted(map(repr, self._without_broker)))
+            since = f" for {lasted:.0f} s" if lasted else ""
+            logger.warning("no broker for jobs %s%s, tried again: %s", names, since, error)
+
+    def has_broker(self, name: str) -> None:
+        """The queue of this name is consumed."""
+        self._without_broker.discard(name)
+        if not self._without_broker and (lasted := self._outage.works()) is not None:
+            logger.info("the broker is there again, after %.0f s: all jobs are worked on", lasted)
 
     def room(self, most: int) -> int:
         """How many more jobs might begin now, up to `most`."""

@@ -13,6 +13,7 @@ from specstar.runtime.interrupts import interrupted
 from specstar.runtime.iterators import left_in_order
 from specstar.runtime.joining import joined
 from specstar.runtime.new_file import NewFile
+from specstar.runtime.outage import Outage
 from specstar.runtime.portions import portions
 from specstar.runtime.threads import run_in_thread
 from specstar.runtime.trio_home import in_trio
@@ -26,6 +27,7 @@ __all__ = [
     "Home",
     "LazyConnection",
     "NewFile",
+    "Outage",
     "PerGeneration",
     "Portable",
     "ServerInfo",

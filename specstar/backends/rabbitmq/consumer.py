@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from specstar.backends.rabbitmq.delivery import RabbitMQDelivery
 from specstar.backends.rabbitmq.faults import LinkLostError, unavailable
 from specstar.backends.rabbitmq.subscription import Subscription
-from specstar.errors import BackendError
+from specstar.errors import BackendError, BackendUnavailable
 from specstar.roles import Consumer, Delivery
+from specstar.runtime import Outage
 
 if TYPE_CHECKING:
     from specstar.backends.rabbitmq.link import Link
@@ -52,6 +53,7 @@ class RabbitMQConsumer(Consumer):
         self._closed = asyncio.Event()
         self._stopping = asyncio.Lock()
         self._task: TaskHandle | None = None
+        self._outage = Outage()
 
     async def start(self) -> None:
         """Subscribe, and stay so. Raises `BackendUnavailable`, or `BackendError` for queues with other arguments."""
@@ -198,17 +200,25 @@ class RabbitMQConsumer(Consumer):
             except TimeoutError:
                 pass
             self._changed.clear()
+            connected = False
             try:
                 link = await self.queue.consuming_link()
+                connected = True
                 await self._subscribe(link)
                 if self.shares and self._partitioned and self._loop.time() >= self._shared + _SHARE_SECONDS:
                     await self._share(link)
                 failures = 0
+                self._outage.works()
             except (BackendError, LinkLostError) as error:
                 failures += 1
                 pause = min(_LONGEST_PAUSE, 0.05 * 2 ** min(failures, 10))
-                if failures > 1 or isinstance(error, BackendError):
-                    logger.warning("consuming %r again failed, next try in %.1f s: %s", self.queue.name, pause, error)
+                # Of a connection that cannot be had the connection tells, once for all queues.
+                told = not connected and isinstance(error, BackendUnavailable)
+                once = failures == 1 and isinstance(error, LinkLostError)
+                if not (told or once) and (lasted := self._outage.fails()) is not None:
+                    logger.warning(
+                        "consuming %r again fails for %.0f s, tried again: %s", self.queue.name, lasted, error
+                    )
                 await asyncio.sleep(pause)
                 self._changed.set()
 

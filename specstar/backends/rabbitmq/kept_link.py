@@ -13,6 +13,7 @@ from specstar.backends.rabbitmq.faults import unavailable
 from specstar.backends.rabbitmq.link import Link
 from specstar.backends.rabbitmq.url import place
 from specstar.errors import BackendError, BackendUnavailable
+from specstar.runtime import Outage
 
 if TYPE_CHECKING:
     from specstar.backends.rabbitmq.options import RabbitMQOptions
@@ -34,6 +35,7 @@ class KeptLink:
         self.newest: Link | None = None
         self._attempt: asyncio.Task[Link] | None = None
         self._failures = 0
+        self._outage = Outage()
         self._next_attempt = 0.0
         self._last_error: BackendError | None = None
         self._closed = False
@@ -94,10 +96,9 @@ class KeptLink:
             pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(self._failures, 10)) * random.uniform(0.5, 1.0)
             self._next_attempt = time.monotonic() + pause
             self._last_error = error
-            if self._failures & (self._failures - 1) == 0:  # the 1st, 2nd, 4th, 8th...
-                logger.warning(
-                    "connecting to RabbitMQ at %s failed (attempt %d): %s", self._place, self._failures, error
-                )
+            if (lasted := self._outage.fails()) is not None:
+                since = f" for {lasted:.0f} s" if lasted else ""
+                logger.warning("connecting to RabbitMQ at %s fails%s, tried again: %s", self._place, since, error)
             raise
         if self._closed:
             link.drop()
@@ -108,7 +109,10 @@ class KeptLink:
         self._last_error = None
         if again:
             self.reconnects += 1
-            logger.info("connected to RabbitMQ at %s again", self._place)
+        lasted = self._outage.works()
+        if again or lasted is not None:
+            after = "" if lasted is None else f", after {lasted:.0f} s"
+            logger.info("connected to RabbitMQ at %s again%s", self._place, after)
         return link
 
     async def aclose(self) -> None:
