@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from cyclopts import Parameter
 
-from specstar.errors import UsageError
+from specstar.errors import SpecstarError, UsageError
 
 if TYPE_CHECKING:
     from specstar import SpecStar
@@ -48,16 +49,31 @@ def jobs(target: str, /, *, json: Annotated[bool, Parameter(name="--json", negat
 
 
 async def _counts(spec: SpecStar) -> dict[str, dict[str, int]]:
+    """All at once: the stores answer what is asked together together."""
+    import anyio
+
     from specstar.message_queue import JobStatus
 
     _refuse_private(spec)
     found: dict[str, dict[str, int]] = {}
-    async with spec:
+    errors: list[SpecstarError] = []
+
+    async def count(name: str, column: str, asked: Callable[[], Awaitable[int]]) -> None:
+        try:
+            found[name][column] = await asked()
+        except SpecstarError as error:
+            errors.append(error)
+
+    async with spec, anyio.create_task_group() as group:
         for name, queue in spec._queues.items():
-            found[name] = {"ready": await queue.depth()}
+            # In the order of the columns, whichever is known first.
+            found[name] = dict.fromkeys(["ready", *(status.value for status in JobStatus if queue.keep_state)], 0)
+            group.start_soon(count, name, "ready", queue.depth)
             if queue.keep_state:
                 for status in JobStatus:
-                    found[name][status.value] = await queue.count(status=status)
+                    group.start_soon(count, name, status.value, partial(queue.count, status=status))
+    if errors:
+        raise errors[0]
     return found
 
 

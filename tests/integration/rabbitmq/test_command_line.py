@@ -10,7 +10,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
+
+from specstar import Job, JobStatus, SpecStar
+from specstar.cli import jobs as jobs_command
+from specstar.message_queue import JobQueue
+from tests.conformance.jobs.harness import Mail
 
 PROGRAM = """
 import os
@@ -117,3 +123,34 @@ def test_an_operator_sees_jobs_and_mends_dead_ones(program: Program) -> None:
     found = program.command("jobs", "app:spec")["jobs"]["mails"]
     assert (found["ready"], found["failed"], found["succeeded"]) == (0, 1, 2)
     assert program.command("dead", "app:spec", "mails") == {"dead": []}
+
+
+async def test_all_counts_are_asked_at_once(
+    tmp_path: Path, amqp_url: str, queue_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = {"type": "disk", "options": {"rootdir": str(tmp_path)}}
+    rabbitmq = {"type": "rabbitmq", "options": {"amqp_url": amqp_url, "queue_prefix": queue_prefix}}
+    spec = SpecStar()
+    spec.configure(backend={"meta": disk, "resource": disk, "mq": rabbitmq})
+    for name in ("one", "two"):
+        spec.add_job(Mail, _handle, name=name)
+    asked, all_asked = 0, anyio.Event()
+    count = JobQueue.count
+
+    async def counted(self: JobQueue[Mail], **options: Any) -> int:
+        nonlocal asked
+        asked += 1
+        if asked == 2 * len(JobStatus):
+            all_asked.set()
+        with anyio.fail_after(20):
+            await all_asked.wait()
+        return await count(self, **options)
+
+    monkeypatch.setattr(JobQueue, "count", counted)
+    row = {"ready": 0} | dict.fromkeys([status.value for status in JobStatus], 0)
+    found = await jobs_command._counts(spec)
+    assert found == {"one": row, "two": row}
+    assert list(found["one"]) == list(row)
+
+
+async def _handle(job: Job[Mail]) -> None: ...
