@@ -8,7 +8,6 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
-from specstar.message_queue.codec import ResultError
 from specstar.message_queue.job import Job
 from specstar.runtime import Home
 from specstar.runtime.crossing import home_of_caller
@@ -105,9 +104,6 @@ class HandlerThreads:
                 left = True
                 self.stuck += 1
             raise
-        if inspect.iscoroutine(result):
-            result.close()
-            raise ResultError("the handler returned a coroutine: declare it with `async def`")
         return result
 
     def close(self) -> None:
@@ -119,6 +115,8 @@ class HandlerThreads:
 
 def _tell(waiter: Waiter[Any], result: Any, error: BaseException | None) -> None:
     if waiter.done():
+        if inspect.iscoroutine(result):
+            result.close()  # nobody awaits it any more
         return
     if error is None:
         waiter.set_result(result)

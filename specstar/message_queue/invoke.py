@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import inspect
 import threading
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any
@@ -25,10 +26,28 @@ def invoker(
 ) -> Invoke:
     """How a worker calls a handler. `caller` is the loop for async handlers, None for the present one."""
     if not is_async:
-        return functools.partial(threads.call, handler)
+        return functools.partial(_in_thread, threads, caller, handler)
+    return _on_loop(caller, handler)
+
+
+def _on_loop(caller: Home | None, handler: Callable[[Job[Any]], Coroutine[Any, Any, Any]]) -> Invoke:
     if caller is None:
         return functools.partial(_InOwnContext, handler)
     return functools.partial(_on_callers_loop, caller, handler)
+
+
+async def _in_thread(
+    threads: HandlerThreads, caller: Home | None, handler: Callable[[Job[Any]], Any], job: Job[Any]
+) -> Any:
+    result = await threads.call(handler, job)
+    if not inspect.isawaitable(result):
+        return result
+
+    # A plain decorator around an async handler looks like a plain one.
+    async def rest(job: Job[Any]) -> Any:
+        return await result
+
+    return await _on_loop(caller, rest)(job)
 
 
 class _InOwnContext:

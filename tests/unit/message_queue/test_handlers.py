@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import os
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -376,3 +379,68 @@ async def test_a_partition_job_whose_delivery_is_lost_ends_before_it_begins_agai
         done = await note.wait(sent.job_id, timeout=20)
     assert (done.status, done.attempts) == (JobStatus.succeeded, 1)
     assert events == ["begin", "end", "begin", "end"]
+
+
+def through_a_plain_decorator(handler: Callable[[Job[Mail]], Any]) -> Callable[[Job[Mail]], Any]:
+    """Of another library: it knows nothing of coroutines, and returns them."""
+
+    @functools.wraps(handler)
+    def wrapper(job: Job[Mail]) -> Any:
+        return handler(job)
+
+    return wrapper
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["home", "another loop"])
+async def test_what_a_plain_handler_returns_is_awaited(elsewhere: bool) -> None:
+    """On the loop of the caller, as an async handler is, with its timeout."""
+    spec = SpecStar()
+    spec.configure(backend={role: {"type": "memory"} for role in ("meta", "resource")} | {"mq": {"type": "simple"}})
+    threads: set[int] = set()
+
+    @spec.job(max_retries=0, timeout=0.5)
+    @through_a_plain_decorator
+    async def wrapped(job: Job[Mail]) -> int:
+        await anyio.sleep(60 if job.payload.number == 2 else 0)
+        threads.add(threading.get_ident())
+        if job.payload.number == 1:
+            raise ValueError("no")
+        return 7
+
+    async def work() -> None:
+        async with workers(spec):
+            jobs = await wrapped.enqueue_many([Mail(number=number) for number in range(3)])
+            done = [await wrapped.wait(job.job_id, timeout=20) for job in jobs]
+        assert [job.status for job in done] == [JobStatus.succeeded, JobStatus.failed, JobStatus.failed]
+        assert done[0].result == 7
+        assert "ValueError: no" in (done[1].error or "")
+        assert "TimeoutError" in (done[2].error or "")
+        assert threads == {threading.get_ident()}
+
+    async with spec:
+        if elsewhere:
+            await wrapped.count()  # the spec is opened here
+            await anyio.to_thread.run_sync(anyio.run, work)
+        else:
+            await work()
+
+
+async def test_a_coroutine_that_comes_too_late_is_closed(recwarn: pytest.WarningsRecorder) -> None:
+    threads, go_on, made = HandlerThreads(1), threading.Event(), threading.Event()
+
+    async def never() -> None: ...
+
+    def handler(job: Any) -> Any:
+        go_on.wait(30)
+        made.set()
+        return never()
+
+    job: Any = None
+    with anyio.move_on_after(0.05):
+        await threads.call(handler, job)
+    go_on.set()
+    await anyio.to_thread.run_sync(made.wait)
+    await eventually(lambda: threads.stuck == 0)
+    threads.close()
+    gc.collect()
+    assert not [str(warning.message) for warning in recwarn if "never awaited" in str(warning.message)]
