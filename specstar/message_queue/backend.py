@@ -28,7 +28,10 @@ _SENDING_SECONDS = 5.0
 
 
 def job_model() -> ModelSpec:
-    """The model under which job state is stored."""
+    """The model under which the state of all jobs of a spec is stored: one resource a job, searchable by `INDEXED_FIELDS`.
+
+    For whoever gives a `JobBackend` its storage, or looks at the stored jobs without a spec.
+    """
     return ModelSpec(name=MODEL_NAME, indexed_fields=fields_of(JobRecord, INDEXED_FIELDS))
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from specstar.errors import NotConfiguredError, SpecstarError
+from specstar.message_queue.rest import rest_after
 
 if TYPE_CHECKING:
     from specstar.message_queue.queue import JobQueue
@@ -18,8 +19,6 @@ __all__ = ["forget_for_ever"]
 logger = logging.getLogger("specstar")
 _SHORTEST_PAUSE = 1.0
 _LONGEST_PAUSE = 3600.0
-# Among very many records a look takes a while: pauses are so many times as long.
-_REST = 60
 
 
 async def forget_for_ever(queue: JobQueue[Any], seconds: float) -> None:
@@ -30,7 +29,7 @@ async def forget_for_ever(queue: JobQueue[Any], seconds: float) -> None:
     pause = min(max(seconds / 10, _SHORTEST_PAUSE), _LONGEST_PAUSE)
     took = 0.0
     while True:
-        await anyio.sleep(max(pause, _REST * took) * random.uniform(0.5, 1.0))
+        await anyio.sleep(rest_after(took, at_least=pause) * random.uniform(0.5, 1.0))
         begun = anyio.current_time()
         try:
             count = await queue.forget_finished(older_than=seconds)

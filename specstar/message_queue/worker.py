@@ -17,6 +17,7 @@ from specstar.message_queue.handler_threads import HandlerThreads
 from specstar.message_queue.lane import Lane
 from specstar.message_queue.owner import living_workers, process_token
 from specstar.message_queue.recovery import Leases, recover, send_lost_again
+from specstar.message_queue.rest import rest_after
 from specstar.message_queue.ticks import enqueue_ticks
 from specstar.runtime import Home, Outage
 from specstar.runtime.gate import inside_worker
@@ -33,8 +34,6 @@ _WATCH_SECONDS = 1.0
 _LEASE_RENEWAL_SECONDS = 15.0
 _RECOVERY_SECONDS = 30.0
 _RESTART_SECONDS = 2.0
-# Among very many records a look takes a while: pauses are so many times as long.
-_RECOVERY_REST = 60
 _INTERRUPT_SECONDS = 5.0
 _GOODBYE_SECONDS = 1.0
 _numbers = itertools.count(1)
@@ -305,7 +304,7 @@ class Worker:
                 logger.warning("jobs %r: looking for jobs without a message failed: %s", queue.name, error)
                 pause = _RECOVERY_SECONDS
             if leased:
-                pause = max(_RECOVERY_SECONDS, _RECOVERY_REST * (anyio.current_time() - begun))
+                pause = rest_after(anyio.current_time() - begun, at_least=_RECOVERY_SECONDS)
             await anyio.sleep(pause)
 
 
