@@ -219,6 +219,7 @@ class DatabaseFile:
         fold = self._place.look()
         while self._opened:
             self._opened.pop().close(fold=fold)
+        self._place.closed()
         entered, self._entered = self._entered, None
         if entered is not None:
             descriptors.leave(entered)

@@ -29,6 +29,11 @@ class Whereabouts:
         self._files = {name: _identity(name) for name in (path, f"{path}-wal")}
         self._left = False
 
+    def closed(self) -> None:
+        """Nothing is open any more: whoever comes late is told so by the connections."""
+        self._files = {}
+        self._left = False
+
     def look(self) -> bool:
         """True if they are still there, and always were."""
         self._looked = time.monotonic()

@@ -10,6 +10,7 @@ import anyio
 import apsw
 import pytest
 
+from specstar.backends.sqlite import whereabouts
 from specstar.backends.sqlite.database import Database
 from specstar.backends.sqlite.database_file import DatabaseFile
 from specstar.backends.sqlite.lanes import Lanes
@@ -121,7 +122,9 @@ async def test_readers_cannot_write(opened: Opened) -> None:
     assert await opened.lanes.read(Count()) == 0
 
 
-async def test_a_closed_file_is_unavailable(opened: Opened) -> None:
+async def test_a_closed_file_is_unavailable(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    # However long ago somebody looked whether it is there: closing removed its log.
+    monkeypatch.setattr(whereabouts, "_LOOK_SECONDS", 0)
     await opened.lanes.drain()
     opened.file.close()
     for call in (opened.lanes.read, opened.lanes.write):
