@@ -126,28 +126,33 @@ class S3BlobWriter(BlobWriter):
                 await self._flush()
         self._size += len(data)
 
-    async def _flush(self) -> None:
-        """Send what is held in parts."""
+    async def _flush(self, *, last: bool = False) -> None:
+        """Send what is held in whole parts; the `last` one may be smaller, and S3 refuses any other that is."""
         if self._upload is None:
             # Kept before it is started: an abort at any moment knows of it.
             self._connection.moving.add(self._key)
             self._upload = MultipartUpload(self._connection, self._layout.bucket, self._key, at_once=self._at_once)
             await self._upload.start(content_type=self._content_type, metadata={})
         chunks, self._chunks, self._held = self._chunks, [], 0
-        data = await self._connection.in_thread(self._join, chunks)
+        part = self._limit_of_part()
+        data, end = await self._connection.in_thread(self._join, chunks, part, last)
         del chunks
-        for start in range(0, len(data), self._limit_of_part()):
-            await self._upload.add(data[start : start + self._limit_of_part()])
+        for start in range(0, end, part):
+            await self._upload.add(data[start : min(start + part, end)])
+        if end < len(data):
+            self._chunks, self._held = [data[end:]], len(data) - end
         self._limit = self._limit_of_part()
 
     def _limit_of_part(self) -> int:
         parts = self._upload.parts if self._upload is not None else 0
         return self._part_size * (1 + parts // _PARTS_PER_SIZE)
 
-    def _join(self, chunks: list[bytes]) -> bytes:
+    def _join(self, chunks: list[bytes], part: int, last: bool) -> tuple[bytes, int]:
+        """What is held, and how much of it is sent now."""
         data = b"".join(chunks) if len(chunks) != 1 else chunks[0]
-        self._sums.update(data)
-        return data
+        end = len(data) if last else len(data) // part * part
+        self._sums.update(data[:end])
+        return data, end
 
     async def commit(self) -> BlobInfo:
         if self._over:
@@ -168,7 +173,7 @@ class S3BlobWriter(BlobWriter):
             sums = await sums_of(self._connection, data)
             return await put_small(self._connection, self._layout, data, sums=sums, content_type=self._content_type)
         if self._held:
-            await self._flush()
+            await self._flush(last=True)
         # Said before: if the answer is lost, the object may be there all the same.
         self._landed = True
         await self._upload.complete()

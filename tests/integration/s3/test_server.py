@@ -123,6 +123,20 @@ async def test_a_client_puts_its_bytes_straight_into_the_bucket(options: Options
         }
 
 
+@pytest.mark.parametrize("size", [6 * MIB, 11 * MIB, 16 * MIB + 1])
+@pytest.mark.parametrize("chunk", [1000 * 1000, 20 * MIB])
+async def test_a_threshold_of_parts_that_are_not_whole(options: Options, size: int, chunk: int) -> None:
+    """S3 takes no part of less than 5 MiB but for the last one."""
+    data = os.urandom(size)
+    async with opened(options(multipart_threshold_bytes=6 * MIB, part_size_bytes=5 * MIB)) as rig:
+        writer = await rig.blob().create(content_type="text/plain")
+        for start in range(0, size, chunk):
+            await writer.write(data[start : start + chunk])
+        info = await writer.commit()
+        assert (info.file_id, info.size) == (hashlib.sha256(data).hexdigest(), size)
+        assert await rig.blob().get(info.file_id) == data
+
+
 async def test_a_put_of_no_bytes_may_be_left_out(options: Options) -> None:
     async with opened(options(upload_method="single_put")) as rig:
         session = await rig.blob().create_upload(content_type="a/b", size=0)
