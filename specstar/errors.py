@@ -215,17 +215,20 @@ class RevisionConflictError(SpecstarError):
         expected_revision_id: str | None = None,
         actual_revision_id: str | None = None,
         model: str | None = None,
+        message: str | None = None,
     ) -> None:
         self.resource_id = resource_id
         self.expected_revision_id = expected_revision_id
         self.actual_revision_id = actual_revision_id
         self.model = model
-        message = f"{model or 'resource'} {shown(resource_id)} was changed by another writer"
-        if expected_revision_id is not None:
-            message += f": expected revision {shown(expected_revision_id)}"
-            if actual_revision_id is not None:
-                message += f", found {shown(actual_revision_id)}"
-        super().__init__(f"{message}; read it again and repeat the change")
+        if message is None:
+            message = f"{model or 'resource'} {shown(resource_id)} was changed by another writer"
+            if expected_revision_id is not None:
+                message += f": expected revision {shown(expected_revision_id)}"
+                if actual_revision_id is not None:
+                    message += f", found {shown(actual_revision_id)}"
+            message += "; read it again and repeat the change"
+        super().__init__(message)
 
 
 class RevisionStateError(SpecstarError):

@@ -9,7 +9,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from specstar.errors import BackendError, BackendUnavailable, SpecstarError
+from specstar.errors import BackendError, BackendUnavailable, RevisionConflictError, SpecstarError, shown
 
 if TYPE_CHECKING:
     from specstar.backends.s3.options import S3Options
@@ -27,6 +27,7 @@ __all__ = [
     "RequestFailed",
     "classify",
     "endpoint_of",
+    "foreign_write",
     "translate",
 ]
 
@@ -191,6 +192,15 @@ def endpoint_of(options: S3Options) -> str:
         return f"AWS {options.region_name}"
     parts = urlsplit(options.endpoint_url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
+def foreign_write(resource_id: str, model: str) -> RevisionConflictError:
+    """The error for a write that met a foreign one to its model, of whichever resource, where nothing is replayed."""
+    message = (
+        f"{model} {shown(resource_id)} was not written: another process wrote to the metadata of {model} first; repeat the "
+        "call, or set auto_reload_on_conflict, which does"
+    )
+    return RevisionConflictError(resource_id, model=model, message=message)
 
 
 def translate(error: BaseException, failure: Failure, options: S3Options, *, what: str, bucket: str) -> SpecstarError:

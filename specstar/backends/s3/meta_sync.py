@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from specstar.backends.s3.connection import S3Connection
-from specstar.backends.s3.errors import NotModified
+from specstar.backends.s3.errors import NotModified, foreign_write
 from specstar.backends.s3.meta_current import CurrentCopy
 from specstar.backends.s3.meta_database import Change, Copy, Form, Setup
 from specstar.backends.s3.meta_load import Loader, Version
@@ -25,7 +25,6 @@ from specstar.errors import (
     BackendUnavailable,
     LimitExceededError,
     OutcomeUnknownError,
-    RevisionConflictError,
     SpecstarError,
     twin_of,
 )
@@ -207,7 +206,7 @@ class MetaSync:
                 current.retire(outcome.copy)
                 current.stale = True
                 logger.info("%s: %d writes refused, another process wrote first", self.name, len(changes))
-                return [RevisionConflictError(change.resource_id, model=self._model) for change in changes]
+                return [foreign_write(change.resource_id, self._model) for change in changes]
             current.swap(outcome.copy, outcome.etag)
             if self._home.time() >= deadline:
                 raise BackendUnavailable(

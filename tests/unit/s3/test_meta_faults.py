@@ -213,7 +213,9 @@ async def test_a_foreign_write_refuses_ours_once_without_reload(server: Scripted
     async with opened(options) as one, opened(options) as two:
         await one.meta().write(created("r1"))
         await two.meta().write(created("r2"))
-        with pytest.raises(RevisionConflictError):
+        with pytest.raises(
+            RevisionConflictError, match=r"'r3' was not written: another process .*auto_reload_on_conflict"
+        ):
             await one.meta().write(created("r3"))
         assert await ids(one) == {"r1", "r2"}
         # The next call starts from what the other wrote.
