@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from math import isfinite
 from typing import Any, NamedTuple
 
@@ -193,44 +193,47 @@ class StructTable:
         return FieldProblem("the value is not accepted", None, path)
 
 
+def _leaves(value: Any) -> Iterator[Any]:
+    kind = type(value)
+    if kind is dict or kind is list:
+        for member in value.values() if kind is dict else value:
+            yield from _leaves(member)
+    else:
+        yield value
+
+
+def _with_leaves(value: Any, change: Callable[[Any], Any]) -> Any:
+    kind = type(value)
+    if kind is dict:
+        return {key: _with_leaves(member, change) for key, member in value.items()}
+    if kind is list:
+        return [_with_leaves(member, change) for member in value]
+    return change(value)
+
+
 def _has_special(value: Any) -> bool:
-    return _has_expanded(value) or _unusable(value)
+    return any(type(leaf) is Expanded or leaf is UNUSABLE for leaf in _leaves(value))
 
 
 def _has_expanded(value: Any) -> bool:
-    kind = type(value)
-    if kind is dict:
-        return any(map(_has_expanded, value.values()))
-    if kind is list:
-        return any(map(_has_expanded, value))
-    return kind is Expanded
+    return any(type(leaf) is Expanded for leaf in _leaves(value))
 
 
 def _unusable(value: Any) -> bool:
-    kind = type(value)
-    if kind is dict:
-        return any(map(_unusable, value.values()))
-    if kind is list:
-        return any(map(_unusable, value))
-    return value is UNUSABLE
+    return any(leaf is UNUSABLE for leaf in _leaves(value))
 
 
 def _plain(value: Any) -> Any:
-    kind = type(value)
-    if kind is dict:
-        return {key: _plain(member) for key, member in value.items()}
-    if kind is list:
-        return [_plain(member) for member in value]
-    return str(value) if kind is Expanded else value
+    return _with_leaves(value, lambda leaf: str(leaf) if type(leaf) is Expanded else leaf)
 
 
 def _integral(value: Any) -> Any:
-    kind = type(value)
-    if kind is dict:
-        return {key: _integral(member) for key, member in value.items()}
-    if kind is list:
-        return [_integral(member) for member in value]
-    return int(value) if kind is float and value.is_integer() and abs(value) <= _MAX_EXACT_INTEGER else value
+    return _with_leaves(value, _integer_if_exact)
+
+
+def _integer_if_exact(value: Any) -> Any:
+    exact = type(value) is float and value.is_integer() and abs(value) <= _MAX_EXACT_INTEGER
+    return int(value) if exact else value
 
 
 def _filled(value: Any) -> bool:
@@ -238,14 +241,9 @@ def _filled(value: Any) -> bool:
 
 
 def _collect(value: Any, secret: bool, found: list[str]) -> None:
-    if type(value) is dict:
-        for member in value.values():
-            _collect(member, secret, found)
-    elif type(value) is list:
-        for member in value:
-            _collect(member, secret, found)
-    elif isinstance(value, str) and value and (secret or type(value) is Expanded):
-        found.append(str(value))
+    for leaf in _leaves(value):
+        if isinstance(leaf, str) and leaf and (secret or type(leaf) is Expanded):
+            found.append(str(leaf))
 
 
 def _choices(kind: Any) -> list[Any]:

@@ -15,7 +15,7 @@ from specstar.config.redaction import looks_secret, redacted
 from specstar.config.structs import BackendBinding, BackendConfig, BackendDefaults, ConnectionProfile
 from specstar.errors import ConfigError, ConfigProblem
 
-__all__ = ["MAX_FILE_BYTES", "UNUSABLE", "ConfigSource", "Loaded", "load"]
+__all__ = ["MAX_FILE_BYTES", "UNUSABLE", "ConfigSource", "Loaded", "kind_of", "load"]
 
 MAX_FILE_BYTES = 1 << 20
 _CHUNK = 1 << 16
@@ -56,7 +56,7 @@ def load(source: ConfigSource, environ: Mapping[str, str], problems: Problems) -
         tree = _TreeReader(environ, problems).read_top(given)
     else:
         kinds = "a BackendConfig, a mapping or the path of a JSON file" if name is None else "a JSON object"
-        raise ConfigError(f"expected {kinds}, got {_kind(given)}", source=name)
+        raise ConfigError(f"expected {kinds}, got {kind_of(given)}", source=name)
     return Loaded(tree, name)
 
 
@@ -75,7 +75,7 @@ class _TreeReader:
         for key, value in tree.items():
             if key == "$schema":
                 if not isinstance(value, str):
-                    self._problems.add("$schema", f"expected str, got {_kind(value)}")
+                    self._problems.add("$schema", f"expected str, got {kind_of(value)}")
             elif not (isinstance(key, str) and key.startswith("x-")):
                 own[key] = value
         if type(tree) is _Repeating:
@@ -92,7 +92,7 @@ class _TreeReader:
             self._keys.append(name)
             expected = _EXPECTED.get((type(value), name))
             if expected is not None and not isinstance(member, expected) and not (member is None and name == "mq"):
-                self._report(f"expected {expected.__name__}, got {_kind(member)}")
+                self._report(f"expected {expected.__name__}, got {kind_of(member)}")
             elif member is None and name in ("use", "type", "mq"):
                 pass
             elif name == "connections" and isinstance(member, Mapping):
@@ -110,7 +110,7 @@ class _TreeReader:
                 profiles[name] = profile
                 continue
             self._keys.append(str(name))
-            self._report(f"expected ConnectionProfile, got {_kind(profile)}")
+            self._report(f"expected ConnectionProfile, got {kind_of(profile)}")
             self._keys.pop()
         return self._mapping(profiles)
 
@@ -153,7 +153,7 @@ class _TreeReader:
         keys = self._keys
         for given, value in mapping.items():
             if not isinstance(given, str):
-                self._report(f"expected str as key, got {_kind(given)}")
+                self._report(f"expected str as key, got {kind_of(given)}")
                 continue
             key = given if type(given) is str else str.__str__(given)
             kind = type(value)
@@ -230,7 +230,8 @@ def _similar_variable(name: str, environ: Mapping[str, str]) -> str | None:
     return nearest(name, (known for known in environ if abs(len(known) - len(name)) <= 3 and known[:1] == name[:1]))
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
+    """What a value is, in the words of JSON where it has one."""
     names = {"dict": "object", "list": "array", "NoneType": "null"}
     return names.get(type(value).__name__, type(value).__name__)
 

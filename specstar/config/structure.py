@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Struct, ValidationError
 
 from specstar.config.decoding import FieldProblem, StructTable
-from specstar.config.loading import UNUSABLE
+from specstar.config.loading import UNUSABLE, kind_of
 from specstar.config.problems import Problems, join, nearest
 from specstar.config.structs import BackendBinding, BackendConfig, BackendDefaults, ConnectionProfile
 
@@ -113,8 +113,7 @@ class _Reader:
         if type(value) is dict:
             return True
         if value is not UNUSABLE:
-            shown = {"list": "array", "NoneType": "null"}.get(type(value).__name__, type(value).__name__)
-            self._problems.add(path, f"expected object, got {shown}")
+            self._problems.add(path, f"expected object, got {kind_of(value)}")
         return False
 
     def _unknown(self, path: str, key: str, kind: type[Struct]) -> None:
