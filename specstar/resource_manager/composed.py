@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Sequence
 
-from specstar.errors import BackendUnavailable, DecodeError, OutcomeUnknownError, SpecstarError
+from specstar.errors import DecodeError, SpecstarError
 from specstar.query import Condition, Query
 from specstar.roles import (
     MetaStore,
@@ -17,7 +17,7 @@ from specstar.roles import (
     StoredPayload,
     StoredRevision,
 )
-from specstar.roles.storage import Found, StorageWrite
+from specstar.roles.storage import Found, StorageWrite, is_refusal, payload_gone
 from specstar.runtime import left_in_order
 
 __all__ = ["ComposedStorage"]
@@ -55,7 +55,7 @@ class ComposedStorage(Storage):
         try:
             await self._meta.write(change)
         except SpecstarError as error:
-            if not _may_be_there(error):
+            if is_refusal(error):
                 await self._discard([key])
             raise
 
@@ -70,7 +70,7 @@ class ComposedStorage(Storage):
         refused = [
             _key(item.change.revision)
             for item, result in zip(items, results, strict=True)
-            if item.change.revision and isinstance(result, SpecstarError) and not _may_be_there(result)
+            if item.change.revision and is_refusal(result)
         ]
         if refused:
             await self._discard(refused)
@@ -97,7 +97,7 @@ class ComposedStorage(Storage):
             lost = revision
             # A draft rewritten, or a resource erased, between the two reads: look again.
         assert lost is not None
-        raise self._lost(lost)
+        raise payload_gone(lost, model=self._model, where="the resource store")
 
     async def read_many(self, resource_ids: Sequence[str]) -> list[StoredRevision | None]:
         rows = await self._meta.get_many_with_revision(resource_ids)
@@ -191,17 +191,3 @@ class ComposedStorage(Storage):
     @property
     def deferred(self) -> bool:
         return self._meta.deferred
-
-    def _lost(self, revision: RevisionInfo) -> DecodeError:
-        message = (
-            f"the payload of revision {revision.revision_id} of {self._model} {revision.resource_id!r} is gone from the "
-            "resource store; restore it from a backup, or erase the resource with permanently_delete()"
-        )
-        return DecodeError(
-            message, resource_id=revision.resource_id, revision_id=revision.revision_id, model=self._model
-        )
-
-
-def _may_be_there(error: SpecstarError) -> bool:
-    """Whether the row was perhaps written: its payload must stay then; if it was not, garbage collection finds that."""
-    return isinstance(error, BackendUnavailable | OutcomeUnknownError)

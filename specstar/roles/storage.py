@@ -9,13 +9,13 @@ from typing import Any, ClassVar, NamedTuple
 
 from msgspec import Struct
 
-from specstar.errors import DecodeError
+from specstar.errors import BackendUnavailable, DecodeError, OutcomeUnknownError, SpecstarError
 from specstar.query import META_FIELDS, Condition, IndexedField, Query, matches
 from specstar.roles.meta import MetaWrite
 from specstar.roles.records import ResourceMeta, RevisionInfo, StoredRevision
 from specstar.roles.resource import PayloadKey, StoredPayload
 
-__all__ = ["Advance", "AdvancingStorage", "Found", "ModelSpec", "Storage", "StorageWrite"]
+__all__ = ["Advance", "AdvancingStorage", "Found", "ModelSpec", "Storage", "StorageWrite", "is_refusal", "payload_gone"]
 
 logger = logging.getLogger("specstar")
 
@@ -195,6 +195,22 @@ class Storage(ABC):
     async def discard(self) -> None:
         """What `MetaStore.discard` does."""
         return
+
+
+def is_refusal(error: Exception | None) -> bool:
+    """True if nothing was written for sure. Else a payload that was written must stay: its row may be there."""
+    return isinstance(error, SpecstarError) and not isinstance(error, BackendUnavailable | OutcomeUnknownError)
+
+
+def payload_gone(revision: RevisionInfo, *, model: str, where: str) -> DecodeError:
+    """The error for a revision without its payload, which only a damaged store has."""
+    return DecodeError(
+        f"the payload of revision {revision.revision_id} of {model} {revision.resource_id!r} is gone from {where}; restore it "
+        "from a backup, or erase the resource with permanently_delete()",
+        resource_id=revision.resource_id,
+        revision_id=revision.revision_id,
+        model=model,
+    )
 
 
 class AdvancingStorage(Storage):

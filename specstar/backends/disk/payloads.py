@@ -7,14 +7,18 @@ from typing import cast
 
 from specstar.backends.disk.connection import DiskConnection
 from specstar.backends.disk.payload_files import PayloadFiles
+from specstar.backends.sqlite.lanes import Lanes
+from specstar.backends.sqlite.reads import ListPayloads
+from specstar.backends.sqlite.tables import ModelTables
 from specstar.errors import DecodeError
 from specstar.roles import PayloadKey, StoredPayload
-from specstar.runtime import Batcher, Home, portions, run_in_thread
+from specstar.runtime import Batcher, Home, left_in_order, portions, run_in_thread
 
-__all__ = ["PayloadFileLane"]
+__all__ = ["PayloadFileLane", "payload_pages"]
 
 _Write = tuple[PayloadKey, bytes]
 _MAX_FILES = 32
+_PAGE = 1000
 _IN_FLIGHT = 3
 
 
@@ -101,3 +105,18 @@ class PayloadFileLane:
 
     async def _flush_reads(self, keys: list[PayloadKey]) -> list[bytes | Exception | None]:
         return cast("list[bytes | Exception | None]", await self._run_reads(keys))
+
+
+async def payload_pages(
+    lanes: Lanes, tables: ModelTables, files: PayloadFileLane
+) -> AsyncIterator[list[StoredPayload]]:
+    """All payloads of a model, page by page: those in the database, then those in files."""
+    after = 0
+    while True:
+        after, page = await lanes.search(ListPayloads(tables, after, _PAGE))
+        if not page:
+            break
+        yield page
+    async with left_in_order(files.pages()) as pages:
+        async for page in pages:
+            yield page

@@ -7,18 +7,16 @@ from collections.abc import AsyncIterator, Sequence
 
 from specstar.backends.disk.connection import DiskConnection
 from specstar.backends.disk.options import DiskOptions
-from specstar.backends.disk.payloads import PayloadFileLane
+from specstar.backends.disk.payloads import PayloadFileLane, payload_pages
 from specstar.backends.provider import BackendContext
 from specstar.backends.sqlite.lanes import Lanes
-from specstar.backends.sqlite.reads import GetPayloads, ListPayloads
+from specstar.backends.sqlite.reads import GetPayloads
 from specstar.backends.sqlite.tables import ModelTables
 from specstar.backends.sqlite.writes import DeletePayloads, PutPayload
 from specstar.roles import ModelSpec, PayloadKey, ResourceStore, StoredPayload
 from specstar.runtime import left_in_order
 
 __all__ = ["DiskResourceStore"]
-
-_PAGE = 1000
 
 
 class DiskResourceStore(ResourceStore):
@@ -78,13 +76,7 @@ class DiskResourceStore(ResourceStore):
 
     async def list(self) -> AsyncIterator[list[StoredPayload]]:
         lanes, files = await self._way()
-        after = 0
-        while True:
-            after, page = await lanes.search(ListPayloads(self._tables, after, _PAGE))
-            if not page:
-                break
-            yield page
-        async with left_in_order(files.pages()) as pages:
+        async with left_in_order(payload_pages(lanes, self._tables, files)) as pages:
             async for page in pages:
                 yield page
 

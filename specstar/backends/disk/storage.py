@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from specstar.backends.disk.connection import DiskConnection
 from specstar.backends.disk.options import DiskOptions
-from specstar.backends.disk.payloads import PayloadFileLane
+from specstar.backends.disk.payloads import PayloadFileLane, payload_pages
 from specstar.backends.provider import BackendContext
 from specstar.backends.sqlite.advance_row import AdvanceRow
 from specstar.backends.sqlite.lanes import Lanes
@@ -20,7 +20,6 @@ from specstar.backends.sqlite.reads import (
     GetMeta,
     GetPayloads,
     GetRows,
-    ListPayloads,
     ListRevisions,
     SearchFull,
     SearchMeta,
@@ -28,7 +27,7 @@ from specstar.backends.sqlite.reads import (
 )
 from specstar.backends.sqlite.tables import ModelTables
 from specstar.backends.sqlite.writes import DeletePayloads, EraseResource, WriteRow
-from specstar.errors import BackendUnavailable, DecodeError, OutcomeUnknownError, SpecstarError
+from specstar.errors import SpecstarError
 from specstar.query import Condition, Query
 from specstar.roles import (
     Advance,
@@ -41,13 +40,12 @@ from specstar.roles import (
     StoredRevision,
 )
 from specstar.roles.meta import revision_gone
-from specstar.roles.storage import Found, StorageWrite
+from specstar.roles.storage import Found, StorageWrite, is_refusal, payload_gone
 from specstar.runtime import left_in_order
 
 __all__ = ["DiskStorage"]
 
 logger = logging.getLogger("specstar")
-_PAGE = 1000
 _READ_ATTEMPTS = 3
 
 
@@ -97,10 +95,9 @@ class DiskStorage(AdvancingStorage):
         await self._files.write(key, payload)
         try:
             return await lanes.write(operation)
-        except (BackendUnavailable, OutcomeUnknownError):
-            raise  # the row may be there: so must its payload
-        except SpecstarError:
-            await self._discard([key])
+        except SpecstarError as error:
+            if is_refusal(error):
+                await self._discard([key])
             raise
 
     async def write_many(self, items: Sequence[StorageWrite]) -> list[Exception | None]:
@@ -116,7 +113,7 @@ class DiskStorage(AdvancingStorage):
         if large:
             await self._files.write_many(list(large.values()))
         results = await lanes.write_all(operations)
-        refused = [key for place, (key, _) in large.items() if _is_refusal(results[place])]
+        refused = [key for place, (key, _) in large.items() if is_refusal(results[place])]
         if refused:
             await self._discard(refused)
         return results
@@ -142,7 +139,7 @@ class DiskStorage(AdvancingStorage):
             if payload is not None:
                 return StoredRevision(meta, revision, payload)
             # A draft rewritten, or the resource erased, between the two reads: look again.
-        raise self._lost(cast("RevisionInfo", revision))
+        raise payload_gone(cast("RevisionInfo", revision), model=self._model, where=self._context.options.rootdir)
 
     async def _outside(self, key: PayloadKey) -> bytes | None:
         """A payload that is not in the revision's row: in a file, or written while the roles were bound apart."""
@@ -219,13 +216,7 @@ class DiskStorage(AdvancingStorage):
 
     async def list_payloads(self) -> AsyncIterator[list[StoredPayload]]:
         lanes = await self._way()
-        after = 0
-        while True:
-            after, page = await lanes.search(ListPayloads(self._tables, after, _PAGE))
-            if not page:
-                break
-            yield page
-        async with left_in_order(self._files.pages()) as pages:
+        async with left_in_order(payload_pages(lanes, self._tables, self._files)) as pages:
             async for page in pages:
                 yield page
 
@@ -242,16 +233,3 @@ class DiskStorage(AdvancingStorage):
     async def sweep(self, *, older_than_seconds: float) -> int:
         await self._way()
         return await self._files.sweep(older_than_seconds)
-
-    def _lost(self, revision: RevisionInfo) -> DecodeError:
-        message = (
-            f"the payload of revision {revision.revision_id} of {self._model} {revision.resource_id!r} is gone from "
-            f"{self._context.options.rootdir}; restore it from a backup, or erase the resource with permanently_delete()"
-        )
-        return DecodeError(
-            message, resource_id=revision.resource_id, revision_id=revision.revision_id, model=self._model
-        )
-
-
-def _is_refusal(result: Exception | None) -> bool:
-    return isinstance(result, SpecstarError) and not isinstance(result, BackendUnavailable | OutcomeUnknownError)

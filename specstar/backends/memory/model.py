@@ -112,6 +112,18 @@ class MemoryModel:
             return row.revision, row.payload
         return self.history.get(row.meta.resource_id, {}).get(revision_id)
 
+    def with_revision(
+        self, resource_id: str, revision_id: str | None
+    ) -> tuple[ResourceMeta, RevisionInfo | None] | None:
+        """A row and the record of one revision (None: the current one), where there is one."""
+        row = self.rows.get(resource_id)
+        if row is None:
+            return None
+        if revision_id is None:
+            return row.meta, row.revision
+        found = self.revision(row, revision_id)
+        return row.meta, None if found is None else found[0]
+
     def revisions(self, resource_id: str) -> list[RevisionInfo]:
         """All revisions of a resource, oldest first."""
         history = self.history.get(resource_id)

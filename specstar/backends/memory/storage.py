@@ -77,13 +77,7 @@ class MemoryStorage(Storage):
         self, resource_id: str, revision_id: str | None = None
     ) -> tuple[ResourceMeta, RevisionInfo | None] | None:
         await self._opened.turn()
-        row = self._opened.rows.get(resource_id)
-        if row is None:
-            return None
-        if revision_id is None:
-            return row.meta, row.revision
-        found = self._opened.model.revision(row, revision_id)
-        return row.meta, None if found is None else found[0]
+        return self._opened.model.with_revision(resource_id, revision_id)
 
     async def list_revisions(self, resource_id: str) -> list[RevisionInfo]:
         await self._opened.turn()
