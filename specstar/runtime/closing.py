@@ -28,7 +28,7 @@ async def close_in_order(
 ) -> None:
     """End workers, then sendings, then close the connections, each within `limit` seconds, then cancel what still runs.
 
-    On the home loop. `hurried`: all of it within two seconds. Cancelled, it lets the sendings end all the same.
+    On the home loop. `hurried`: the three within two seconds together. Cancelled, it lets the sendings end all the same.
     """
     if hurried:
         limit = min(limit, HURRIED_SECONDS)

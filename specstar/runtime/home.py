@@ -145,8 +145,8 @@ class Call(ABC, Generic[T]):
 
 
 class Home(ABC):
-    """An event loop and the tasks that a runtime owns on it. All methods but `submit`, `alive` and `lose_calls` are called
-    on the loop.
+    """An event loop and the tasks that a runtime owns on it. All methods but `submit`, `is_current`, `alive` and
+    `lose_calls` are called on the loop.
 
     `claimed`: someone closes it, and workers end first; `closing`: nothing new begins here; `ending`: because the loop
     itself ends; `over`: it takes nothing up any more.
