@@ -266,11 +266,15 @@ class MetaSync:
     async def _replay(self, copy: Copy, etag: str) -> bool:
         """Take a foreign version with the local writes on top. False, and it is closed, if they must not be put there."""
         allowed = self._options.auto_reload_on_conflict or self._current.etag is None
-        if not await self._pending.replay(copy, allowed=allowed):
-            self._current.retire(copy)
-            return False
-        self._current.swap(copy, etag)
-        return True
+        taken = False
+        try:
+            taken = await self._pending.replay(copy, allowed=allowed)
+        finally:
+            if not taken:
+                self._current.retire(copy)
+        if taken:
+            self._current.swap(copy, etag)
+        return taken
 
     # Reads.
 

@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import sqlite3
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from specstar.backends.s3 import meta_database
+from specstar.backends.s3.meta_database import Copy
 from specstar.backends.s3.meta_store import S3MetaStore
 from specstar.errors import (
     BackendError,
@@ -307,6 +309,37 @@ async def test_without_auto_sync_reload_replays_and_reports_what_conflicts(serve
         assert caught.value.resource_id == "r0"
         assert await ids(one) == {"r0", "r1"}
         await store.sync()
+
+
+async def test_a_replay_that_is_cut_short_leaves_no_database_open(
+    server: ScriptedS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The foreign version was read, and will be read again: each takes the memory of the whole database."""
+    opened_copies: list[Copy] = []
+    closed: list[Copy] = []
+    apply, close = Copy.apply, Copy.close
+
+    def failing(copy: Copy, *_: Any, **__: Any) -> list[Any]:
+        opened_copies.append(copy)
+        raise MemoryError
+
+    def noted(copy: Copy) -> None:
+        closed.append(copy)
+        close(copy)
+
+    options = options_for(server.endpoint_url, auto_sync=False, auto_reload_on_conflict=True)
+    async with opened(options) as one, opened(options_for(server.endpoint_url)) as two:
+        store = one.meta()
+        await store.write(created("r1"))
+        await two.meta().write(created("r2"))
+        monkeypatch.setattr(Copy, "apply", failing)
+        monkeypatch.setattr(Copy, "close", noted)
+        with pytest.raises(MemoryError):
+            await store.sync()
+        await until(lambda: bool(opened_copies) and opened_copies[0] in closed)
+        monkeypatch.setattr(Copy, "apply", apply)
+        await store.sync()
+        assert await ids(one) == {"r1", "r2"}
 
 
 async def push_and_lose_the_answer(server: ScriptedS3, store: S3MetaStore) -> None:
