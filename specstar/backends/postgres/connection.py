@@ -15,7 +15,7 @@ from specstar.backends.postgres.hosts import connect
 from specstar.backends.postgres.options import PostgresOptions
 from specstar.backends.postgres.outcomes import AnswerLost, BadValue, ServerSession, WriteRace
 from specstar.backends.postgres.pool import SessionPool, drop
-from specstar.backends.postgres.session import Session
+from specstar.backends.postgres.session import Session, in_transaction
 from specstar.errors import BackendError, ConfigError, SpecstarError
 from specstar.runtime import Connection, ServerInfo
 
@@ -147,7 +147,7 @@ class PostgresConnection(Connection):
         try:
             async with self.session() as session:
                 try:
-                    async with session.transaction(isolation="read_committed"):
+                    async with in_transaction(session):
                         yield session
                 except Exception as error:
                     if is_misdirected(error):
@@ -236,7 +236,7 @@ class PostgresConnection(Connection):
         if not self.options.pgbouncer and lock is None:
             rows: list[Row] = await session.fetch(sql, *args, timeout=timeout)
             return rows
-        async with session.transaction(isolation="read_committed"):
+        async with in_transaction(session):
             if lock is not None:
                 await session.fetch(lock, args[0], timeout=timeout)
             return list(await session.fetch(sql, *args, timeout=timeout))

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 import asyncpg
 
 from specstar.backends.postgres.outcomes import ServerSession
+from specstar.runtime.cleanup import clean_up
 
-__all__ = ["Session"]
+__all__ = ["Session", "in_transaction"]
+
+_ROLLBACK_SECONDS = 5.0
 
 
 class Session(asyncpg.Connection):
@@ -60,3 +66,21 @@ class Session(asyncpg.Connection):
         private._aborted = True
         if socket is not None and socket.fileno() >= 0:
             os.dup2(null, socket.fileno(), inheritable=False)
+
+
+@asynccontextmanager
+async def in_transaction(session: Session) -> AsyncIterator[None]:
+    """A transaction for the length of a block, rolled back even where each wait of its caller is cancelled anew.
+
+    asyncpg's own block then leaves that to whoever takes the connection back, who logs it as an error.
+    """
+    transaction = session.transaction(isolation="read_committed")
+    await transaction.__aenter__()
+    try:
+        yield
+    except BaseException as error:
+        # What keeps it from being rolled back has broken the connection.
+        with suppress(Exception):
+            await clean_up(partial(transaction.__aexit__, type(error), error, None), seconds=_ROLLBACK_SECONDS)
+        raise
+    await transaction.__aexit__(None, None, None)

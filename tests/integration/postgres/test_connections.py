@@ -11,6 +11,7 @@ import sys
 import time
 from typing import Any
 
+import anyio
 import pytest
 
 import services
@@ -553,3 +554,22 @@ async def test_a_regular_expression_that_takes_too_long_is_cancelled_on_the_serv
             assert time.monotonic() < deadline
             await asyncio.sleep(0.05)
         assert await storage.count(QB["text"].ends_with("")) == 40
+
+
+async def test_a_transaction_that_is_cancelled_again_and_again_is_rolled_back_without_a_word(
+    postgres_database: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_rig(postgres_database, pool_max_size=1) as rig, admin(postgres_database) as other:
+        storage = rig.storage()
+        await storage.write(new("r"))
+        for number in range(40):
+            async with other.transaction():
+                await other.execute('SELECT FROM "User_meta" FOR UPDATE')
+                # A scope of anyio cancels each wait anew, also those that clean up.
+                with anyio.move_on_after(0.0005 * number):
+                    await storage.erase("r")
+        assert isinstance(await storage.read("r"), StoredRevision)
+        assert (
+            await other.fetchval("SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'") == 0
+        )
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
