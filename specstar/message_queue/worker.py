@@ -188,11 +188,13 @@ class Worker:
             logger.warning("the drain is over: %d jobs that still run are cancelled and go back", running)
         for lane in self._lanes:
             lane.interrupt()
-        with anyio.move_on_after(_INTERRUPT_SECONDS if running else _GOODBYE_SECONDS):
-            await self._idle.wait()
-        # Nothing ends a handler that still cleans up, and its job goes back only after it.
-        while not self._idle.is_set() and any(lane.cleans_up for lane in self._lanes):
-            with anyio.move_on_after(_INTERRUPT_SECONDS):
+        limit = _INTERRUPT_SECONDS if running else _GOODBYE_SECONDS
+        until = anyio.current_time() + limit
+        while not self._idle.is_set() and anyio.current_time() < until:
+            # Nothing ends a handler that still cleans up, and its job goes back only after it, which takes its time too.
+            if any(lane.cleans_up for lane in self._lanes):
+                until = anyio.current_time() + limit
+            with anyio.move_on_after(min(limit, _HOUSEKEEPING_SECONDS)):
                 await self._idle.wait()
 
     async def sleep(self, seconds: float, *, even_when_stopping: bool = False) -> None:
