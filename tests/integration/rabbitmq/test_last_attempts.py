@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from specstar import Job, JobStatus, SpecStar
-from specstar.message_queue import JobQueue, runner
+from specstar.message_queue import JobQueue, claiming
 from specstar.message_queue.owner import process_token
 from tests.conformance.jobs.harness import Mail, dead_jobs, eventually, eventually_gives, workers
 from tests.faults.tools.tcp_proxy import TcpProxy
@@ -72,8 +72,8 @@ async def test_it_is_left_to_the_worker_that_runs_it(
     far: Program, near: Program, proxy: TcpProxy, monkeypatch: pytest.MonkeyPatch, comes_back: bool, fails: bool
 ) -> None:
     """Whether that worker reaches the broker again or not, the job ends as its only run does."""
-    monkeypatch.setattr(runner, "_SIGN_OF_LIFE_SECONDS", SIGN_OF_LIFE_SECONDS)
-    monkeypatch.setattr(runner, "_LEFT_ALONE_SECONDS", 0.5)
+    monkeypatch.setattr(claiming, "_SIGN_OF_LIFE_SECONDS", SIGN_OF_LIFE_SECONDS)
+    monkeypatch.setattr(claiming, "_LEFT_ALONE_SECONDS", 0.5)
     far.seconds, far.fails = 4.5, fails
     sent = await far.queue.enqueue(Mail())
     async with workers(far.spec, drain_timeout=0.1):
@@ -113,7 +113,7 @@ async def _begin_elsewhere(program: Program, job_id: str, worker: str) -> None:
 
 async def test_a_worker_that_gives_no_sign_of_life_is_dead(near: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     """One on another host, of which nobody can tell otherwise."""
-    monkeypatch.setattr(runner, "_SIGN_OF_LIFE_SECONDS", 0.5)
+    monkeypatch.setattr(claiming, "_SIGN_OF_LIFE_SECONDS", 0.5)
     host = process_token().partition(":")[0]
     sent = await near.queue.enqueue(Mail())
     await _begin_elsewhere(near, sent.job_id, process_token().replace(host, "elsewhere.example.org") + "/1.1")

@@ -19,8 +19,8 @@ import pytest
 from specstar import Job, JobStatus, SpecStar
 from specstar.errors import BackendUnavailable, OutcomeUnknownError
 from specstar.message_queue import JobQueue, run_workers_blocking
+from specstar.message_queue.claiming import Claims
 from specstar.message_queue.handler_threads import HandlerThreads
-from specstar.message_queue.runner import JobRunner
 from specstar.message_queue.state import Snapshot
 from specstar.message_queue.stored_state import StoredJobState
 from specstar.sync import SpecStar as BlockingSpecStar
@@ -361,7 +361,7 @@ async def test_a_partition_job_whose_delivery_is_lost_ends_before_it_begins_agai
     spec: SpecStar, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As if another process got the message.
-    monkeypatch.setattr(JobRunner, "_adopted", lambda runner, delivery: False)
+    monkeypatch.setattr(Claims, "_adopted", lambda claims, delivery: False)
     events: list[str] = []
 
     @spec.job
