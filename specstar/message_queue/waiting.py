@@ -53,13 +53,13 @@ class Waiting:
         self._name = queue.name
         self._keeps_state = queue.keep_state
         self._limit = limit
-        self._entries: set[_Entry] = set()
+        self._entries: dict[_Entry, None] = {}  # in order of arrival
         self._narrow = False
 
     async def until(self, delivery: Delivery, ready: Callable[[], Awaitable[object]]) -> bool:
         """Wait for `ready`. False if the delivery went to others instead."""
         entry = _Entry(delivery)
-        self._entries.add(entry)
+        self._entries[entry] = None
         try:
             with entry.scope:
                 await ready()
@@ -70,7 +70,7 @@ class Waiting:
             await ready()
             return True
         finally:
-            self._entries.discard(entry)
+            del self._entries[entry]
 
     async def leave(self, delivery: Delivery) -> None:
         """The worker stops before it has begun. Without an end it goes back to its place when the consumer is left."""

@@ -98,8 +98,8 @@ class RabbitMQConsumer(Consumer):
         async def look() -> bool:
             link = await self.queue.live_link()
             ready, consumers = await link.topology.load(self.queue.queues.main)
-            # Where something lies ready, nobody has room for more.
-            return not ready and consumers > (not self.paused)
+            # Where something lies ready, nobody has room for more; and a blocked publish might arrive once given up.
+            return not ready and not link.blocked() and consumers > (not self.paused)
 
         return await self.queue.on_link(look)
 
