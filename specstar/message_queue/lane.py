@@ -155,34 +155,25 @@ class Lane:
 
     async def _handle(self, delivery: Delivery) -> None:
         """Run it when it is its turn."""
-        permit = self._worker.permit
-        if permit is None:
-            await self._run_or_leave(delivery)
-        elif await self._has_permit(delivery, permit):
+        worker, permit = self._worker, self._worker.permit
+        if permit is not None:
             try:
-                await self._run_or_leave(delivery)
-            finally:
-                permit.release()
-
-    async def _run_or_leave(self, delivery: Delivery) -> None:
-        if await self._has_thread(delivery):
+                permit.acquire_nowait()
+            except anyio.WouldBlock:
+                if not await self._waiting.until(delivery, permit.acquire):
+                    return
+        try:
+            full = not self.queue.is_async and worker.threads.full
+            if full and not await self._waiting.until(delivery, lambda: worker.room_for_threads(self.queue.name)):
+                return
             # It may have come or waited until the drain.
-            if self._worker.stopping:
+            if worker.stopping:
                 await self._waiting.leave(delivery)
             else:
                 await self._runner.handle(delivery)
-
-    async def _has_permit(self, delivery: Delivery, permit: anyio.Semaphore) -> bool:
-        try:
-            permit.acquire_nowait()
-        except anyio.WouldBlock:
-            return await self._waiting.until(delivery, permit.acquire)
-        return True
-
-    async def _has_thread(self, delivery: Delivery) -> bool:
-        if self.queue.is_async or not self._worker.threads.full:
-            return True
-        return await self._waiting.until(delivery, lambda: self._worker.room_for_threads(self.queue.name))
+        finally:
+            if permit is not None:
+                permit.release()
 
     def _end(self, session: _Session, error: BaseException) -> None:
         """The consumer gives no more. While the worker drains, it stays open for the ends of what runs."""

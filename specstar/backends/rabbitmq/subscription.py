@@ -210,7 +210,8 @@ class Subscription:
         """Take no more, and give back what is not in hand.
 
         A partition is let go only once nothing of it is in hand, and then by closing its channel: the broker puts
-        everything back in its place before the next worker gets any of it. Cancelling first would let that one overtake.
+        everything back in its place before the next worker gets any of it. Cancelling first would let that one overtake; and
+        in RabbitMQ 3.10 a classic queue crashes, and forgets acks, that is published to after its active consumer cancelled.
         """
         if self.partition:
             if not self.handed_out:
