@@ -8,11 +8,12 @@ from msgspec import Meta, Struct, structs
 
 from specstar.backends.postgres.dsn import hide_password
 from specstar.config.encoding import Encoding
+from specstar.config.redaction import Redacted
 
 __all__ = ["PostgresOptions"]
 
 
-class PostgresOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class PostgresOptions(Redacted, Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How to reach a PostgreSQL server, and how to name what is kept there."""
 
     secrets: ClassVar[frozenset[str]] = frozenset({"dsn"})
@@ -61,9 +62,6 @@ class PostgresOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             "Costs four round trips a call instead of one."
         ),
     ] = False
-
-    def __repr__(self) -> str:
-        return f"PostgresOptions({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         shown = structs.asdict(self)

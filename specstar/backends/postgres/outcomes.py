@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 from datetime import datetime
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
-__all__ = ["AnswerLost", "BadValue", "ServerSession", "WriteRace", "twin_of"]
-
-E = TypeVar("E", bound=Exception)
+__all__ = ["AnswerLost", "BadValue", "ServerSession", "WriteRace"]
 
 
 class ServerSession(NamedTuple):
@@ -36,10 +33,3 @@ class WriteRace(Exception):
 
 class BadValue(Exception):
     """The server or driver refused a value: rolled back; it will refuse it again."""
-
-
-def twin_of(error: E) -> E:
-    """An error of its own for each caller of a batch."""
-    twin = copy.copy(error)
-    twin.__cause__ = error.__cause__
-    return twin

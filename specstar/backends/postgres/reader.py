@@ -8,7 +8,6 @@ import operator
 from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
-from specstar.backends.postgres.outcomes import twin_of
 from specstar.backends.postgres.rows import (
     full_parts,
     meta_of,
@@ -16,7 +15,7 @@ from specstar.backends.postgres.rows import (
     meta_with_unknown_revision,
     revision_of,
 )
-from specstar.errors import BackendUnavailable, DecodeError
+from specstar.errors import BackendUnavailable, DecodeError, twin_of
 from specstar.roles.records import ResourceMeta, RevisionInfo, StoredRevision, unreadable_revision
 from specstar.runtime import Batcher
 from specstar.runtime.crossing import cross_to

@@ -10,9 +10,9 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
 
 from specstar.backends.postgres.lost_answers import Applied, find_out
-from specstar.backends.postgres.outcomes import AnswerLost, BadValue, WriteRace, twin_of
+from specstar.backends.postgres.outcomes import AnswerLost, BadValue, WriteRace
 from specstar.backends.postgres.writes import Kind, Write, change_of, kind_of, narrowed, size_of, write_of
-from specstar.errors import BackendUnavailable, SpecstarError
+from specstar.errors import BackendUnavailable, SpecstarError, twin_of
 from specstar.roles.records import RevisionInfo
 from specstar.roles.storage import Advance, StorageWrite
 from specstar.runtime import Batcher

@@ -7,11 +7,12 @@ from typing import Annotated, Any, ClassVar, Literal
 from msgspec import Meta, Struct, structs
 
 from specstar.backends.rabbitmq.url import hide_password
+from specstar.config.redaction import Redacted
 
 __all__ = ["RabbitMQOptions"]
 
 
-class RabbitMQOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class RabbitMQOptions(Redacted, Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How to reach a RabbitMQ broker, and how its queues are named and made."""
 
     secrets: ClassVar[frozenset[str]] = frozenset({"amqp_url"})
@@ -132,9 +133,6 @@ class RabbitMQOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         ]
         | None
     ) = None
-
-    def __repr__(self) -> str:
-        return f"RabbitMQOptions({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         shown = structs.asdict(self)
