@@ -570,6 +570,9 @@ async def test_a_transaction_that_is_cancelled_again_and_again_is_rolled_back_wi
                     await storage.erase("r")
         assert isinstance(await storage.read("r"), StoredRevision)
         assert (
-            await other.fetchval("SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'") == 0
+            await other.fetchval(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in tr%'"
+            )
+            == 0
         )
     assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
