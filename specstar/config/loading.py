@@ -184,14 +184,20 @@ class _TreeReader:
 
     def _expanded(self, text: str) -> Any:
         assert self._environ is not None
-        secret = any(looks_secret(str(key)) for key in self._keys) or redacted(text) != text
-        expansion = expand(text, self._environ, limit=min(self._budget, MAX_EXPANDED_CHARACTERS), secret=secret)
+        limit = min(self._budget, MAX_EXPANDED_CHARACTERS)
+        expansion = expand(text, self._environ, limit=limit)
+        if expansion.problems and self._is_secret(text):
+            # Only then is it worth the looking: the reasons must not name a part of it.
+            expansion = expand(text, self._environ, limit=limit, secret=True)
         self._budget -= len(expansion.text)
         if not expansion.problems:
             return self._text(Expanded(expansion.text)) if _has_variable(text) else self._text(expansion.text)
         for reason, variable in expansion.problems:
             self._report(reason, None if variable is None else _similar_variable(variable, self._environ))
         return UNUSABLE
+
+    def _is_secret(self, text: str) -> bool:
+        return any(looks_secret(str(key)) for key in self._keys) or redacted(text) != text
 
     def _text(self, text: str) -> Any:
         if "\0" in text:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from specstar.config import BackendBinding, BackendConfig, ConnectionProfile, Encoding, resolve_config
+from specstar.config import BackendBinding, BackendConfig, ConnectionProfile, Encoding, loading, resolve_config
 from specstar.errors import ConfigError
 
 
@@ -243,3 +243,13 @@ def test_a_dollar_in_a_secret_is_told_by_its_place(options: dict[str, Any]) -> N
 def test_a_variable_that_is_meant_is_named_in_a_secret_too(text: str) -> None:
     error = refusal({"meta": {"type": "tiny", "options": {"place": "p", "password": text}}}, {})
     assert "DB_PASSWORD is not set" in str(error)
+
+
+def test_nothing_is_searched_for_secrets_while_nothing_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[str] = []
+    monkeypatch.setattr(loading, "looks_secret", lambda name: looked.append(name) or True)
+    tree = {"meta": {"type": "tiny", "options": {"place": "${PLACE}", "port": 7}}}
+    resolve_config(tree, environ={"PLACE": "here"})
+    assert looked == []
+    refusal(tree)
+    assert looked
