@@ -247,7 +247,12 @@ def test_a_variable_that_is_meant_is_named_in_a_secret_too(text: str) -> None:
 
 def test_nothing_is_searched_for_secrets_while_nothing_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[str] = []
-    monkeypatch.setattr(loading, "looks_secret", lambda name: looked.append(name) or True)
+
+    def look(name: str) -> bool:
+        looked.append(name)
+        return True
+
+    monkeypatch.setattr(loading, "looks_secret", look)
     tree = {"meta": {"type": "tiny", "options": {"place": "${PLACE}", "port": 7}}}
     resolve_config(tree, environ={"PLACE": "here"})
     assert looked == []
