@@ -59,14 +59,14 @@ class JobCodec(Generic[P]):
             self._payload: msgspec.json.Decoder[P] = msgspec.json.Decoder(payload_type)
             kind = decodable_type(payload_type)
             self._shape = Shape(kind)
-            self._nesting = Nesting(kind)
+            self._nesting = Nesting(kind, what=f"the payload of job {name!r}", field="payload")
         except (TypeError, NameError, ValueError) as error:
             raise InvalidInputError(
                 f"the payload of job {name!r} cannot be decoded: {error}", field="payload_type"
             ) from error
         try:
             self._result: msgspec.json.Decoder[Any] = msgspec.json.Decoder(result_type)
-            self._nesting_of_result = Nesting(decodable_type(result_type))
+            self._nesting_of_result = Nesting(decodable_type(result_type), what="it", field="result")
         except (TypeError, NameError, ValueError) as error:
             raise InvalidInputError(
                 f"the result of job {name!r} cannot be decoded: {error}", field="result_type"
@@ -78,12 +78,13 @@ class JobCodec(Generic[P]):
         Raises `InvalidInputError` with the path of what does not fit, `LimitExceededError` if it is too large.
         """
         try:
-            if isinstance(value, dict | list):
+            builtin = isinstance(value, dict | list)
+            if builtin:
                 self._shape.check(value)
             payload = _json_of(value)
             copy = self._payload.decode(payload)
             refuse_nonfinite(payload, value)
-            self._nesting.check(payload, Encoding.json, what=f"the payload of job {self.name!r}", field="payload")
+            self._nesting.check(payload, Encoding.json, copy if builtin else value, copy)
         except LimitExceededError:
             raise
         except RecursionError as error:
@@ -119,9 +120,9 @@ class JobCodec(Generic[P]):
             return NO_RESULT
         try:
             result = msgspec.json.encode(value)
-            self._result.decode(result)
+            copy = self._result.decode(result)
             refuse_nonfinite(result, value)
-            self._nesting_of_result.check(result, Encoding.json, what="it", field="result")
+            self._nesting_of_result.check(result, Encoding.json, value, copy)
         except (msgspec.EncodeError, *_failures, OverflowError) as error:
             raise ResultError(f"the handler's result does not fit its type: {error}") from error
         if len(result) > self.max_payload_bytes:

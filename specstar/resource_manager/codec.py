@@ -51,7 +51,7 @@ class Codec(Generic[T]):
             self._msgpack: msgspec.msgpack.Decoder[T] = msgspec.msgpack.Decoder(model)
             kind = decodable_type(model)
             self._shape = Shape(kind)
-            self._nesting = Nesting(kind)
+            self._nesting = Nesting(kind, what=f"the {name}", field="data")
         except (TypeError, NameError, ValueError) as error:
             raise InvalidInputError(f"{name} cannot be a model: {error}", field="model") from error
         self._decode = {Encoding.json: self._json.decode, Encoding.msgpack: self._msgpack.decode}
@@ -61,23 +61,25 @@ class Codec(Generic[T]):
 
         Raises `InvalidInputError` with the path of what does not fit the model, `LimitExceededError` if it is too large.
         """
-        if isinstance(value, dict | list):
+        builtin = isinstance(value, dict | list)
+        if builtin:
             try:
                 self._shape.check(value)
             except UnknownMemberError as error:
                 raise InvalidInputError(f"the value is no valid {self.name}: {error}", field="data") from error
             except RecursionError as error:
                 raise InvalidInputError(f"the value is no valid {self.name}: {TOO_DEEP}", field="data") from error
-        return self._checked(value)
+        return self._checked(value, known=builtin)
 
-    def _checked(self, value: Any, encoding: Encoding | None = None) -> tuple[bytes, T]:
+    def _checked(self, value: Any, encoding: Encoding | None = None, *, known: bool = False) -> tuple[bytes, T]:
+        """`known`: the value has no members but those of the model."""
         encoding = encoding or self.encoding
         try:
             payload = _ENCODE[encoding](value)
             stored = self._decode[encoding](payload)
             if encoding is Encoding.json:
                 refuse_nonfinite(payload, value, advice=_ADVICE)
-            self._nesting.check(payload, encoding, what=f"the {self.name}", field="data")
+            self._nesting.check(payload, encoding, stored if known else value, stored)
         except LimitExceededError:
             raise
         except (msgspec.DecodeError, msgspec.EncodeError, TypeError, ValueError, OverflowError) as error:

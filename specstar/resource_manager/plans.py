@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from specstar.errors import RevisionStateError
 from specstar.resource_manager.drafting import Drafting
-from specstar.resource_manager.reading import Reading, stored
+from specstar.resource_manager.reading import Reading, existing
 from specstar.resource_manager.slot import StorageSlot
 from specstar.resource_manager.writer import Current, Plan
 from specstar.roles import MetaWrite, PayloadKey, RevisionInfo, RevisionStatus
@@ -55,7 +55,8 @@ class Plans(Generic[T]):
         codec, storage, reading = self._slot.codec, self._slot.storage, self._reading
 
         async def plan(current: Current) -> StorageWrite:
-            found = await stored(storage, current.meta.resource_id, current.meta.current_revision_id, model=self._name)
+            resource_id, revision_id = current.meta.resource_id, current.meta.current_revision_id
+            found = existing(await storage.read(resource_id, revision_id), resource_id, revision_id, model=self._name)
             before, encoding = found.payload, found.revision.encoding
             if reading.told_by_row is not None:
                 before, encoding = codec.checked(reading.data(found))[0], codec.encoding
@@ -89,7 +90,8 @@ class Plans(Generic[T]):
         async def plan(current: Current) -> StorageWrite | None:
             if current.meta.current_revision_id == revision_id:
                 return None
-            found = await stored(storage, current.meta.resource_id, revision_id, model=self._name)
+            resource_id = current.meta.resource_id
+            found = existing(await storage.read(resource_id, revision_id), resource_id, revision_id, model=self._name)
             indexed = self._reading.indexed(found)
             meta = self._draft.touched(current.meta, current_revision_id=revision_id, indexed_data=indexed)
             return StorageWrite(MetaWrite(meta, None, current.meta.version), None)

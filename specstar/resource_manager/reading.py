@@ -9,9 +9,9 @@ from specstar.errors import DecodeError, ResourceNotFoundError
 from specstar.query import Projector
 from specstar.resource_manager.resource import Resource, own_copy
 from specstar.resource_manager.slot import StorageSlot
-from specstar.roles import ResourceMeta, Storage, StoredRevision
+from specstar.roles import ResourceMeta, StoredRevision
 
-__all__ = ["Reading", "stored"]
+__all__ = ["Reading", "existing"]
 
 T = TypeVar("T")
 
@@ -50,9 +50,10 @@ class Reading(Generic[T]):
         return Resource(meta=meta, info=found.revision, data=data)
 
 
-async def stored(storage: Storage, resource_id: str, revision_id: str | None, *, model: str) -> StoredRevision:
-    """The revision as it is stored, None for the current one. Raises `ResourceNotFoundError`, which says what there is not."""
-    found = await storage.read(resource_id, revision_id)
+def existing(
+    found: StoredRevision | ResourceMeta | None, resource_id: str, revision_id: str | None, *, model: str
+) -> StoredRevision:
+    """What a storage has read, None for the current revision. Raises `ResourceNotFoundError`, which says what there is not."""
     if isinstance(found, StoredRevision):
         return found
     # Without the row there is no resource at all.
