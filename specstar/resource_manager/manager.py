@@ -18,7 +18,7 @@ from specstar.resource_manager.drafting import Drafting
 from specstar.resource_manager.garbage import collect, drop_replaced
 from specstar.resource_manager.ids import checked_age, checked_id, is_id
 from specstar.resource_manager.plans import Plans
-from specstar.resource_manager.reading import Reading, existing
+from specstar.resource_manager.reading import Reading, not_there
 from specstar.resource_manager.reindexing import reindex
 from specstar.resource_manager.resource import Page, Resource, own_copy
 from specstar.resource_manager.slot import StorageSlot
@@ -237,7 +237,8 @@ class ResourceManager(Generic[T]):
         if revision_id is not None:
             checked_id(revision_id, field="revision_id")
         found = await self._slot.storage.read(resource_id, revision_id)
-        found = existing(found, resource_id, revision_id, model=self.name)
+        if not isinstance(found, StoredRevision):
+            raise not_there(found, resource_id, revision_id, model=self.name)
         if found.meta.is_deleted and not include_deleted:
             raise ResourceDeletedError(resource_id, model=self.name)
         return Resource(meta=self._reading.meta(found.meta), info=found.revision, data=self._reading.data(found))

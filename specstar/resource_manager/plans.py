@@ -7,10 +7,10 @@ from typing import Any, Generic, TypeVar, cast
 
 from specstar.errors import RevisionStateError
 from specstar.resource_manager.drafting import Drafting
-from specstar.resource_manager.reading import Reading, existing
+from specstar.resource_manager.reading import Reading, not_there
 from specstar.resource_manager.slot import StorageSlot
 from specstar.resource_manager.writer import Current, Plan
-from specstar.roles import MetaWrite, PayloadKey, RevisionInfo, RevisionStatus
+from specstar.roles import MetaWrite, PayloadKey, RevisionInfo, RevisionStatus, StoredRevision
 from specstar.roles.storage import StorageWrite
 
 __all__ = ["Plans"]
@@ -56,7 +56,9 @@ class Plans(Generic[T]):
 
         async def plan(current: Current) -> StorageWrite:
             resource_id, revision_id = current.meta.resource_id, current.meta.current_revision_id
-            found = existing(await storage.read(resource_id, revision_id), resource_id, revision_id, model=self._name)
+            found = await storage.read(resource_id, revision_id)
+            if not isinstance(found, StoredRevision):
+                raise not_there(found, resource_id, revision_id, model=self._name)
             before, encoding = found.payload, found.revision.encoding
             if reading.told_by_row is not None:
                 before, encoding = codec.checked(reading.data(found))[0], codec.encoding
@@ -91,7 +93,9 @@ class Plans(Generic[T]):
             if current.meta.current_revision_id == revision_id:
                 return None
             resource_id = current.meta.resource_id
-            found = existing(await storage.read(resource_id, revision_id), resource_id, revision_id, model=self._name)
+            found = await storage.read(resource_id, revision_id)
+            if not isinstance(found, StoredRevision):
+                raise not_there(found, resource_id, revision_id, model=self._name)
             indexed = self._reading.indexed(found)
             meta = self._draft.touched(current.meta, current_revision_id=revision_id, indexed_data=indexed)
             return StorageWrite(MetaWrite(meta, None, current.meta.version), None)

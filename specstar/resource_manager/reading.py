@@ -11,7 +11,7 @@ from specstar.resource_manager.resource import Resource, own_copy
 from specstar.resource_manager.slot import StorageSlot
 from specstar.roles import ResourceMeta, StoredRevision
 
-__all__ = ["Reading", "existing"]
+__all__ = ["Reading", "not_there"]
 
 T = TypeVar("T")
 
@@ -50,11 +50,8 @@ class Reading(Generic[T]):
         return Resource(meta=meta, info=found.revision, data=data)
 
 
-def existing(
-    found: StoredRevision | ResourceMeta | None, resource_id: str, revision_id: str | None, *, model: str
-) -> StoredRevision:
-    """What a storage has read, None for the current revision. Raises `ResourceNotFoundError`, which says what there is not."""
-    if isinstance(found, StoredRevision):
-        return found
-    # Without the row there is no resource at all.
-    raise ResourceNotFoundError(resource_id, revision_id=None if found is None else revision_id, model=model)
+def not_there(
+    found: ResourceMeta | None, resource_id: str, revision_id: str | None, *, model: str
+) -> ResourceNotFoundError:
+    """The error where a storage has read no revision: it says what there is not, without the row no resource at all."""
+    return ResourceNotFoundError(resource_id, revision_id=None if found is None else revision_id, model=model)
