@@ -222,6 +222,31 @@ async def test_a_damaged_copy_is_told(rig: Rig, look: Any, copy: bytes) -> None:
         await storage.read("r")
 
 
+async def test_a_copy_that_was_emptied_does_not_count(rig: Rig, look: Any) -> None:
+    storage = users(rig)
+    wanted = list(ids("r", 3))
+    await storage.write_many([new(name, age=5) for name in wanted])
+    before = await everything(storage, wanted)
+    await look.execute('UPDATE "User_meta" SET revision_copy = NULL')
+    assert await everything(storage, wanted) == before
+
+
+@pytest.mark.parametrize("analyzed", [False, True])
+async def test_revisions_that_have_a_copy_are_not_looked_for(rig: Rig, look: Any, *, analyzed: bool) -> None:
+    storage: Any = users(rig)
+    await storage.write_many([new(name, age=5) for name in ids("r", 2000)])
+    if analyzed:
+        await look.execute("ANALYZE")
+    searcher, sql = storage._searcher, storage._tables.meta_sql
+    statements = [(sql.read_full_one, ["r00001", 1000]), (sql.read_full, [list(ids("r", 50)), 1000])]
+    for query in (build_query(limit=1000), build_query(QB["age"] == 5, limit=100)):
+        text, operands = searcher._statement(query, searcher._sql.search_full, first_param=2)
+        statements.append((text, [1000, *operands]))
+    for text, operands in statements:
+        plan = [row[0] for row in await look.fetch(f"EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) {text}", *operands)]
+        assert [line.strip()[-16:] for line in plan if ' on "User_revision"' in line] == ["(never executed)"]
+
+
 async def _as_version_1(connection: Any) -> None:
     await connection.execute('ALTER TABLE "User_meta" DROP COLUMN revision_copy, DROP COLUMN copied_version')
     await connection.execute("UPDATE specstar_schema SET version = 1")
