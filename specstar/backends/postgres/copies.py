@@ -20,6 +20,8 @@ COPY_COLUMNS: tuple[tuple[str, str], ...] = (("revision_copy", "bytea"), ("copie
 _LARGEST_PAYLOAD = 512
 _LARGEST_HEAD = 512
 _LENGTH_BYTES = 2
+# The column itself cannot be written either: that tells which of a batch it is.
+_REFUSED = (UnicodeError, OverflowError, ValueError, TypeError)
 
 
 class Head(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -48,7 +50,10 @@ def copy_head(revision: tuple[Any, ...], payload: bytes | None) -> bytes | None:
     """
     if payload is not None and len(payload) > _LARGEST_PAYLOAD:
         return None
-    head = _encode(revision)
+    try:
+        head = _encode(revision)
+    except _REFUSED:
+        return None
     return len(head).to_bytes(_LENGTH_BYTES) + head if len(head) <= _LARGEST_HEAD else None
 
 

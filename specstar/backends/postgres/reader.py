@@ -12,7 +12,6 @@ from specstar.backends.postgres.rows import (
     full_parts,
     meta_of,
     meta_with_revision,
-    meta_with_unknown_revision,
     revision_of,
 )
 from specstar.errors import BackendUnavailable, DecodeError, twin_of
@@ -164,9 +163,9 @@ def each_full_of(row: Row) -> StoredRevision | Partial | ResourceMeta:
         return full_of(row)
     except DecodeError as error:
         unknown = error
-    meta, revision = meta_with_unknown_revision(row)
+    meta = meta_of(row)
     logger.error("%s", unknown)
-    return StoredRevision(meta, revision, b"")
+    return StoredRevision(meta, unreadable_revision(meta), b"")
 
 
 def each_info_of(row: Row) -> tuple[ResourceMeta, RevisionInfo | None]:

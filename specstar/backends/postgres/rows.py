@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from msgspec.structs import replace
 
 from specstar.backends.postgres.copies import Head, split_copy
 from specstar.backends.postgres.statements import META_COLUMNS, REVISION_COLUMNS
@@ -17,14 +16,13 @@ from specstar.roles.records import ResourceMeta, RevisionInfo, RevisionStatus
 if TYPE_CHECKING:
     from specstar.backends.postgres.connection import Row
 
-__all__ = ["full_parts", "meta_of", "meta_with_revision", "meta_with_unknown_revision", "revision_of"]
+__all__ = ["full_parts", "meta_of", "meta_with_revision", "revision_of"]
 
 META_WIDTH = len(META_COLUMNS)
 REVISION_WIDTH = len(REVISION_COLUMNS)
 _JOINED_WIDTH = META_WIDTH + REVISION_WIDTH
 _REVISION_NAMES = [name for name, _ in REVISION_COLUMNS]
 _PAYLOAD_ID = META_WIDTH + _REVISION_NAMES.index("payload_id")
-_STATUS_AT, _ENCODING_AT = _REVISION_NAMES.index("status"), _REVISION_NAMES.index("encoding")
 
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 # None: what goes without saying, see `statements`.
@@ -116,23 +114,15 @@ def full_parts(row: Row) -> tuple[ResourceMeta, RevisionInfo | None, bytes | Non
     return meta, _copied(meta, head), payload
 
 
-def meta_with_unknown_revision(row: Row) -> tuple[ResourceMeta, RevisionInfo]:
-    """The same for a revision whose status or encoding this version does not know: as stable, and in JSON."""
-    meta = meta_of(row)
-    if row[_PAYLOAD_ID] is None:
-        head, _ = _split(meta, row[_JOINED_WIDTH])
-        return meta, _copied(meta, replace(head, status=None, encoding=None))
-    columns = list(row[META_WIDTH:_JOINED_WIDTH])
-    columns[_STATUS_AT] = columns[_ENCODING_AT] = None
-    return meta, _revision(meta.resource_id, columns, meta)
-
-
 def _split(meta: ResourceMeta, copy: bytes) -> tuple[Head, bytes]:
     try:
         return split_copy(copy)
     except (*UNDECODABLE, IndexError) as error:
         resource_id, revision_id = meta.resource_id, meta.current_revision_id
-        message = f"the copy of revision {revision_id!r} in the row of {resource_id!r} is damaged: {error}"
+        message = (
+            f"the copy of revision {revision_id!r} in the row of {resource_id!r} is damaged ({error}): "
+            "set copied_version to NULL in that row, and the revision itself is read"
+        )
         raise DecodeError(message, resource_id=resource_id, revision_id=revision_id) from error
 
 

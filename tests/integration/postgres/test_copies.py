@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from specstar.backends.postgres import schema
 from specstar.config.encoding import Encoding
-from specstar.errors import BackendUnavailable, DecodeError
+from specstar.errors import BackendUnavailable, DecodeError, InvalidInputError
 from specstar.query import QB, IndexedField, build_query
 from specstar.roles import AdvancingStorage, MetaWrite, ModelSpec, RevisionStatus, StorageWrite, StoredRevision
 from tests.integration.postgres.rig import Rig, admin, advance_of, change_of, ids, new, open_rig, touched
@@ -218,8 +218,28 @@ async def test_a_damaged_copy_is_told(rig: Rig, look: Any, copy: bytes) -> None:
     storage = users(rig)
     await storage.write(new("r"))
     await look.execute('UPDATE "User_meta" SET revision_copy = $1', copy)
-    with pytest.raises(DecodeError, match=r"copy of revision .* in the row of 'r' is damaged"):
+    with pytest.raises(
+        DecodeError, match=r"copy of revision .* in the row of 'r' is damaged .* set copied_version to NULL"
+    ):
         await storage.read("r")
+    await look.execute(FORGET_COPIES)
+    assert isinstance(await storage.read("r"), StoredRevision)
+
+
+async def test_a_damaged_copy_hides_no_others(rig: Rig, look: Any, caplog: pytest.LogCaptureFixture) -> None:
+    storage = users(rig)
+    wanted = list(ids("r", 3))
+    await storage.write_many([new(name, age=5) for name in wanted])
+    await look.execute("UPDATE \"User_meta\" SET revision_copy = 'x' WHERE resource_id = $1", wanted[1])
+    for found in (
+        await storage.read_many(wanted),
+        await storage.search(build_query()),
+        await storage.search(build_query(QB["age"] == 5, limit=50)),
+    ):
+        assert [entry and (entry.meta.resource_id, entry.payload) for entry in found] == list(
+            zip(wanted, [b"{}", b"", b"{}"], strict=True)
+        )
+    assert caplog.text.count("set copied_version to NULL") == 3
 
 
 async def test_a_copy_that_was_emptied_does_not_count(rig: Rig, look: Any) -> None:
@@ -229,6 +249,17 @@ async def test_a_copy_that_was_emptied_does_not_count(rig: Rig, look: Any) -> No
     before = await everything(storage, wanted)
     await look.execute('UPDATE "User_meta" SET revision_copy = NULL')
     assert await everything(storage, wanted) == before
+
+
+async def test_a_text_that_no_copy_can_hold_is_refused_alone(rig: Rig) -> None:
+    storage = users(rig)
+    written = new("bad")
+    revision = written.change.revision
+    assert revision is not None
+    bad = StorageWrite(MetaWrite(written.change.meta, replace(revision, created_by="\ud800"), None), b"{}")
+    refused, made = await storage.write_many([bad, new("good")])
+    assert isinstance(refused, InvalidInputError)
+    assert made is None
 
 
 @pytest.mark.parametrize("analyzed", [False, True])
