@@ -10,8 +10,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+import asyncpg
+
 from specstar.backends.postgres.copies import COPY_COLUMNS
 from specstar.backends.postgres.names import TableNames, quote
+from specstar.backends.postgres.session import in_transaction
 from specstar.backends.postgres.statements import META_COLUMNS, REVISION_COLUMNS
 from specstar.errors import BackendUnavailable, SchemaVersionError
 from specstar.query import IndexDefinition
@@ -37,7 +40,6 @@ _SEARCH_PATH = "SELECT unnest(pg_catalog.current_schemas(false))"
 _SCHEMA_EXISTS = "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE oid = to_regnamespace($1))"
 
 
-_LOCK_NOT_AVAILABLE = "55P03"
 _LOCK_SECONDS = 2
 _ATTEMPTS = 5
 
@@ -134,16 +136,22 @@ async def ensure(
         )
     if found.version is not None and _checked(found.version, found.names, component) == component.version:
         return False
-    attempts = 1
-    while True:
+    held: BaseException | None = None
+    for attempt in range(1, _ATTEMPTS + 1):
         try:
             async with connection.transaction() as session:
                 return await _create_or_migrate(session, names, component, indexes)
         except BackendUnavailable as error:
-            if getattr(error.__cause__, "sqlstate", None) != _LOCK_NOT_AVAILABLE or attempts == _ATTEMPTS:
+            held = error.__cause__
+            if not isinstance(held, asyncpg.LockNotAvailableError):
                 raise
-        attempts += 1
-        await asyncio.sleep(random.uniform(0.5, 1) * _LOCK_SECONDS)
+        if attempt < _ATTEMPTS:
+            await asyncio.sleep(random.uniform(0.5, 1) * _LOCK_SECONDS)
+    raise BackendUnavailable(
+        f"{', '.join(component.tables(found.names))} must be changed for this specstar, and others have them locked for too "
+        "long: end the transactions that hold them up (pg_stat_activity), or retry later",
+        backend="postgres",
+    ) from held
 
 
 async def _look(fetch: _Fetch, names: TableNames, component: Component) -> _Found:
@@ -196,6 +204,17 @@ async def _create_or_migrate(
         logger.info("postgres: created %s", tables)
         return True
     version = _checked(found.version, found.names, component)
+    try:
+        async with in_transaction(session):
+            await _migrate(session, found, names, component, version)
+    except asyncpg.LockNotAvailableError:
+        # With the lock of all migrations, so that no other process waits at once, and those behind this one get on.
+        await asyncio.sleep(_LOCK_SECONDS)
+        raise
+    return False
+
+
+async def _migrate(session: Session, found: _Found, names: TableNames, component: Component, version: int) -> None:
     # Whoever waits for a table that a long transaction reads makes all others wait behind it.
     await session.execute(f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'")
     while version < component.version:
@@ -207,8 +226,7 @@ async def _create_or_migrate(
             component.name,
             version,
         )
-        logger.info("postgres: migrated %s to version %d", tables, version)
-    return False
+        logger.info("postgres: migrated %s to version %d", ", ".join(component.tables(found.names)), version)
 
 
 def _version_of(names: TableNames) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,10 @@ from tests.integration.postgres.rig import Rig, admin, advance_of, change_of, id
 
 AGE = (IndexedField("age"),)
 FORGET_COPIES = 'UPDATE "User_meta" SET copied_version = NULL'
+LOCKS = (
+    "SELECT locktype, granted FROM pg_locks WHERE (locktype = 'advisory' OR NOT granted) "
+    "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+)
 COPIED = 'SELECT count(*) FROM "User_meta" WHERE copied_version = version AND revision_copy IS NOT NULL'
 
 
@@ -315,7 +320,7 @@ async def test_a_table_in_use_is_migrated_once_it_is_free_and_holds_up_nobody(
         await report.fetch('SELECT * FROM "User_meta"')
         with monkeypatch.context() as once:
             once.setattr(schema, "_ATTEMPTS", 1)
-            with pytest.raises(BackendUnavailable, match=r"lock timeout"):
+            with pytest.raises(BackendUnavailable, match=r'"User_meta".* locked for too long.*pg_stat_activity'):
                 await users(rig).read("r")
         # Others read on.
         assert await look.fetchval('SELECT count(*) FROM "User_meta"') == 1
@@ -325,3 +330,28 @@ async def test_a_table_in_use_is_migrated_once_it_is_free_and_holds_up_nobody(
                 await asyncio.sleep(0.01)
         await transaction.rollback()
         assert isinstance(await reading, StoredRevision)
+
+
+async def test_processes_that_migrate_do_not_wait_for_a_table_one_after_the_other(
+    postgres_database: str, look: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_rig(postgres_database) as rig:
+        await users(rig).write(new("r"))
+    await _as_version_1(look)
+    rests: list[Any] = []
+
+    async def rest(seconds: float) -> None:
+        rests.append(await look.fetch(LOCKS))
+
+    monkeypatch.setattr(schema, "_LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(schema, "_ATTEMPTS", 1)
+    async with admin(postgres_database) as report, open_rig(postgres_database) as rig:
+        async with report.transaction():
+            await report.fetch('SELECT * FROM "User_meta"')
+            with monkeypatch.context() as once:
+                once.setattr(schema, "asyncio", SimpleNamespace(sleep=rest))
+                with pytest.raises(BackendUnavailable):
+                    await users(rig).read("r")
+        # In its pause it holds the lock of all migrations, and waits for no table.
+        assert [[tuple(row) for row in rows] for rows in rests] == [[("advisory", True)]]
+        assert isinstance(await users(rig).read("r"), StoredRevision)
