@@ -45,7 +45,8 @@ class Authorship:
         """Set user or time (aware) for the calls made in this block; what is None stays as it was."""
         author = self._current.get()
         if user is not None:
-            author = author._replace(user=checked_text(user, field="user", most_bytes=MAX_ID_BYTES))
+            text = checked_text(user, field="user", most_bytes=MAX_ID_BYTES)
+            author = author._replace(user=str.__str__(text))
         if now is not None:
             author = author._replace(now=_clock(now))
         token = self._current.set(author)
@@ -69,4 +70,6 @@ def _checked(now: datetime) -> datetime:
     # The ends of the calendar stand for infinity in PostgreSQL, and do not exist in every time zone.
     if not _FIRST_YEAR <= now.year <= _LAST_YEAR:
         raise InvalidInputError(f"now must be in the years {_FIRST_YEAR} to {_LAST_YEAR}, not {now.year}", field="now")
-    return now.astimezone(UTC)
+    now = now.astimezone(UTC)
+    # Records are encoded without what subclasses add, and those of other libraries not at all.
+    return now if type(now) is datetime else datetime.combine(datetime.date(now), datetime.timetz(now))

@@ -20,7 +20,7 @@ COPY_COLUMNS: tuple[tuple[str, str], ...] = (("revision_copy", "bytea"), ("copie
 _LARGEST_PAYLOAD = 512
 _LARGEST_HEAD = 512
 _LENGTH_BYTES = 2
-# The column itself cannot be written either: that tells which of a batch it is.
+# Nearly all of it cannot be written either: the answer to the write tells which of a batch it is.
 _REFUSED = (UnicodeError, OverflowError, ValueError, TypeError)
 
 

@@ -789,6 +789,23 @@ async def test_the_user_and_the_clock_are_checked_where_they_are_set(users: User
     assert await users.search() == []
 
 
+async def test_users_and_times_of_types_of_their_own_are_kept_as_plain_ones(users: Users) -> None:
+    class Name(str):
+        __slots__ = ()
+
+    class Time(datetime):
+        pass
+
+    with users.using(user=Name("ann"), now=lambda: Time.now(UTC)):
+        info = await users.create(User("a"), status="draft")
+    with users.using(user=Name("bob"), now=Time.now(UTC)):
+        changed = await users.modify(info.resource_id, User("b"))
+    assert [type(part) for part in (info.created_time, info.created_by, changed.updated_by)] == [datetime, str, str]
+    found = await users.get(info.resource_id)
+    assert (found.info.created_time, found.info.created_by) == (info.created_time, "ann")
+    assert (found.info.updated_time, found.info.updated_by) == (changed.updated_time, "bob")
+
+
 async def test_a_field_that_is_new_finds_older_resources_once_they_are_indexed_anew(
     backend: dict[str, Any], durable: bool
 ) -> None:
