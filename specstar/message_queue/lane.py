@@ -53,7 +53,8 @@ class Lane:
         self._messages = queue._messages()
         self._waiting = Waiting(worker, queue, limit=limit)
         self._session: _Session | None = None
-        self._turns = 0
+        self.turns = 0
+        """How many deliveries slots have dealt with."""
 
     @property
     def attempts(self) -> dict[str, Attempt]:
@@ -78,7 +79,7 @@ class Lane:
                             break
                         self._start_slot(slots, session)
                         async with anyio.create_task_group() as beside:
-                            beside.start_soon(self._waiting.share_out, consumer)
+                            beside.start_soon(self._waiting.share_out, consumer, self)
                             await session.over.wait()
                             beside.cancel_scope.cancel()
                 except BackendUnavailable as error:
@@ -139,8 +140,8 @@ class Lane:
                     await self._handle(delivery)
                 finally:
                     session.idle += 1
-                self._turns += 1
-                if self._turns % _TURN == 0:
+                self.turns += 1
+                if self.turns % _TURN == 0:
                     # Neither the broker nor the handler need ever have waited: let others run.
                     await checkpoint()
         except BaseException as error:
@@ -160,16 +161,16 @@ class Lane:
             try:
                 permit.acquire_nowait()
             except anyio.WouldBlock:
-                if not await self._waiting.until(delivery, permit.acquire):
+                if not self._waiting.take_kept() and not await self._waiting.until(delivery, permit.acquire):
                     return
         try:
             full = not self.queue.is_async and worker.threads.full
             if full and not await self._waiting.until(delivery, lambda: worker.room_for_threads(self.queue.name)):
                 return
-            # It may have come or waited until the drain.
+            # It may have come or waited until the drain, or until the broker had it again.
             if worker.stopping:
                 await self._waiting.leave(delivery)
-            else:
+            elif not delivery.lost:
                 await self._runner.handle(delivery)
         finally:
             if permit is not None:

@@ -202,6 +202,10 @@ class Worker:
         with anyio.move_on_after(seconds):
             await (self._hurried if even_when_stopping else self._stopped).wait()
 
+    async def until_stopping(self) -> None:
+        """Wait for the moment when it is time to go."""
+        await self._stopped.wait()
+
     def no_broker(self, name: str, error: BackendUnavailable) -> None:
         """The queue of this name cannot be consumed, and is tried again. Told once for all queues, then seldom."""
         self._without_broker.add(name)
@@ -215,12 +219,6 @@ class Worker:
         self._without_broker.discard(name)
         if not self._without_broker and (lasted := self._outage.works()) is not None:
             logger.info("the broker is there again, after %.0f s: all jobs are worked on", lasted)
-
-    def room(self, most: int) -> int:
-        """How many more jobs might begin now, up to `most`."""
-        if self.threads.full:
-            return 0
-        return most if self.permit is None else min(most, self.permit.value)
 
     async def room_for_threads(self, name: str) -> None:
         """Wait while too many threads are stuck in handlers that are over time."""
