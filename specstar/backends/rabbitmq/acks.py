@@ -63,6 +63,15 @@ class Acks:
             return
         wire.write(channel, b"".join(self._frames()))
 
+    async def flush_all(self) -> None:
+        """Write what has ended by now, when the connection's writer has room for it. The caller bounds the time."""
+        self.flush()
+        while (self._done or self._nacked) and not self._channel.is_closed:
+            await asyncio.sleep(_WRITER_FULL_SECONDS)
+            self.flush()
+        if self._calls:
+            await asyncio.wait(self._calls)
+
     def _frames(self) -> list[bytes]:
         number = self._channel.number
         frames = [wire.nack_frame(number, tag) for tag in self._nacked]

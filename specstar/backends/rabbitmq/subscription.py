@@ -249,7 +249,10 @@ class Subscription:
     async def aclose(self) -> None:
         """Close the channel after the acks that are due: everything else goes back to its queue."""
         if not self.lost:
-            self._acks.flush()
+            # The writer is full where many close at once, and what is not written by then comes again.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.link.options.operation_timeout_seconds):
+                    await self._acks.flush_all()
             await self.link.close_channel(self._channel)
             self._lose()
 
