@@ -16,6 +16,7 @@ from specstar.runtime.cleanup import clean_up
 __all__ = ["Session", "in_transaction"]
 
 _ROLLBACK_SECONDS = 5.0
+_ROLLBACKS = 3
 
 
 class Session(asyncpg.Connection):
@@ -81,6 +82,29 @@ async def in_transaction(session: Session) -> AsyncIterator[None]:
     except BaseException as error:
         # What keeps it from being rolled back has broken the connection.
         with suppress(Exception):
-            await clean_up(partial(transaction.__aexit__, type(error), error, None), seconds=_ROLLBACK_SECONDS)
+            await clean_up(partial(_abort, session, transaction, error), seconds=_ROLLBACK_SECONDS)
         raise
-    await transaction.__aexit__(None, None, None)
+    try:
+        await transaction.__aexit__(None, None, None)
+    except BaseException:
+        with suppress(Exception):
+            await clean_up(partial(_roll_back, session), seconds=_ROLLBACK_SECONDS)
+        raise
+
+
+async def _abort(session: Session, transaction: Any, error: BaseException) -> None:
+    try:
+        await transaction.__aexit__(type(error), error, None)
+    except asyncpg.QueryCanceledError:
+        await _roll_back(session)
+
+
+async def _roll_back(session: Session) -> None:
+    """End what a cancelled COMMIT or ROLLBACK left open: the server may hear of a cancellation a statement late."""
+    for _ in range(_ROLLBACKS):
+        with suppress(asyncpg.QueryCanceledError):
+            # Comes behind the statement that is being cancelled, so that it is known what is open.
+            await session.execute("")
+            if session.is_in_transaction():
+                await session.execute("ROLLBACK")
+            return
