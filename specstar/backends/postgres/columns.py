@@ -96,20 +96,25 @@ def advance_columns(items: Sequence[tuple[Advance, str]]) -> list[list[Any]]:
     """The parameters of a batch of advances, in the order of the statement, with None for a stable revision in JSON by
     nobody."""
     revisions = [item.revision for item, _ in items]
+    statuses = [None if revision.status is _STABLE else revision.status._value_ for revision in revisions]
+    encodings = [None if revision.encoding is _JSON else revision.encoding._value_ for revision in revisions]
     return _lean(
         [
             [revision.resource_id for revision in revisions],
             [revision.parent_revision_id for revision in revisions],
             [revision.revision_id for revision in revisions],
-            [None if revision.status is _STABLE else revision.status._value_ for revision in revisions],
-            [None if revision.encoding is _JSON else revision.encoding._value_ for revision in revisions],
+            statuses,
+            encodings,
             [revision.size for revision in revisions],
             [revision.updated_time for revision in revisions],
             [revision.updated_by or None for revision in revisions],
             [revision.schema_version for revision in revisions],
             [indexed for _, indexed in items],
             [item.payload for item, _ in items],
-            [_advance_head(item) for item, _ in items],
+            [
+                _advance_head(item, status, encoding)
+                for (item, _), status, encoding in zip(items, statuses, encodings, strict=True)
+            ],
         ]
     )
 
@@ -151,13 +156,11 @@ def _copy_head(values: tuple[Any, ...], payload: bytes | None) -> bytes | None:
     return copy_head(values[1:], payload)
 
 
-def _advance_head(item: Advance) -> bytes | None:
+def _advance_head(item: Advance, status: str | None, encoding: str | None) -> bytes | None:
     """The same for an advance, whose revision has the times and users that the row has from then on."""
     revision, payload = item.revision, item.payload
     if payload is None:
         return None
-    status = None if revision.status is _STABLE else revision.status._value_
-    encoding = None if revision.encoding is _JSON else revision.encoding._value_
     same = (None, None, None, None)
     return copy_head(
         (revision.parent_revision_id, None, status, encoding, revision.size, *same, revision.schema_version), payload

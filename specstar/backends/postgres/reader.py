@@ -16,6 +16,7 @@ from specstar.backends.postgres.rows import (
 )
 from specstar.errors import BackendUnavailable, DecodeError, twin_of
 from specstar.roles.records import ResourceMeta, RevisionInfo, StoredRevision, unreadable_revision
+from specstar.roles.storage import payload_gone
 from specstar.runtime import Batcher
 from specstar.runtime.crossing import cross_to
 
@@ -177,15 +178,6 @@ def each_info_of(row: Row) -> tuple[ResourceMeta, RevisionInfo | None]:
         return meta, unreadable_revision(meta)
 
 
-def payload_gone(revision: RevisionInfo) -> DecodeError:
-    """The error for a revision whose payload is not there."""
-    return DecodeError(
-        f"the payload of revision {revision.revision_id!r} of {revision.resource_id!r} is gone",
-        resource_id=revision.resource_id,
-        revision_id=revision.revision_id,
-    )
-
-
 class MetaReader:
     """Reads rows, revisions and payloads of one model by id."""
 
@@ -248,7 +240,7 @@ class MetaReader:
         if not rows:
             return None
         if rows[0][0] is None:
-            raise payload_gone(revision)
+            raise payload_gone(revision, model=self._tables.model, where=connection.where)
         return StoredRevision(meta, revision, rows[0][0])
 
     async def list_revisions(self, resource_id: str) -> list[RevisionInfo]:

@@ -74,8 +74,8 @@ _JOINED = ", ".join(
 _IS_COPIED = "m.copied_version = m.version AND m.revision_copy IS NOT NULL"
 _COPY = f"CASE WHEN {_IS_COPIED} THEN m.revision_copy END"
 # Large payloads do not travel with a batch: the reader asks for them one by one.
-_PAYLOAD = f"coalesce({_COPY}, CASE WHEN octet_length(r.payload) <= $2 THEN r.payload END)"
 _PAYLOAD_AT = "CASE WHEN octet_length(r.payload) <= $2 THEN r.payload END"
+_PAYLOAD = f"coalesce({_COPY}, {_PAYLOAD_AT})"
 
 
 def _join_current(names: TableNames) -> str:
