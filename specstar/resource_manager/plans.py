@@ -11,7 +11,7 @@ from specstar.resource_manager.reading import Reading, not_there
 from specstar.resource_manager.slot import StorageSlot
 from specstar.resource_manager.writer import Current, Plan
 from specstar.roles import MetaWrite, PayloadKey, RevisionInfo, RevisionStatus, StoredRevision
-from specstar.roles.storage import StorageWrite
+from specstar.roles.storage import Storage, StorageWrite
 
 __all__ = ["Plans"]
 
@@ -55,10 +55,7 @@ class Plans(Generic[T]):
         codec, storage, reading = self._slot.codec, self._slot.storage, self._reading
 
         async def plan(current: Current) -> StorageWrite:
-            resource_id, revision_id = current.meta.resource_id, current.meta.current_revision_id
-            found = await storage.read(resource_id, revision_id)
-            if not isinstance(found, StoredRevision):
-                raise not_there(found, resource_id, revision_id, model=self._name)
+            found = await self._stored(storage, current.meta.resource_id, current.meta.current_revision_id)
             before, encoding = found.payload, found.revision.encoding
             if reading.told_by_row is not None:
                 before, encoding = codec.checked(reading.data(found))[0], codec.encoding
@@ -92,12 +89,15 @@ class Plans(Generic[T]):
         async def plan(current: Current) -> StorageWrite | None:
             if current.meta.current_revision_id == revision_id:
                 return None
-            resource_id = current.meta.resource_id
-            found = await storage.read(resource_id, revision_id)
-            if not isinstance(found, StoredRevision):
-                raise not_there(found, resource_id, revision_id, model=self._name)
+            found = await self._stored(storage, current.meta.resource_id, revision_id)
             indexed = self._reading.indexed(found)
             meta = self._draft.touched(current.meta, current_revision_id=revision_id, indexed_data=indexed)
             return StorageWrite(MetaWrite(meta, None, current.meta.version), None)
 
         return plan
+
+    async def _stored(self, storage: Storage, resource_id: str, revision_id: str) -> StoredRevision:
+        found = await storage.read(resource_id, revision_id)
+        if not isinstance(found, StoredRevision):
+            raise not_there(found, resource_id, revision_id, model=self._name)
+        return found
