@@ -78,13 +78,12 @@ class JobCodec(Generic[P]):
         Raises `InvalidInputError` with the path of what does not fit, `LimitExceededError` if it is too large.
         """
         try:
-            builtin = isinstance(value, dict | list)
-            if builtin:
+            if isinstance(value, dict | list):
                 self._shape.check(value)
             payload = _json_of(value)
             copy = self._payload.decode(payload)
             refuse_nonfinite(payload, value)
-            self._nesting.check(payload, Encoding.json, copy if builtin else value, copy)
+            self._nesting.check(payload, Encoding.json, value)
         except LimitExceededError:
             raise
         except RecursionError as error:
@@ -120,9 +119,9 @@ class JobCodec(Generic[P]):
             return NO_RESULT
         try:
             result = msgspec.json.encode(value)
-            copy = self._result.decode(result)
+            self._result.decode(result)
             refuse_nonfinite(result, value)
-            self._nesting_of_result.check(result, Encoding.json, value, copy)
+            self._nesting_of_result.check(result, Encoding.json, value)
         except (msgspec.EncodeError, *_failures, OverflowError) as error:
             raise ResultError(f"the handler's result does not fit its type: {error}") from error
         if len(result) > self.max_payload_bytes:

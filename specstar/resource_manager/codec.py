@@ -61,25 +61,23 @@ class Codec(Generic[T]):
 
         Raises `InvalidInputError` with the path of what does not fit the model, `LimitExceededError` if it is too large.
         """
-        builtin = isinstance(value, dict | list)
-        if builtin:
+        if isinstance(value, dict | list):
             try:
                 self._shape.check(value)
             except UnknownMemberError as error:
                 raise InvalidInputError(f"the value is no valid {self.name}: {error}", field="data") from error
             except RecursionError as error:
                 raise InvalidInputError(f"the value is no valid {self.name}: {TOO_DEEP}", field="data") from error
-        return self._checked(value, known=builtin)
+        return self._checked(value)
 
-    def _checked(self, value: Any, encoding: Encoding | None = None, *, known: bool = False) -> tuple[bytes, T]:
-        """`known`: the value has no members but those of the model."""
+    def _checked(self, value: Any, encoding: Encoding | None = None) -> tuple[bytes, T]:
         encoding = encoding or self.encoding
         try:
             payload = _ENCODE[encoding](value)
             stored = self._decode[encoding](payload)
             if encoding is Encoding.json:
                 refuse_nonfinite(payload, value, advice=_ADVICE)
-            self._nesting.check(payload, encoding, stored if known else value, stored)
+            self._nesting.check(payload, encoding, value)
         except LimitExceededError:
             raise
         except (msgspec.DecodeError, msgspec.EncodeError, TypeError, ValueError, OverflowError) as error:

@@ -1,4 +1,4 @@
-"""What is found out of a value without counting its levels is what counting them says."""
+"""The levels that are found in a payload are those of its value."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import msgspec
 import pytest
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, msgpack
 
 from specstar.config.encoding import Encoding
 from specstar.errors import LimitExceededError
@@ -68,11 +68,15 @@ class Coloured(Struct):
     more: Any = None
 
 
+TEXTS = ["", "[[{{", "]]", "é" * 40, '"', '"["', "\\", '\\"[', '"\\\\"{', "[\\", "\n[\x00\\n"]
+
+
 def of(levels: int, chance: random.Random, *, wide: int) -> Any:
     """A value of so many levels, some of them with more beside."""
-    value: Any = chance.choice([1, "[[{{", None, "é" * 40])
+    value: Any = chance.choice([1, None, *TEXTS])
     for _ in range(levels):
-        value = chance.choice([[value], {"a": value}, [1, [], value], {"a": [2], "b": value}])
+        text = chance.choice(TEXTS)
+        value = chance.choice([[value], {"a": value}, [1, [], value], {"a": [2], "b": value}, {text: text, "b": value}])
     return [value, *({"i": number} for number in range(wide))] if wide else value
 
 
@@ -116,13 +120,26 @@ def test_a_value_is_refused_by_its_levels_however_it_is_looked_at(shape: str, en
             given = made(of(levels, chance, wide=wide))
             payload = form.encode(given)
             found = levels_of(form.decode(payload))
-            decoded = form.decode(payload, type=kind)
             if found <= MAX_LEVELS:
-                nesting.check(payload, encoding, given, decoded)
+                nesting.check(payload, encoding, given)
                 continue
             with pytest.raises(LimitExceededError) as caught:
-                nesting.check(payload, encoding, given, decoded)
+                nesting.check(payload, encoding, given)
             assert caught.value.actual == found
+
+
+@pytest.mark.parametrize("beside", [{b"\xff": 1}, msgpack.Ext(1, b"[")], ids=["key", "extension"])
+def test_what_has_no_json_is_looked_at_too(beside: Any) -> None:
+    nesting = Nesting(decodable_type(Any), what="it", field="data")
+    for levels in (1, *range(MAX_LEVELS - 6, MAX_LEVELS + 2)):
+        given = [beside, of(levels, random.Random(levels), wide=300)]
+        payload, found = msgpack.encode(given), levels_of(given)
+        if found <= MAX_LEVELS:
+            nesting.check(payload, Encoding.msgpack, given)
+            continue
+        with pytest.raises(LimitExceededError) as caught:
+            nesting.check(payload, Encoding.msgpack, given)
+        assert caught.value.actual == found
 
 
 def levels_of(tree: Any) -> int:
