@@ -103,7 +103,7 @@ def micros_of(value: datetime) -> int:
 
 def time_of(micros: int) -> datetime:
     """The aware UTC datetime of microseconds since 1970."""
-    return _EPOCH + timedelta(microseconds=micros)
+    return _EPOCH + timedelta(0, 0, micros)  # by place: it takes two thirds of the time
 
 
 def _at(message: str, path: str | None) -> str:

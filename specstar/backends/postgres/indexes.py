@@ -8,9 +8,9 @@ import zlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from specstar.backends.postgres.names import TableNames, quote
+from specstar.backends.postgres.names import TableNames
 from specstar.errors import BackendUnavailable, SpecstarError
-from specstar.query import META_FIELDS, POSTGRES, IndexDefinition, IndexedField, index_definitions
+from specstar.query import META_FIELDS, POSTGRES, IndexDefinition, IndexedField, index_definitions, quote_identifier
 
 if TYPE_CHECKING:
     from specstar.backends.postgres.connection import PostgresConnection
@@ -73,7 +73,9 @@ def old_payload_index(names: TableNames) -> IndexDefinition:
 
 
 def _payload_index(names: TableNames, name: str) -> IndexDefinition:
-    return IndexDefinition(name, f"CREATE INDEX IF NOT EXISTS {quote(name)} ON {names.revision} (payload_id)")
+    return IndexDefinition(
+        name, f"CREATE INDEX IF NOT EXISTS {quote_identifier(name)} ON {names.revision} (payload_id)"
+    )
 
 
 async def missing(
@@ -187,5 +189,5 @@ async def _missing_statements(
 
 def dropped(names: TableNames, definition: IndexDefinition) -> str:
     """The statement that drops an index without blocking writers."""
-    where = quote(names.schema) + "." if names.schema else ""
-    return f"DROP INDEX CONCURRENTLY IF EXISTS {where}{quote(definition.name)}"
+    where = quote_identifier(names.schema) + "." if names.schema else ""
+    return f"DROP INDEX CONCURRENTLY IF EXISTS {where}{quote_identifier(definition.name)}"

@@ -6,18 +6,15 @@ import hashlib
 import re
 from dataclasses import dataclass, replace
 
-__all__ = ["TableNames", "base_name", "quote"]
+from specstar.query import quote_identifier
+
+__all__ = ["TableNames", "base_name"]
 
 # PostgreSQL cuts identifiers at 63 bytes; the rest of them is room for suffixes.
 _BASE_LIMIT = 50
 _HASH_LENGTH = 16
 _UNSAFE = re.compile(r"[^A-Za-z0-9_]")
 _HASHED = re.compile(rf"_[0-9a-f]{{{_HASH_LENGTH}}}$")
-
-
-def quote(identifier: str) -> str:
-    """An identifier as SQL text."""
-    return '"' + identifier.replace('"', '""') + '"'
 
 
 def base_name(prefix: str, model: str) -> str:
@@ -46,19 +43,19 @@ class TableNames:
     def of(cls, *, prefix: str, schema: str, model: str) -> TableNames:
         """The names for a model under a table prefix, in a PostgreSQL schema ("" for that of the search_path)."""
         base = base_name(prefix, model)
-        where = quote(schema) + "." if schema else ""
+        where = quote_identifier(schema) + "." if schema else ""
         return cls(
             base=base,
             schema=schema,
-            meta=where + quote(base + "_meta"),
-            revision=where + quote(base + "_revision"),
-            payload=where + quote(base + "_payload"),
-            versions=where + quote(base_name(prefix, "specstar_schema")),
+            meta=where + quote_identifier(base + "_meta"),
+            revision=where + quote_identifier(base + "_revision"),
+            payload=where + quote_identifier(base + "_payload"),
+            versions=where + quote_identifier(base_name(prefix, "specstar_schema")),
         )
 
     def placed(self, schema: str) -> TableNames:
         """The same tables in a PostgreSQL schema that is named; for names without one."""
-        where = quote(schema) + "."
+        where = quote_identifier(schema) + "."
         return replace(
             self,
             schema=schema,

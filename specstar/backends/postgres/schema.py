@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import asyncpg
 
 from specstar.backends.postgres.copies import COPY_COLUMNS
-from specstar.backends.postgres.names import TableNames, quote
+from specstar.backends.postgres.names import TableNames
 from specstar.backends.postgres.session import in_transaction
 from specstar.backends.postgres.statements import META_COLUMNS, REVISION_COLUMNS
 from specstar.errors import BackendUnavailable, SchemaVersionError
-from specstar.query import IndexDefinition
+from specstar.query import IndexDefinition, quote_identifier
 
 if TYPE_CHECKING:
     from specstar.backends.postgres.connection import PostgresConnection
@@ -178,8 +178,8 @@ async def _create_or_migrate(
     session: Session, names: TableNames, component: Component, indexes: Sequence[IndexDefinition]
 ) -> bool:
     await session.fetch(_LOCK)
-    if names.schema and not await session.fetchval(_SCHEMA_EXISTS, quote(names.schema)):
-        await session.execute(f"CREATE SCHEMA {quote(names.schema)}")
+    if names.schema and not await session.fetchval(_SCHEMA_EXISTS, quote_identifier(names.schema)):
+        await session.execute(f"CREATE SCHEMA {quote_identifier(names.schema)}")
     found = await _look(session.fetch, names, component)
     tables = ", ".join(component.tables(found.names))
     if found.unknown is not None:

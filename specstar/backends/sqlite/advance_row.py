@@ -7,10 +7,11 @@ from typing import Any
 from msgspec.structs import replace
 
 from specstar.backends.sqlite.database import Database
-from specstar.backends.sqlite.rows import encode_indexed, encode_revision, to_microseconds, to_time
+from specstar.backends.sqlite.rows import encode_indexed, encode_revision
 from specstar.backends.sqlite.tables import ModelTables
 from specstar.backends.sqlite.writes import ROW_OVERHEAD
 from specstar.errors import ResourceDeletedError, ResourceNotFoundError, RevisionConflictError
+from specstar.query import micros_of, time_of
 from specstar.roles import Advance, RevisionInfo
 
 __all__ = ["AdvanceRow"]
@@ -27,7 +28,7 @@ class AdvanceRow:
     def __init__(self, tables: ModelTables, item: Advance, payload: bytes | None) -> None:
         self.tables = tables
         self._revision = revision = item.revision
-        self._time = to_microseconds(revision.updated_time)
+        self._time = micros_of(revision.updated_time)
         self._indexed = encode_indexed(item.indexed_data)
         self._info = encode_revision(revision)
         self._payload = payload
@@ -73,7 +74,7 @@ class AdvanceRow:
         time, info, changed = self._time, self._info, None
         if row_time > time:
             # The clock was set back: the times of a resource never are.
-            time, later = row_time, to_time(row_time)
+            time, later = row_time, time_of(row_time)
             changed = replace(revision, created_time=later, updated_time=later)
             info = encode_revision(changed)
         written = (resource_id, revision.revision_id, revision.payload_id, info, self._payload)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 
-__all__ = ["quoted", "table_suffix"]
+__all__ = ["table_suffix"]
 
 _UNSAFE = re.compile(r"[^a-z0-9]+")
 _SLUG_LENGTH = 40
@@ -17,8 +17,3 @@ def table_suffix(model_name: str) -> str:
     slug = _UNSAFE.sub("_", model_name.lower()).strip("_")[:_SLUG_LENGTH]
     digest = hashlib.sha256(model_name.encode("utf-8", "surrogatepass")).hexdigest()[:_HASH_LENGTH]
     return f"{slug}_{digest}" if slug else digest
-
-
-def quoted(identifier: str) -> str:
-    """An SQL identifier in quotes."""
-    return '"' + identifier.replace('"', '""') + '"'

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from specstar.backends.sqlite.database import Database, Operation
-from specstar.backends.sqlite.rows import META_COLUMNS, decode_current, decode_meta, decode_revision, to_time
+from specstar.backends.sqlite.rows import META_COLUMNS, decode_current, decode_meta, decode_revision
 from specstar.backends.sqlite.search import CountRows, ExplainRows, SearchMeta, SearchRows
 from specstar.backends.sqlite.tables import ModelTables
 from specstar.errors import DecodeError
+from specstar.query import time_of
 from specstar.roles import PayloadKey, ResourceMeta, RevisionInfo, StoredPayload
 from specstar.roles.records import unreadable_revision
 
@@ -283,5 +284,5 @@ class ListPayloads:
 
     def run(self, database: Database) -> tuple[int, list[StoredPayload]]:
         rows = database.execute(self.tables.list_payloads, (self.after, self.limit))
-        entries = [StoredPayload(PayloadKey(row[1], row[2]), row[3], to_time(row[4])) for row in rows]
+        entries = [StoredPayload(PayloadKey(row[1], row[2]), row[3], time_of(row[4])) for row in rows]
         return (rows[-1][0] if rows else self.after), entries

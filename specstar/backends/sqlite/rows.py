@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import msgspec
 
 from specstar.config.encoding import Encoding
 from specstar.errors import DecodeError, InvalidInputError
+from specstar.query import micros_of, time_of
 from specstar.roles import ResourceMeta, RevisionInfo, RevisionStatus
 from specstar.roles.records import unreadable_revision
 
@@ -21,8 +22,6 @@ __all__ = [
     "encode_indexed",
     "encode_meta",
     "encode_revision",
-    "to_microseconds",
-    "to_time",
 ]
 
 META_COLUMNS = (
@@ -55,7 +54,6 @@ class _Record(msgspec.Struct, array_like=True, gc=False):
     schema_version: str | None
 
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _encode_json = msgspec.json.Encoder().encode
 _decode_json = msgspec.json.Decoder(dict[str, Any]).decode
 _encode_revision = msgspec.msgpack.Encoder().encode
@@ -63,17 +61,6 @@ _decode_record = msgspec.msgpack.Decoder(_Record).decode
 # Schema version 1 had all twelve fields by their names: a map, by its first byte.
 _decode_map = msgspec.msgpack.Decoder(RevisionInfo).decode
 _MAP = b"\x8c"
-
-
-def to_microseconds(time: datetime) -> int:
-    """Whole microseconds since 1970, exactly."""
-    since = time - _EPOCH
-    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
-
-
-def to_time(microseconds: int) -> datetime:
-    """The aware time, in UTC."""
-    return _EPOCH + timedelta(0, 0, microseconds)
 
 
 def encode_indexed(indexed_data: dict[str, Any]) -> str:
@@ -91,8 +78,8 @@ def encode_meta(meta: ResourceMeta) -> tuple[Any, ...]:
         meta.current_revision_id,
         meta.revision_count,
         meta.version,
-        to_microseconds(meta.created_time),
-        to_microseconds(meta.updated_time),
+        micros_of(meta.created_time),
+        micros_of(meta.updated_time),
         meta.created_by,
         meta.updated_by,
         meta.is_deleted,
@@ -109,8 +96,8 @@ def decode_meta(row: Sequence[Any]) -> ResourceMeta:
             current_revision_id=row[1],
             revision_count=row[2],
             version=row[3],
-            created_time=_EPOCH + timedelta(0, 0, row[4]),
-            updated_time=_EPOCH + timedelta(0, 0, row[5]),
+            created_time=time_of(row[4]),
+            updated_time=time_of(row[5]),
             created_by=row[6],
             updated_by=row[7],
             is_deleted=row[8] != 0,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from specstar.backends.sqlite.names import quoted, table_suffix
+from specstar.backends.sqlite.names import table_suffix
 from specstar.backends.sqlite.rows import META_COLUMNS
-from specstar.query import Fields
+from specstar.query import Fields, quote_identifier
 from specstar.roles import ModelSpec
 
 __all__ = ["CURRENT_ROW", "ModelTables"]
@@ -30,9 +30,9 @@ class ModelTables:
         self.model = model
         self.suffix = suffix = table_suffix(model.name)
         self.meta_name = f"meta_{suffix}"
-        self.meta = meta = quoted(self.meta_name)
-        self.revisions = revisions = quoted(f"revisions_{suffix}")
-        self.payloads = payloads = quoted(f"payloads_{suffix}")
+        self.meta = meta = quote_identifier(self.meta_name)
+        self.revisions = revisions = quote_identifier(f"revisions_{suffix}")
+        self.payloads = payloads = quote_identifier(f"payloads_{suffix}")
 
         self.create = (
             f"""CREATE TABLE IF NOT EXISTS {meta} (
@@ -57,12 +57,12 @@ class ModelTables:
                 payload BLOB
             )""",
             (
-                f"CREATE UNIQUE INDEX IF NOT EXISTS {quoted(f'revisions_{suffix}_by_id')} ON {revisions} "
+                f"CREATE UNIQUE INDEX IF NOT EXISTS {quote_identifier(f'revisions_{suffix}_by_id')} ON {revisions} "
                 "(resource_id, revision_id)"
             ),
             # For garbage collection: which payloads outside this table are pointed to.
             (
-                f"CREATE INDEX IF NOT EXISTS {quoted(f'revisions_{suffix}_by_payload')} ON {revisions} (payload_id) "
+                f"CREATE INDEX IF NOT EXISTS {quote_identifier(f'revisions_{suffix}_by_payload')} ON {revisions} (payload_id) "
                 "WHERE payload IS NULL"
             ),
             f"""CREATE TABLE IF NOT EXISTS {payloads} (
@@ -71,7 +71,10 @@ class ModelTables:
                 modified_time INTEGER NOT NULL,
                 payload BLOB NOT NULL
             )""",
-            f"CREATE UNIQUE INDEX IF NOT EXISTS {quoted(f'payloads_{suffix}_by_id')} ON {payloads} (resource_id, payload_id)",
+            (
+                f"CREATE UNIQUE INDEX IF NOT EXISTS {quote_identifier(f'payloads_{suffix}_by_id')} ON {payloads} "
+                "(resource_id, payload_id)"
+            ),
         )
 
         self.fields = Fields(model.indexed_fields)
@@ -95,7 +98,7 @@ class ModelTables:
         self._last_row = f"(SELECT ifnull(max(rowid), 0) FROM {revisions})"
         self._together: dict[int, tuple[str, str]] = {}
         self._rows: dict[int, str] = {}
-        self._rows_name = quoted(f"rows_{suffix}")
+        self._rows_name = quote_identifier(f"rows_{suffix}")
         row_columns = (*META_COLUMNS, "revision_id", "payload_id", "info", "payload", "expected_version", "parent_id")
         self.row_width = len(row_columns)
         is_new = "NEW.expected_version IS NULL AND NEW.parent_id IS NULL"
@@ -103,15 +106,15 @@ class ModelTables:
         # the whole statement.
         self.prepare_rows = (
             f"CREATE TEMP VIEW IF NOT EXISTS {self._rows_name} AS SELECT {', '.join(f'NULL AS {name}' for name in row_columns)}",
-            f"""CREATE TEMP TRIGGER IF NOT EXISTS {quoted(f"rows_{suffix}_new")} INSTEAD OF INSERT ON {self._rows_name}
-            WHEN NEW.resource_id IS NOT NULL AND {is_new} BEGIN
+            f"""CREATE TEMP TRIGGER IF NOT EXISTS {quote_identifier(f"rows_{suffix}_new")}
+            INSTEAD OF INSERT ON {self._rows_name} WHEN NEW.resource_id IS NOT NULL AND {is_new} BEGIN
                 INSERT INTO {revisions} ({_REVISION_COLUMNS})
                     VALUES (NEW.resource_id, NEW.revision_id, NEW.payload_id, NEW.info, NEW.payload);
                 INSERT INTO {meta} ({columns}, {CURRENT_ROW})
                     VALUES ({", ".join(f"NEW.{column}" for column in META_COLUMNS)}, last_insert_rowid());
             END""",
-            f"""CREATE TEMP TRIGGER IF NOT EXISTS {quoted(f"rows_{suffix}_changed")} INSTEAD OF INSERT ON {self._rows_name}
-            WHEN NOT ({is_new}) BEGIN
+            f"""CREATE TEMP TRIGGER IF NOT EXISTS {quote_identifier(f"rows_{suffix}_changed")}
+            INSTEAD OF INSERT ON {self._rows_name} WHEN NOT ({is_new}) BEGIN
                 INSERT INTO {revisions} ({_REVISION_COLUMNS})
                     SELECT NEW.resource_id, NEW.revision_id, NEW.payload_id, NEW.info, NEW.payload
                     WHERE NEW.revision_id IS NOT NULL;

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from specstar.backends.postgres.indexes import payload_index
-from specstar.backends.postgres.names import TableNames, base_name, quote
+from specstar.backends.postgres.names import TableNames, base_name
+from specstar.query import quote_identifier
 
 texts = st.text(st.characters(codec=None), max_size=120)
 
@@ -17,7 +18,13 @@ def test_a_name_is_safe_and_short(prefix: str, model: str) -> None:
     assert base.isascii()
     assert all(character.isalnum() or character == "_" for character in base)
     names = TableNames.of(prefix=prefix, schema="", model=model)
-    for name in (names.meta, names.revision, names.payload, names.versions, quote(payload_index(names).name)):
+    for name in (
+        names.meta,
+        names.revision,
+        names.payload,
+        names.versions,
+        quote_identifier(payload_index(names).name),
+    ):
         assert 0 < len(name) - 2 <= 63
 
 
@@ -37,7 +44,3 @@ def test_what_is_safe_stays_readable() -> None:
 def test_a_name_made_to_look_like_a_hash_collides_with_none() -> None:
     hashed = base_name("", "us er")
     assert base_name("", hashed) != hashed
-
-
-def test_quotes_are_doubled() -> None:
-    assert quote('a"b') == '"a""b"'

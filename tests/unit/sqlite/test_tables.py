@@ -11,21 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from specstar.backends.sqlite.database import Database
-from specstar.backends.sqlite.names import quoted, table_suffix
+from specstar.backends.sqlite.names import table_suffix
 from specstar.backends.sqlite.rows import (
     META_COLUMNS,
     decode_meta,
     decode_revision,
     encode_meta,
     encode_revision,
-    to_microseconds,
-    to_time,
 )
 from specstar.backends.sqlite.search import ExplainRows, SearchIds
 from specstar.backends.sqlite.tables import ModelTables
 from specstar.backends.sqlite.writes import EnsureModel, model_is_ready
 from specstar.config.encoding import Encoding
-from specstar.query import QB, build_query, fields_of
+from specstar.query import QB, build_query, fields_of, micros_of, time_of
 from specstar.roles import ModelSpec, ResourceMeta, RevisionInfo, RevisionStatus
 
 
@@ -46,14 +44,10 @@ def test_names_are_safe_short_and_apart(one: str, other: str) -> None:
     assert (suffix == table_suffix(other)) == (one == other)
 
 
-def test_quoting() -> None:
-    assert quoted('a"b') == '"a""b"'
-
-
 @given(st.datetimes(datetime(1, 1, 1), datetime(9999, 12, 31)))  # noqa: DTZ001  hypothesis wants naive bounds
 def test_times_are_exact(naive: datetime) -> None:
     time = naive.replace(tzinfo=UTC)
-    assert to_time(to_microseconds(time)) == time
+    assert time_of(micros_of(time)) == time
 
 
 @given(
