@@ -13,9 +13,13 @@ from specstar.config.structs import BackendDefaults, Role
 if TYPE_CHECKING:
     from specstar.backends.provider import BackendProvider
 
-__all__ = ["Origin", "ResolvedBackend", "ResolvedConfig", "blob_warning"]
+__all__ = ["JOB_STATE_IN_MEMORY", "Origin", "ResolvedBackend", "ResolvedConfig", "blob_warning"]
 
 Origin: TypeAlias = Literal["given", "connection", "defaults", "default"]
+JOB_STATE_IN_MEMORY = (
+    "the state of jobs is in the memory of each process, where no other can look at it: bind meta and resource to a durable "
+    "backend, or declare the jobs with keep_state=False"
+)
 
 
 class ResolvedBackend(Redacted, Struct, frozen=True, kw_only=True, eq=False):
@@ -102,4 +106,4 @@ def _job_warning(bound: Iterable[ResolvedBackend]) -> str | None:
     kept = {each.role for each in bound if each.provider.durable}
     if "mq" not in kept or {"meta", "resource"} <= kept:
         return None
-    return "the state of jobs is in the memory of each process, where no other can look at it"
+    return JOB_STATE_IN_MEMORY

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import anyio
 
+from specstar.config.resolved import JOB_STATE_IN_MEMORY
 from specstar.errors import BackendUnavailable
 from specstar.message_queue.job import INDEXED_FIELDS, MODEL_NAME, JobRecord
 from specstar.message_queue.local_state import LiveJobs, LocalJobState
@@ -117,10 +118,7 @@ class JobBackend:
         opened = self.current()
         if opened.factory.durable and not opened.state_is_durable and not self._told:
             self._told = True
-            logger.warning(
-                "the state of jobs is in the memory of this process, and no other can look at it: bind meta and resource to "
-                "a durable backend, or declare the jobs with keep_state=False"
-            )
+            logger.warning(JOB_STATE_IN_MEMORY)
         return opened.state
 
     def queue(self, name: str, *, max_priority: int | None = None) -> MessageQueue:
