@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import apsw
 
 from specstar.backends.s3.meta_delta import Delta
-from specstar.backends.sqlite.database import APPLICATION_ID
 from specstar.backends.sqlite.faults import translate
 from specstar.backends.sqlite.forks import working
+from specstar.backends.sqlite.opening import APPLICATION_ID
 from specstar.errors import BackendError
 
 __all__ = [

@@ -1,37 +1,23 @@
-"""One SQLite database: a file, memory, or bytes that came from elsewhere; its schema is checked before anything is written."""
+"""One SQLite database: a file, memory, or bytes that came from elsewhere. Reads and writes it, and sees to its log."""
 
 from __future__ import annotations
 
 import threading
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import apsw
 
+from specstar.backends.sqlite import opening
 from specstar.backends.sqlite.faults import is_fatal, translate
 from specstar.backends.sqlite.forks import working
-from specstar.errors import BackendError, BackendUnavailable, OutcomeUnknownError, SchemaVersionError, SpecstarError
-from specstar.query import regex_function
+from specstar.errors import BackendUnavailable, OutcomeUnknownError, SpecstarError
 
-__all__ = ["APPLICATION_ID", "SCHEMA_VERSION", "Database", "Joined", "Operation"]
+__all__ = ["Database", "Joined", "Operation"]
 
-APPLICATION_ID = 0x53706353
-"""Marks a SQLite file as ours ("SpcS")."""
-SCHEMA_VERSION = 2
-# Version 1 is read, and made a version 2: its records of revisions are longer, and stay as they are.
-_OLDEST_VERSION = 1
-_PAGE_SIZE = 4096
-# 128 MiB: where nobody sees to checkpoints, SQLite does, after a commit.
-_MOST_WAL_PAGES = 32_768
-_WAL_KEEP_BYTES = 64 << 20
 _STATEMENTS = 300
-# Older ones can corrupt a WAL database that several connections checkpoint: https://sqlite.org/wal.html#walresetbug
-_SAFE_VERSION = (3, 51, 3)
-
-R = TypeVar("R")
 
 
 class Operation(Protocol):
@@ -91,11 +77,7 @@ class Database:
         A commit is durable when it returns (`synchronous=FULL`). `busy_timeout` in seconds. What is mapped (`mmap_bytes`)
         is read without a system call, but an error of the disk there is a SIGBUS.
         """
-        version = tuple(int(part) for part in apsw.sqlite_lib_version().split("."))
-        if version < _SAFE_VERSION:
-            raise BackendError(
-                f"SQLite {apsw.sqlite_lib_version()} can damage databases in WAL mode; use apsw from PyPI, 3.51.3 or newer"
-            )
+        opening.check_engine()
         with _translated(path):
             flags = apsw.SQLITE_OPEN_READWRITE | (0 if read_only else apsw.SQLITE_OPEN_CREATE)
             connection = apsw.Connection(path, flags=flags, statementcachesize=_STATEMENTS)
@@ -103,25 +85,24 @@ class Database:
             try:
                 database._busy_ms = int(busy_timeout * 1000)
                 connection.set_busy_timeout(database._busy_ms)
-                database._settle(cache_bytes, mmap_bytes)
+                opening.settle(connection, cache_bytes=cache_bytes, mmap_bytes=mmap_bytes)
                 if read_only:
-                    database.check_schema()
+                    opening.check_schema(connection, path)
                     database.execute("PRAGMA query_only=1")
                 else:
-                    database._prepare_file(busy_timeout)
+                    opening.prepare_file(connection, path, busy_timeout)
             except BaseException:
                 connection.close()
                 raise
         return database
 
     @classmethod
-    def in_memory(cls, name: str = "memory", *, page_size: int = _PAGE_SIZE) -> Database:
+    def in_memory(cls, name: str = "memory", *, page_size: int = opening.PAGE_SIZE) -> Database:
         """A new, empty database in memory."""
         with _translated(name):
             database = cls(apsw.Connection(":memory:", statementcachesize=_STATEMENTS), name)
-            database._settle(None)
-            database.execute(f"PRAGMA page_size={page_size}")
-            database._create_schema()
+            opening.settle(database.connection)
+            opening.create_schema(database.connection, name, page_size=page_size)
         return database
 
     @classmethod
@@ -132,12 +113,8 @@ class Database:
             database = cls(connection, name)
             try:
                 connection.deserialize("main", data)
-                database._settle(None)
-                version = database.check_schema()
-                if version == 0:
-                    raise SchemaVersionError(f"{name}: it is empty, not a specstar database; nothing was changed")
-                if version != SCHEMA_VERSION:
-                    database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+                opening.settle(connection)
+                opening.prepare_copy(connection, name)
             except BaseException:
                 connection.close()
                 raise
@@ -193,7 +170,7 @@ class Database:
         try:
             self.execute("BEGIN IMMEDIATE")
             try:
-                self.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+                self.execute(f"PRAGMA user_version={opening.SCHEMA_VERSION}")
                 self.execute("COMMIT")
             finally:
                 self._rollback()
@@ -330,93 +307,15 @@ class Database:
         with suppress(apsw.BusyError, SpecstarError), _translated(self.name), self._held():
             self.execute("PRAGMA optimize")
 
-    def check_schema(self) -> int:
-        """The schema version, 0 for an empty database. Raises `SchemaVersionError` for one that this code must not touch."""
-        with self._snapshot():
-            ((application,),) = self.execute("PRAGMA application_id")
-            ((version,),) = self.execute("PRAGMA user_version")
-            if application == 0 and version == 0 and not self.execute("SELECT 1 FROM sqlite_schema LIMIT 1"):
-                return 0
-        if application != APPLICATION_ID:
-            raise SchemaVersionError(
-                f"{self.name}: this SQLite database belongs to another program, and was left as it is; choose another place"
-            )
-        if not _OLDEST_VERSION <= version <= SCHEMA_VERSION:
-            raise SchemaVersionError(
-                f"{self.name}: the data has schema version {version}, this specstar reads up to {SCHEMA_VERSION}; "
-                "it was left as it is; use the version of specstar that wrote it"
-            )
-        return int(version)
-
-    def _create_schema(self) -> None:
-        self.execute("BEGIN IMMEDIATE")
-        try:
-            if self.check_schema() == 0:  # else another process was faster
-                self.execute("CREATE TABLE specstar_models (suffix TEXT PRIMARY KEY, name TEXT NOT NULL) WITHOUT ROWID")
-                self.execute(f"PRAGMA application_id={APPLICATION_ID}")
-                self.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-            self.execute("COMMIT")
-        finally:
-            self._rollback()
-
-    def _prepare_file(self, busy_timeout: float) -> None:
-        version = self.check_schema()
-        if version == 0:
-            self.execute(f"PRAGMA page_size={_PAGE_SIZE}")
-            self._create_schema()
-        # The switch to WAL does not wait for other processes by itself.
-        _while_busy(lambda: self.execute("PRAGMA journal_mode=WAL"), busy_timeout)
-        self.execute("PRAGMA synchronous=FULL")
-        self.execute("PRAGMA fullfsync=1")  # macOS: through the drive's cache
-        self.execute(f"PRAGMA wal_autocheckpoint={_MOST_WAL_PAGES}")
-        self.execute(f"PRAGMA journal_size_limit={_WAL_KEEP_BYTES}")
-        if 0 < version < SCHEMA_VERSION:
-            # Before anything is written that an older specstar would not understand: it refuses the database from here on.
-            _while_busy(lambda: self.execute(f"PRAGMA user_version={SCHEMA_VERSION}"), busy_timeout)
-
-    def _settle(self, cache_bytes: int | None, mmap_bytes: int = 0) -> None:
-        self.execute(f"PRAGMA mmap_size={mmap_bytes}")
-        self.execute("PRAGMA trusted_schema=0")
-        self.execute("PRAGMA temp_store=MEMORY")
-        if cache_bytes is not None:
-            self.execute(f"PRAGMA cache_size=-{cache_bytes // 1024}")
-        self.connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
-        # Without it SQLite plans a join anew whenever a parameter changes, which costs more than running it.
-        self.connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
-        self.connection.create_scalar_function("specstar_regex", regex_function, 2, deterministic=True)
-
     @contextmanager
     def _held(self) -> Iterator[None]:
         """One job at a time, and none while this process forks."""
         with working(), self._lock:
             yield
 
-    @contextmanager
-    def _snapshot(self) -> Iterator[None]:
-        """One state of the database for several reads: else another process may commit between two of them."""
-        if self.connection.in_transaction:
-            yield
-            return
-        self.execute("BEGIN")
-        try:
-            yield
-        finally:
-            self._rollback()
-
     def _rollback(self) -> None:
         if self.connection.in_transaction:
             self.execute("ROLLBACK")
-
-
-def _while_busy(call: Callable[[], R], timeout: float) -> R:
-    deadline = time.monotonic() + timeout
-    while True:
-        try:
-            return call()
-        except (apsw.BusyError, apsw.LockedError):
-            if time.monotonic() >= deadline:
-                raise
-        time.sleep(0.01)
 
 
 @contextmanager

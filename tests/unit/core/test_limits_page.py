@@ -23,7 +23,7 @@ from specstar.backends.rabbitmq import RabbitMQOptions, dead_letters, publisher
 from specstar.backends.rabbitmq import names as queue_names
 from specstar.backends.s3 import S3Options, keys, meta_sync, multipart
 from specstar.backends.simple import SimpleOptions
-from specstar.backends.sqlite import database, database_file, lanes, search_lane
+from specstar.backends.sqlite import database_file, lanes, opening, search_lane
 from specstar.config import expansion, loading
 from specstar.message_queue import codec as job_codec
 from specstar.message_queue import local_state, retry, sender
@@ -176,7 +176,7 @@ def expected() -> dict[str, Row]:
         "requests of one operation on `s3`": option(S3Options, "max_attempts"),
         "parts of one blob under way on `s3`": option(S3Options, "part_concurrency"),
         "searching threads of `disk`": option(DiskOptions, "reader_threads"),
-        "write-ahead log of `disk`": fixed(size(database_file.WAL_PAGES * database._PAGE_SIZE)),
+        "write-ahead log of `disk`": fixed(size(database_file.WAL_PAGES * opening.PAGE_SIZE)),
         "threads for payload files of `disk`": fixed(count(connection._FILE_THREADS)),
         "threads for blobs of `disk`": fixed(count(connection._BLOB_THREADS)),
         f"blobs of `disk` of over {size(disk_blob._AT_ONCE)} read by `get` at once": fixed(

@@ -13,7 +13,9 @@ from typing import Any
 import apsw
 import pytest
 
-from specstar.backends.sqlite.database import APPLICATION_ID, SCHEMA_VERSION, Database, Operation
+from specstar.backends.sqlite import opening
+from specstar.backends.sqlite.database import Database, Operation
+from specstar.backends.sqlite.opening import APPLICATION_ID, SCHEMA_VERSION, check_schema
 from specstar.errors import (
     BackendError,
     BackendUnavailable,
@@ -212,20 +214,20 @@ def test_a_foreign_or_newer_database_is_refused_and_left_alone(path: Path, state
 def test_two_that_make_a_database_at_once_take_each_other_for_specstar(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    execute = Database.execute
+    run = opening._run
     made: list[Database] = []
 
-    def between(self: Database, sql: str, values: Sequence[Any] = ()) -> list[Any]:
-        found = execute(self, sql, values)
+    def between(connection: apsw.Connection, sql: str) -> list[Any]:
+        found = run(connection, sql)
         if sql == "PRAGMA application_id":
-            monkeypatch.setattr(Database, "execute", execute)
+            monkeypatch.setattr(opening, "_run", run)
             with suppress(BackendUnavailable):  # it may have to wait for the one that looks
                 made.append(open_file(path, busy_timeout=0.05))
         return found
 
-    monkeypatch.setattr(Database, "execute", between)
+    monkeypatch.setattr(opening, "_run", between)
     for database in (open_file(path), *made):
-        assert database.check_schema() == SCHEMA_VERSION
+        assert check_schema(database.connection, database.name) == SCHEMA_VERSION
         database.close()
 
 
