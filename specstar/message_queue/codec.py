@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import traceback as tracebacks
 from typing import Any, Generic, TypeVar
@@ -12,11 +13,12 @@ from msgspec import Raw
 from specstar.checks import checked_count
 from specstar.config.encoding import Encoding
 from specstar.errors import DecodeError, InvalidInputError, LimitExceededError
-from specstar.message_queue.job import FORMAT, NO_RESULT, Job, JobRecord
+from specstar.message_queue.job import FORMAT, NO_RESULT, DeadJob, Job, JobRecord
 from specstar.resource_manager.decodable import decodable_type
 from specstar.resource_manager.finite import refuse_nonfinite
 from specstar.resource_manager.nesting import TOO_DEEP, Nesting
 from specstar.resource_manager.patching import Shape
+from specstar.roles import DeadLetter
 
 __all__ = [
     "DEFAULT_MAX_PAYLOAD_BYTES",
@@ -161,6 +163,21 @@ class JobCodec(Generic[P]):
             partition_key=record.partition_key,
             idempotency_key=record.idempotency_key,
             priority=record.priority,
+        )
+
+    def dead_job(self, letter: DeadLetter) -> DeadJob[P]:
+        """The public form of a dead letter; a payload that does not decode is None."""
+        message = letter.message
+        payload: P | None = None
+        with contextlib.suppress(DecodeError):
+            payload = self.decode_payload(decode_record(message.body, job_id=message.id))
+        return DeadJob(
+            job_id=message.id,
+            queue=self.name,
+            payload=payload,
+            attempts=message.attempts,
+            reason=letter.reason,
+            dead_time=letter.time,
         )
 
 

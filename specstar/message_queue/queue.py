@@ -24,8 +24,9 @@ from specstar.errors import (
 from specstar.message_queue import clearing
 from specstar.message_queue.attempt import Attempt, Stopped
 from specstar.message_queue.backend import JobBackend
-from specstar.message_queue.codec import DEFAULT_MAX_PAYLOAD_BYTES, JobCodec, decode_record
+from specstar.message_queue.codec import DEFAULT_MAX_PAYLOAD_BYTES, JobCodec
 from specstar.message_queue.job import DeadJob, Job, JobStatus
+from specstar.message_queue.outcomes import cancelled
 from specstar.message_queue.retry import RetryPolicy, checked_seconds
 from specstar.message_queue.sender import MAX_PRIORITY, JobSender
 from specstar.message_queue.signature import signature_of
@@ -34,7 +35,7 @@ from specstar.message_queue.ticks import Ticks, payload_of_ticks
 from specstar.message_queue.watchers import Watchers
 from specstar.query import QB, Condition, SortKey
 from specstar.resource_manager.ids import checked_id
-from specstar.roles import DeadLetter, MessageQueue
+from specstar.roles import MessageQueue
 from specstar.runtime import gated
 
 if TYPE_CHECKING:
@@ -260,9 +261,7 @@ class JobQueue(Generic[P]):
                     return True
                 changed = msgspec.structs.replace(record, cancel_requested=True)
             else:
-                changed = msgspec.structs.replace(
-                    record, status=JobStatus.cancelled, finished_time=datetime.now(UTC), worker=None, message_waits=True
-                )
+                changed = msgspec.structs.replace(cancelled(record), message_waits=True)
             try:
                 await state.settle(snapshot, changed)
             except (RevisionConflictError, ResourceNotFoundError):
@@ -302,7 +301,7 @@ class JobQueue(Generic[P]):
     @gated
     async def list_dead(self, *, limit: int = 100) -> list[DeadJob[P]]:
         """The jobs that were given up, oldest first, with their reasons."""
-        return [self._dead_job(letter) for letter in await self._messages().dead_letters(limit=limit)]
+        return [self._codec.dead_job(letter) for letter in await self._messages().dead_letters(limit=limit)]
 
     @gated
     async def requeue_dead(self, job_ids: Iterable[str] | None = None) -> int:
@@ -321,21 +320,6 @@ class JobQueue(Generic[P]):
     async def purge_dead(self, job_ids: Iterable[str] | None = None) -> int:
         """Delete dead letters (None: all); returns how many. The state of their jobs stays."""
         return await self._messages().purge_dead(None if job_ids is None else listed(job_ids, field="job_ids"))
-
-    def _dead_job(self, letter: DeadLetter) -> DeadJob[P]:
-        payload: P | None = None
-        try:
-            payload = self._codec.decode_payload(decode_record(letter.message.body, job_id=letter.message.id))
-        except DecodeError:
-            payload = None
-        return DeadJob(
-            job_id=letter.message.id,
-            queue=self.name,
-            payload=payload,
-            attempts=letter.message.attempts,
-            reason=letter.reason,
-            dead_time=letter.time,
-        )
 
     # Inside
 
