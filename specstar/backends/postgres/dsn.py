@@ -6,6 +6,8 @@ import os
 import re
 from urllib.parse import parse_qsl
 
+from specstar.backends import urls
+
 __all__ = ["dsn_problem", "hide_password", "lacks_root_certificate", "parameters", "server_name", "unreadable_file"]
 
 _SCHEMES = ("postgresql://", "postgres://")
@@ -23,10 +25,8 @@ def dsn_problem(dsn: str) -> str | None:
     """What is wrong with a DSN, or None. Never shows any part of it but the scheme."""
     if not dsn.strip():
         return f"required: a PostgreSQL DSN such as {_EXAMPLE} (the alias connection_string is accepted too)"
-    if not dsn.startswith(_SCHEMES):
-        scheme, separator, _ = dsn.partition("://")
-        found = f", not with {scheme!r}" if separator and scheme.replace("+", "").isalnum() else ""
-        return f"must begin with postgresql:// or postgres://{found}; e.g. {_EXAMPLE}"
+    if wrong := urls.wrong_scheme(dsn, _SCHEMES, _EXAMPLE):
+        return wrong
     if "\0" in dsn or any(character.isspace() for character in dsn):
         return "holds a space, line end or NUL: percent-encode it (%20), or remove it"
     if "#" in dsn:
@@ -78,14 +78,5 @@ def _query(dsn: str) -> str:
 
 
 def hide_password(dsn: str) -> str:
-    """The DSN with `***` in place of its password; nothing but `***` if it does not look like a DSN."""
-    if not dsn:
-        return ""
-    if not dsn.startswith(_SCHEMES):
-        return "***"
-    scheme, _, rest = dsn.partition("://")
-    before, at, after = rest.rpartition("@")
-    if at:
-        user, colon, _ = before.partition(":")
-        rest = f"{user}:***@{after}" if colon else rest
-    return _SECRET_PARAMETER.sub(r"\1***", f"{scheme}://{rest}")
+    """The DSN with `***` in place of its passwords; nothing but `***` if it does not look like a DSN."""
+    return urls.hide_password(dsn, _SCHEMES, _SECRET_PARAMETER)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from specstar.backends import urls
+
 __all__ = ["hide_password", "place", "url_problem"]
 
 _SCHEMES = ("amqp://", "amqps://")
+_SECRET_PARAMETER = re.compile(r"([?&](?:cadata|auth|keyfile)=)[^&#]*")
 _EXAMPLE = "amqp://user:password@host:5672/vhost"
 _PORTS = {"amqp": 5672, "amqps": 5671}
 # The driver reads these from the URL; "heartbeat" and "timeout" have options of their own.
@@ -19,10 +22,8 @@ def url_problem(url: str) -> str | None:
     """What is wrong with a URL, or None. Never shows any part of it but the scheme and parameter names."""
     if not url.strip():
         return f"required: an AMQP URL such as {_EXAMPLE}"
-    if not url.startswith(_SCHEMES):
-        scheme, separator, _ = url.partition("://")
-        found = f", not with {scheme!r}" if separator and scheme.replace("+", "").isalnum() else ""
-        return f"must begin with amqp:// or amqps://{found}; e.g. {_EXAMPLE}"
+    if wrong := urls.wrong_scheme(url, _SCHEMES, _EXAMPLE):
+        return wrong
     if any(character.isspace() or ord(character) < 32 for character in url):
         return "holds a space, line end or control character: percent-encode it (%20), or remove it"
     if "#" in url:
@@ -54,16 +55,7 @@ def url_problem(url: str) -> str | None:
 
 def hide_password(url: str) -> str:
     """The URL with `***` in place of its password and key parameters; only `***` if it does not look like a URL."""
-    if not url:
-        return ""
-    if not url.startswith(_SCHEMES):
-        return "***"
-    scheme, _, rest = url.partition("://")
-    before, at, after = rest.rpartition("@")
-    if at:
-        user, colon, _ = before.partition(":")
-        rest = f"{user}:***@{after}" if colon else rest
-    return re.sub(r"([?&](?:cadata|auth|keyfile)=)[^&#]*", r"\1***", f"{scheme}://{rest}")
+    return urls.hide_password(url, _SCHEMES, _SECRET_PARAMETER)
 
 
 def place(url: str) -> str:
