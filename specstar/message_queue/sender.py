@@ -66,23 +66,27 @@ class JobSender:
         """The state of now; None if none is kept."""
         return self._backend.state() if self._keep_state else None
 
-    async def send(self, record: JobRecord, delay: float, *, tick: bool = False) -> JobRecord:
-        """Keep the record and send the message; returns the record of the job, which may be an earlier one of its key."""
+    async def send(self, record: JobRecord, delay: float, *, most_touches: int | None = None) -> JobRecord:
+        """Keep the record and send the message; returns the record of the job, which may be an earlier one of its key.
+
+        `most_touches`: for ticks, of which the first counts, whatever its payload. It is sent again only if its state was
+        written fewer times than this since it was made.
+        """
         messages, state = self.messages(), self.state()
         if state is None:
             await messages.publish(message_of(record), delay=delay)
             return record
         with self._backend.current().sendings:
-            return await self._send(state, messages, record, delay, tick=tick)
+            return await self._send(state, messages, record, delay, most_touches)
 
     async def _send(
-        self, state: JobState, messages: MessageQueue, record: JobRecord, delay: float, *, tick: bool
+        self, state: JobState, messages: MessageQueue, record: JobRecord, delay: float, most_touches: int | None
     ) -> JobRecord:
         for _ in range(CONFLICTS):
             try:
                 await state.create(record)
             except DuplicateResourceError:
-                known = await self._sent_before(state, messages, record, tick=tick)
+                known = await self._sent_before(state, messages, record, most_touches)
                 if known is not None:
                     return known
                 continue  # it was erased, or moved on, while we looked
@@ -122,16 +126,18 @@ class JobSender:
                 raise
 
     async def _sent_before(
-        self, state: JobState, messages: MessageQueue, record: JobRecord, *, tick: bool
+        self, state: JobState, messages: MessageQueue, record: JobRecord, most_touches: int | None
     ) -> JobRecord | None:
         """The job that this idempotency key made before. None: look again."""
         snapshot = await state.read(record.job_id)
         if snapshot is None:
             return None
         known = snapshot.record
-        if not self._codec.same_payload(known.payload, record.payload):
+        if most_touches is None and not self._codec.same_payload(known.payload, record.payload):
             raise IdempotencyConflictError(record.idempotency_key or "", job_id=known.job_id)
-        if tick or known.status is not JobStatus.pending or known.attempts:
+        if known.status is not JobStatus.pending or known.attempts:
+            return known
+        if most_touches is not None and snapshot.version > most_touches:
             return known
         if not self._backend.current().factory.durable and messages.holds(known.job_id):
             return known

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 import logging
 import time
 from typing import Any
@@ -11,6 +12,7 @@ import anyio
 
 from specstar.errors import IdempotencyConflictError, InvalidInputError, NotConfiguredError, SpecstarError
 from specstar.message_queue.codec import JobCodec
+from specstar.message_queue.job import JobStatus
 from specstar.message_queue.sender import JobSender
 
 __all__ = ["Ticks", "enqueue_ticks", "payload_of_ticks"]
@@ -19,6 +21,17 @@ logger = logging.getLogger("specstar")
 # The wall clock may be set while we sleep.
 _LONGEST_SLEEP = 60.0
 _RETRY_SECONDS = 2.0
+
+
+class Look(enum.Enum):
+    """Why a tick is enqueued. The value: how often the record of another worker may have been written, to be sent again."""
+
+    first = 0
+    """It is due."""
+    after_another = 1
+    """Another worker was first, a while ago. One of those who look again then sends what still waits."""
+    after_failure = None
+    """It failed before, and may have left a record without a message."""
 
 
 class Ticks:
@@ -32,20 +45,22 @@ class Ticks:
         self._keep_state = keep_state
         self._last: int | None = None
 
-    async def enqueue(self, number: int, *, again: bool = False) -> None:
+    async def enqueue(self, number: int, *, look: Look = Look.first) -> bool:
         """Send the job of one tick; where state is shared, only the first of several workers does.
 
-        `again`: it failed before, and may have left a record without a message, which is sent then.
+        False after the first look: another worker made its record, and may end before it has sent the message.
         """
-        if not self._keep_state and not again:
+        if not self._keep_state and look is not Look.after_failure:
             if self._last == number:
-                return  # of another worker in this process
+                return True  # of another worker in this process
             self._last = number
         key = f"every {self.every:g} s: {number}" if self._keep_state else None
         record, _ = self._sender.record(self._payload, None, key, None, None)
         # Payloads of one tick may differ, by their defaults: the first counts.
         with contextlib.suppress(IdempotencyConflictError):
-            await self._sender.send(record, 0.0, tick=not again)
+            sent = await self._sender.send(record, 0.0, most_touches=look.value)
+            return look is not Look.first or sent is record or sent.status is not JobStatus.pending
+        return True
 
 
 def payload_of_ticks(codec: JobCodec[Any], given: Any) -> Any:
@@ -71,24 +86,30 @@ async def enqueue_ticks(ticks: Ticks) -> None:
     every = ticks.every
     while True:
         tick = await _next_tick(every)
-        failed, missed = False, 0
+        look, missed = Look.first, 0
         while True:
             try:
-                await ticks.enqueue(tick, again=failed)
-                break
+                if await ticks.enqueue(tick, look=look):
+                    break
+                look = Look.after_another
             except NotConfiguredError:
                 return
             except SpecstarError as error:
-                if not failed:
+                if look is not Look.after_failure:
                     logger.warning("jobs %r: the tick of %g s is not enqueued yet: %s", ticks.name, every, error)
-                failed = True
+                look = Look.after_failure
             left = (tick + 1) * every - time.time()
             if left > every:
                 break  # the clock was set back
+            if look is Look.after_another and left <= _RETRY_SECONDS:
+                break  # the next one makes up for it
             if left > 0:
                 await anyio.sleep(min(left, _RETRY_SECONDS))
             if (due := _after(time.time(), every) - 1) > tick:
-                missed += due - tick
+                if look is Look.after_another:
+                    look = Look.first
+                else:
+                    missed += due - tick
                 tick = due
         if missed:
             logger.warning("jobs %r: %d ticks of %g s were left out", ticks.name, missed, every)

@@ -8,6 +8,8 @@ import pytest
 
 from specstar import Job, JobStatus, SpecStar
 from specstar.errors import BackendUnavailable, OutcomeUnknownError
+from specstar.message_queue import sender
+from specstar.message_queue.ticks import Look
 from tests.conformance.jobs.harness import Mail, eventually, workers
 
 
@@ -65,8 +67,8 @@ async def test_a_tick_that_left_a_record_without_a_message_runs_once_it_is_sent_
     ticks = queue._ticks
     assert ticks is not None
 
-    async def tick(*, again: bool) -> None:
-        await spec._gate.run(lambda: ticks.enqueue(5, again=again))
+    async def tick(look: Look) -> bool:
+        return await spec._gate.run(lambda: ticks.enqueue(5, look=look))
 
     state = await spec._gate.run(_state_of(queue))
     create = state.create
@@ -77,18 +79,64 @@ async def test_a_tick_that_left_a_record_without_a_message_runs_once_it_is_sent_
 
     monkeypatch.setattr(state, "create", create_and_lose_the_answer)
     with pytest.raises(OutcomeUnknownError):
-        await tick(again=False)
+        await tick(Look.first)
     monkeypatch.undo()
     assert await queue.count() == 1
     async with workers(spec):
         # As another worker would: it is not its own, and may be under way.
-        await tick(again=False)
-        await tick(again=True)
+        assert not await tick(Look.first)
+        await tick(Look.after_failure)
         await eventually(lambda: runs)
-        await tick(again=True)
+        await tick(Look.after_failure)
         other = await queue.enqueue(Mail(number=2))
         await queue.wait(other.job_id, timeout=10)
     assert runs == [7, 2]
+
+
+@pytest.mark.parametrize("left", ["record", "nothing"])
+async def test_a_tick_whose_sender_was_killed_or_stopped_before_its_message_is_sent_by_another(
+    spec: SpecStar, monkeypatch: pytest.MonkeyPatch, left: str
+) -> None:
+    async def note(job: Job[Mail]) -> None: ...
+
+    queue = spec.add_job(Mail, note, every=86_400, every_payload=Mail(number=7))
+    ticks = queue._ticks
+    assert ticks is not None
+    messages = await spec._gate.run(_queue_of(queue))
+    seen: list[bool] = []
+
+    async def publish(message: Any, *, delay: float = 0) -> None:
+        """Meanwhile another worker has its first look."""
+        monkeypatch.undo()
+        seen.append(await ticks.enqueue(5))
+        if left == "record":
+            # As after a kill: nobody takes the record back.
+            monkeypatch.setattr(sender, "_forget", _nothing)
+        raise BackendUnavailable("it ends here")
+
+    monkeypatch.setattr(messages, "publish", publish)
+    with pytest.raises(BackendUnavailable):
+        await spec._gate.run(lambda: ticks.enqueue(5))
+    monkeypatch.undo()
+    assert seen == [False]
+    assert (await queue.count(), await queue.depth()) == (int(left == "record"), 0)
+    published: list[Any] = []
+    send = messages.publish
+
+    async def noted(message: Any, *, delay: float = 0) -> None:
+        published.append(message)
+        await send(message, delay=delay)
+
+    monkeypatch.setattr(messages, "publish", noted)
+    # A queue of this process would tell that it has the message.
+    monkeypatch.setattr(messages, "holds", lambda job_id: False)
+    for _ in range(3):
+        assert await spec._gate.run(lambda: ticks.enqueue(5, look=Look.after_another))
+    # A record that is new again is sent twice at most: a copy is dropped.
+    assert (len(published), await queue.count()) == (1 if left == "record" else 2, 1)
+
+
+async def _nothing(*_: Any, **__: Any) -> None: ...
 
 
 def _state_of(queue: Any) -> Any:

@@ -10,7 +10,7 @@ import pytest
 
 from specstar.errors import BackendUnavailable, NotConfiguredError
 from specstar.message_queue import ticks
-from specstar.message_queue.ticks import enqueue_ticks
+from specstar.message_queue.ticks import Look, enqueue_ticks
 
 
 class Done(Exception):
@@ -48,14 +48,15 @@ class Queue:
         self.taken: list[tuple[int, float]] = []
         self.refused = 0
 
-    async def enqueue(self, number: int, *, again: bool = False) -> None:
-        assert again == bool(self.refused and not self.taken)
+    async def enqueue(self, number: int, *, look: Look = Look.first) -> bool:
+        assert look is (Look.after_failure if self.refused and not self.taken else Look.first)
         if self.fails(self.clock.now):
             self.refused += 1
             raise BackendUnavailable("away", role="mq", backend="rabbitmq")
         self.taken.append((number, self.clock.now))
         if len(self.taken) == self.enough:
             raise Done
+        return True
 
 
 async def run(clock: Clock, queue: Any, every: float, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,9 +122,30 @@ async def test_a_clock_that_is_set_back_while_the_queue_is_away(monkeypatch: pyt
     assert queue.taken == [(101, 512.0), (52, 520.0)]
 
 
+@pytest.mark.parametrize(("every", "looks"), [(10.0, 2), (1.0, 1)])
+async def test_a_tick_of_another_worker_is_looked_at_again_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, every: float, looks: int
+) -> None:
+    """Unless the next one is due by then."""
+    asked: list[tuple[int, Look]] = []
+
+    class Others(Queue):
+        async def enqueue(self, number: int, *, look: Look = Look.first) -> bool:
+            asked.append((number, look))
+            if number == 7:
+                raise Done
+            return look is not Look.first
+
+    clock = Clock(every * 4.5)
+    await run(clock, Others(clock, 9), every, monkeypatch)
+    both = [Look.first, Look.after_another][:looks]
+    assert asked == [*((number, look) for number in (5, 6) for look in both), (7, Look.first)]
+    assert caplog.records == []
+
+
 async def test_ticks_end_with_the_configuration() -> None:
     class Gone(Queue):
-        async def enqueue(self, number: int, *, again: bool = False) -> None:
+        async def enqueue(self, number: int, *, look: Look = Look.first) -> bool:
             raise NotConfiguredError("no mq")
 
     queue: Any = Gone(Clock(0.0), 1)
