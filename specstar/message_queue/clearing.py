@@ -12,6 +12,7 @@ import msgspec
 
 from specstar.errors import ResourceNotFoundError, RevisionConflictError, SpecstarError
 from specstar.message_queue.job import JobRecord, JobStatus
+from specstar.message_queue.sender import CLOCK_SKEW
 from specstar.message_queue.state import CONFLICTS, JobState, Snapshot
 from specstar.query import QB, Condition
 from specstar.roles import MessageQueue
@@ -24,17 +25,24 @@ _AT_ONCE = 100
 _replace = msgspec.structs.replace
 
 
-async def cancel_waiting(state: JobState, jobs: Condition, before: datetime, cancelled: Callable[[str], None]) -> None:
-    """After their messages were purged: cancel those of `jobs` that were created by then and wait, and report each."""
-    old = jobs & (QB["created_time"] <= before)
-    waiting = old & QB["status"].in_([JobStatus.pending.value, JobStatus.retrying.value])
+async def cancel_waiting(state: JobState, jobs: Condition, began: datetime, cancelled: Callable[[str], None]) -> None:
+    """After their messages were purged, since `began`: cancel those of `jobs` that wait, and report each."""
+    # Also what was sent and purged since then, or by a clock that is ahead.
+    waiting = jobs & (QB["created_time"] <= datetime.now(UTC) + CLOCK_SKEW)
+    waiting &= QB["status"].in_([JobStatus.pending.value, JobStatus.retrying.value])
     while True:
         changed, last = 0, ""
         # Page after page, not from the beginning again: what waits lies behind all that is finished.
         while page := await state.search(waiting & (QB["resource_id"] > last), limit=_PAGE):
             last = page[-1].record.job_id
             for snapshot in page:
-                record = _replace(snapshot.record, status=JobStatus.cancelled, finished_time=datetime.now(UTC))
+                # What came since then may have a message still.
+                record = _replace(
+                    snapshot.record,
+                    status=JobStatus.cancelled,
+                    finished_time=datetime.now(UTC),
+                    message_waits=snapshot.record.created_time > began,
+                )
                 try:
                     await state.settle(snapshot, record)
                 except (RevisionConflictError, ResourceNotFoundError):
@@ -43,7 +51,7 @@ async def cancel_waiting(state: JobState, jobs: Condition, before: datetime, can
                 cancelled(record.job_id)
         if not changed:
             break
-    await _messages_went(state, old & (QB["status"] == JobStatus.cancelled.value))
+    await _messages_went(state, jobs & (QB["created_time"] <= began) & (QB["status"] == JobStatus.cancelled.value))
 
 
 async def _messages_went(state: JobState, cancelled: Condition) -> None:

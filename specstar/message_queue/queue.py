@@ -273,7 +273,10 @@ class JobQueue(Generic[P]):
 
     @gated
     async def purge(self) -> int:
-        """Delete all jobs that wait, delayed ones too; returns how many messages went. Their state becomes cancelled."""
+        """Delete all jobs that wait, delayed ones too; returns how many messages went. Their state becomes cancelled.
+
+        That of those that others send in the meantime, too, though the messages may stay, which do nothing then.
+        """
         began = datetime.now(UTC)
         purged = await self._messages().purge()
         state = self._state()

@@ -14,7 +14,7 @@ import msgspec
 from specstar.errors import BackendUnavailable, ResourceNotFoundError, RevisionConflictError
 from specstar.message_queue.job import JobRecord, JobStatus
 from specstar.message_queue.owner import run_is_gone
-from specstar.message_queue.sender import message_of, seconds_until
+from specstar.message_queue.sender import CLOCK_SKEW, message_of, seconds_until
 from specstar.message_queue.state import JobState, Snapshot
 from specstar.query import QB
 from specstar.resource_manager.ids import new_id
@@ -33,8 +33,6 @@ LEASE_SECONDS = 60.0
 _SURELY_OVER_SECONDS = 900.0
 _PAGE = 500
 _SPREAD_SECONDS = 1.0
-# A sender whose clock is ahead of this one.
-_CLOCK_SKEW = timedelta(seconds=5)
 
 
 class Leases:
@@ -113,7 +111,7 @@ async def send_lost_again(queue: JobQueue[Any]) -> None:
     count = 0
     async with left_in_order(_unfinished(queue.name, state)) as pages:
         async for page in pages:
-            due = datetime.now(UTC) + _CLOCK_SKEW
+            due = datetime.now(UTC) + CLOCK_SKEW
             lost: list[Message] = []
             for found in page:
                 if found.record.scheduled_time is not None and found.record.scheduled_time <= due:

@@ -30,9 +30,11 @@ from specstar.resource_manager.ids import checked_id, new_id
 from specstar.roles import Message, MessageQueue
 from specstar.runtime import clean_up
 
-__all__ = ["MAX_PRIORITY", "JobSender", "message_of", "seconds_until"]
+__all__ = ["CLOCK_SKEW", "MAX_PRIORITY", "JobSender", "message_of", "seconds_until"]
 
 MAX_PRIORITY = 9
+CLOCK_SKEW = timedelta(seconds=5)
+"""By how much the clock of a sender may be ahead."""
 _MAX_KEY_BYTES = 255
 _CLEANUP_SECONDS = 5.0
 _CLEANUP_TASKS = 64

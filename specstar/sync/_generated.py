@@ -519,7 +519,10 @@ class JobQueue(Generic[P]):
         return self._gate.call(functools.partial(self._inner.cancel, job_id))
 
     def purge(self) -> int:
-        """Delete all jobs that wait, delayed ones too; returns how many messages went. Their state becomes cancelled."""
+        """Delete all jobs that wait, delayed ones too; returns how many messages went. Their state becomes cancelled.
+
+        That of those that others send in the meantime, too, though the messages may stay, which do nothing then.
+        """
         return self._gate.call(functools.partial(self._inner.purge))
 
     def forget_finished(self, *, older_than: float) -> int:

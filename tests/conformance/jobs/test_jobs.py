@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 
 import anyio
@@ -19,7 +19,7 @@ from specstar.errors import (
     NotConfiguredError,
     WaitTimeoutError,
 )
-from specstar.message_queue import JobRecord
+from specstar.message_queue import JobRecord, sender
 from tests.conformance.jobs.harness import Mail, Receipt, dead_jobs, eventually, eventually_gives, workers
 
 
@@ -509,6 +509,24 @@ async def test_purge_cancels_what_waits(spec: SpecStar) -> None:
     assert await note.depth() == 0
     assert (await note.get(jobs[0].job_id)).status is JobStatus.cancelled
     assert await note.count(status=JobStatus.cancelled) == 4
+
+
+async def test_purge_cancels_what_a_sender_with_a_clock_that_is_ahead_has_sent(
+    spec: SpecStar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Ahead(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return datetime.now(tz) + timedelta(seconds=3)
+
+    @spec.job
+    async def note(job: Job[Mail]) -> None: ...
+
+    monkeypatch.setattr(sender, "datetime", Ahead)
+    job = await note.enqueue(Mail())
+    monkeypatch.undo()
+    assert await note.purge() == 1
+    assert (await note.get(job.job_id)).status is JobStatus.cancelled
 
 
 async def test_wait_gives_up_in_time_and_refuses_unknown_jobs(spec: SpecStar) -> None:
