@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from datetime import datetime
 from typing import Any, Generic, Literal, TypeVar, cast
 
@@ -130,12 +130,14 @@ class ResourceManager(Generic[T]):
         payload, data = self._slot.codec.checked(data)
         writer, kind = self._slot.writer, _status(status)
         if writer.advances and is_id(expected_revision_id):
-            return await writer.advance(
-                resource_id,
-                lambda: self._draft.onward(
-                    self._slot.codec.encoding, resource_id, expected_revision_id, data, payload, kind
-                ),
-            )
+            # Data that cannot be indexed is refused below, after a look at what is there.
+            with suppress(QueryError):
+                return await writer.advance(
+                    resource_id,
+                    lambda: self._draft.onward(
+                        self._slot.codec.encoding, resource_id, expected_revision_id, data, payload, kind
+                    ),
+                )
         plan = self._plans.update(data, payload, kind)
         after = await writer.change(resource_id, plan, expected_revision_id=expected_revision_id)
         return cast("RevisionInfo", after.revision)

@@ -767,6 +767,25 @@ async def test_numbers_that_the_encoding_lacks_are_refused(users: Users, binding
                 await users.create(User("a", score=number))
 
 
+async def test_data_that_cannot_be_indexed_is_refused_after_a_look_at_what_is_there(users: Users) -> None:
+    unindexable = User("a", age=1 << 63)
+    info = await users.create(User("a"))
+    rid, now, other = info.resource_id, info.revision_id, ids.new_id()
+    with pytest.raises(QueryError, match="cannot be indexed"):
+        await users.create(unindexable)
+    for expected in (None, now):
+        with pytest.raises(ResourceNotFoundError):
+            await users.update("missing", unindexable, expected_revision_id=expected)
+        with pytest.raises(QueryError, match="cannot be indexed"):
+            await users.update(rid, unindexable, expected_revision_id=expected)
+    with pytest.raises(RevisionConflictError):
+        await users.update(rid, unindexable, expected_revision_id=other)
+    await users.delete(rid)
+    for expected in (None, now):
+        with pytest.raises(ResourceDeletedError):
+            await users.update(rid, unindexable, expected_revision_id=expected)
+
+
 async def test_a_status_that_is_none_is_refused(users: Users) -> None:
     wrong: Any = "bogus"
     info = await users.create(User("a"))
