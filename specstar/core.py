@@ -265,25 +265,24 @@ class SpecStar:
     @gated
     async def check(self, *, timeout: float = 10.0) -> list[RoleReport]:
         """Open every role of the configuration and report each: backend, latency, server version, problem. `timeout` in
-        seconds, a role. The storage of a model that has its own is not looked at.
+        seconds, a role. Models with a storage of their own follow: their reports name the `model`.
         """
-        from specstar.health import check_role
+        from specstar.health import check_roles
         from specstar.message_queue.retry import checked_seconds
 
         checked_seconds(timeout, field="timeout")
-        bindings = dict(self._configured().bindings)
+        bindings: list[tuple[str | None, Role, ResolvedBackend]] = []
+        # Models may all have a storage of their own.
+        factory = self._factory if self._own_factories else self._configured()
+        if factory is not None:
+            bindings.extend((None, role, bound) for role, bound in factory.bindings.items())
         if self._message_queue_factory is not None:
-            bindings["mq"] = self._message_queue_factory.binding
-        reports: list[RoleReport] = []
-        async with anyio.create_task_group() as group:
-
-            async def check(role: Role, bound: ResolvedBackend) -> None:
-                reports.append(await check_role(self._gate, role, bound, timeout=timeout))
-
-            for role, bound in bindings.items():
-                group.start_soon(check, role, bound)
-        order = list(bindings)
-        return sorted(reports, key=lambda report: order.index(report.role))
+            bindings.append((None, "mq", self._message_queue_factory.binding))
+        for model, own in self._own_factories.items():
+            for role, bound in own.bindings.items():
+                if role != "blob":  # of no model
+                    bindings.append((model, role, bound))
+        return await check_roles(self._gate, bindings, timeout=timeout)
 
     async def sync(self) -> None:
         """Push what meta stores keep locally (S3 with `auto_sync` off). Raises what `ResourceManager.sync` raises."""

@@ -73,7 +73,8 @@ def _row(report: RoleReport) -> tuple[str, ...]:
 
 
 def _plain(report: RoleReport) -> dict[str, Any]:
-    return {name: getattr(report, name) for name in report.__struct_fields__}
+    # A file has no models.
+    return {name: getattr(report, name) for name in report.__struct_fields__ if name != "model"}
 
 
 def _problem(problem: Any) -> dict[str, Any]:

@@ -167,7 +167,9 @@ class SpecStar:
         )
 
     def check(self, *, timeout: float = 10.0) -> list[RoleReport]:
-        """Open every role of the configuration and report each: backend, latency, server version, problem."""
+        """Open every role of the configuration and report each: backend, latency, server version, problem. Models with a
+        storage of their own follow: their reports name the `model`.
+        """
         return self._gate.call(functools.partial(self._inner.check, timeout=timeout))
 
     def sync(self) -> None:

@@ -205,6 +205,33 @@ async def test_check_reports_every_role(tmp_path: Path) -> None:
         assert "/dev/null: " in reports["blob"].problem
 
 
+async def test_check_reports_the_storage_of_a_model_too(tmp_path: Path) -> None:
+    spec = SpecStar()
+    spec.configure(backend=MEMORY)
+    spec.add_model(User)
+    spec.add_model(User, name="tenant", storage_factory=DiskStorageFactory(tmp_path / "data"))
+    spec.add_model(User, name="gone", storage_factory=DiskStorageFactory("/dev/null/nothing"))
+    async with spec:
+        reports = await spec.check()
+        found = [(report.model, report.role, report.backend, report.ok) for report in reports]
+        assert found[:3] == [(None, role, "memory", True) for role in ("meta", "resource", "blob")]
+        own = [report for report in found if report[0] is not None]
+        assert own == [
+            ("tenant", "meta", "disk", True),
+            ("tenant", "resource", "disk", True),
+            ("gone", "meta", "disk", False),
+            ("gone", "resource", "disk", False),
+        ]
+        assert "/dev/null: " in str(reports[-1].problem)
+
+
+async def test_check_without_a_configuration_reports_the_models(tmp_path: Path) -> None:
+    spec = SpecStar()
+    spec.add_model(User, storage_factory=DiskStorageFactory(tmp_path / "data"))
+    async with spec:
+        assert [(report.model, report.ok) for report in await spec.check()] == [("User", True), ("User", True)]
+
+
 async def test_an_idle_role_opens_nothing(tmp_path: Path) -> None:
     spec = SpecStar()
     disk = {"type": "disk", "options": {"rootdir": str(tmp_path / "data")}}
