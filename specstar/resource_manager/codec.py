@@ -24,7 +24,9 @@ T = TypeVar("T")
 DEFAULT_MAX_PAYLOAD_BYTES = 64 << 20
 _ENCODE = {Encoding.json: msgspec.json.encode, Encoding.msgpack: msgspec.msgpack.encode}
 _ADVICE = "; encoding 'msgpack' keeps it"
-_UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError, TypeError)
+# But for a `ValidationError`, which is one of them: those bytes are whole, and of another model.
+_DAMAGE = (msgspec.DecodeError, UnicodeDecodeError)
+_UNDECODABLE = (*_DAMAGE, RecursionError, ValueError, TypeError)
 _MSGPACK_TYPES = (bytes, bytearray, memoryview, datetime)
 
 
@@ -139,7 +141,11 @@ class Codec(Generic[T]):
             raise self._undecodable(error, resource_id, revision_id) from error
 
     def _undecodable(self, error: Exception, resource_id: str, revision_id: str) -> DecodeError:
-        message = f"revision {revision_id} of {self.name} {resource_id!r} does not decode: {error}"
+        which = f"revision {revision_id} of {self.name} {resource_id!r}"
+        if isinstance(error, _DAMAGE) and not isinstance(error, msgspec.ValidationError):
+            message = f"the payload of {which} is damaged ({error}): restore it from a backup, or write new data with update()"
+        else:
+            message = f"{which} does not decode: {error}; let the model take what was written, or write new data with update()"
         return DecodeError(message, resource_id=resource_id, revision_id=revision_id, model=self.name)
 
     def _raw(self, value: Any) -> msgspec.Raw:

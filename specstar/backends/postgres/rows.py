@@ -67,7 +67,7 @@ def _indexed(indexed: str, resource_id: str) -> dict[str, Any]:
     try:
         data = _decode(indexed)
     except UNDECODABLE as error:
-        message = f"the indexed fields of {resource_id!r} are damaged: {error}"
+        message = f"the indexed fields of {resource_id!r} are damaged ({error}): restore them from a backup"
         raise DecodeError(message, resource_id=resource_id) from error
     for part in data.values():
         kind = type(part)

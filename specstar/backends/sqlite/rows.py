@@ -105,7 +105,8 @@ def decode_meta(row: Sequence[Any]) -> ResourceMeta:
             indexed_data=_decode_json(row[10]),
         )
     except (msgspec.MsgspecError, TypeError, ValueError, OverflowError) as error:
-        raise DecodeError(f"the meta row of {row[0]!r} is damaged: {error}", resource_id=str(row[0])) from error
+        message = f"the meta row of {row[0]!r} is damaged ({error}): restore it from a backup"
+        raise DecodeError(message, resource_id=str(row[0])) from error
 
 
 def encode_revision(revision: RevisionInfo) -> bytes:
