@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+from functools import partial
 from typing import Any, cast
 
 import asyncpg
 
 from specstar.backends.postgres.dsn import parameters
 from specstar.backends.postgres.session import Session
+from specstar.runtime.cleanup import clean_up
 
 __all__ = ["connect", "each_host"]
 
+# A TCP connection on a slow network; the caller waits for it, cancelled.
+_MOMENT_SECONDS = 0.25
+_GIVE_UP_SECONDS = 1.0
 _PARTS = re.compile(r"(?P<scheme>[^/]*//)(?P<login>[^/?]*@)?(?P<hosts>[^/?]*)(?P<rest>.*)", re.DOTALL)
 
 
@@ -56,4 +61,24 @@ async def connect(dsn: str, *, timeout: float, **arguments: Any) -> Session:
 
 
 async def _connect_to(dsn: str, timeout: float, arguments: dict[str, Any]) -> Session:
-    return cast("Session", await asyncpg.connect(dsn, timeout=timeout, **arguments))
+    # The driver, cancelled between TCP and TLS, forgets a future with an error, which the event loop then logs.
+    opening = asyncio.get_running_loop().create_task(asyncpg.connect(dsn, timeout=timeout, **arguments))
+    try:
+        await asyncio.wait([opening])
+    except asyncio.CancelledError:
+        await clean_up(partial(_give_up, opening), seconds=_GIVE_UP_SECONDS)
+        raise
+    try:
+        return cast("Session", opening.result())
+    finally:
+        del opening  # an error's traceback refers to this frame: drop the cycle
+
+
+async def _give_up(opening: asyncio.Task[Any]) -> None:
+    """Let it come to an end for a moment, then cancel it; a connection that was made is closed."""
+    await asyncio.wait([opening], timeout=_MOMENT_SECONDS)
+    if not opening.done():
+        opening.cancel()
+        await asyncio.wait([opening])
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().terminate()

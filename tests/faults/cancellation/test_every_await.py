@@ -23,7 +23,6 @@ from tests.faults.cancellation.spec_cases import SPEC_CASES, use
 from tests.faults.ledger import Figures, fault_count
 from tests.faults.tools.bindings import Backend, configuration
 from tests.faults.tools.leaks import Held, nothing_left
-from tests.faults.tools.negotiations import cancelled_negotiations_ignored
 from tests.faults.tools.stepping import Attempt, Way, run_stepped
 
 FAMILIES = {
@@ -193,12 +192,11 @@ async def cancel_family(
     await use(first := await place())
     await first.spec.aclose()
     held = Held()
-    with cancelled_negotiations_ignored():
-        async with (there := await place()).spec:
-            for case in rng.sample(FAMILIES[family], min(cases, len(FAMILIES[family]))):
-                trial = Trial(there, case, "task" if way == "task" else "scope", figures, rng)
-                await trial.run(points, seed)
-        await nothing_left(held)
+    async with (there := await place()).spec:
+        for case in rng.sample(FAMILIES[family], min(cases, len(FAMILIES[family]))):
+            trial = Trial(there, case, "task" if way == "task" else "scope", figures, rng)
+            await trial.run(points, seed)
+    await nothing_left(held)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
