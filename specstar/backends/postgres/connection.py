@@ -138,8 +138,10 @@ class PostgresConnection(Connection):
         session = await self._acquire()
         try:
             yield session
-        finally:
-            await self.pool.give_back(session)
+        except BaseException as error:
+            await self.pool.give_back(session, error)
+            raise
+        await self.pool.give_back(session)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Session]:
@@ -197,7 +199,7 @@ class PostgresConnection(Connection):
         except BaseException as error:
             if is_lost(error) or is_misdirected(error):
                 self.leave(session)
-            await self.pool.give_back(session)
+            await self.pool.give_back(session, error)
             if isinstance(error, Exception):
                 raise self._judged(error, served_by) from error
             raise
@@ -224,7 +226,7 @@ class PostgresConnection(Connection):
         except BaseException as error:
             if isinstance(error, Exception) and is_lost(error):
                 self.pool.distrust()
-            await self.pool.give_back(session)
+            await self.pool.give_back(session, error)
             raise
         if not self.pool.keep(session):
             await self.pool.give_back(session)

@@ -24,6 +24,8 @@ logger = logging.getLogger("specstar")
 
 _RELEASE_SECONDS = 1.0
 _IDLE_SECONDS = 300.0
+# The driver forgets a statement that is cancelled while it is prepared; its server process keeps it, some 70 KiB, till it ends.
+_MOST_INTERRUPTIONS = 100
 # What a forked child inherited: kept for good, because the destructors would reach into the parent's event loop.
 _inherited: list[Any] = []
 
@@ -110,10 +112,13 @@ class SessionPool:
                 raise BackendUnavailable("the connection pool is closed", backend="postgres")
             while self._kept:
                 session = self._kept.pop().session
-                if _is_alive(session):
+                if _is_fit(session):
                     return session
                 drop(session)
             fresh: Session = await self._pool.acquire()
+            while not _is_fit(fresh):
+                drop(fresh)
+                fresh = await self._pool.acquire()
         except BaseException:
             self._end_turn()
             raise
@@ -151,7 +156,7 @@ class SessionPool:
 
     def keep(self, session: Session) -> bool:
         """Take back a connection whose last statement ended well. False: it is not clean, so `give_back` must follow."""
-        if self.closing or not _is_alive(session) or session.is_in_transaction():
+        if self.closing or not _is_fit(session) or session.is_in_transaction():
             return False
         assert self._loop is not None
         self._kept.append(_Kept(session, self._loop.time()))
@@ -165,15 +170,19 @@ class SessionPool:
         while self._kept:
             drop(self._kept.pop().session)
 
-    async def give_back(self, session: Session) -> None:
-        """Take back a connection in any state: a statement that was cancelled is ended on the server, or it is dropped."""
+    async def give_back(self, session: Session, error: BaseException | None = None) -> None:
+        """Take back a connection in any state, after this error: a statement that was cancelled is ended on the server, or it
+        is dropped.
+        """
+        if isinstance(error, asyncio.CancelledError | TimeoutError) and _is_fit(session):
+            session.interrupted()
         try:
             if self._pool is None:
                 drop(session)
             else:
                 await self._pool.release(session, timeout=_RELEASE_SECONDS)
-        except Exception as error:
-            logger.debug("postgres: a connection was dropped instead of given back: %s", type(error).__name__)
+        except Exception as failure:
+            logger.debug("postgres: a connection was dropped instead of given back: %s", type(failure).__name__)
         finally:
             self._end_turn()
 
@@ -239,10 +248,11 @@ class SessionPool:
             self._sweep = None
 
 
-def _is_alive(session: Session) -> bool:
+def _is_fit(session: Session) -> bool:
+    """True if it is open, and its server process keeps little that nobody will use."""
     # The proxy of a connection that left the pool by itself refuses every call.
     try:
-        return not session.is_closed()
+        return not session.is_closed() and session.interruptions < _MOST_INTERRUPTIONS
     except asyncpg.InterfaceError:
         return False
 

@@ -24,6 +24,12 @@ class Session(asyncpg.Connection):
 
     server_session = ServerSession(None, None)
     """Which server process serves this connection."""
+    interruptions = 0
+    """How many statements on it were cancelled, or timed out."""
+
+    def interrupted(self) -> None:
+        """Count an interruption."""
+        self.interruptions += 1
 
     def get_reset_query(self) -> str:
         """Nothing: asyncpg's reset is a round trip on every release (MagicStack/asyncpg#271, #780)."""

@@ -596,3 +596,19 @@ async def test_a_cancelled_connect_says_nothing_and_leaves_nothing(postgres_data
             left = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'cancelled'"
             while await look.fetchval(left):  # noqa: ASYNC110  the server sets none
                 await anyio.sleep(0.01)
+
+
+async def test_cancelled_statements_do_not_fill_the_memory_of_the_server(postgres_database: str) -> None:
+    async with open_rig(postgres_database, pool_max_size=1) as rig:
+        connection = await rig.connection()
+        for number in range(600):
+            # Each is new to the server, which has to prepare it, and takes its time to.
+            reading = asyncio.create_task(connection.fetch(f"SELECT {number}, $1::text", "x"))
+            for _ in range(2 + number % 4):
+                await asyncio.sleep(0)
+            reading.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await reading
+        rows = await connection.fetch("SELECT count(*) FROM pg_prepared_statements")
+        # Those that the driver still knows, and those of the last cancelled ones.
+        assert rows[0][0] <= 210
