@@ -18,6 +18,7 @@ from specstar.resource_manager.decodable import decodable_type
 from specstar.resource_manager.finite import refuse_nonfinite
 from specstar.resource_manager.nesting import TOO_DEEP, Nesting
 from specstar.resource_manager.patching import Shape
+from specstar.resource_manager.subclasses import Subclasses
 from specstar.roles import DeadLetter
 
 __all__ = [
@@ -61,6 +62,7 @@ class JobCodec(Generic[P]):
             self._payload: msgspec.json.Decoder[P] = msgspec.json.Decoder(payload_type)
             kind = decodable_type(payload_type)
             self._shape = Shape(kind)
+            self._subclasses = Subclasses(kind)
             self._nesting = Nesting(kind, what=f"the payload of job {name!r}", field="payload")
         except (TypeError, NameError, ValueError) as error:
             raise InvalidInputError(
@@ -82,6 +84,8 @@ class JobCodec(Generic[P]):
         try:
             if isinstance(value, dict | list):
                 self._shape.check(value)
+            else:
+                self._subclasses.check(value)
             payload = _json_of(value)
             copy = self._payload.decode(payload)
             refuse_nonfinite(payload, value)

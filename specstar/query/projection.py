@@ -18,7 +18,7 @@ from specstar.query.fields import IndexedField
 from specstar.query.modelling import fields_of
 from specstar.query.values import INT_MAX, INT_MIN, UnindexableError, normalise
 
-__all__ = ["Projector", "project"]
+__all__ = ["Projector", "field_names", "project"]
 
 _MISSING: Any = UNSET
 _FORMATS: dict[str, Any] = {
@@ -95,14 +95,14 @@ def _walker(names: Sequence[str]) -> Callable[[Any], Any]:
                 obj = obj.get(name, _MISSING)
             else:
                 # In a union another member may have a method or property of this name, which is no field.
-                obj = getattr(obj, name, _MISSING) if name in _field_names(obj.__class__) else _MISSING
+                obj = getattr(obj, name, _MISSING) if name in field_names(obj.__class__) else _MISSING
         return obj
 
     return walk
 
 
 @lru_cache(maxsize=1024)
-def _field_names(kind: Any) -> frozenset[str]:
+def field_names(kind: Any) -> frozenset[str]:
     """The names of the fields of a struct, dataclass, attrs class or named tuple; none for other types."""
     if dataclasses.is_dataclass(kind):
         return frozenset(field.name for field in dataclasses.fields(kind))

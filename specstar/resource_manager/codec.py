@@ -17,6 +17,7 @@ from specstar.resource_manager.decodable import decodable_type
 from specstar.resource_manager.finite import refuse_nonfinite
 from specstar.resource_manager.nesting import TOO_DEEP, Nesting
 from specstar.resource_manager.patching import Shape, UnknownMemberError
+from specstar.resource_manager.subclasses import Subclasses
 
 __all__ = ["DEFAULT_MAX_PAYLOAD_BYTES", "Codec"]
 
@@ -53,6 +54,7 @@ class Codec(Generic[T]):
             self._msgpack: msgspec.msgpack.Decoder[T] = msgspec.msgpack.Decoder(model)
             kind = decodable_type(model)
             self._shape = Shape(kind)
+            self._subclasses = Subclasses(kind)
             self._nesting = Nesting(kind, what=f"the {name}", field="data")
         except (TypeError, NameError, ValueError) as error:
             raise InvalidInputError(f"{name} cannot be a model: {error}", field="model") from error
@@ -63,14 +65,21 @@ class Codec(Generic[T]):
 
         Raises `InvalidInputError` with the path of what does not fit the model, `LimitExceededError` if it is too large.
         """
-        if isinstance(value, dict | list):
-            try:
-                self._shape.check(value)
-            except UnknownMemberError as error:
-                raise InvalidInputError(f"the value is no valid {self.name}: {error}", field="data") from error
-            except RecursionError as error:
-                raise InvalidInputError(f"the value is no valid {self.name}: {TOO_DEEP}", field="data") from error
+        if type(value) is not self._subclasses.cls:
+            self._check_members(value)
         return self._checked(value)
+
+    def _check_members(self, value: Any) -> None:
+        """Refuse members without a field: decoding would drop them without a word."""
+        try:
+            if isinstance(value, dict | list):
+                self._shape.check(value)
+            else:
+                self._subclasses.check(value)
+        except ValueError as error:
+            raise InvalidInputError(f"the value is no valid {self.name}: {error}", field="data") from error
+        except RecursionError as error:
+            raise InvalidInputError(f"the value is no valid {self.name}: {TOO_DEEP}", field="data") from error
 
     def _checked(self, value: Any, encoding: Encoding | None = None) -> tuple[bytes, T]:
         encoding = encoding or self.encoding

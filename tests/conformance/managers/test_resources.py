@@ -786,6 +786,25 @@ async def test_data_that_cannot_be_indexed_is_refused_after_a_look_at_what_is_th
             await users.update(rid, unindexable, expected_revision_id=expected)
 
 
+async def test_fields_that_a_subclass_adds_are_refused(users: Users) -> None:
+    class Employee(User):
+        salary: int = 0
+
+    class Guest(User):
+        pass
+
+    info = await users.create(Guest("Ada"))
+    assert (await users.get(info.resource_id)).data == User("Ada")
+    for write in (
+        lambda: users.create(Employee("Bob", salary=1)),
+        lambda: users.create_many([User("Eve"), Employee("Bob")]),
+        lambda: users.update(info.resource_id, Employee("Ada")),
+    ):
+        with pytest.raises(InvalidInputError, match="Employee adds the field 'salary' to User"):
+            await write()
+    assert await users.count() == 1
+
+
 async def test_a_status_that_is_none_is_refused(users: Users) -> None:
     wrong: Any = "bogus"
     info = await users.create(User("a"))
