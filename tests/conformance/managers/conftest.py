@@ -10,6 +10,7 @@ import pytest
 
 from specstar import SpecStar
 from tests.conformance.managers.blocking import BlockingStar
+from tests.conformance.managers.users import FIELDS, User, Users
 
 BINDINGS = ["memory", "disk", "disk-msgpack", "postgres", "postgres+disk", "postgres+s3", "s3"]
 
@@ -102,3 +103,9 @@ async def star(backend: dict[str, Any], caller: str, anyio_backend: Any) -> Asyn
     spec.configure(backend=backend)
     async with spec:
         yield spec if caller == "async" else BlockingStar(spec)
+
+
+@pytest.fixture
+def users(star: SpecStar) -> Users:
+    """One model, with all of its fields indexed."""
+    return star.add_model(User, indexed_fields=FIELDS)
