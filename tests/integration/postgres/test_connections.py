@@ -587,7 +587,7 @@ async def test_a_cancelled_connect_says_nothing_and_leaves_nothing(postgres_data
             with contextlib.suppress(asyncio.CancelledError):
                 (await opening).terminate()
             del opening
-            gc.collect()
+        gc.collect()
     finally:
         loop.set_exception_handler(None)
     assert said == []
