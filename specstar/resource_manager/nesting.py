@@ -7,7 +7,7 @@ from gc import get_referents
 from itertools import accumulate
 from typing import Any
 
-from msgspec import MsgspecError, inspect, json, msgpack
+from msgspec import MsgspecError, Raw, inspect, json, msgpack
 
 from specstar.config.encoding import Encoding
 from specstar.errors import LimitExceededError
@@ -25,6 +25,7 @@ _MSGPACK_OPENINGS = bytes([*range(0x80, 0xA0), *range(0xDC, 0xE0)])
 _BRACKETS = bytes.maketrans(b"{}", b"[]")
 _NO_MARKS = bytes(set(range(256)) - set(b'[]{}"'))
 _STEPS = bytes.maketrans(b"[]", b"\x01\xff")  # one down, one up: as signed bytes
+_check_json = json.Decoder(Raw).decode
 
 
 class Nesting:
@@ -74,7 +75,9 @@ def _levels_of_json(payload: bytes) -> int:
 def _levels_of_msgpack(payload: bytes, value: Any) -> int:
     # To encode once more takes less time than to decode; but what has no JSON, or is encoded already, does not go that way.
     with suppress(TypeError, ValueError, OverflowError, MsgspecError):
-        if (levels := _levels_of_json(json.encode(value))) <= MAX_LEVELS:
+        text = json.encode(value)
+        _check_json(text)  # a `Raw` in it holds MessagePack, whose brackets are none
+        if (levels := _levels_of_json(text)) <= MAX_LEVELS:
             return levels
     levels, nodes = 0, [msgpack.decode(payload)]
     # All that a level refers to, without a step of Python for each of them.

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
-from msgspec import inspect
+from msgspec import Raw, inspect, msgpack
 
 from specstar.query.projection import field_names
 
 __all__ = ["Subclasses"]
+
+
+_members = msgpack.Decoder(dict[str, Raw] | list[Raw]).decode
 
 
 class Subclasses:
@@ -22,14 +26,28 @@ class Subclasses:
         self.cls = cls if isinstance(cls, type) else None
 
     def check(self, value: Any) -> None:
-        """Raise `ValueError` for a value of a subclass with fields of its own."""
+        """Raise `ValueError` for a value of a subclass with fields of its own that would be stored."""
         cls: Any = self.cls
         given: Any = type(value)
         if cls is None or given is cls or not isinstance(value, cls):
             return
         added = field_names(given) - field_names(cls)
-        if added:
+        if added and (lost := _stored(value, added)):
             raise ValueError(
-                f"{given.__name__} adds the field {min(added)!r} to {cls.__name__}, and it would not be read back: "
+                f"{given.__name__} adds the field {min(lost)!r} to {cls.__name__}, and it would not be read back: "
                 "declare the subclass itself, or leave the field out"
             )
+
+
+def _stored(value: Any, names: frozenset[str]) -> list[str]:
+    """Those of these fields that are in the payload: not what is unset, private, or left out as its default."""
+    members: Any = ()
+    with suppress(TypeError, ValueError, OverflowError):  # who encodes it for good raises that
+        members = _members(msgpack.encode(value))
+    if isinstance(members, list):
+        return list(names)
+    kind: Any = type(value)
+    encoded = dict(
+        zip(getattr(kind, "__struct_fields__", ()), getattr(kind, "__struct_encode_fields__", ()), strict=True)
+    )
+    return [name for name in names if encoded.get(name, name) in members]

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import msgspec
 import pytest
-from msgspec import Meta, Struct, msgpack
+from msgspec import Meta, Raw, Struct, msgpack
 
 from specstar.config.encoding import Encoding
 from specstar.errors import LimitExceededError
@@ -140,6 +140,17 @@ def test_what_has_no_json_is_looked_at_too(beside: Any) -> None:
         with pytest.raises(LimitExceededError) as caught:
             nesting.check(payload, Encoding.msgpack, given)
         assert caught.value.actual == found
+
+
+@pytest.mark.parametrize(
+    ("hidden", "levels"), [(b"\x91" * 300 + b"\xc0", 1), (b'\xa1"', MAX_LEVELS)], ids=["deep", "quote"]
+)
+def test_what_is_encoded_already_hides_no_level(hidden: bytes, levels: int) -> None:
+    nesting = Nesting(decodable_type(Any), what="it", field="data")
+    given = [Raw(hidden), of(levels, random.Random(1), wide=300)]
+    with pytest.raises(LimitExceededError) as caught:
+        nesting.check(msgpack.encode(given), Encoding.msgpack, given)
+    assert caught.value.actual == levels_of(msgpack.decode(msgpack.encode(given)))
 
 
 def levels_of(tree: Any) -> int:
