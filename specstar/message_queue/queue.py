@@ -121,7 +121,9 @@ class JobQueue(Generic[P]):
         self._ticks: Ticks | None = None
         if self.every is not None:
             payload = payload_of_ticks(self._codec, every_payload)
-            self._ticks = Ticks(self.name, self.every, payload, self._sender, keep_state=keep_state)
+            self._ticks = Ticks(
+                self.name, self.every, payload, self._sender, keep_state=keep_state, forget_after=self.forget_after
+            )
         self._lanes: list[Lane] = []
         self._watchers = Watchers()
         functools.update_wrapper(self, handler, updated=())

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import enum
 import logging
+import sys
 import time
 from typing import Any
 
 import anyio
 
-from specstar.errors import IdempotencyConflictError, InvalidInputError, NotConfiguredError, SpecstarError
+from specstar.errors import InvalidInputError, NotConfiguredError, SpecstarError
 from specstar.message_queue.codec import JobCodec
 from specstar.message_queue.job import JobStatus
 from specstar.message_queue.sender import JobSender
@@ -21,6 +21,8 @@ logger = logging.getLogger("specstar")
 # The wall clock may be set while we sleep.
 _LONGEST_SLEEP = 60.0
 _RETRY_SECONDS = 2.0
+# A record that is gone by the second look was taken back by its sender, unless it may have run and been forgotten by then.
+_SOON_FORGOTTEN_SECONDS = 10.0
 
 
 class Look(enum.Enum):
@@ -30,19 +32,29 @@ class Look(enum.Enum):
     """It is due."""
     after_another = 1
     """Another worker was first, a while ago. One of those who look again then sends what still waits."""
-    after_failure = None
+    after_failure = sys.maxsize
     """It failed before, and may have left a record without a message."""
 
 
 class Ticks:
     """The ticks of one periodic job, `every` so many seconds, and which of them this process has sent."""
 
-    def __init__(self, name: str, every: float, payload: Any, sender: JobSender, *, keep_state: bool) -> None:
+    def __init__(
+        self,
+        name: str,
+        every: float,
+        payload: Any,
+        sender: JobSender,
+        *,
+        keep_state: bool,
+        forget_after: float | None = None,
+    ) -> None:
         self.name = name
         self.every = every
         self._payload = payload
         self._sender = sender
         self._keep_state = keep_state
+        self._looks_again = forget_after is None or forget_after >= _SOON_FORGOTTEN_SECONDS
         self._last: int | None = None
 
     async def enqueue(self, number: int, *, look: Look = Look.first) -> bool:
@@ -57,10 +69,10 @@ class Ticks:
         key = f"every {self.every:g} s: {number}" if self._keep_state else None
         record, _ = self._sender.record(self._payload, None, key, None, None)
         # Payloads of one tick may differ, by their defaults: the first counts.
-        with contextlib.suppress(IdempotencyConflictError):
-            sent = await self._sender.send(record, 0.0, most_touches=look.value)
-            return look is not Look.first or sent is record or sent.status is not JobStatus.pending
-        return True
+        sent = await self._sender.send(record, 0.0, most_touches=look.value)
+        if look is not Look.first or not self._looks_again:
+            return True
+        return sent is record or sent.status is not JobStatus.pending
 
 
 def payload_of_ticks(codec: JobCodec[Any], given: Any) -> Any:

@@ -136,6 +136,48 @@ async def test_a_tick_whose_sender_was_killed_or_stopped_before_its_message_is_s
     assert (len(published), await queue.count()) == (1 if left == "record" else 2, 1)
 
 
+async def test_a_tick_that_was_made_with_another_payload_is_sent_after_a_failure(
+    spec: SpecStar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its maker was killed before the message: the payload that is kept counts."""
+    runs: list[int] = []
+
+    async def note(job: Job[Mail]) -> None:
+        runs.append(job.payload.number)
+
+    queue = spec.add_job(Mail, note, every=86_400, every_payload=Mail(number=7))
+    ticks = queue._ticks
+    assert ticks is not None
+    messages = await spec._gate.run(_queue_of(queue))
+
+    async def publish(message: Any, *, delay: float = 0) -> None:
+        raise BackendUnavailable("it ends here")
+
+    monkeypatch.setattr(messages, "publish", publish)
+    monkeypatch.setattr(sender, "_forget", _nothing)
+    with pytest.raises(BackendUnavailable):
+        await spec._gate.run(lambda: ticks.enqueue(5))
+    monkeypatch.undo()
+    ticks._payload = Mail(number=8)
+    assert await spec._gate.run(lambda: ticks.enqueue(5, look=Look.after_failure))
+    async with workers(spec):
+        await eventually(lambda: runs)
+    assert runs == [7]
+
+
+@pytest.mark.parametrize(("forget_after", "over"), [(None, False), (60.0, False), (1.0, True)])
+async def test_a_tick_that_may_have_run_and_been_forgotten_is_not_looked_at_again(
+    spec: SpecStar, monkeypatch: pytest.MonkeyPatch, forget_after: float | None, over: bool
+) -> None:
+    async def note(job: Job[Mail]) -> None: ...
+
+    queue = spec.add_job(Mail, note, every=86_400, every_payload=Mail(number=7), forget_after=forget_after)
+    ticks = queue._ticks
+    assert ticks is not None
+    assert await spec._gate.run(lambda: ticks.enqueue(5))
+    assert await spec._gate.run(lambda: ticks.enqueue(5)) is over
+
+
 async def _nothing(*_: Any, **__: Any) -> None: ...
 
 
