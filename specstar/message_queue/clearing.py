@@ -30,39 +30,44 @@ async def cancel_waiting(state: JobState, jobs: Condition, began: datetime, canc
     # Also what was sent and purged since then, or by a clock that is ahead.
     waiting = jobs & (QB["created_time"] <= datetime.now(UTC) + CLOCK_SKEW)
     waiting &= QB["status"].in_([JobStatus.pending.value, JobStatus.retrying.value])
+    changed = 0
+
+    async def cancel(snapshot: Snapshot) -> None:
+        nonlocal changed
+        record = snapshot.record
+        # What was sent since then, or was running and is tried again, may have a message still.
+        came = record.created_time > began or (snapshot.row is not None and snapshot.row.updated_time > began)
+        over = _replace(record, status=JobStatus.cancelled, finished_time=datetime.now(UTC), message_waits=came)
+        with contextlib.suppress(RevisionConflictError, ResourceNotFoundError):
+            await state.settle(snapshot, over)
+            changed += 1
+            cancelled(record.job_id)
+
     while True:
-        changed, last = 0, ""
-        # Page after page, not from the beginning again: what waits lies behind all that is finished.
-        while page := await state.search(waiting & (QB["resource_id"] > last), limit=_PAGE):
-            last = page[-1].record.job_id
-            for snapshot in page:
-                # What came since then may have a message still.
-                record = _replace(
-                    snapshot.record,
-                    status=JobStatus.cancelled,
-                    finished_time=datetime.now(UTC),
-                    message_waits=snapshot.record.created_time > began,
-                )
-                try:
-                    await state.settle(snapshot, record)
-                except (RevisionConflictError, ResourceNotFoundError):
-                    continue
-                changed += 1
-                cancelled(record.job_id)
+        changed = 0
+        await _for_all(state, waiting, cancel)
         if not changed:
             break
-    await _messages_went(state, jobs & (QB["created_time"] <= began) & (QB["status"] == JobStatus.cancelled.value))
+    await _messages_went(state, jobs & (QB["updated_time"] <= began) & (QB["status"] == JobStatus.cancelled.value))
 
 
 async def _messages_went(state: JobState, cancelled: Condition) -> None:
     """Let cancelled jobs be forgotten whose messages were purged."""
-    offset = 0
-    while page := await state.search(cancelled, limit=_PAGE, offset=offset):
-        offset += len(page)
-        for snapshot in page:
-            if snapshot.record.message_waits:
-                with contextlib.suppress(RevisionConflictError, ResourceNotFoundError):
-                    await state.settle(snapshot, _replace(snapshot.record, message_waits=False))
+
+    async def let_go(snapshot: Snapshot) -> None:
+        if snapshot.record.message_waits:
+            with contextlib.suppress(RevisionConflictError, ResourceNotFoundError):
+                await state.settle(snapshot, _replace(snapshot.record, message_waits=False))
+
+    await _for_all(state, cancelled, let_go)
+
+
+async def _for_all(state: JobState, jobs: Condition, work: Callable[[Snapshot], Awaitable[None]]) -> None:
+    """Do it for all of these jobs. Page after page, each from where the last one ended: what was read is not read again."""
+    last = ""
+    while page := await state.search(jobs & (QB["resource_id"] > last), limit=_PAGE):
+        last = page[-1].record.job_id
+        await _for_each(page, work)
 
 
 async def forget_finished(

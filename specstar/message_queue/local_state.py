@@ -25,14 +25,15 @@ _MAX_UNWRITTEN = 20_000
 
 
 class _Entry:
-    """One job. `row` is what the store has of it, `version` counts the changes made here."""
+    """One job. `version` counts the changes made here; `row` is what the store has of it, as of the change `written`."""
 
-    __slots__ = ("record", "row", "version")
+    __slots__ = ("record", "row", "version", "written")
 
     def __init__(self, record: JobRecord, version: int, row: ResourceMeta | None) -> None:
         self.record = record
         self.version = version
         self.row = row
+        self.written = version if row is not None else 0
 
 
 class LiveJobs(Connection):
@@ -168,7 +169,18 @@ class LocalJobState(JobState):
         offset: int = 0,
     ) -> list[Snapshot]:
         await self._flush()
-        return await self._stored.search(condition, sort=sort, limit=limit, offset=offset)
+        found = await self._stored.search(condition, sort=sort, limit=limit, offset=offset)
+        live = self._live.opened or await self._live.get()
+        return [self._of_here(live, snapshot) for snapshot in found]
+
+    @staticmethod
+    def _of_here(live: LiveJobs, found: Snapshot) -> Snapshot:
+        """What a search found, at the version that it has here: several changes reach the store as one."""
+        entry = live.entries.get(found.record.job_id)
+        if entry is None:
+            return found
+        is_last = entry.row is not None and entry.row.version == found.version
+        return Snapshot(found.record, entry.written if is_last else 0, found.row)
 
     async def count(self, condition: Condition | None) -> int:
         await self._flush()
@@ -225,7 +237,7 @@ class LocalJobState(JobState):
             if error is not None:
                 await self._look_again(live, entry, error)
                 continue
-            entry.row = row
+            entry.row, entry.written = row, version
             if entry.version == version and entry.record.status.finished:
                 live.entries.pop(entry.record.job_id, None)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 
-from specstar import Job, JobStatus, SpecStar
-from tests.conformance.jobs.harness import workers
+from specstar import DelayRetry, Job, JobStatus, SpecStar
+from tests.conformance.jobs.harness import eventually, workers
 
 
 async def test_the_cancellation_of_a_run_is_written_before_its_handler_is_out() -> None:
@@ -73,3 +74,46 @@ async def test_purge_leaves_no_job_waiting_whose_message_it_took(
         await queue.wait(last.job_id, timeout=20)
     assert ran == [3]
     assert await queue.forget_finished(older_than=0) == 2
+
+
+@pytest.mark.parametrize("durable", [False, True])
+async def test_purge_cancels_the_retry_of_what_ran_meanwhile(
+    durable: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its message came after the broker was purged: where a record may be forgotten before its message, it is kept till then."""
+    state = {"type": "disk", "options": {"rootdir": str(tmp_path)}} if durable else {"type": "memory"}
+    began: list[int] = []
+    purged: list[int] = []
+
+    async def fail(job: Job[int]) -> None:
+        began.append(job.payload)
+        while not purged:
+            await anyio.sleep(0.01)
+        raise DelayRetry(60)
+
+    spec = SpecStar()
+    spec.configure(backend={"meta": state, "resource": state, "mq": {"type": "simple"}})
+    queue = spec.add_job(int, fail)
+    async with spec, workers(spec):
+        job = await queue.enqueue(1)
+        await eventually(lambda: began)
+
+        async def messages_of_queue() -> Any:
+            return queue._messages()
+
+        messages = await spec._gate.run(messages_of_queue)
+        purge = messages.purge
+
+        async def purge_while_it_runs() -> Any:
+            count = await purge()
+            purged.append(count)
+            await eventually(lambda: not any(lane.attempts for lane in queue._lanes))
+            return count
+
+        monkeypatch.setattr(messages, "purge", purge_while_it_runs)
+        await queue.purge()
+        monkeypatch.undo()
+        record = (await queue._read(job.job_id)).record
+        assert (record.status, record.message_waits) == (JobStatus.cancelled, durable)
+        assert await queue.purge() == 1
+        assert not (await queue._read(job.job_id)).record.message_waits
