@@ -87,8 +87,7 @@ async def test_purge_cancels_the_retry_of_what_ran_meanwhile(
 
     async def fail(job: Job[int]) -> None:
         began.append(job.payload)
-        while not purged:
-            await anyio.sleep(0.01)
+        await eventually(lambda: purged)
         raise DelayRetry(60)
 
     spec = SpecStar()
