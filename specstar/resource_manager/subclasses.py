@@ -47,7 +47,6 @@ def _stored(value: Any, names: frozenset[str]) -> list[str]:
     if isinstance(members, list):
         return list(names)
     kind: Any = type(value)
-    encoded = dict(
-        zip(getattr(kind, "__struct_fields__", ()), getattr(kind, "__struct_encode_fields__", ()), strict=True)
-    )
-    return [name for name in names if encoded.get(name, name) in members]
+    fields, encoded = getattr(kind, "__struct_fields__", ()), getattr(kind, "__struct_encode_fields__", ())
+    renamed: dict[str, str] = dict(zip(fields, encoded, strict=True))
+    return [name for name in names if renamed.get(name, name) in members]

@@ -112,11 +112,11 @@ class SessionPool:
                 raise BackendUnavailable("the connection pool is closed", backend="postgres")
             while self._kept:
                 session = self._kept.pop().session
-                if _is_fit(session):
+                if _is_alive(session):
                     return session
                 drop(session)
             fresh: Session = await self._pool.acquire()
-            while not _is_fit(fresh):
+            while fresh.interruptions >= _MOST_INTERRUPTIONS:  # of those laid aside none has so many
                 drop(fresh)
                 fresh = await self._pool.acquire()
         except BaseException:
@@ -156,7 +156,7 @@ class SessionPool:
 
     def keep(self, session: Session) -> bool:
         """Take back a connection whose last statement ended well. False: it is not clean, so `give_back` must follow."""
-        if self.closing or not _is_fit(session) or session.is_in_transaction():
+        if self.closing or not _is_alive(session) or session.is_in_transaction():
             return False
         assert self._loop is not None
         self._kept.append(_Kept(session, self._loop.time()))
@@ -174,7 +174,7 @@ class SessionPool:
         """Take back a connection in any state, after this error: a statement that was cancelled is ended on the server, or it
         is dropped.
         """
-        if isinstance(error, asyncio.CancelledError | TimeoutError) and _is_fit(session):
+        if isinstance(error, asyncio.CancelledError | TimeoutError) and _is_alive(session):
             session.interrupted()
         try:
             if self._pool is None:
@@ -248,11 +248,10 @@ class SessionPool:
             self._sweep = None
 
 
-def _is_fit(session: Session) -> bool:
-    """True if it is open, and its server process keeps little that nobody will use."""
+def _is_alive(session: Session) -> bool:
     # The proxy of a connection that left the pool by itself refuses every call.
     try:
-        return not session.is_closed() and session.interruptions < _MOST_INTERRUPTIONS
+        return not session.is_closed()
     except asyncpg.InterfaceError:
         return False
 
