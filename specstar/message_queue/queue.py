@@ -278,6 +278,7 @@ class JobQueue(Generic[P]):
         """Delete all jobs that wait, delayed ones too; returns how many messages went. Their state becomes cancelled.
 
         That of those that others send in the meantime, too, though the messages may stay, which do nothing then.
+        If it raises, some of the messages may have gone, and the state of their jobs waits still: call it again.
         """
         began = datetime.now(UTC)
         purged = await self._messages().purge()
