@@ -32,7 +32,8 @@ _NO_DELIVERY_LIMIT = 2**31 - 1
 _UNNAMED_EXPIRY = 300.0
 # An expiry begins anew with each declaration: what is sent to a queue has all but this of it before it.
 _LONGEST_RENEWAL = 300.0
-_DELETE_TOGETHER = 250
+# Within one time limit: of quorum queues a busy broker takes its time.
+_DELETE_TOGETHER = 50
 # The announcement is a message, which an operator may purge.
 _ANNOUNCED_SECONDS = 60.0
 # Before RabbitMQ 3.12 a classic queue keeps all its messages in memory, and every collection of garbage there goes through
