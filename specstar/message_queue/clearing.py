@@ -12,6 +12,7 @@ import msgspec
 
 from specstar.errors import ResourceNotFoundError, RevisionConflictError, SpecstarError
 from specstar.message_queue.job import JobRecord, JobStatus
+from specstar.message_queue.outcomes import cancelled
 from specstar.message_queue.sender import CLOCK_SKEW
 from specstar.message_queue.state import CONFLICTS, JobState, Snapshot
 from specstar.query import QB, Condition
@@ -25,8 +26,8 @@ _AT_ONCE = 100
 _replace = msgspec.structs.replace
 
 
-async def cancel_waiting(state: JobState, jobs: Condition, began: datetime, cancelled: Callable[[str], None]) -> None:
-    """After their messages were purged, since `began`: cancel those of `jobs` that wait, and report each."""
+async def cancel_waiting(state: JobState, jobs: Condition, began: datetime, report: Callable[[str], None]) -> None:
+    """After their messages were purged, since `began`: cancel those of `jobs` that wait, and `report` each."""
     # Also what was sent and purged since then, or by a clock that is ahead.
     waiting = jobs & (QB["created_time"] <= datetime.now(UTC) + CLOCK_SKEW)
     waiting &= QB["status"].in_([JobStatus.pending.value, JobStatus.retrying.value])
@@ -37,11 +38,11 @@ async def cancel_waiting(state: JobState, jobs: Condition, began: datetime, canc
         record = snapshot.record
         # What was sent since then, or was running and is tried again, may have a message still.
         came = record.created_time > began or (snapshot.row is not None and snapshot.row.updated_time > began)
-        over = _replace(record, status=JobStatus.cancelled, finished_time=datetime.now(UTC), message_waits=came)
+        over = _replace(cancelled(record), message_waits=came)
         with contextlib.suppress(RevisionConflictError, ResourceNotFoundError):
             await state.settle(snapshot, over)
             changed += 1
-            cancelled(record.job_id)
+            report(record.job_id)
 
     while True:
         changed = 0
@@ -51,7 +52,7 @@ async def cancel_waiting(state: JobState, jobs: Condition, began: datetime, canc
     await _messages_went(state, jobs & (QB["updated_time"] <= began) & (QB["status"] == JobStatus.cancelled.value))
 
 
-async def _messages_went(state: JobState, cancelled: Condition) -> None:
+async def _messages_went(state: JobState, jobs: Condition) -> None:
     """Let cancelled jobs be forgotten whose messages were purged."""
 
     async def let_go(snapshot: Snapshot) -> None:
@@ -59,7 +60,7 @@ async def _messages_went(state: JobState, cancelled: Condition) -> None:
             with contextlib.suppress(RevisionConflictError, ResourceNotFoundError):
                 await state.settle(snapshot, _replace(snapshot.record, message_waits=False))
 
-    await _for_all(state, cancelled, let_go)
+    await _for_all(state, jobs, let_go)
 
 
 async def _for_all(state: JobState, jobs: Condition, work: Callable[[Snapshot], Awaitable[None]]) -> None:
