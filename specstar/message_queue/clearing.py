@@ -14,7 +14,7 @@ from specstar.errors import ResourceNotFoundError, RevisionConflictError, Specst
 from specstar.message_queue.job import JobRecord, JobStatus
 from specstar.message_queue.outcomes import cancelled
 from specstar.message_queue.sender import CLOCK_SKEW
-from specstar.message_queue.state import CONFLICTS, JobState, Snapshot
+from specstar.message_queue.state import CONFLICTS, MESSAGE_WAITS, JobState, Snapshot
 from specstar.query import QB, Condition
 from specstar.roles import MessageQueue
 
@@ -49,16 +49,17 @@ async def cancel_waiting(state: JobState, jobs: Condition, began: datetime, repo
         await _for_all(state, waiting, cancel)
         if not changed:
             break
-    await _messages_went(state, jobs & (QB["updated_time"] <= began) & (QB["status"] == JobStatus.cancelled.value))
+    # All that were ever cancelled may be a million.
+    waited = (QB["status"] == JobStatus.cancelled.value) & (QB["updated_by"] == MESSAGE_WAITS)
+    await _messages_went(state, jobs & (QB["updated_time"] <= began) & waited)
 
 
 async def _messages_went(state: JobState, jobs: Condition) -> None:
     """Let cancelled jobs be forgotten whose messages were purged."""
 
     async def let_go(snapshot: Snapshot) -> None:
-        if snapshot.record.message_waits:
-            with contextlib.suppress(RevisionConflictError, ResourceNotFoundError):
-                await state.settle(snapshot, _replace(snapshot.record, message_waits=False))
+        with contextlib.suppress(RevisionConflictError, ResourceNotFoundError):
+            await state.settle(snapshot, _replace(snapshot.record, message_waits=False))
 
     await _for_all(state, jobs, let_go)
 

@@ -12,10 +12,12 @@ from specstar.message_queue.job import JobRecord, JobStatus
 from specstar.query import Condition, SortKey
 from specstar.roles import ResourceMeta
 
-__all__ = ["CONFLICTS", "JobState", "Snapshot", "contended", "indexed_data"]
+__all__ = ["CONFLICTS", "MESSAGE_WAITS", "JobState", "Snapshot", "contended", "indexed_data"]
 
 CONFLICTS = 16
 """How often a write that others were faster with is tried."""
+MESSAGE_WAITS = "message waits"
+"""The `updated_by` of a job with `message_waits`: by it a search finds these few among all that were cancelled."""
 
 
 class Snapshot(Struct, frozen=True, gc=False):

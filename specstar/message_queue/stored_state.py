@@ -12,7 +12,7 @@ from specstar.config.encoding import Encoding
 from specstar.errors import DecodeError
 from specstar.message_queue.codec import decode_record, encode_record
 from specstar.message_queue.job import NO_RESULT, JobRecord, JobStatus
-from specstar.message_queue.state import JobState, Snapshot, indexed_data
+from specstar.message_queue.state import MESSAGE_WAITS, JobState, Snapshot, indexed_data
 from specstar.query import QB, Condition, IndexedField, SortKey, build_query
 from specstar.query.conditions import And, Compare, In
 from specstar.resource_manager.ids import new_id
@@ -69,7 +69,7 @@ class StoredJobState(JobState):
     async def settle(self, snapshot: Snapshot, record: JobRecord) -> Snapshot:
         row, seen = _row(snapshot), snapshot.record
         # The outcome of the run that the row tells of: written out the same way, at a price.
-        same_run = seen.worker is record.worker and seen.started_time is record.started_time
+        same_run = seen.worker is record.worker is not None and seen.started_time is record.started_time
         run = row.updated_by.partition(_RESULT_FOLLOWS)[0] if same_run and seen.delivery == record.delivery else None
         if run and record.finished_time is not None and (result := _result_in_row(seen, record)) is not None:
             return await self._touch(row, record, max(record.finished_time, row.updated_time), run + result)
@@ -265,13 +265,14 @@ def _first_row(record: JobRecord, revision_id: str) -> ResourceMeta:
         current_revision_id=revision_id,
         created_time=record.created_time,
         updated_time=record.created_time,
+        updated_by=MESSAGE_WAITS if record.message_waits else "",
         indexed_data=indexed_data(record),
     )
 
 
 def _run_token(record: JobRecord) -> str:
     if record.worker is None:
-        return ""
+        return MESSAGE_WAITS if record.message_waits else ""
     started = record.started_time.isoformat() if record.started_time is not None else ""
     message = str(record.delivery) if record.copy is None else f"{record.delivery}.{record.copy}"
     return f"{message}@{started}@{record.worker}"

@@ -8,7 +8,8 @@ from typing import Any
 import anyio
 import pytest
 
-from specstar import DelayRetry, Job, JobStatus, SpecStar
+from specstar import QB, DelayRetry, Job, JobStatus, SpecStar
+from specstar.message_queue.state import MESSAGE_WAITS
 from tests.conformance.jobs.harness import eventually, workers
 
 
@@ -116,3 +117,27 @@ async def test_purge_cancels_the_retry_of_what_ran_meanwhile(
         assert (record.status, record.message_waits) == (JobStatus.cancelled, durable)
         assert await queue.purge() == 1
         assert not (await queue._read(job.job_id)).record.message_waits
+
+
+async def test_a_search_finds_the_cancelled_jobs_whose_message_waits(tmp_path: Path) -> None:
+    """By their rows: a purge does not read all that was ever cancelled."""
+    disk = {"type": "disk", "options": {"rootdir": str(tmp_path)}}
+
+    async def never(job: Job[int]) -> None:
+        raise AssertionError("there are no workers")
+
+    spec = SpecStar()
+    spec.configure(backend={"meta": disk, "resource": disk, "mq": {"type": "simple"}})
+    queue = spec.add_job(int, never)
+    waiting = QB["updated_by"] == MESSAGE_WAITS
+    async with spec:
+        await queue.enqueue_many([1, 2])
+        await queue.purge()
+        assert await queue.count(status=JobStatus.cancelled) == 2
+        assert await queue.count(waiting) == 0
+        job = await queue.enqueue(3)
+        await queue.cancel(job.job_id)
+        assert [found.job_id for found in await queue.search(waiting)] == [job.job_id]
+        await queue.purge()
+        assert await queue.count(waiting) == 0
+        assert await queue.forget_finished(older_than=0) == 3
