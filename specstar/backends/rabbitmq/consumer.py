@@ -57,11 +57,11 @@ class RabbitMQConsumer(Consumer):
 
     async def start(self) -> None:
         """Subscribe, and stay so. Raises `BackendUnavailable`, or `BackendError` for queues with other arguments."""
-        link = await self.queue.consuming_link()
-        try:
-            await self._subscribe(link)
-        except LinkLostError as error:
-            raise unavailable(str(error)) from error
+
+        async def subscribe() -> None:
+            await self._subscribe(await self.queue.consuming_link())
+
+        await self.queue.on_link(subscribe)
         self._task = self.home.spawn(self._keep_subscribed)
 
     async def receive(self) -> Delivery:
@@ -226,7 +226,7 @@ class RabbitMQConsumer(Consumer):
         """Bring back what is missing. Raises `BackendError` or `LinkLostError`; what is open by then stays."""
         queues = self.queue.queues
         if self._main is None or self._main.lost:
-            await self.queue.declare_all(link)
+            await self.queue.declare_all(link.topology)
             self._main = await Subscription.open(self, link, queues.main, prefetch=self._prefetch)
         if not self._partitioned:
             self._partitioned = await link.topology.declare(queues.partitions) > 0

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from aiormq.abc import DeliveredMessage
     from aiormq.channel import Channel
 
-    from specstar.backends.rabbitmq.link import Link
     from specstar.backends.rabbitmq.queue import RabbitMQQueue
+    from specstar.backends.rabbitmq.topology import Topology
 
 __all__ = ["DeadLetters"]
 
@@ -133,8 +133,7 @@ class DeadLetters:
     async def purge(self, ids: Sequence[str] | None) -> int:
         """Delete; returns how many ids."""
         if ids is None:
-            link = await self._queue.live_link()
-            return await self._queue.on_link(lambda: self._purge_all(link))
+            return await self._queue.on_topology(self._purge_all)
         wanted, removed = set(ids), set[str]()
 
         async def remove(channel: Channel, name: str) -> int:
@@ -147,10 +146,10 @@ class DeadLetters:
 
         return await self._with_channel("purging", remove)
 
-    async def _purge_all(self, link: Link) -> int:
+    async def _purge_all(self, topology: Topology) -> int:
         dead = self._queue.queues.dead
-        await link.topology.ensure(dead)
-        return await link.topology.purge(dead.name)
+        await topology.ensure(dead)
+        return await topology.purge(dead.name)
 
     async def _with_channel(self, doing: str, work: Callable[[Channel, str], Awaitable[T]]) -> T:
         dead = self._queue.queues.dead

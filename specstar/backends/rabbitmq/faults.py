@@ -16,6 +16,7 @@ from aiormq.exceptions import (
     ChannelInvalidStateError,
     ChannelPreconditionFailed,
     ConnectionClosed,
+    ConnectionInternalError,
     ConnectionNotAllowed,
     IncompatibleProtocolError,
     InvalidFrameError,
@@ -26,13 +27,16 @@ from specstar.errors import BackendError, BackendUnavailable, LimitExceededError
 
 __all__ = [
     "LinkLostError",
+    "NotTakenError",
     "QueueMismatchError",
     "ReturnedError",
     "UnknownArgumentError",
+    "UnmadeQueueError",
     "publish_error",
     "refused",
     "translated",
     "unavailable",
+    "unmade",
 ]
 
 _INEQUIVALENT = re.compile(
@@ -67,6 +71,17 @@ class ReturnedError(Exception):
     """The broker handed a message back: no such queue. Never reaches a user."""
 
 
+class NotTakenError(BackendError):
+    """The broker did not take a message: its queue is full, has no leader, or was deleted just then."""
+
+    def __init__(self, queue: str) -> None:
+        super().__init__(
+            f"the broker refused a message for {queue!r} (the queue is full, or lost its leader: its log says which)",
+            role="mq",
+            backend="rabbitmq",
+        )
+
+
 class QueueMismatchError(BackendError):
     """A queue exists with other arguments. `queue` and `argument` say which; nothing was changed."""
 
@@ -81,6 +96,14 @@ class UnknownArgumentError(BackendError):
 
     def __init__(self, message: str, *, argument: str) -> None:
         self.argument = argument
+        super().__init__(message, role="mq", backend="rabbitmq")
+
+
+class UnmadeQueueError(BackendUnavailable):
+    """The broker cannot make `queue`, and closes the connection of whoever declares it."""
+
+    def __init__(self, message: str, *, queue: str) -> None:
+        self.queue = queue
         super().__init__(message, role="mq", backend="rabbitmq")
 
 
@@ -136,6 +159,20 @@ def mismatch(text: str) -> QueueMismatchError | None:
         queue=queue,
         argument=argument,
     )
+
+
+def unmade(reason: BaseException | None, queue: str) -> UnmadeQueueError | None:
+    """What it means that the connection closed while this queue was declared; None if that had another reason.
+
+    RabbitMQ 3.10 leaves such a name behind when a quorum queue is deleted in the moment in which it is declared for the first
+    time: a process of the queue lives on, and stands in the way of the next.
+    """
+    if not isinstance(reason, ConnectionInternalError):
+        return None
+    text = _text(reason)
+    if "Cannot declare" not in text or f"'{queue}'" not in text:
+        return None
+    return UnmadeQueueError(f"RabbitMQ cannot make queue {queue!r} until its node is restarted: {text}", queue=queue)
 
 
 def channel_error(error: BaseException, doing: str) -> Exception:

@@ -8,7 +8,7 @@ import zlib
 
 from specstar.errors import InvalidInputError, LimitExceededError
 
-__all__ = ["LONGEST_DELAY_SECONDS", "QueueNames", "delay_steps", "shard_of", "step_of"]
+__all__ = ["LONGEST_DELAY_SECONDS", "QueueNames", "delay_steps", "longer_step", "shard_of", "step_of"]
 
 _LIMIT = 255
 # The longest suffix is that of a delay queue of a partition: ":part:255:delay:4290000000:x86400000:q".
@@ -48,6 +48,7 @@ class QueueNames:
         self.dead = f"{self.main}:dead"
         self.partitions = f"{self.main}:partitions"
         self.uptime = f"{self.main}:uptime"
+        self.purging = f"{self.main}:purging"
 
     def shard(self, number: int) -> str:
         """The queue of one part of the partition keys."""
@@ -83,8 +84,19 @@ def step_of(delay: float) -> int:
         )
     # Rounded first: 0.29 * 1000 is a little more than 290.
     milliseconds = max(_SHORTEST_STEP, math.ceil(round(delay * 1000, 3)))
-    unit: int = 10 ** (len(str(milliseconds)) - 2)
+    unit = _unit(milliseconds)
     return -(-milliseconds // unit) * unit
+
+
+def longer_step(step: int) -> int | None:
+    """The next value that `step_of` can give; None after the longest."""
+    longer = step + _unit(step)
+    return longer if longer <= _LONGEST_STEP else None
+
+
+def _unit(milliseconds: int) -> int:
+    unit: int = 10 ** (len(str(milliseconds)) - 2)
+    return unit
 
 
 def delay_steps() -> list[int]:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from specstar.backends.rabbitmq.faults import LinkLostError, ReturnedError, refused, unavailable
+from specstar.backends.rabbitmq.faults import LinkLostError, NotTakenError, ReturnedError, refused, unavailable
 from specstar.errors import LimitExceededError
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ TooLarge = dict[int, LimitExceededError]
 
 # So that a channel that opens and breaks at once does not become a busy loop.
 _PAUSE_AFTER_LOSS = 0.02
+# A purge may delete a queue between its declaration and the message, and another purge the next one.
+_MOST_VANISHED = 8
 
 
 class Outbox:
@@ -58,7 +60,9 @@ class Outbox:
             deadline = publisher.time() + self._timeout
             try:
                 await publisher.publish(queue.name, body, deadline=deadline, priority=priority, headers=headers)
-            except (LinkLostError, ReturnedError) as error:
+            except (LinkLostError, ReturnedError, NotTakenError) as error:
+                if not _heals(error, queue):
+                    raise
                 await self._send_again(link, queue, [(body, priority)], headers, deadline, error)
             return
         deadline = asyncio.get_running_loop().time() + self._timeout
@@ -88,8 +92,8 @@ class Outbox:
         error: Exception | None,
         too_large: TooLarge | None = None,
     ) -> None:
-        returned = isinstance(error, ReturnedError)
-        if returned and failed_on is not None:
+        vanished = int(error is not None and not isinstance(error, LinkLostError))
+        if vanished and failed_on is not None:
             failed_on.topology.forget(queue.name)
         connection = self._connection.opened or await self._connection.get()
         link = failed_on
@@ -123,14 +127,19 @@ class Outbox:
                     except LinkLostError as lost:
                         error = lost
                         await asyncio.sleep(_PAUSE_AFTER_LOSS)
-                    except ReturnedError as problem:
+                    except (ReturnedError, NotTakenError) as problem:
                         error = problem
-                        if returned or link is None:
+                        vanished += 1
+                        if not _heals(problem, queue):
+                            raise
+                        if vanished > _MOST_VANISHED or link is None:
+                            if isinstance(problem, NotTakenError):
+                                raise
                             raise refused(
                                 f"queue {queue.name!r} vanishes as soon as it is declared: does a policy expire it?"
                             ) from problem
-                        returned = True
                         link.topology.forget(queue.name)
+                        await asyncio.sleep(_PAUSE_AFTER_LOSS * (vanished - 1))
         except TimeoutError as over:
             blocked = link is not None and link.live and link.blocked()
             why = f"last: {error}" if error is not None else "the broker did not confirm in time"
@@ -139,6 +148,11 @@ class Outbox:
             raise unavailable(
                 f"publishing to {queue.name!r}: not confirmed within {self._timeout:g} s ({why}); retry later"
             ) from (error or over)
+
+
+def _heals(error: Exception, queue: QueueSpec) -> bool:
+    """False if sending again would end the same way. A delay queue is not full: what it does not take came as it was deleted."""
+    return queue.renew_seconds is not None if isinstance(error, NotTakenError) else True
 
 
 def _worst(problems: list[Exception]) -> Exception:

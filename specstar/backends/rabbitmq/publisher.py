@@ -12,7 +12,14 @@ from aiormq.exceptions import DeliveryError, PublishError
 
 from specstar.backends.rabbitmq import wire
 from specstar.backends.rabbitmq.contents import ACK, CLOSE, NACK, RETURN, Contents, settled_by
-from specstar.backends.rabbitmq.faults import LinkLostError, ReturnedError, publish_error, refused, unavailable
+from specstar.backends.rabbitmq.faults import (
+    LinkLostError,
+    NotTakenError,
+    ReturnedError,
+    publish_error,
+    refused,
+    unavailable,
+)
 from specstar.backends.rabbitmq.intake import METHOD
 
 if TYPE_CHECKING:
@@ -203,11 +210,11 @@ class Publisher:
         if not multiple:
             outgoing = unconfirmed.pop(tag, None)
             if outgoing is not None:
-                self._settled(outgoing, _refused_by_broker(outgoing.queue) if refused else None)
+                self._settled(outgoing, NotTakenError(outgoing.queue) if refused else None)
             return
         while unconfirmed and next(iter(unconfirmed)) <= tag:
             _, outgoing = unconfirmed.popitem(last=False)
-            self._settled(outgoing, _refused_by_broker(outgoing.queue) if refused else None)
+            self._settled(outgoing, NotTakenError(outgoing.queue) if refused else None)
 
     def _returned(self, method: bytes, header: bytes, _body: bytes) -> None:
         """A message for no queue. Its confirm follows, and frees its place."""
@@ -377,7 +384,7 @@ def _own(error: Exception, outgoing: Outgoing) -> Exception:
         code = getattr(returned.delivery, "reply_code", None) if returned is not None else None
         own = _returned_by_broker(code, str(error.args[0]), queue)
     elif isinstance(error, DeliveryError):
-        own = _refused_by_broker(queue)
+        own = NotTakenError(queue)
     else:
         own = publish_error(error, queue, len(outgoing.body))
     own.__cause__ = error
@@ -388,7 +395,3 @@ def _returned_by_broker(code: int | None, text: str, queue: str) -> Exception:
     if code == _NO_ROUTE:
         return ReturnedError(f"no queue {queue!r}")
     return refused(f"the broker returned a message for {queue!r}: {text}")
-
-
-def _refused_by_broker(queue: str) -> Exception:
-    return refused(f"the broker refused a message for {queue!r} (the queue is full, or lost its leader)")

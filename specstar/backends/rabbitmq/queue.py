@@ -6,10 +6,11 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from specstar.backends.rabbitmq.envelope import HIGHEST_PRIORITY, pack
-from specstar.backends.rabbitmq.names import LONGEST_DELAY_SECONDS, shard_of, step_of
+from specstar.backends.rabbitmq.names import LONGEST_DELAY_SECONDS, longer_step, shard_of, step_of
 from specstar.errors import BackendUnavailable, InvalidInputError
 from specstar.roles import Consumer, DeadLetter, Message, MessageQueue, MessageQueueFactory
 from specstar.roles.mq import Prepare
@@ -17,10 +18,11 @@ from specstar.roles.mq import Prepare
 if TYPE_CHECKING:
     from specstar.backends.provider import BackendContext
     from specstar.backends.rabbitmq.connection import RabbitMQConnection
+    from specstar.backends.rabbitmq.faults import UnmadeQueueError
     from specstar.backends.rabbitmq.link import Link
     from specstar.backends.rabbitmq.options import RabbitMQOptions
     from specstar.backends.rabbitmq.outbox import TooLarge
-    from specstar.backends.rabbitmq.topology import QueueSpec
+    from specstar.backends.rabbitmq.topology import QueueSpec, Topology
 
 __all__ = ["RabbitMQQueue", "RabbitMQQueueFactory"]
 
@@ -28,6 +30,8 @@ T = TypeVar("T")
 logger = logging.getLogger("specstar")
 # For what was in a queue before: it may have come in under a larger limit, and must find its way all the same.
 _NO_LIMIT = 1 << 40
+# So that a connection that is made and lost at once does not become a busy loop.
+_PAUSE_AFTER_LOSS = 0.02
 
 
 class RabbitMQQueue(MessageQueue):
@@ -48,7 +52,7 @@ class RabbitMQQueue(MessageQueue):
         self._limit = context.options.max_message_bytes
         self._outbox = Outbox(context.connection, context.options, (self.queues.main, self.queues.dead))
         self._dead = DeadLetters(self)
-        self._retry_usable = True
+        self._retry_usable = self.retry_made = True
         self._asked_on: Link | None = None
         self._complete = False
         self._delays: dict[tuple[str, int], QueueSpec] = {}
@@ -62,12 +66,14 @@ class RabbitMQQueue(MessageQueue):
             await self._outbox.send(self._main, body, priority=priority)
         else:
             async with self._publish_timeout():
-                await self._outbox.send(await self._route(message, delay), body, priority=priority)
+                route = await self._route(message, delay)
+                await self._send_by(route, partial(self._outbox.send, body=body, priority=priority))
 
     async def publish_many(self, messages: Sequence[Message], *, delay: float = 0) -> None:
         packed = [pack(message, self._limit) for message in messages]
-        for queue, places in (await self._routes(messages, delay)).values():
-            await self._outbox.send_many(queue, [(packed[place], messages[place].priority) for place in places])
+        for route, places in (await self._routes(messages, delay)).values():
+            items = [(packed[place], messages[place].priority) for place in places]
+            await self._send_by(route, partial(self._outbox.send_many, items=items))
 
     async def send_again(self, messages: Sequence[Message | bytes]) -> TooLarge:
         """Publish what was in a queue before, bytes as they are. Returns what the broker does not take any more."""
@@ -109,8 +115,22 @@ class RabbitMQQueue(MessageQueue):
 
     async def send_retry(self, message: Message, delay: float) -> None:
         """Publish the copy that replaces a delivery. A delay beyond the longest one is that one."""
-        spec = await self._route(message, min(delay, LONGEST_DELAY_SECONDS))
-        await self._outbox.send(spec, pack(message, _NO_LIMIT), priority=_checked(message.priority))
+        body, priority = pack(message, _NO_LIMIT), _checked(message.priority)
+        async with self._publish_timeout():
+            route = await self._route(message, min(delay, LONGEST_DELAY_SECONDS))
+            await self._send_by(route, partial(self._outbox.send, body=body, priority=priority))
+
+    async def _send_by(self, route: QueueSpec, send: Callable[[QueueSpec], Awaitable[None]]) -> None:
+        """Send by this queue; where the broker cannot make it, and messages wait in it, by one in which they wait longer."""
+        from specstar.backends.rabbitmq.faults import UnmadeQueueError
+
+        while True:
+            try:
+                await send(route)
+            except UnmadeQueueError as error:
+                route = self._instead_of(route, error)
+            else:
+                return
 
     async def send_dead(self, message: Message, reason: str) -> None:
         """Publish to the dead letters."""
@@ -136,14 +156,13 @@ class RabbitMQQueue(MessageQueue):
             await consumer.aclose()
 
     async def depth(self) -> int:
-        async def count() -> int:
-            link = await self.live_link()
-            ready = await link.topology.declare(self.queues.main)
-            for spec in await self._used_shards(link):
-                ready += await link.topology.declare(spec)
+        async def count(topology: Topology) -> int:
+            ready = await topology.declare(self.queues.main)
+            for spec in await self.used_shards(topology):
+                ready += await topology.declare(spec)
             return ready
 
-        return await self.on_link(count)
+        return await self.on_topology(count)
 
     async def dead_letters(self, *, limit: int = 100) -> list[DeadLetter]:
         return await self._dead.look(limit)
@@ -157,21 +176,9 @@ class RabbitMQQueue(MessageQueue):
         return await self._dead.purge(ids)
 
     async def purge(self) -> int:
-        async def empty() -> int:
-            link = await self.live_link()
-            await self.declare_all(link)
-            names = self.queues.names
-            shards = await self._used_shards(link)
-            await link.topology.ensure(*shards)
-            removed = 0
-            for name in (names.main, names.retry, *(spec.name for spec in shards)):
-                removed += await link.topology.purge(name)
-            # Delay queues cannot be listed over AMQP, but their names are few, and deleting a missing one is no error.
-            for target in (names.main, *(spec.name for spec in shards)):
-                removed += await link.topology.delete(self.queues.waits(target))
-            return removed
+        from specstar.backends.rabbitmq.purging import purge
 
-        return await self.on_link(empty)
+        return await purge(self)
 
     async def may_have_lost(self) -> bool:
         # A quorum queue keeps what moves on until the next queue has it on disk. A classic one lets go of it at once.
@@ -222,18 +229,30 @@ class RabbitMQQueue(MessageQueue):
             except LinkLostError as error:
                 raise unavailable(str(error)) from error
 
-    async def declare_all(self, link: Link) -> None:
-        """All queues that every job has."""
-        await link.topology.ensure(self.queues.main, self.queues.dead)
-        await self._declare_retry(link)
-        await link.topology.ensure(self.queues.partitions)
+    async def on_topology(self, work: Callable[[Topology], Awaitable[T]]) -> T:
+        """Ask the broker what may be asked twice: once more, on the next connection, if this one is lost meanwhile."""
 
-    async def _declare_retry(self, link: Link) -> bool:
-        """The retry queue; False if it has another TTL, where a delay queue takes its place."""
-        from specstar.backends.rabbitmq.faults import QueueMismatchError
+        async def ask() -> T:
+            return await work((await self.live_link()).topology)
+
+        return await self.on_link(ask)
+
+    async def declare_all(self, topology: Topology) -> None:
+        """All queues that every job has."""
+        await topology.ensure(self.queues.main, self.queues.dead)
+        await self._declare_retry(topology)
+        await topology.ensure(self.queues.partitions)
+
+    async def _declare_retry(self, topology: Topology) -> bool:
+        """The retry queue; False if it has another TTL or cannot be made, where a delay queue takes its place."""
+        from specstar.backends.rabbitmq.faults import LinkLostError, QueueMismatchError, UnmadeQueueError
 
         try:
-            await link.topology.ensure(self.queues.retry)
+            if self.retry_made:
+                await topology.ensure(self.queues.retry)
+        except UnmadeQueueError as error:
+            self._instead_of(self.queues.retry, error)
+            raise LinkLostError(str(error)) from error
         except QueueMismatchError as error:
             if error.argument != "x-message-ttl":
                 raise
@@ -251,16 +270,39 @@ class RabbitMQQueue(MessageQueue):
         if not delay:
             return target
         step = step_of(delay)
-        if target is self._main and delay == self.options.retry_delay_seconds and self._retry_usable:
-            link = await self.live_link()
-            if link.topology.fresh(self.queues.retry) or await self.on_link(lambda: self._declare_retry(link)):
-                return self.queues.retry
-        spec = self._delays.get((target.name, step))
+        as_ever = target is self._main and delay == self.options.retry_delay_seconds and self._retry_usable
+        if as_ever and await self._persistently(self._declare_retry):
+            return self.queues.retry
+        return self._delay(target.name, step)
+
+    def _delay(self, target: str, step: int) -> QueueSpec:
+        spec = self._delays.get((target, step))
         if spec is None:
             if len(self._delays) >= 4096:
                 self._delays.clear()
-            spec = self._delays[target.name, step] = self.queues.delay(target.name, step)
+            spec = self._delays[target, step] = self.queues.delay(target, step)
         return spec
+
+    def _instead_of(self, broken: QueueSpec, error: UnmadeQueueError) -> QueueSpec:
+        """The queue in which messages wait instead of one that the broker cannot make; raises `error` if there is none."""
+        if broken.name != error.queue or "x-message-ttl" not in broken.arguments:
+            raise error
+        target, step = broken.arguments["x-dead-letter-routing-key"], broken.arguments["x-message-ttl"]
+        if broken is self.queues.retry:
+            told = not self.retry_made
+            self._retry_usable = self.retry_made = False
+            instead = self._delay(target, step)
+        else:
+            longer = longer_step(step)
+            if longer is None:
+                raise error
+            instead = self.queues.delay(target, longer)
+            concerned = [key for key, spec in self._delays.items() if spec.name == broken.name]
+            told = not concerned
+            self._delays |= dict.fromkeys(concerned, instead)
+        if not told:
+            logger.warning("what was to wait in queue %r waits in %r: %s", broken.name, instead.name, error)
+        return instead
 
     async def _shard(self, number: int) -> QueueSpec:
         """A partition queue, declared once a connection, and announced to all workers again and again."""
@@ -271,20 +313,29 @@ class RabbitMQQueue(MessageQueue):
         if link.topology.fresh(spec) and link.topology.partitioned(self.queues):
             return spec
 
-        async def declare() -> None:
-            link = await self.live_link()
-            await link.topology.ensure(self.queues.dead, spec)
+        async def declare(topology: Topology) -> None:
+            await topology.ensure(self.queues.dead, spec)
             async with self._announcing:
-                if not link.topology.partitioned(self.queues):
-                    if not await link.topology.declare(self.queues.partitions):
+                if not topology.partitioned(self.queues):
+                    if not await topology.declare(self.queues.partitions):
                         await self._outbox.send(self.queues.partitions, b"in use")
-                    link.topology.mark_partitioned(self.queues)
+                    topology.mark_partitioned(self.queues)
 
-        await self.on_link(declare)
+        await self._persistently(declare)
         return spec
 
-    async def _used_shards(self, link: Link) -> list[QueueSpec]:
-        if not await link.topology.declare(self.queues.partitions):
+    async def _persistently(self, work: Callable[[Topology], Awaitable[T]]) -> T:
+        """As often as the connection is lost meanwhile. The caller bounds the time."""
+        from specstar.backends.rabbitmq.faults import LinkLostError
+
+        while True:
+            try:
+                return await work((await self.live_link()).topology)
+            except LinkLostError:
+                await asyncio.sleep(_PAUSE_AFTER_LOSS)
+
+    async def used_shards(self, topology: Topology) -> list[QueueSpec]:
+        if not await topology.declare(self.queues.partitions):
             return []
         return [self.queues.shard(number) for number in range(self.queues.shards)]
 

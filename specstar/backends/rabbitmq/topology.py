@@ -13,7 +13,14 @@ import msgspec
 from msgspec import Struct
 
 from specstar.backends.rabbitmq import wire
-from specstar.backends.rabbitmq.faults import QueueMismatchError, UnknownArgumentError, translated
+from specstar.backends.rabbitmq.faults import (
+    LinkLostError,
+    QueueMismatchError,
+    UnknownArgumentError,
+    translated,
+    unavailable,
+    unmade,
+)
 from specstar.backends.rabbitmq.names import QueueNames, delay_steps
 
 if TYPE_CHECKING:
@@ -32,8 +39,10 @@ _NO_DELIVERY_LIMIT = 2**31 - 1
 _UNNAMED_EXPIRY = 300.0
 # An expiry begins anew with each declaration: what is sent to a queue has all but this of it before it.
 _LONGEST_RENEWAL = 300.0
-# Within one time limit: of quorum queues a busy broker takes its time.
-_DELETE_TOGETHER = 50
+# In one request, for which others on this connection wait: more the sooner the last one was over. A queue that is not there
+# takes no time, a quorum queue some.
+_FEWEST_TOGETHER, _MOST_TOGETHER = 50, 400
+_SOON_SECONDS = 0.1
 # The announcement is a message, which an operator may purge.
 _ANNOUNCED_SECONDS = 60.0
 # Before RabbitMQ 3.12 a classic queue keeps all its messages in memory, and every collection of garbage there goes through
@@ -43,12 +52,26 @@ _LAZY = {_MODE: "lazy"}
 _CONSUMER_TIMEOUT = "x-consumer-timeout"
 
 
+# How long the declaration of a queue may be under way, and how long an announced purge may take for one request.
+_UNDER_WAY_SECONDS = 1.0
+_ANNOUNCED_PURGE_MILLISECONDS = 20_000
+_PURGE_POLL_SECONDS = 0.2
+
+
+class _PurgeGoesOnError(Exception):
+    """Wait, and ask again."""
+
+
 class QueueSpec(Struct, frozen=True, kw_only=True):
-    """A queue as it is declared. `renew_seconds`: it expires when unused, and is declared again after this time."""
+    """A queue as it is declared. `renew_seconds`: it expires when unused, and is declared again after this time.
+
+    `unless`: it is not declared while there is a message in that queue.
+    """
 
     name: str
     arguments: dict[str, Any]
     renew_seconds: float | None = None
+    unless: QueueSpec | None = None
 
     def without(self, left_out: Collection[str]) -> QueueSpec:
         """The same queue without these arguments."""
@@ -79,6 +102,10 @@ class JobQueues:
         self.main = QueueSpec(name=self.names.main, arguments=main)
         dead = {"x-delivery-limit": _NO_DELIVERY_LIMIT} if quorum else _LAZY
         self.dead = QueueSpec(name=self.names.dead, arguments={"x-queue-type": options.queue_type, **dead})
+        # A message in it says that a purge deletes queues in which messages wait.
+        self.purging = QueueSpec(
+            name=self.names.purging, arguments={"x-queue-type": "classic", "x-max-length": 1, "x-expires": 86_400_000}
+        )
         self.retry = self._delayed(self.names.retry, self.names.main, round(options.retry_delay_seconds * 1000))
         # A message in it says that partition keys are in use. All must agree on its length limit: the broker checks it.
         self.partitions = QueueSpec(
@@ -99,12 +126,11 @@ class JobQueues:
         """The queue in which messages for `target` wait for `step` milliseconds."""
         expiry = self._options.delay_queue_expiry_seconds
         name = self.names.delay(target, step, expiry, _UNNAMED_EXPIRY)
-        spec = self._delayed(name, target, step)
+        waits = self._delayed(name, target, step)
         # A queue expires with what is in it. A message may be confirmed up to publish_timeout_seconds after this check.
         renew = min((expiry - self._options.publish_timeout_seconds) / 2, _LONGEST_RENEWAL)
-        return QueueSpec(
-            name=name, arguments=spec.arguments | {"x-expires": step + round(expiry * 1000)}, renew_seconds=renew
-        )
+        arguments = waits.arguments | {"x-expires": step + round(expiry * 1000)}
+        return msgspec.structs.replace(waits, arguments=arguments, renew_seconds=renew)
 
     def waits(self, target: str) -> list[str]:
         """The names of all queues, of both types, in which messages for `target` may wait, but for `retry`.
@@ -126,7 +152,7 @@ class JobQueues:
             "x-message-ttl": milliseconds,
             **_dead_lettering(self._options.delay_queue_type, target),
         }
-        return QueueSpec(name=name, arguments=arguments)
+        return QueueSpec(name=name, arguments=arguments, unless=self.purging)
 
 
 def _dead_lettering(queue_type: str, target: str) -> dict[str, Any]:
@@ -147,6 +173,7 @@ class Topology:
         # By queue, the arguments that this broker, or the queue as it is there, does not take.
         self._left_out: dict[str, set[str]] = {}
         self._lock = asyncio.Lock()
+        self._limit: asyncio.Timeout | None = None
         self._channel: Channel | None = None
         self._loop = asyncio.get_running_loop()
 
@@ -166,7 +193,7 @@ class Topology:
     async def ensure(self, *specs: QueueSpec) -> None:
         """Declare what is not declared yet.
 
-        Raises `QueueMismatchError`, `BackendError`, `BackendUnavailable` or `LinkLostError`.
+        Raises `QueueMismatchError`, `UnmadeQueueError`, `BackendError`, `BackendUnavailable` or `LinkLostError`.
         """
         for spec in specs:
             if not self.fresh(spec):
@@ -179,6 +206,7 @@ class Topology:
     async def _declare_as_it_is(self, spec: QueueSpec, *, always: bool = False) -> int:
         """Without what makes no difference to the jobs in it, where that is not taken."""
         doing = f"declaring queue {spec.name!r}"
+        begun = self._loop.time()
         while True:
             left_out: Collection[str] = self._left_out.get(spec.name, ())
             asked = spec.without(left_out) if left_out else spec
@@ -188,6 +216,12 @@ class Topology:
                 if not _dispensable(error, asked):
                     raise
                 self._left_out.setdefault(spec.name, set()).add(error.argument)
+            except LinkLostError as error:
+                raise unmade(error.__cause__, spec.name) or error from error.__cause__
+            except _PurgeGoesOnError as error:
+                if self._loop.time() - begun >= self._timeout:
+                    raise unavailable(f"{doing}: a purge of its job goes on; retry later") from error
+                await asyncio.sleep(_PURGE_POLL_SECONDS)
 
     def partitioned(self, job: JobQueues) -> bool:
         """True if this connection has just announced that partition keys are in use, or found that somebody had."""
@@ -224,26 +258,61 @@ class Topology:
 
         return await self._request(f"purging queue {name!r}", purge)
 
-    async def delete(self, names: Sequence[str]) -> int:
-        """Delete those of the queues that are there; returns how many messages were in them."""
+    async def announce_purge(self, spec: QueueSpec) -> None:
+        """Have nobody declare queues in which messages wait, until this one is purged; returns when those under way are there.
+
+        A quorum queue that is deleted in the moment in which it is made can take down what moves messages on in all quorum
+        queues of its node (`rabbit_fifo_dlx_sup` of RabbitMQ 3.10), and leaves a name that cannot be declared any more.
+        """
+
+        async def announce(channel: Channel) -> None:
+            await self._declare(channel, spec, always=True)
+            await self._put_announcement(channel, spec)
+
+        await self._request(f"writing to queue {spec.name!r}", announce)
+        await asyncio.sleep(_UNDER_WAY_SECONDS)
+
+    async def _put_announcement(self, channel: Channel, spec: QueueSpec) -> None:
+        """In place of the last one. It goes by itself, should this program end before the purge does."""
+        from pamqp.commands import Basic
+
+        properties = Basic.Properties(expiration=str(_ANNOUNCED_PURGE_MILLISECONDS))
+        await channel.basic_publish(b"", routing_key=spec.name, properties=properties)
+
+    async def delete(self, names: Sequence[str], announced: QueueSpec | None = None) -> int:
+        """Delete those of the queues that are there; returns how many messages were in them. Goes on to announce it."""
 
         async def delete(channel: Channel, some: Sequence[str]) -> int:
+            if announced is not None:
+                await self._put_announcement(channel, announced)
             if wire.problem(channel) is None:
-                return await wire.delete_queues(channel, some)
-            return sum([(await channel.queue_delete(name)).message_count or 0 for name in some])
+                return await wire.delete_queues(channel, some, self._answered)
+            removed = 0
+            for name in some:
+                removed += (await channel.queue_delete(name)).message_count or 0
+                self._answered()
+            return removed
 
         for name in names:
             self.forget(name)
-        removed = 0
-        for start in range(0, len(names), _DELETE_TOGETHER):
-            some = names[start : start + _DELETE_TOGETHER]
+        removed = done = 0
+        together = _FEWEST_TOGETHER
+        while some := names[done : done + together]:
+            begun = self._loop.time()
             removed += await self._request("deleting delay queues", partial(delete, some=some))
+            done += len(some)
+            soon = self._loop.time() - begun < _SOON_SECONDS
+            together = min(together * 2, _MOST_TOGETHER) if soon else _FEWEST_TOGETHER
         return removed
 
     async def _declare(self, channel: Channel, spec: QueueSpec, *, always: bool = False) -> int:
         # Another caller may have declared it while this one waited for its turn.
         if not always and self.fresh(spec):
             return 0
+        if spec.unless is not None:
+            announced = await channel.queue_declare(spec.unless.name, durable=True, arguments=spec.unless.arguments)
+            if announced.message_count:
+                raise _PurgeGoesOnError
         asked = self._loop.time()
         answer = await channel.queue_declare(spec.name, durable=True, arguments=spec.arguments)
         if spec.name not in self._declared and spec.arguments.get("x-queue-type") == "quorum":
@@ -263,6 +332,11 @@ class Topology:
         await channel.queue_declare(name, durable=True, arguments={"x-queue-type": "quorum", "x-expires": 60_000})
         await channel.queue_delete(name)
 
+    def _answered(self) -> None:
+        """One of many that were asked for in this request is done: the next has its own time."""
+        if self._limit is not None:
+            self._limit.reschedule(self._loop.time() + self._timeout)
+
     async def _request(self, doing: str, send: Callable[[Channel], Awaitable[T]]) -> T:
         async with self._lock:
             channel = self._channel
@@ -270,7 +344,7 @@ class Topology:
                 channel = self._channel = await self._link.open_channel(confirms=False)
             try:
                 with translated(doing):
-                    async with asyncio.timeout(self._timeout):
+                    async with asyncio.timeout(self._timeout) as self._limit:
                         return await send(channel)
             except BaseException:
                 # After any failure or cancellation the broker closes the channel, or an answer may still come.

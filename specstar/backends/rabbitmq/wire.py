@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pamqp.frame
@@ -93,8 +93,11 @@ def write(channel: Channel, payload: bytes) -> bool:
     return True
 
 
-async def delete_queues(channel: Channel, names: Sequence[str]) -> int:
-    """Delete queues, those that are there, with the requests in one write; returns how many messages were in them."""
+async def delete_queues(channel: Channel, names: Sequence[str], answered: Callable[[], None]) -> int:
+    """Delete queues, those that are there, with the requests in one write; returns how many messages were in them.
+
+    Calls `answered` after each.
+    """
     frames = [spec.Queue.Delete(queue=name) for name in names]
     removed = 0
     async with channel.lock:
@@ -103,6 +106,7 @@ async def delete_queues(channel: Channel, names: Sequence[str]) -> int:
             answer: Any = await channel.rpc_frames.get()
             channel.rpc_frames.task_done()
             removed += answer.message_count or 0
+            answered()
     return removed
 
 

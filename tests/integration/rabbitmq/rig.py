@@ -52,7 +52,9 @@ class Rig:
             delays = [queues.delay(target, step).name for target in targets[:1] for step in delay_steps()]
             link = await queue.live_link()
             names = queues.names
-            await link.topology.delete([*targets, names.retry, names.dead, names.partitions, names.uptime])
+            await link.topology.delete(
+                [*targets, names.retry, names.dead, names.partitions, names.uptime, names.purging]
+            )
             await link.topology.delete(delays)
 
     async def close(self) -> None:

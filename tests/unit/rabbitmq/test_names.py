@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from specstar.backends.rabbitmq.names import LONGEST_DELAY_SECONDS, QueueNames, delay_steps, shard_of, step_of
+from specstar.backends.rabbitmq.names import (
+    LONGEST_DELAY_SECONDS,
+    QueueNames,
+    delay_steps,
+    longer_step,
+    shard_of,
+    step_of,
+)
 from specstar.errors import InvalidInputError, LimitExceededError
 
 ANY_TEXT = st.text(st.characters(exclude_categories=[]), max_size=400)
@@ -92,6 +99,7 @@ def test_delays_have_few_queues() -> None:
     assert steps == sorted(set(steps))
     assert len(steps) < 800
     assert step_of(LONGEST_DELAY_SECONDS) == steps[-1]
+    assert [longer_step(step) for step in steps] == [*steps[1:], None]
     # With the longest expiry a queue's life is still a number that the broker takes.
     assert steps[-1] + 86_400_000 < 2**32
 

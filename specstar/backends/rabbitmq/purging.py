@@ -1,0 +1,58 @@
+"""Deleting all messages of a job that wait: in its queues of work, and in those in which they wait for their time."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from operator import methodcaller
+from typing import TYPE_CHECKING
+
+from specstar.errors import BackendError
+from specstar.runtime import clean_up
+
+if TYPE_CHECKING:
+    from specstar.backends.rabbitmq.queue import RabbitMQQueue
+    from specstar.backends.rabbitmq.topology import Topology
+
+__all__ = ["purge"]
+
+_END_SECONDS = 2.0
+
+
+async def purge(queue: RabbitMQQueue) -> int:
+    """Returns how many messages went, dead letters aside, which stay.
+
+    Delay queues cannot be listed over AMQP, but their names are few, and deleting a missing one is no error. All programs wait
+    with declaring any meanwhile.
+    """
+
+    async def prepare(topology: Topology) -> list[str]:
+        await queue.declare_all(topology)
+        shards = await queue.used_shards(topology)
+        await topology.ensure(*shards)
+        return [spec.name for spec in shards]
+
+    names, announced = queue.queues.names, queue.queues.purging
+    targets = [names.main, *await queue.on_topology(prepare)]
+    # One that cannot be declared may be there all the same, for other programs.
+    made, unmade = ([names.retry], []) if queue.retry_made else ([], [names.retry])
+    removed = await _empty(queue, [*made, *targets])
+    await queue.on_topology(methodcaller("announce_purge", announced))
+    try:
+        for target in targets:
+            waits = [*queue.queues.waits(target), *unmade]
+            removed += await queue.on_topology(methodcaller("delete", waits, announced))
+        # What was due meanwhile.
+        return removed + await _empty(queue, targets)
+    finally:
+        await clean_up(lambda: _over(queue), seconds=_END_SECONDS)
+
+
+async def _empty(queue: RabbitMQQueue, names: Sequence[str]) -> int:
+    return sum([await queue.on_topology(methodcaller("purge", name)) for name in names])
+
+
+async def _over(queue: RabbitMQQueue) -> None:
+    # If it fails, the announcement goes by itself.
+    with contextlib.suppress(BackendError):
+        await _empty(queue, [queue.queues.names.purging])

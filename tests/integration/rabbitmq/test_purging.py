@@ -1,0 +1,61 @@
+"""`purge()` beside programs that declare the queues it deletes."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from specstar.backends.rabbitmq import topology
+from tests.integration.rabbitmq.rig import message, open_rig, take_and_ack
+
+pytestmark = pytest.mark.timeout(120)
+
+
+async def test_nobody_declares_a_delay_queue_while_a_purge_goes_on(
+    amqp_url: str, queue_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RabbitMQ 3.10 does not survive that a quorum queue is deleted while it is made."""
+    monkeypatch.setattr(topology, "_PURGE_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(topology, "_UNDER_WAY_SECONDS", 3.0)
+    async with open_rig(amqp_url, queue_prefix) as rig, open_rig(amqp_url, queue_prefix, keep=True) as other:
+        queue, purger = rig.queue(), other.queue()
+        await queue.publish(message("here"), delay=1000)
+        purging = asyncio.create_task(purger.purge())
+        looks = (await purger.live_link()).topology
+        async with asyncio.timeout(20):
+            while not await looks.declare(purger.queues.purging):
+                assert not purging.done()
+        sending = asyncio.create_task(queue.publish(message("new"), delay=2000))
+        await queue.publish(message("known"), delay=1000)
+        await queue.publish(message("at once"))
+        assert not sending.done()
+        assert await purging >= 1
+        await sending
+        assert await looks.declare(purger.queues.purging) == 0
+        assert await purger.purge() == 1  # the new one alone
+
+
+async def test_a_purge_that_ended_with_its_program_holds_nobody_up_for_long(
+    amqp_url: str, queue_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(topology, "_ANNOUNCED_PURGE_MILLISECONDS", 500)
+    monkeypatch.setattr(topology, "_UNDER_WAY_SECONDS", 0.0)
+    async with open_rig(amqp_url, queue_prefix) as rig, open_rig(amqp_url, queue_prefix, keep=True) as killed:
+        queue = rig.queue()
+        gone = (await killed.queue().live_link()).topology
+        await gone.announce_purge(queue.queues.purging)
+        await queue.publish(message("late"), delay=0.05)
+        async with queue.consume(prefetch=1) as consumer:
+            assert [item.id for item in await take_and_ack(consumer, 1)] == ["late"]
+
+
+async def test_what_becomes_due_during_a_purge_goes_too(
+    amqp_url: str, queue_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(topology, "_UNDER_WAY_SECONDS", 3.0)
+    async with open_rig(amqp_url, queue_prefix) as rig:
+        queue = rig.queue()
+        await queue.publish_many([message(number) for number in range(5)], delay=2)
+        assert await queue.purge() == 5
+        assert await queue.depth() == 0
