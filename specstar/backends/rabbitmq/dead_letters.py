@@ -159,7 +159,7 @@ class DeadLetters:
             await link.topology.ensure(dead)
             channel = await link.open_channel(confirms=False)
             try:
-                with translated(f"{doing} dead letters of {self._queue.name!r}"):
+                with translated(f"{doing} dead letters of {self._queue.name!r}", link.blocked):
                     result = await work(channel, dead.name)
                     # What was not acknowledged goes back now, in order, before the answer.
                     await channel.basic_nack(0, multiple=True, requeue=True, wait=False)

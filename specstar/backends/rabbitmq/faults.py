@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import aiormq
@@ -26,6 +26,7 @@ from aiormq.exceptions import (
 from specstar.errors import BackendError, BackendUnavailable, LimitExceededError, SpecstarError
 
 __all__ = [
+    "BLOCKED",
     "LinkLostError",
     "NotTakenError",
     "QueueMismatchError",
@@ -39,6 +40,7 @@ __all__ = [
     "unmade",
 ]
 
+BLOCKED = "the broker blocks publishers (memory or disk alarm)"
 _INEQUIVALENT = re.compile(
     r"inequivalent arg '(?P<argument>[^']+)' for queue '(?P<queue>.*)' in vhost '(?P<vhost>.*)': "
     r"received (?P<received>.*?) but current is (?P<current>.*)$",
@@ -187,7 +189,10 @@ def channel_error(error: BaseException, doing: str) -> Exception:
             return UnknownArgumentError(message, argument=unknown["argument"])
         return mismatch(text) or refused(message)
     if isinstance(error, ChannelAccessRefused):
-        return refused(f"{doing}: the user lacks a permission ({_text(error)})")
+        return refused(
+            f"{doing}: the user lacks a permission; specstar needs configure, write and read on queues that begin with "
+            f"queue_prefix, and write on amq.default ({_text(error)})"
+        )
     if isinstance(error, ChannelClosed) and error.args[:1] != (None,):
         return refused(f"{doing}: {_text(error)}")
     if isinstance(error, AMQPError | OSError | ChannelInvalidStateError | RuntimeError):
@@ -214,12 +219,16 @@ def publish_error(reason: BaseException | None, queue: str, size: int) -> Except
 
 
 @contextmanager
-def translated(doing: str) -> Iterator[None]:
-    """Translate what a request on a channel raises, also `TimeoutError` (to `BackendUnavailable`)."""
+def translated(doing: str, blocked: Callable[[], bool] | None = None) -> Iterator[None]:
+    """Translate what a request on a channel raises, also `TimeoutError` (to `BackendUnavailable`).
+
+    `blocked` tells whether the broker refuses to read from this connection.
+    """
     try:
         yield
     except TimeoutError as error:
-        raise unavailable(f"{doing}: the broker did not answer in time") from error
+        why = BLOCKED if blocked is not None and blocked() else "the broker did not answer in time"
+        raise unavailable(f"{doing}: {why}") from error
     except (aiormq.AMQPError, OSError, RuntimeError) as error:
         raise channel_error(error, doing) from error
     except asyncio.CancelledError as error:

@@ -99,7 +99,7 @@ class Link:
 
     async def open_channel(self, *, confirms: bool) -> Channel:
         """A new channel. Raises `BackendUnavailable` or `LinkLostError`."""
-        with translated(f"opening a channel on {self.place}"):
+        with translated(f"opening a channel on {self.place}", self.blocked):
             async with asyncio.timeout(self.options.operation_timeout_seconds):
                 channel: Any = await self._connection.channel(
                     publisher_confirms=confirms, frame_buffer_size=_FRAME_BUFFER

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from specstar.backends.rabbitmq.faults import LinkLostError, NotTakenError, ReturnedError, refused, unavailable
+from specstar.backends.rabbitmq.faults import BLOCKED, LinkLostError, NotTakenError, ReturnedError, refused, unavailable
 from specstar.errors import LimitExceededError
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ class Outbox:
             blocked = link is not None and link.live and link.blocked()
             why = f"last: {error}" if error is not None else "the broker did not confirm in time"
             if blocked:
-                why = "the broker blocks publishers (memory or disk alarm)"
+                why = BLOCKED
             raise unavailable(
                 f"publishing to {queue.name!r}: not confirmed within {self._timeout:g} s ({why}); retry later"
             ) from (error or over)

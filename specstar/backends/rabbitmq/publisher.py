@@ -13,6 +13,7 @@ from aiormq.exceptions import DeliveryError, PublishError
 from specstar.backends.rabbitmq import wire
 from specstar.backends.rabbitmq.contents import ACK, CLOSE, NACK, RETURN, Contents, settled_by
 from specstar.backends.rabbitmq.faults import (
+    BLOCKED,
     LinkLostError,
     NotTakenError,
     ReturnedError,
@@ -352,10 +353,10 @@ class Publisher:
                 next_deadline = outgoing.deadline
         if overdue:
             blocked = self._blocked()
-            why = "the broker blocks publishers (memory or disk alarm)" if blocked else "the broker did not confirm"
+            why = BLOCKED if blocked else "the broker did not confirm in time"
             for outgoing in overdue:
                 sent = "it may arrive or not" if outgoing.sent else "it was not sent"
-                outgoing.finish(unavailable(f"publishing to {outgoing.queue!r}: {why} in time; {sent}; retry later"))
+                outgoing.finish(unavailable(f"publishing to {outgoing.queue!r}: {why}; {sent}; retry later"))
             while self._pending and self._pending[0].over():
                 self._pending.popleft()
         if next_deadline is not None:

@@ -107,8 +107,12 @@ class RabbitMQQueue(MessageQueue):
             async with asyncio.timeout(self.options.publish_timeout_seconds):
                 yield
         except TimeoutError as error:
+            from specstar.backends.rabbitmq.faults import BLOCKED
+
+            link = self._context.connection.opened and self._context.connection.opened.current
+            why = f" ({BLOCKED})" if link and link.blocked() else ""
             raise BackendUnavailable(
-                f"publishing {self.name!r}: not done within {self.options.publish_timeout_seconds:g} s; retry later",
+                f"publishing {self.name!r}: not done within {self.options.publish_timeout_seconds:g} s{why}; retry later",
                 role="mq",
                 backend="rabbitmq",
             ) from error

@@ -49,6 +49,9 @@ _ANNOUNCED_SECONDS = 60.0
 # them, unless this is set; since then it does nothing (https://www.rabbitmq.com/docs/lazy-queues).
 _MODE = "x-queue-mode"
 _LAZY = {_MODE: "lazy"}
+# A queue that a policy bounds refuses what is beyond; unless this is set it would drop the oldest message without a word.
+_OVERFLOW = "x-overflow"
+_FULL = {_OVERFLOW: "reject-publish"}
 _CONSUMER_TIMEOUT = "x-consumer-timeout"
 
 
@@ -90,7 +93,11 @@ class JobQueues:
         self._options = options
         quorum = options.queue_type == "quorum"
         priorities = options.max_priority if max_priority is None else max_priority
-        self._work: dict[str, Any] = {"x-queue-type": options.queue_type, **({} if quorum else _LAZY)}
+        self._work: dict[str, Any] = {
+            "x-queue-type": options.queue_type,
+            **({} if quorum else _LAZY),
+            **_FULL,
+        }
         if options.consumer_timeout_seconds is not None:
             self._work[_CONSUMER_TIMEOUT] = round(options.consumer_timeout_seconds * 1000)
         if quorum:
@@ -101,7 +108,7 @@ class JobQueues:
         main = self._work | ({"x-max-priority": priorities} if priorities and not quorum else {})
         self.main = QueueSpec(name=self.names.main, arguments=main)
         dead = {"x-delivery-limit": _NO_DELIVERY_LIMIT} if quorum else _LAZY
-        self.dead = QueueSpec(name=self.names.dead, arguments={"x-queue-type": options.queue_type, **dead})
+        self.dead = QueueSpec(name=self.names.dead, arguments={"x-queue-type": options.queue_type, **dead, **_FULL})
         # A message in it says that a purge deletes queues in which messages wait.
         self.purging = QueueSpec(
             name=self.names.purging, arguments={"x-queue-type": "classic", "x-max-length": 1, "x-expires": 86_400_000}
@@ -158,7 +165,7 @@ class JobQueues:
 def _dead_lettering(queue_type: str, target: str) -> dict[str, Any]:
     arguments: dict[str, Any] = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": target}
     if queue_type == "quorum":
-        arguments |= {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
+        arguments |= {"x-dead-letter-strategy": "at-least-once", **_FULL}
     return arguments
 
 
@@ -343,7 +350,7 @@ class Topology:
             if channel is None or channel.is_closed:
                 channel = self._channel = await self._link.open_channel(confirms=False)
             try:
-                with translated(doing):
+                with translated(doing, self._link.blocked):
                     async with asyncio.timeout(self._timeout) as self._limit:
                         return await send(channel)
             except BaseException:
@@ -358,7 +365,9 @@ def _dispensable(error: QueueMismatchError | UnknownArgumentError, spec: QueueSp
     if error.argument not in spec.arguments:
         return False
     if isinstance(error, QueueMismatchError):
-        return error.argument == _MODE  # someone else made the queue, or an earlier version
+        # Someone else made the queue, or an earlier version. What moves messages on by itself must not lose them.
+        moves_on = "x-dead-letter-exchange" in spec.arguments
+        return error.argument == _MODE or (error.argument == _OVERFLOW and not moves_on)
     if error.argument == _CONSUMER_TIMEOUT and spec.arguments["x-queue-type"] == "classic":
         # RabbitMQ 4.3 watches quorum queues only: its issues 16983 and 17144.
         logger.warning(

@@ -126,7 +126,8 @@ async def test_connections_closed_by_the_broker_come_back_under_load(
 
 
 async def test_a_memory_alarm_bounds_publishing_and_says_so(broker: services.RabbitMQServer, queue_prefix: str) -> None:
-    async with open_rig(broker.url, queue_prefix, keep=True, publish_timeout_seconds=1.0) as rig:
+    options = {"publish_timeout_seconds": 1.0, "operation_timeout_seconds": 1.0}
+    async with open_rig(broker.url, queue_prefix, keep=True, **options) as rig:
         queue = rig.queue()
         await queue.publish_many([message("before")])
         await asyncio.to_thread(broker.ctl, "set_vm_memory_high_watermark", "0.0000001")
@@ -141,7 +142,10 @@ async def test_a_memory_alarm_bounds_publishing_and_says_so(broker: services.Rab
                 )
                 assert time.monotonic() - start < 4
                 assert all(isinstance(result, BackendUnavailable) for result in results)
-                assert "blocks publishers" in str(results[0])
+                assert all("blocks publishers" in str(result) for result in results)
+            for asking in (queue.depth(), queue.purge(), queue.dead_letters(), queue.requeue_dead()):
+                with pytest.raises(BackendUnavailable, match="blocks publishers"):
+                    await asking
         finally:
             await asyncio.to_thread(broker.ctl, "set_vm_memory_high_watermark", "0.4")
         async with asyncio.timeout(20):

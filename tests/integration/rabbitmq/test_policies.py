@@ -1,0 +1,117 @@
+"""What an operator's policies do to the queues: a full one says so, and nothing that was confirmed is dropped."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+import services
+from specstar import Job, JobStatus, NoRetry, SpecStar
+from specstar.errors import BackendError
+from specstar.message_queue import JobQueue
+from tests.conformance.jobs.harness import Mail, dead_jobs, eventually_gives, workers
+from tests.integration.rabbitmq.rig import message, open_rig, raw_channel, take_and_ack
+
+pytestmark = [pytest.mark.xdist_group("rabbitmq-faults"), pytest.mark.timeout(180)]
+MEMORY = {"type": "memory"}
+MOST = 5
+
+SetPolicy = Callable[[str, dict[str, Any]], None]
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[services.RabbitMQServer]:
+    with services.rabbitmq() as server:
+        yield server
+
+
+@pytest.fixture
+def set_policy(broker: services.RabbitMQServer) -> Iterator[SetPolicy]:
+    def set_one(pattern: str, definition: dict[str, Any]) -> None:
+        broker.ctl("set_policy", "of-the-test", pattern, json.dumps(definition), "--apply-to", "queues")
+
+    yield set_one
+    broker.ctl("clear_policy", "of-the-test")
+
+
+def program(
+    broker: services.RabbitMQServer, prefix: str, handle: Callable[[Job[Mail]], Any], **options: Any
+) -> tuple[SpecStar, JobQueue[Mail]]:
+    spec = SpecStar()
+    rabbitmq = {"type": "rabbitmq", "options": {"amqp_url": broker.url, "queue_prefix": prefix, **options}}
+    spec.configure(backend={"meta": MEMORY, "resource": MEMORY, "mq": rabbitmq})
+    return spec, spec.add_job(Mail, handle, name="mails", max_retries=0)
+
+
+@pytest.mark.parametrize(
+    ("queue_type", "overflow"),
+    [("classic", None), ("classic", "drop-head"), ("classic", "reject-publish"), ("quorum", None)],
+)
+async def test_a_full_queue_refuses_and_drops_nothing(
+    broker: services.RabbitMQServer, queue_prefix: str, set_policy: SetPolicy, queue_type: str, overflow: str | None
+) -> None:
+    """A policy that bounds the length of a queue has it drop the oldest messages, unless it or the queue says otherwise."""
+    definition = {"max-length": MOST, **({"overflow": overflow} if overflow else {})}
+    await asyncio.to_thread(set_policy, f"^{queue_prefix}", definition)
+    ran: list[int] = []
+
+    async def handle(job: Job[Mail]) -> None:
+        ran.append(job.payload.number)
+
+    spec, mails = program(broker, queue_prefix, handle, queue_type=queue_type)
+    async with spec:
+        confirmed: list[int] = []
+        refused: list[str] = []
+        for number in range(4 * MOST):
+            try:
+                await mails.enqueue(Mail(number=number))
+                confirmed.append(number)
+            except BackendError as error:
+                refused.append(str(error))
+        assert all("the queue is full" in text for text in refused)
+        assert MOST <= len(confirmed) < 2 * MOST
+        async with workers(spec):
+            await eventually_gives(lambda: _ended(mails, len(confirmed)))
+        assert sorted(ran) == confirmed
+        assert await mails.count() == len(confirmed)
+
+
+async def _ended(mails: JobQueue[Mail], count: int) -> bool:
+    return await mails.count(status=JobStatus.succeeded) == count
+
+
+async def test_a_job_that_failed_comes_again_until_there_is_room_for_its_dead_letter(
+    broker: services.RabbitMQServer, queue_prefix: str, set_policy: SetPolicy, caplog: pytest.LogCaptureFixture
+) -> None:
+    await asyncio.to_thread(set_policy, f"^{queue_prefix}mails:dead$", {"max-length": MOST})
+
+    async def handle(job: Job[Mail]) -> None:
+        raise NoRetry("no")
+
+    spec, mails = program(broker, queue_prefix, handle)
+    async with spec, workers(spec):
+        await mails.enqueue_many([Mail(number=number) for number in range(2 * MOST)])
+        await dead_jobs(mails, MOST)
+        await asyncio.sleep(1.5)
+        assert len(await mails.list_dead()) == MOST
+        assert "the queue is full" in caplog.text
+        await asyncio.to_thread(set_policy, "^of nobody$", {"max-length": MOST})
+        await dead_jobs(mails, 2 * MOST)
+
+
+async def test_a_queue_that_is_there_without_it_is_used_as_it_is(
+    broker: services.RabbitMQServer, queue_prefix: str
+) -> None:
+    async with open_rig(broker.url, queue_prefix) as rig, raw_channel(broker.url) as channel:
+        queue = rig.queue()
+        for spec in (queue.queues.main, queue.queues.dead, queue.queues.shard(0)):
+            arguments = spec.without(["x-overflow", "x-queue-mode"]).arguments
+            await channel.queue_declare(spec.name, durable=True, arguments=arguments)
+        await queue.publish_many([message(number, partition_key=f"k{number}") for number in range(20)])
+        await queue.publish(message(20))
+        async with queue.consume(prefetch=30) as consumer:
+            assert {item.id for item in await take_and_ack(consumer, 21)} == set(map(str, range(21)))
