@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ logger = logging.getLogger("specstar")
 _POLL_SECONDS = 2.0
 _LONGEST_PAUSE = 5.0
 _SHARE_SECONDS = 5.0
+_WATCH_SECONDS = 20.0
 # Unless it is configured otherwise.
 _BROKERS_CONSUMER_TIMEOUT = 1800.0
 
@@ -45,7 +47,7 @@ class RabbitMQConsumer(Consumer):
         self._partitions: dict[int, Subscription] = {}
         self._partitioned = False
         self.shares = False
-        self._shared = self._loop.time()
+        self._shared = self._watched = self._loop.time()
         self._ready: deque[RabbitMQDelivery] = deque()
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._handed_out = 0
@@ -207,6 +209,8 @@ class RabbitMQConsumer(Consumer):
                 await self._subscribe(link)
                 if self.shares and self._partitioned and self._loop.time() >= self._shared + _SHARE_SECONDS:
                     await self._share(link)
+                if self._loop.time() >= self._watched + _WATCH_SECONDS:
+                    await self._watch(link)
                 failures = 0
                 self._outage.works()
             except (BackendError, LinkLostError) as error:
@@ -240,10 +244,40 @@ class RabbitMQConsumer(Consumer):
                         self, link, shard, prefetch=self.queue.options.partition_prefetch, partition=True
                     )
 
-    def _until_next_look(self) -> float | None:
+    def _until_next_look(self) -> float:
         if not self._partitioned:
             return _POLL_SECONDS
-        return max(0.0, self._shared + _SHARE_SECONDS - self._loop.time()) if self.shares else None
+        shares = self._shared + _SHARE_SECONDS if self.shares else math.inf
+        return max(0.0, min(shares, self._watched + _WATCH_SECONDS) - self._loop.time())
+
+    async def _watch(self, link: Link) -> None:
+        """Consume anew where messages lie ready and none has come from one look to the next, though there is room.
+
+        RabbitMQ 3.10 does not tell the consumer of a quorum queue that it was deleted, and delivers nothing, if somebody
+        declares it again at once.
+        """
+        self._watched = self._loop.time()
+        for subscription in self._subscriptions():
+            before, subscription.suspect = subscription.suspect, None
+            if not subscription.idle:
+                continue
+            try:
+                ready, _ = await link.topology.load(subscription.queue)
+            except BackendUnavailable:
+                raise
+            except BackendError as error:  # it is gone, and nobody told this consumer
+                logger.warning("queue %r: consuming anew: %s", subscription.queue.name, error)
+                link.topology.forget(subscription.queue.name)
+                subscription.abort()
+                continue
+            if not ready or not subscription.idle:
+                continue
+            subscription.suspect = subscription.taken
+            if before == subscription.taken:
+                logger.warning(
+                    "%d messages lie ready in queue %r and none comes: consuming anew", ready, subscription.queue.name
+                )
+                subscription.abort()
 
     async def _share(self, link: Link) -> None:
         """Leave partitions that are beyond this consumer's share to others: the broker gives all to whoever came first."""

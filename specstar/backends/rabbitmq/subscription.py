@@ -52,6 +52,10 @@ class Subscription:
         self.busy = False
         """True if something has come since this was last set to False: the broker has chosen this consumer."""
         self.paused = True
+        self.taken = 0
+        """How many messages have come."""
+        self.suspect: int | None = None
+        """As many had come when more lay ready and none came, though nothing was in hand."""
         self._channel = channel
         self._consumer_tag = ""
         self._changing = asyncio.Lock()
@@ -106,6 +110,11 @@ class Subscription:
                     )
                     self.abort()
 
+    @property
+    def idle(self) -> bool:
+        """True if it should get the next message: it takes some, has none, and in a partition was chosen by the broker."""
+        return not (self.lost or self.paused or self.leaving or self._open) and (self.taken > 0 or not self.partition)
+
     # Deliveries coming in.
 
     def _on_frames(self, method: bytes, _header: bytes, body: bytes) -> None:
@@ -121,6 +130,7 @@ class Subscription:
         if self.lost:
             return
         self.busy = True
+        self.taken += 1
         try:
             message = unpack(body)
         except DecodeError as error:

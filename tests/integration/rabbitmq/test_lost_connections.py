@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from specstar.backends.rabbitmq.delivery import RabbitMQDelivery
 from specstar.errors import BackendUnavailable
 from specstar.roles import Consumer
 from tests.faults.tools.tcp_proxy import TcpProxy
@@ -267,6 +268,38 @@ async def test_a_queue_deleted_under_publisher_and_consumer_comes_back(amqp_url:
             await channel.queue_delete(names.main)
         await asyncio.gather(*[queue.publish(message(number)) for number in range(20)])
         assert len(await take_and_ack(consumer, 20)) == 20
+
+
+@pytest.mark.parametrize("partition_key", [None, "k"])
+@pytest.mark.parametrize("gone", [False, True])
+async def test_a_consumer_that_the_broker_forgot_consumes_anew(
+    amqp_url: str,
+    rig: Rig,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    partition_key: str | None,
+    gone: bool,
+) -> None:
+    """As that of a quorum queue that was deleted, and at once declared again by a sender."""
+    monkeypatch.setattr("specstar.backends.rabbitmq.consumer._WATCH_SECONDS", 0.2)
+    queue = rig.queue()
+    async with queue.consume(prefetch=2) as consumer:
+        await queue.publish(message("first", partition_key=partition_key))
+        first = await take(consumer)
+        assert isinstance(first, RabbitMQDelivery)
+        subscription = first.subscription
+        await first.ack()
+        await subscription._channel.basic_cancel(subscription._consumer_tag)
+        if gone:
+            async with raw_channel(amqp_url) as channel:
+                await channel.queue_delete(subscription.queue.name)
+            async with asyncio.timeout(20):
+                while not subscription.lost:  # noqa: ASYNC110  it looks now and then
+                    await asyncio.sleep(0.05)
+        await queue.publish(message("second", partition_key=partition_key))
+        assert [item.id for item in await take_and_ack(consumer, 1)] == ["second"]
+    assert subscription.lost
+    assert "consuming anew" in caplog.text
 
 
 async def test_a_forked_child_lets_go_and_leaves_the_parent_alone(rig: Rig) -> None:
