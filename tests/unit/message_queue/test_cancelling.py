@@ -114,7 +114,9 @@ async def test_purge_cancels_the_retry_of_what_ran_meanwhile(
         await queue.purge()
         monkeypatch.undo()
         record = (await queue._read(job.job_id)).record
-        assert (record.status, record.message_waits) == (JobStatus.cancelled, durable)
+        assert record.status is JobStatus.cancelled
+        # In memory it depends on whether the record was written down before the run.
+        assert record.message_waits or not durable
         assert await queue.purge() == 1
         assert not (await queue._read(job.job_id)).record.message_waits
 
