@@ -35,14 +35,16 @@ def decide(record: JobRecord, message: Message, *, redelivered: bool, max_attemp
     is no newer is a copy too, redelivered or not.
     """
     status = record.status
+    # One from before the job was sent back from the dead letters, whose attempts were counted anew, is newer than nothing.
+    of_now = message.lineage is None or message.lineage == record.lineage
     if status is JobStatus.failed:
         # A newer message than any run: its sender left a last attempt to a worker that could not park it.
-        return Decision.park if redelivered or message.attempts > record.attempts else Decision.drop
+        return Decision.park if redelivered or (of_now and message.attempts > record.attempts) else Decision.drop
     if status.finished:
         return Decision.drop
     if status is JobStatus.running:
         same = message.attempts == record.delivery and record.copy in {message.copy, None}
-        lost = message.attempts > record.delivery or (redelivered and same)
+        lost = (of_now and message.attempts > record.delivery) or (redelivered and same)
         if not lost:
             return Decision.drop
     elif message.attempts < record.attempts:

@@ -131,7 +131,9 @@ class Claims:
         for _ in range(CONFLICTS):
             try:
                 if snapshot is None:
-                    snapshot = await state.create(_replace(record, attempts=message.attempts))
+                    snapshot = await state.create(
+                        _replace(record, attempts=message.attempts, lineage=message.lineage or "")
+                    )
                 found, seen = snapshot.record, snapshot.version
                 if found.worker == run:
                     return Attempt(found, snapshot, delivery)  # our mark had landed after all
@@ -187,7 +189,7 @@ class Claims:
     async def _leave_alone(self, found: JobRecord, delivery: Delivery) -> None:
         """The last attempt is at work, without its message: look again later, with one that is newer than any run."""
         logger.info("job %s in %r is left to the worker that runs it without its message", found.job_id, self._name)
-        again = _replace(delivery.message, attempts=found.attempts + 1, copy=new_id())
+        again = _replace(delivery.message, attempts=found.attempts + 1, copy=new_id(), lineage=found.lineage)
         await self._endings.end(delivery.retry(again, delay=_LEFT_ALONE_SECONDS), delivery)
 
     async def _turned_down(self, decision: Decision, snapshot: Snapshot, delivery: Delivery) -> None:

@@ -16,6 +16,7 @@ from specstar.message_queue.outcomes import cancelled
 from specstar.message_queue.sender import CLOCK_SKEW
 from specstar.message_queue.state import CONFLICTS, MESSAGE_WAITS, JobState, Snapshot
 from specstar.query import QB, Condition
+from specstar.resource_manager.ids import new_id
 from specstar.roles import MessageQueue
 
 __all__ = ["cancel_waiting", "forget_finished", "requeue_dead"]
@@ -130,27 +131,28 @@ async def _for_each(items: Sequence[T], work: Callable[[T], Awaitable[None]]) ->
 
 async def requeue_dead(state: JobState, messages: MessageQueue, queue: str, job_ids: Sequence[str] | None) -> int:
     """Send dead jobs (None: all that are dead now) back to work with no attempts counted; returns how many."""
+    lineage = new_id()
 
     async def revive(ids: Sequence[str]) -> None:
         # The state first: a worker drops the message of a job that counts as failed.
-        await _for_each(ids, lambda job_id: _change(state, queue, job_id, JobStatus.failed, _revived))
+        await _for_each(ids, lambda job_id: _change(state, queue, job_id, JobStatus.failed, revived))
+
+    def revived(record: JobRecord) -> JobRecord:
+        return _replace(
+            record,
+            status=JobStatus.pending,
+            attempts=0,
+            delivery=0,
+            lineage=lineage,
+            worker=None,
+            finished_time=None,
+            cancel_requested=False,
+        )
 
     async def stay(ids: Sequence[str]) -> None:
         await _for_each(ids, lambda job_id: _change(state, queue, job_id, JobStatus.pending, _failed))
 
-    return await messages.requeue_dead(job_ids, before=revive, stays=stay)
-
-
-def _revived(record: JobRecord) -> JobRecord:
-    return _replace(
-        record,
-        status=JobStatus.pending,
-        attempts=0,
-        delivery=0,
-        worker=None,
-        finished_time=None,
-        cancel_requested=False,
-    )
+    return await messages.requeue_dead(job_ids, lineage=lineage, before=revive, stays=stay)
 
 
 def _failed(record: JobRecord) -> JobRecord:

@@ -67,7 +67,8 @@ class Endings:
 
     async def put_off(self, delivery: Delivery, error: Exception) -> None:
         """A fault of ours, not of the handler: try again later, as often as the job may fail."""
-        message = delivery.message
+        # The state may count it as running: whatever its lineage is, this message is newer.
+        message = _replace(delivery.message, lineage=None)
         attempts = message.attempts + 1
         if attempts >= self.policy.max_attempts:
             await self.end(delivery.dead(_replace(message, attempts=attempts), reason=failure_text(error)[0]), delivery)

@@ -102,9 +102,9 @@ class JobRecord(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False)
 
     `payload` and `result` are JSON. `delivery` and `copy` are the `attempts` and `copy` of the message that was in work
     last, `worker` the run that has or had it: they fence off messages and workers that come too late. `copy` is None if an
-    earlier version began the run. While a job runs, its status, attempts, message, worker and start are kept in the meta row
-    alone, until its outcome is written. `message_waits`: it was cancelled before a worker had its message, which must find
-    this record.
+    earlier version began the run. `lineage` is that of the messages since the job was last sent back from the dead letters.
+    While a job runs, its status, attempts, message, worker and start are kept in the meta row alone, until its outcome is
+    written. `message_waits`: it was cancelled before a worker had its message, which must find this record.
     """
 
     job_id: str
@@ -117,6 +117,7 @@ class JobRecord(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False)
     attempts: int = 0
     delivery: int = 0
     copy: str | None = None
+    lineage: str = ""
     priority: int = 0
     partition_key: str | None = None
     idempotency_key: str | None = None

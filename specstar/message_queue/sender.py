@@ -201,7 +201,11 @@ class JobSender:
 def message_of(record: JobRecord) -> Message:
     """The first message of a job."""
     return Message(
-        id=record.job_id, body=envelope(record), priority=record.priority, partition_key=record.partition_key
+        id=record.job_id,
+        body=envelope(record),
+        priority=record.priority,
+        partition_key=record.partition_key,
+        lineage=record.lineage,
     )
 
 

@@ -26,7 +26,8 @@ class Message(Struct, frozen=True, kw_only=True, gc=False):
     one that is delayed or retried loses its place to those behind it. `priority` 0 to 9, high first, where the backend has
     priorities; it does not break the order of a partition. `id` is the job's id: the same for every copy of one job. `copy`
     tells apart messages of one job and as many `attempts`, of which a crash may have left several: empty for the one that
-    was planned, a new name for one that was sent in case it was lost.
+    was planned, a new name for one that was sent in case it was lost. `lineage` names the `requeue_dead` that it descends from:
+    empty before the first, None if an earlier version sent it, which did not tell.
     """
 
     id: str
@@ -35,6 +36,7 @@ class Message(Struct, frozen=True, kw_only=True, gc=False):
     priority: int = 0
     partition_key: str | None = None
     copy: str = ""
+    lineage: str | None = ""
 
 
 class DeadLetter(Struct, frozen=True, kw_only=True):
@@ -150,9 +152,14 @@ class MessageQueue(ABC):
 
     @abstractmethod
     async def requeue_dead(
-        self, ids: Sequence[str] | None = None, *, before: Prepare | None = None, stays: Prepare | None = None
+        self,
+        ids: Sequence[str] | None = None,
+        *,
+        lineage: str = "",
+        before: Prepare | None = None,
+        stays: Prepare | None = None,
     ) -> int:
-        """Send dead letters (None: all that there are now) back to work with `attempts` 0; returns how many.
+        """Send dead letters (None: all that there are now) back to work with `attempts` 0 and this `lineage`; returns how many.
 
         `before` is awaited with the ids of each portion before that is sent; what it raises ends the call there. If the
         backend takes some no more, for their size, `stays` is awaited with their ids, and `LimitExceededError` raised

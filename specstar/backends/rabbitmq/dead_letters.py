@@ -68,7 +68,7 @@ class DeadLetters:
         return [] if limit <= 0 else await self._with_channel("reading", read)
 
     async def requeue(
-        self, ids: Sequence[str] | None, before: Prepare | None = None, stays: Prepare | None = None
+        self, ids: Sequence[str] | None, lineage: str, before: Prepare | None, stays: Prepare | None
     ) -> int:
         """Send back to work with no attempts counted; each is acknowledged here once its copy is confirmed.
 
@@ -86,7 +86,8 @@ class DeadLetters:
                 if wanted is not None and message.id not in wanted:
                     continue
                 # The bytes of what is not ours go back: another version may understand it.
-                again = received.body if _foreign(received.body) else structs.replace(message, attempts=0)
+                own = not _foreign(received.body)
+                again = structs.replace(message, attempts=0, lineage=lineage) if own else received.body
                 batch.append((message.id, again, received.delivery_tag or 0))
                 size += len(received.body)
                 if len(batch) >= _BATCH_MESSAGES or size >= _BATCH_BYTES:

@@ -29,6 +29,7 @@ class _Envelope(Struct, frozen=True, array_like=True, gc=False):
     partition_key: str | None
     body: bytes
     copy: str = ""
+    lineage: str | None = None
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -40,9 +41,18 @@ def pack(message: Message, limit: int) -> bytes:
 
     Raises `LimitExceededError` beyond `limit` bytes, `InvalidInputError` for text that is no UTF-8.
     """
-    fields = (VERSION, message.id, message.attempts, message.priority, message.partition_key, message.body)
+    fields = (
+        VERSION,
+        message.id,
+        message.attempts,
+        message.priority,
+        message.partition_key,
+        message.body,
+        message.copy,
+        message.lineage,
+    )
     try:
-        packed = _encode((*fields, message.copy) if message.copy else fields)
+        packed = _encode(fields)
     except (UnicodeEncodeError, OverflowError, TypeError) as error:
         raise InvalidInputError(f"this message cannot be sent: {error}", field="message") from error
     if len(packed) > limit:
@@ -61,17 +71,25 @@ def unpack(packed: bytes) -> Message:
     A priority out of range counts as the nearest: it could not be sent again, and its job would never end.
     """
     try:
-        version, id_, attempts, priority, partition_key, body, copy = _fields(_decode(packed))
+        version, id_, attempts, priority, partition_key, body, copy, lineage = _fields(_decode(packed))
     except UNDECODABLE as error:
         raise DecodeError(f"not a message of specstar: {error}") from error
     if version != VERSION:
         raise DecodeError(f"a message of version {version}; this specstar reads version {VERSION}", job_id=id_)
     if not 0 <= priority <= HIGHEST_PRIORITY:
         priority = 0 if priority < 0 else HIGHEST_PRIORITY
-    return Message(id=id_, body=body, attempts=attempts, priority=priority, partition_key=partition_key, copy=copy)
+    return Message(
+        id=id_,
+        body=body,
+        attempts=attempts,
+        priority=priority,
+        partition_key=partition_key,
+        copy=copy,
+        lineage=lineage,
+    )
 
 
-def _fields(envelope: _Envelope) -> tuple[int, str, int, int, str | None, bytes, str]:
+def _fields(envelope: _Envelope) -> tuple[int, str, int, int, str | None, bytes, str, str | None]:
     return (
         envelope.version,
         envelope.id,
@@ -80,4 +98,5 @@ def _fields(envelope: _Envelope) -> tuple[int, str, int, int, str | None, bytes,
         envelope.partition_key,
         envelope.body,
         envelope.copy,
+        envelope.lineage,
     )

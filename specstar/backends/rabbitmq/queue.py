@@ -172,9 +172,14 @@ class RabbitMQQueue(MessageQueue):
         return await self._dead.look(limit)
 
     async def requeue_dead(
-        self, ids: Sequence[str] | None = None, *, before: Prepare | None = None, stays: Prepare | None = None
+        self,
+        ids: Sequence[str] | None = None,
+        *,
+        lineage: str = "",
+        before: Prepare | None = None,
+        stays: Prepare | None = None,
     ) -> int:
-        return await self._dead.requeue(ids, before, stays)
+        return await self._dead.requeue(ids, lineage, before, stays)
 
     async def purge_dead(self, ids: Sequence[str] | None = None) -> int:
         return await self._dead.purge(ids)

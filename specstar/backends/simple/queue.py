@@ -145,7 +145,12 @@ class _SimpleQueue(MessageQueue):
         return [letter for letter, _ in zip(state.dead.values(), range(limit), strict=False)]
 
     async def requeue_dead(
-        self, ids: Sequence[str] | None = None, *, before: Prepare | None = None, stays: Prepare | None = None
+        self,
+        ids: Sequence[str] | None = None,
+        *,
+        lineage: str = "",
+        before: Prepare | None = None,
+        stays: Prepare | None = None,
     ) -> int:
         state = self._state or await self.open()
         if before is not None:
@@ -153,7 +158,7 @@ class _SimpleQueue(MessageQueue):
             await before(ids)
         letters = state.exhume(ids)
         for letter in letters:
-            self.put(state, msgspec.structs.replace(letter.message, attempts=0), 0)
+            self.put(state, msgspec.structs.replace(letter.message, attempts=0, lineage=lineage), 0)
         return len(letters)
 
     async def purge_dead(self, ids: Sequence[str] | None = None) -> int:

@@ -90,6 +90,25 @@ def test_a_newer_message_is_never_a_copy() -> None:
     assert decide(found, Message(id="1", body=b"", attempts=3, copy="y"), redelivered=False, max_attempts=9) is RUN
 
 
+@pytest.mark.parametrize(
+    ("lineage", "running", "failed"), [("now", RUN, PARK), (None, RUN, PARK), ("before", DROP, DROP), ("", DROP, DROP)]
+)
+def test_a_message_from_before_the_dead_letter_went_back_is_newer_than_nothing(
+    lineage: str | None, running: Decision, failed: Decision
+) -> None:
+    """Attempts were counted anew since then. None: an earlier version sent it, which may be the last message."""
+    message = Message(id="1", body=b"", attempts=2, lineage=lineage)
+    for status, expected in (("running", running), ("failed", failed)):
+        found = msgspec.structs.replace(record(status, attempts=1, copy="x"), lineage="now")
+        assert decide(found, message, redelivered=False, max_attempts=9) is expected
+
+
+def test_the_message_that_a_run_began_with_counts_whatever_its_lineage_is() -> None:
+    found = msgspec.structs.replace(record("running", attempts=3, delivery=2, copy="x"), lineage="now")
+    message = Message(id="1", body=b"", attempts=2, copy="x", lineage="before")
+    assert decide(found, message, redelivered=True, max_attempts=9) is RUN
+
+
 @pytest.mark.parametrize(("status", "redelivered"), [("running", True), ("retrying", False), ("pending", False)])
 def test_a_job_that_was_to_be_cancelled_when_its_worker_died_does_not_begin_again(
     status: str, redelivered: bool

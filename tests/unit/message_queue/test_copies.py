@@ -5,17 +5,19 @@ from __future__ import annotations
 from typing import ClassVar
 
 import anyio
+import msgspec
 import pytest
 
-from specstar import Job, JobStatus, SpecStar
+from specstar import Job, JobStatus, NoRetry, SpecStar
 from specstar.errors import BackendUnavailable, OutcomeUnknownError
 from specstar.message_queue import JobQueue
+from specstar.message_queue.claim import Decision, decide
 from specstar.message_queue.job import JobRecord
 from specstar.message_queue.sender import message_of
 from specstar.message_queue.state import Snapshot
 from specstar.message_queue.stored_state import StoredJobState
 from specstar.roles import Delivery, Message
-from tests.conformance.jobs.harness import Mail, eventually, eventually_gives, workers
+from tests.conformance.jobs.harness import Mail, dead_jobs, eventually, eventually_gives, workers
 
 
 class Copy(Delivery):
@@ -85,6 +87,73 @@ async def test_a_retry_that_is_sent_in_case_it_was_lost_has_a_name_of_its_own(sp
     (one,), (two,) = first.sent, again.sent
     assert one.attempts == two.attempts == 1
     assert len({"", one.copy, two.copy}) == 3
+
+
+@pytest.mark.parametrize(("lineage", "runs"), [("", 0), (None, 1)])
+async def test_one_of_a_retry_is_dropped_while_another_worker_runs_what_came_back_from_the_dead(
+    spec: SpecStar, lineage: str | None, runs: int
+) -> None:
+    """A worker had died between the retry and the acknowledgement; the second copy waited all the time.
+
+    None: one of an earlier version may be the last message.
+    """
+    ran: list[int] = []
+    dead = True
+
+    async def handler(job: Job[Mail]) -> None:
+        if dead:
+            raise NoRetry("no")
+        ran.append(job.attempts)
+
+    queue = spec.add_job(Mail, handler, name="mails", max_retries=5)
+    sent = await queue.enqueue(Mail("a"))
+    stale = msgspec.structs.replace(message_of((await queue._read(sent.job_id)).record), attempts=3, lineage=lineage)
+    async with workers(spec):
+        await dead_jobs(queue, 1)
+        (lane,) = queue._lanes
+        await lane.stop()
+        dead = False
+        assert await queue.requeue_dead() == 1
+        snapshot = await queue._read(sent.job_id)
+        assert snapshot.record.lineage
+        begun = msgspec.structs.replace(
+            snapshot.record, status=JobStatus.running, attempts=1, delivery=0, copy="", worker="elsewhere"
+        )
+        state = queue._state()
+        assert state is not None
+        await state.settle(snapshot, begun)
+        copy = Copy(stale)
+        copy.redelivered = False
+        with anyio.fail_after(20):
+            await lane._runner.handle(copy)
+        assert copy.ends == ["ack"]
+        expected = JobStatus.succeeded if runs else JobStatus.running
+        assert (await queue.get(sent.job_id)).status is expected
+    assert len(ran) == runs
+
+
+async def test_what_is_put_off_and_left_alone_is_newer_than_the_run(spec: SpecStar) -> None:
+    """Also where the job was sent back from the dead letters meanwhile: it may be the last message."""
+
+    async def handler(job: Job[Mail]) -> None: ...
+
+    queue = spec.add_job(Mail, handler, name="mails", max_retries=5)
+    async with workers(spec):
+        await eventually(lambda: queue._lanes)
+        (lane,) = queue._lanes
+        put_off = Copy(Message(id="1", body=b"", lineage="before"))
+        await lane._runner._endings.put_off(put_off, ValueError("a fault of ours"))
+        found = msgspec.structs.replace(
+            queue._sender.record(Mail("a"), None, None, None, None)[0],
+            status=JobStatus.running,
+            attempts=1,
+            lineage="now",
+        )
+        left_alone = Copy(Message(id="1", body=b"", lineage="before"))
+        await lane._runner._claims._leave_alone(found, left_alone)
+    for copy in (put_off, left_alone):
+        (message,) = copy.sent
+        assert decide(found, message, redelivered=False, max_attempts=9) is Decision.run
 
 
 async def _retrying(queue: JobQueue[Mail], job_id: str) -> bool:

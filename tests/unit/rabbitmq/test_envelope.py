@@ -19,6 +19,7 @@ MESSAGES = st.builds(
     priority=st.integers(0, 9),
     partition_key=st.none() | st.text(max_size=20),
     copy=st.just("") | st.text(max_size=40),
+    lineage=st.just("") | st.none() | st.text(max_size=40),
 )
 
 
@@ -48,15 +49,19 @@ def test_a_damaged_message_is_a_decode_error_or_another_message(message: Message
 
 
 def test_the_stored_form_does_not_change() -> None:
-    packed = bytes.fromhex("96 01 a1 61 02 07 c0 c4 01 62")
-    assert unpack(packed) == Message(id="a", body=b"b", attempts=2, priority=7)
-    assert pack(Message(id="a", body=b"b", attempts=2, priority=7), 100) == packed
+    packed = bytes.fromhex("98 01 a1 61 02 07 c0 c4 01 62 a1 63 a1 64")
+    message = Message(id="a", body=b"b", attempts=2, priority=7, copy="c", lineage="d")
+    assert unpack(packed) == message
+    assert pack(message, 100) == packed
 
 
-def test_a_copy_has_one_field_more() -> None:
-    packed = bytes.fromhex("97 01 a1 61 02 07 c0 c4 01 62 a1 63")
-    assert unpack(packed) == Message(id="a", body=b"b", attempts=2, priority=7, copy="c")
-    assert pack(Message(id="a", body=b"b", attempts=2, priority=7, copy="c"), 100) == packed
+@pytest.mark.parametrize(
+    ("packed", "copy"),
+    [("96 01 a1 61 02 07 c0 c4 01 62", ""), ("97 01 a1 61 02 07 c0 c4 01 62 a1 63", "c")],
+)
+def test_what_earlier_versions_sent_tells_no_lineage(packed: str, copy: str) -> None:
+    expected = Message(id="a", body=b"b", attempts=2, priority=7, copy=copy, lineage=None)
+    assert unpack(bytes.fromhex(packed)) == expected
 
 
 def test_another_version_is_refused_with_its_number() -> None:
