@@ -13,6 +13,7 @@ import msgspec
 from specstar.errors import ResourceNotFoundError, RevisionConflictError, SpecstarError
 from specstar.message_queue.job import JobRecord, JobStatus
 from specstar.message_queue.outcomes import cancelled
+from specstar.message_queue.owner import run_is_gone
 from specstar.message_queue.sender import CLOCK_SKEW
 from specstar.message_queue.state import CONFLICTS, MESSAGE_WAITS, JobState, Snapshot
 from specstar.query import QB, Condition
@@ -28,17 +29,24 @@ _replace = msgspec.structs.replace
 
 
 async def cancel_waiting(state: JobState, jobs: Condition, began: datetime, report: Callable[[str], None]) -> None:
-    """After their messages were purged, since `began`: cancel those of `jobs` that wait, and `report` each."""
+    """After their messages were purged, since `began`: cancel those of `jobs` that wait, and `report` each.
+
+    Those too that ran in a process which is gone: their messages were back in the queue, and may have been purged.
+    """
     # Also what was sent and purged since then, or by a clock that is ahead.
     waiting = jobs & (QB["created_time"] <= datetime.now(UTC) + CLOCK_SKEW)
-    waiting &= QB["status"].in_([JobStatus.pending.value, JobStatus.retrying.value])
+    waiting &= QB["status"].in_([JobStatus.pending.value, JobStatus.retrying.value, JobStatus.running.value])
     changed = 0
 
     async def cancel(snapshot: Snapshot) -> None:
         nonlocal changed
         record = snapshot.record
-        # What was sent since then, or was running and is tried again, may have a message still.
-        came = record.created_time > began or (snapshot.row is not None and snapshot.row.updated_time > began)
+        ran = record.status is JobStatus.running
+        if ran and not run_is_gone(record.worker or ""):
+            return
+        # What was sent since then, or was running, may have a message still.
+        changed_since = snapshot.row is not None and snapshot.row.updated_time > began
+        came = ran or changed_since or record.created_time > began
         over = _replace(cancelled(record), message_waits=came)
         with contextlib.suppress(RevisionConflictError, ResourceNotFoundError):
             await state.settle(snapshot, over)

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 
 from specstar import QB, DelayRetry, Job, JobStatus, SpecStar
+from specstar.message_queue.owner import process_token
 from specstar.message_queue.state import MESSAGE_WAITS
 from tests.conformance.jobs.harness import eventually, workers
 
@@ -143,3 +145,23 @@ async def test_a_search_finds_the_cancelled_jobs_whose_message_waits(tmp_path: P
         await queue.purge()
         assert await queue.count(waiting) == 0
         assert await queue.forget_finished(older_than=0) == 3
+
+
+async def test_purge_cancels_what_ran_in_a_process_that_is_gone(spec: SpecStar) -> None:
+    """Its message was back in the queue: the broker purged it, or a worker drops it."""
+
+    async def never(job: Job[int]) -> None:
+        raise AssertionError("there are no workers")
+
+    queue = spec.add_job(int, never)
+    lost, lives = [await queue.enqueue(number) for number in range(2)]
+    state = queue._state()
+    assert state is not None
+    for job, worker in ((lost, f"{process_token()}/gone.1"), (lives, "elsewhere/1.1")):
+        snapshot = await queue._read(job.job_id)
+        begun = msgspec.structs.replace(snapshot.record, status=JobStatus.running, attempts=1, worker=worker)
+        await state.mark(snapshot, begun)
+    await queue.purge()
+    record = (await queue._read(lost.job_id)).record
+    assert (record.status, record.message_waits) == (JobStatus.cancelled, True)
+    assert (await queue.get(lives.job_id)).status is JobStatus.running
