@@ -61,10 +61,6 @@ _ANNOUNCED_PURGE_MILLISECONDS = 20_000
 _PURGE_POLL_SECONDS = 0.2
 
 
-class _PurgeGoesOnError(Exception):
-    """Wait, and ask again."""
-
-
 class QueueSpec(Struct, frozen=True, kw_only=True):
     """A queue as it is declared. `renew_seconds`: it expires when unused, and is declared again after this time.
 
@@ -213,22 +209,27 @@ class Topology:
     async def _declare_as_it_is(self, spec: QueueSpec, *, always: bool = False) -> int:
         """Without what makes no difference to the jobs in it, where that is not taken."""
         doing = f"declaring queue {spec.name!r}"
-        begun = self._loop.time()
+        patience = self._loop.time() + self._timeout
         while True:
             left_out: Collection[str] = self._left_out.get(spec.name, ())
             asked = spec.without(left_out) if left_out else spec
             try:
-                return await self._request(doing, partial(self._declare, spec=asked, always=always))
+                ready = await self._request(doing, partial(self._declare, spec=asked, always=always))
             except (QueueMismatchError, UnknownArgumentError) as error:
                 if not _dispensable(error, asked):
                     raise
                 self._left_out.setdefault(spec.name, set()).add(error.argument)
             except LinkLostError as error:
                 raise unmade(error.__cause__, spec.name) or error from error.__cause__
-            except _PurgeGoesOnError as error:
-                if self._loop.time() - begun >= self._timeout:
-                    raise unavailable(f"{doing}: a purge of its job goes on; retry later") from error
-                await asyncio.sleep(_PURGE_POLL_SECONDS)
+            else:
+                if ready is not None:
+                    return ready
+                await self._while_a_purge_goes_on(doing, patience)
+
+    async def _while_a_purge_goes_on(self, doing: str, patience: float) -> None:
+        if self._loop.time() >= patience:
+            raise unavailable(f"{doing}: a purge of its job goes on; retry later")
+        await asyncio.sleep(_PURGE_POLL_SECONDS)
 
     def partitioned(self, job: JobQueues) -> bool:
         """True if this connection has just announced that partition keys are in use, or found that somebody had."""
@@ -252,7 +253,7 @@ class Topology:
 
         async def put(channel: Channel) -> int:
             await channel.basic_publish(b"", routing_key=spec.name)
-            return await self._declare(channel, spec, always=True)
+            return await self._declare(channel, spec, always=True) or 0
 
         return await self._request(f"writing to queue {spec.name!r}", put)
 
@@ -270,13 +271,19 @@ class Topology:
 
         A quorum queue that is deleted in the moment in which it is made can take down what moves messages on in all quorum
         queues of its node (`rabbit_fifo_dlx_sup` of RabbitMQ 3.10), and leaves a name that cannot be declared any more.
+        Waits for the end of another purge.
         """
+        doing = f"writing to queue {spec.name!r}"
+        patience = self._loop.time() + self._timeout
 
-        async def announce(channel: Channel) -> None:
-            await self._declare(channel, spec, always=True)
+        async def announce(channel: Channel) -> bool:
+            if await self._declare(channel, spec, always=True):
+                return False
             await self._put_announcement(channel, spec)
+            return True
 
-        await self._request(f"writing to queue {spec.name!r}", announce)
+        while not await self._request(doing, announce):
+            await self._while_a_purge_goes_on(doing, patience)
         await asyncio.sleep(_UNDER_WAY_SECONDS)
 
     async def _put_announcement(self, channel: Channel, spec: QueueSpec) -> None:
@@ -312,14 +319,15 @@ class Topology:
             together = min(together * 2, _MOST_TOGETHER) if soon else _FEWEST_TOGETHER
         return removed
 
-    async def _declare(self, channel: Channel, spec: QueueSpec, *, always: bool = False) -> int:
+    async def _declare(self, channel: Channel, spec: QueueSpec, *, always: bool = False) -> int | None:
+        """Returns how many messages are ready; None if it is not declared, as a purge goes on."""
         # Another caller may have declared it while this one waited for its turn.
         if not always and self.fresh(spec):
             return 0
         if spec.unless is not None:
             announced = await channel.queue_declare(spec.unless.name, durable=True, arguments=spec.unless.arguments)
             if announced.message_count:
-                raise _PurgeGoesOnError
+                return None
         asked = self._loop.time()
         answer = await channel.queue_declare(spec.name, durable=True, arguments=spec.arguments)
         if spec.name not in self._declared and spec.arguments.get("x-queue-type") == "quorum":

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from specstar.backends.rabbitmq import topology
+from specstar.backends.rabbitmq.queue import RabbitMQQueue
 from tests.integration.rabbitmq.rig import message, open_rig, take_and_ack
 
 pytestmark = pytest.mark.timeout(120)
+
+
+async def announced(queue: RabbitMQQueue) -> topology.Topology:
+    """Waits until some program tells that it purges."""
+    looks = (await queue.live_link()).topology
+    async with asyncio.timeout(20):
+        while not await looks.declare(queue.queues.purging):  # noqa: ASYNC110  asked of a broker
+            await asyncio.sleep(0.01)
+    return looks
 
 
 async def test_nobody_declares_a_delay_queue_while_a_purge_goes_on(
@@ -22,10 +33,7 @@ async def test_nobody_declares_a_delay_queue_while_a_purge_goes_on(
         queue, purger = rig.queue(), other.queue()
         await queue.publish(message("here"), delay=1000)
         purging = asyncio.create_task(purger.purge())
-        looks = (await purger.live_link()).topology
-        async with asyncio.timeout(20):
-            while not await looks.declare(purger.queues.purging):
-                assert not purging.done()
+        looks = await announced(purger)
         sending = asyncio.create_task(queue.publish(message("new"), delay=2000))
         await queue.publish(message("known"), delay=1000)
         await queue.publish(message("at once"))
@@ -48,6 +56,32 @@ async def test_a_purge_that_ended_with_its_program_holds_nobody_up_for_long(
         await queue.publish(message("late"), delay=0.05)
         async with queue.consume(prefetch=1) as consumer:
             assert [item.id for item in await take_and_ack(consumer, 1)] == ["late"]
+
+
+async def test_purges_at_once_take_turns(amqp_url: str, queue_prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(topology, "_UNDER_WAY_SECONDS", 1.5)
+    async with open_rig(amqp_url, queue_prefix) as rig, open_rig(amqp_url, queue_prefix, keep=True) as other:
+        one, two = rig.queue(), other.queue()
+        await one.publish_many([message(number) for number in range(5)], delay=1000)
+        await one.publish_many([message(number) for number in range(5)], delay=2000)
+        deleting, most = 0, 0
+        delete = topology.Topology.delete
+
+        async def counted(self: topology.Topology, *arguments: Any) -> int:
+            nonlocal deleting, most
+            deleting += 1
+            most = max(most, deleting)
+            try:
+                return await delete(self, *arguments)
+            finally:
+                deleting -= 1
+
+        monkeypatch.setattr(topology.Topology, "delete", counted)
+        first = asyncio.create_task(one.purge())
+        await announced(two)
+        removed = await two.purge()
+        assert removed + await first == 10
+        assert most == 1
 
 
 async def test_what_becomes_due_during_a_purge_goes_too(
