@@ -27,6 +27,7 @@ from specstar.errors import BackendError, BackendUnavailable, LimitExceededError
 
 __all__ = [
     "BLOCKED",
+    "PURGED",
     "LinkLostError",
     "NotTakenError",
     "QueueMismatchError",
@@ -41,6 +42,7 @@ __all__ = [
 ]
 
 BLOCKED = "the broker blocks publishers (memory or disk alarm)"
+PURGED = "a purge of its job goes on"
 _INEQUIVALENT = re.compile(
     r"inequivalent arg '(?P<argument>[^']+)' for queue '(?P<queue>.*)' in vhost '(?P<vhost>.*)': "
     r"received (?P<received>.*?) but current is (?P<current>.*)$",

@@ -107,10 +107,12 @@ class RabbitMQQueue(MessageQueue):
             async with asyncio.timeout(self.options.publish_timeout_seconds):
                 yield
         except TimeoutError as error:
-            from specstar.backends.rabbitmq.faults import BLOCKED
+            from specstar.backends.rabbitmq.faults import BLOCKED, PURGED
 
             link = self._context.connection.opened and self._context.connection.opened.current
-            why = f" ({BLOCKED})" if link and link.blocked() else ""
+            why = ""
+            if link:
+                why = f" ({BLOCKED})" if link.blocked() else f" ({PURGED})" if link.topology.purged else ""
             raise BackendUnavailable(
                 f"publishing {self.name!r}: not done within {self.options.publish_timeout_seconds:g} s{why}; retry later",
                 role="mq",

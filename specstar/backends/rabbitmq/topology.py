@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import secrets
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
@@ -14,6 +15,7 @@ from msgspec import Struct
 
 from specstar.backends.rabbitmq import wire
 from specstar.backends.rabbitmq.faults import (
+    PURGED,
     LinkLostError,
     QueueMismatchError,
     UnknownArgumentError,
@@ -177,6 +179,7 @@ class Topology:
         self._left_out: dict[str, set[str]] = {}
         self._lock = asyncio.Lock()
         self._limit: asyncio.Timeout | None = None
+        self._purge_seen = -math.inf
         self._channel: Channel | None = None
         self._loop = asyncio.get_running_loop()
 
@@ -226,10 +229,16 @@ class Topology:
                     return ready
                 await self._while_a_purge_goes_on(doing, patience)
 
-    async def _while_a_purge_goes_on(self, doing: str, patience: float) -> None:
-        if self._loop.time() >= patience:
-            raise unavailable(f"{doing}: a purge of its job goes on; retry later")
-        await asyncio.sleep(_PURGE_POLL_SECONDS)
+    @property
+    def purged(self) -> bool:
+        """True if somebody waits here for the end of a purge."""
+        return self._loop.time() - self._purge_seen < 2 * _PURGE_POLL_SECONDS + _UNDER_WAY_SECONDS
+
+    async def _while_a_purge_goes_on(self, doing: str, patience: float, pause: float = _PURGE_POLL_SECONDS) -> None:
+        self._purge_seen = self._loop.time()
+        if self._purge_seen >= patience:
+            raise unavailable(f"{doing}: {PURGED}; retry later")
+        await asyncio.sleep(pause)
 
     def partitioned(self, job: JobQueues) -> bool:
         """True if this connection has just announced that partition keys are in use, or found that somebody had."""
@@ -283,7 +292,8 @@ class Topology:
             return True
 
         while not await self._request(doing, announce):
-            await self._while_a_purge_goes_on(doing, patience)
+            # The others have their turn between two purges.
+            await self._while_a_purge_goes_on(doing, patience, 5 * _PURGE_POLL_SECONDS)
         await asyncio.sleep(_UNDER_WAY_SECONDS)
 
     async def _put_announcement(self, channel: Channel, spec: QueueSpec) -> None:

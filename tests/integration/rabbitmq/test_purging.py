@@ -9,6 +9,7 @@ import pytest
 
 from specstar.backends.rabbitmq import topology
 from specstar.backends.rabbitmq.queue import RabbitMQQueue
+from specstar.errors import BackendUnavailable
 from tests.integration.rabbitmq.rig import message, open_rig, take_and_ack
 
 pytestmark = pytest.mark.timeout(120)
@@ -56,6 +57,19 @@ async def test_a_purge_that_ended_with_its_program_holds_nobody_up_for_long(
         await queue.publish(message("late"), delay=0.05)
         async with queue.consume(prefetch=1) as consumer:
             assert [item.id for item in await take_and_ack(consumer, 1)] == ["late"]
+
+
+async def test_who_waits_in_vain_for_the_end_of_a_purge_is_told_of_it(amqp_url: str, queue_prefix: str) -> None:
+    options: dict[str, Any] = {"publish_timeout_seconds": 1.0, "operation_timeout_seconds": 1.0}
+    async with open_rig(amqp_url, queue_prefix, **options) as rig, open_rig(amqp_url, queue_prefix, keep=True) as other:
+        queue = rig.queue()
+        purges = (await other.queue().live_link()).topology
+        await purges.announce_purge(queue.queues.purging)
+        for asking in (queue.publish(message("new"), delay=1), queue.purge()):
+            with pytest.raises(BackendUnavailable, match="a purge of its job goes on"):
+                await asking
+        await purges.purge(queue.queues.names.purging)
+        await queue.publish(message("new"), delay=1)
 
 
 async def test_purges_at_once_take_turns(amqp_url: str, queue_prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
