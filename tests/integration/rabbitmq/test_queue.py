@@ -198,14 +198,14 @@ async def test_a_retry_comes_after_its_delay_as_a_new_message(rig: Rig) -> None:
 async def test_a_long_delay_does_not_block_a_short_one(rig: Rig) -> None:
     queue = rig.queue()
     start = time.monotonic()
-    await queue.publish(message("long"), delay=0.6)
-    await queue.publish(message("short"), delay=0.1)
+    await queue.publish(message("long"), delay=3)
+    await queue.publish(message("short"), delay=1)
     await queue.publish_many([message("now")])
-    await queue.publish_many([message("soon")], delay=0.25)
+    await queue.publish_many([message("soon")], delay=2)
     assert await queue.depth() == 1
     async with queue.consume(prefetch=4) as consumer:
         assert [item.id for item in await take_and_ack(consumer, 4)] == ["now", "short", "soon", "long"]
-    assert 0.6 <= time.monotonic() - start < 5
+    assert time.monotonic() - start >= 3
 
 
 @pytest.mark.parametrize("delay", [-1, float("nan"), float("inf"), LONGEST_DELAY_SECONDS + 1])
