@@ -262,7 +262,7 @@ async def test_erasures_that_wait_together_share_statements_and_each_gets_its_ow
     expected: dict[str, int | None] = dict.fromkeys(items, 1)
     stale, unconditional = list(items)[50:60], list(items)[100:120]
     expected |= dict.fromkeys(stale, 2) | dict.fromkeys(unconditional) | {"absent": None, "absent too": 1, "nul\0": 1}
-    outcomes = dict(
+    outcomes: dict[str, Any] = dict(
         zip(
             expected,
             await asyncio.gather(
