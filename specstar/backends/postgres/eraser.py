@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Eraser", "RevisionsUnseen"]
 
-MAX_ROWS = 256
+# Fewer than of writes: each may have thousands of revisions.
+MAX_ROWS = 64
 MAX_IN_FLIGHT = 2
 _ATTEMPTS = 4
 

@@ -272,7 +272,7 @@ async def test_erasures_that_wait_together_share_statements_and_each_gets_its_ow
             strict=True,
         )
     )
-    assert store._eraser._batcher.flushes <= 4
+    assert store._eraser._batcher.flushes <= 8
     assert isinstance(outcomes.pop("nul\0"), InvalidInputError)
     for name in stale:
         conflict = outcomes.pop(name)
