@@ -23,22 +23,29 @@ _NO_BUSY_WAITING = "+sbwt none +sbwtdcpu none +sbwtdio none"
 
 class RabbitMQServer(Server):
     """`settings` are lines of rabbitmq.conf; `internals` are numbers of the `rabbit` application that only Erlang
-    terms can set (`consumer_timeout` in milliseconds with `channel_tick_interval`, ...)."""
+    terms can set (`consumer_timeout` in milliseconds with `channel_tick_interval`, ...). With a `certificate` (PEM, of the
+    server and its key) it speaks TLS too, at `tls_url`; `settings` say more about that (`ssl_options.verify`, ...)."""
 
     name = "rabbitmq"
     users: ClassVar[tuple[str, ...]] = ("rabbitmq",)
     stop_seconds = 60.0
 
     def __init__(
-        self, *, settings: Mapping[str, str] | None = None, internals: Mapping[str, int] | None = None
+        self,
+        *,
+        settings: Mapping[str, str] | None = None,
+        internals: Mapping[str, int] | None = None,
+        certificate: bytes | None = None,
     ) -> None:
         super().__init__()
         self._settings = dict(settings or {})
+        self._certificate = certificate
         self._internals = dict(internals or {})
         self._user = "specstar_owner"
         password = secrets.token_urlsafe(18)
         self.endpoint = AmqpEndpoint(url=f"amqp://{self._user}:{password}@{LOOPBACK}:{free_port()}/")
         self._node = f"specstar-{secrets.token_hex(4)}@localhost"
+        self.tls_url = f"amqps://{self._user}:{password}@{LOOPBACK}:{free_port()}/"
         self._distribution_port, self._epmd_port, self._control_port = free_port(), free_port(), free_port()
 
     @property
@@ -51,6 +58,7 @@ class RabbitMQServer(Server):
             "listeners.tcp.default": f"{LOOPBACK}:{self.endpoint.port}",
             "default_user": self._user,
             "default_pass": self.endpoint.password,
+            **self._tls(),
             **self._settings,
         }
         terms = ", ".join(f"{{{name}, {value}}}" for name, value in self._internals.items())
@@ -84,6 +92,17 @@ class RabbitMQServer(Server):
             environment=self._environment(),
             timeout=timeout,
         )
+
+    def _tls(self) -> dict[str, str]:
+        if self._certificate is None:
+            return {}
+        file = str(self.write("server.pem", self._certificate))
+        return {
+            "listeners.ssl.default": f"{LOOPBACK}:{AmqpEndpoint(url=self.tls_url).port}",
+            "ssl_options.certfile": file,
+            "ssl_options.keyfile": file,
+            "ssl_options.cacertfile": file,
+        }
 
     def _environment(self) -> dict[str, str]:
         here = self.directory

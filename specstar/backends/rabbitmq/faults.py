@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import aiormq
 from aiormq.exceptions import (
@@ -22,9 +23,13 @@ from aiormq.exceptions import (
     ProbableAuthenticationError,
 )
 
-from specstar.errors import BackendError, BackendUnavailable, LimitExceededError, SpecstarError
+from specstar.errors import BackendError, BackendUnavailable, ConfigError, LimitExceededError, SpecstarError
+
+if TYPE_CHECKING:
+    import ssl
 
 __all__ = [
+    "CertificateFilesError",
     "LinkLostError",
     "QueueMismatchError",
     "ReturnedError",
@@ -67,6 +72,10 @@ class ReturnedError(Exception):
     """The broker handed a message back: no such queue. Never reaches a user."""
 
 
+class CertificateFilesError(Exception):
+    """The files of certificates that the URL names cannot be used; the cause says why. Never reaches a user."""
+
+
 class QueueMismatchError(BackendError):
     """A queue exists with other arguments. `queue` and `argument` say which; nothing was changed."""
 
@@ -92,7 +101,7 @@ def refused(message: str) -> BackendError:
     return BackendError(message, role="mq", backend="rabbitmq")
 
 
-def connect_error(error: BaseException, place: str, timeout: float) -> BackendError:
+def connect_error(error: BaseException, place: str, timeout: float, *, tls: bool = False) -> BackendError:
     """The error of a connection that could not be made."""
     if isinstance(error, BackendError):
         return error
@@ -113,12 +122,43 @@ def connect_error(error: BaseException, place: str, timeout: float) -> BackendEr
     import ssl
 
     if isinstance(cause := error.__cause__ or error, ssl.SSLError):
-        return refused(
-            f"no TLS with {place}: {cause.reason or 'handshake failed'}; check scheme, port and cafile in amqp_url"
-        )
+        return refused(f"no TLS with {place}: {_tls_failure(cause)}")
     # Not the number of a system error, which stands before its text.
     text = "; ".join(part for part in error.args if isinstance(part, str)) or _text(error)
-    return unavailable(f"cannot connect to {place}: {text}; is the broker running?")
+    return unavailable(f"cannot connect to {place}: {text}; {_CUT_OFF[tls] if _is_cut_off(cause) else _NOT_THERE}")
+
+
+_NOT_THERE = "is the broker running?"
+# A broker that refuses a certificate may hang up before its reason has been read.
+_CUT_OFF = {
+    False: "is the broker up, and is its port one without TLS (amqps:// is with)?",
+    True: "is the broker up, and does it know the client's certificate (certfile and keyfile in amqp_url)?",
+}
+
+
+def _is_cut_off(error: BaseException) -> bool:
+    return isinstance(error, asyncio.IncompleteReadError | ConnectionResetError | BrokenPipeError)
+
+
+def _tls_failure(error: ssl.SSLError) -> str:
+    """The reason, and what to check."""
+    reason = error.reason or "handshake failed"
+    if "ALERT" in reason and ("CERT" in reason or "UNKNOWN_CA" in reason):
+        return f"{reason}; the broker wants a certificate that it knows: check certfile and keyfile in amqp_url"
+    # Of a certificate that was refused here: "self-signed certificate", a host that it is not for, ...
+    refusal = getattr(error, "verify_message", "")
+    return f"{reason}{f' ({refusal})' if refusal else ''}; check scheme, port and cafile in amqp_url"
+
+
+def certificate_files_error(error: CertificateFilesError, unreadable: str | None) -> ConfigError:
+    """`unreadable`: the parameter that names a file which is not there, or may not be read."""
+    if unreadable is not None:
+        return ConfigError(f"the file that {unreadable} of amqp_url names cannot be read")
+    reason = getattr(error.__cause__, "reason", None) or "not PEM, or of something else"
+    return ConfigError(
+        f"the files that cafile, certfile and keyfile of amqp_url name cannot be used ({reason}): write certificates "
+        "in PEM, and the key of the one in certfile without a passphrase"
+    )
 
 
 def mismatch(text: str) -> QueueMismatchError | None:

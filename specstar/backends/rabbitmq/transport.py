@@ -13,6 +13,7 @@ from aiormq.connection import SSLContextProvider, TransportFactory
 from aiormq.exceptions import AMQPConnectionError
 from yarl import URL
 
+from specstar.backends.rabbitmq.faults import CertificateFilesError
 from specstar.backends.rabbitmq.intake import Intake
 
 __all__ = ["KeptTransport"]
@@ -41,6 +42,9 @@ class KeptTransport(TransportFactory):
         host, port = url.host or "", url.port or 0
         try:
             secure = await contexts.get_context() if url.scheme == "amqps" else None
+        except OSError as error:
+            raise CertificateFilesError(str(error)) from error
+        try:
             sock = await _connect(host, port)
             try:
                 loop = asyncio.get_running_loop()

@@ -42,8 +42,16 @@ def _prepare(options: S3Options) -> tuple[Any, dict[str, Any]]:
     resolve_endpoints_once(session, arguments.get("api_version"))
 
     async def create_and_drop() -> None:
-        async with session.create_client("s3", **arguments):
-            pass
+        async with session.create_client("s3", **arguments) as made:
+            client: Any = made
+            try:
+                await client._endpoint.http_session.load_certificates()
+            except OSError as error:
+                reason = getattr(error, "reason", None) or error.strerror or type(error).__name__
+                raise ConfigError(
+                    f"the certificates of the S3 client cannot be read ({reason}): client_kwargs.verify, the variable "
+                    "AWS_CA_BUNDLE and client_kwargs.config.client_cert take files in PEM"
+                ) from error
 
     asyncio.run(create_and_drop())
     return session, arguments

@@ -256,12 +256,20 @@ def _advice(error: BaseException, options: S3Options, bucket: str) -> str:
         return "the AWS profile that AWS_PROFILE names does not exist; unset it or create the profile"
     if isinstance(error, exceptions.SSLError):
         return (
-            "the TLS handshake failed; check that endpoint_url is right and its certificate is trusted "
+            f"the TLS handshake failed{_tls_reason(error)}; check that endpoint_url is right and its certificate is trusted "
             "(client_kwargs.verify takes a CA file)"
         )
     if isinstance(error, exceptions.ParamValidationError | exceptions.InvalidEndpointDiscoveryConfigurationError):
         return f"bucket {bucket!r} or another parameter is not valid for S3 ({type(error).__name__})"
     return f"{type(error).__name__}"
+
+
+def _tls_reason(error: Any) -> str:
+    """(reason), such as " (self-signed certificate)"; empty if it is not known."""
+    failure = getattr(error, "kwargs", {}).get("error")
+    cause = getattr(failure, "certificate_error", None) or getattr(failure, "os_error", None)
+    reason = getattr(cause, "verify_message", None) or getattr(cause, "reason", None)
+    return f" ({reason})" if reason else ""
 
 
 def _advice_on_answer(error: Any, options: S3Options, bucket: str) -> str:

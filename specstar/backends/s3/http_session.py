@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 __all__ = ["http_session_class"]
 
@@ -27,6 +27,9 @@ def http_session_class() -> Any:
 
     aiohttp sends a PUT once more, unasked, when a kept connection breaks under it. Were the second one not even connected,
     the first, which may have been carried out, would be forgotten: our own repetition knows of both.
+
+    botocore leaves it to urllib3 to see that a certificate is one of the host that was asked for, and makes contexts that do
+    not look; aiohttp leaves it to the context. Without the look any certificate that is trusted for some host would do.
     """
     import aiohttp
     from aiobotocore.httpsession import AIOHTTPSession
@@ -54,6 +57,28 @@ def http_session_class() -> Any:
                     self.raw_socket.setsockopt(socket.IPPROTO_TCP, _QUICK_ACK, 1)
 
     class Session(AIOHTTPSession):  # type: ignore[misc, unused-ignore]
+        contexts: ClassVar[dict[Any, Any]] = {}
+
+        async def load_certificates(self) -> None:
+            """Read the files of certificates, so that no session has to on the event loop. Raises `OSError`."""
+            await self._create_connector(None).close()
+
+        def _get_ssl_context(self) -> Any:
+            parent: Any = super()
+            context = parent._get_ssl_context()
+            context.check_hostname = True
+            return context
+
+        def _create_connector(self, proxy_url: Any) -> Any:
+            if proxy_url not in self.contexts:
+                parent: Any = super()
+                connector = parent._create_connector(proxy_url)
+                self.contexts[proxy_url] = connector._ssl
+                return connector
+            this: Any = self
+            made = self.contexts[proxy_url]
+            return aiohttp.TCPConnector(limit=this._max_pool_connections, ssl=made, **this._connector_args)
+
         async def _get_session(self, proxy_url: Any) -> Any:
             parent: Any = super()
             session = await parent._get_session(proxy_url)
