@@ -142,6 +142,8 @@ def classify(error: BaseException) -> Failure:
         return Failure.refused
     if isinstance(error, exceptions.CredentialRetrievalError | exceptions.MetadataRetrievalError):
         return Failure.unsigned
+    if isinstance(error, exceptions.ProxyConnectionError):
+        return Failure.unsent
     if isinstance(error, exceptions.EndpointConnectionError | exceptions.ConnectTimeoutError):
         return Failure.unsent if _never_connected(error) else Failure.unanswered
     if isinstance(error, exceptions.HTTPClientError | ResponseParserError | OSError | TimeoutError):

@@ -29,11 +29,13 @@ def http_session_class() -> Any:
     the first, which may have been carried out, would be forgotten: our own repetition knows of both.
 
     botocore leaves it to urllib3 to see that a certificate is one of the host that was asked for, and makes contexts that do
-    not look; aiohttp leaves it to the context. Without the look any certificate that is trusted for some host would do.
+    not look; aiohttp leaves it to the context. Without the look any certificate that is trusted for some host would do, and
+    behind a proxy the driver looks at no certificate at all.
     """
     import aiohttp
     from aiobotocore.httpsession import AIOHTTPSession
     from aiohttp.client_proto import ResponseHandler
+    from botocore.httpsession import get_cert_path
 
     class Request(aiohttp.ClientRequest):
         async def write_bytes(self, *args: Any, **kwargs: Any) -> None:
@@ -70,14 +72,20 @@ def http_session_class() -> Any:
             return context
 
         def _create_connector(self, proxy_url: Any) -> Any:
-            if proxy_url not in self.contexts:
-                parent: Any = super()
-                connector = parent._create_connector(proxy_url)
-                self.contexts[proxy_url] = connector._ssl
-                return connector
             this: Any = self
-            made = self.contexts[proxy_url]
-            return aiohttp.TCPConnector(limit=this._max_pool_connections, ssl=made, **this._connector_args)
+            if proxy_url not in self.contexts:
+                self.contexts[proxy_url] = self._context(proxy_url) if this._verify else False
+            context = self.contexts[proxy_url]
+            return aiohttp.TCPConnector(limit=this._max_pool_connections, ssl=context, **this._connector_args)
+
+        def _context(self, proxy_url: Any) -> Any:
+            this: Any = self
+            context = this._setup_proxy_ssl_context(proxy_url) if proxy_url else None
+            context = context or self._get_ssl_context()
+            if this._cert_file:
+                context.load_cert_chain(this._cert_file, this._key_file)
+            context.load_verify_locations(get_cert_path(this._verify))
+            return context
 
         async def _get_session(self, proxy_url: Any) -> Any:
             parent: Any = super()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 
 import services
 from specstar.backends.s3 import S3Options
+from specstar.backends.s3.errors import RequestFailed
 from specstar.errors import BackendError, BackendUnavailable, ConfigError
 from specstar.roles import PayloadKey
 from tests.conformance.samples import created
@@ -28,7 +31,7 @@ class Gateway:
     server: services.CephS3Server
     files: Path
 
-    def options(self, verify: str | bool | None, *, host: str = "127.0.0.1") -> S3Options:
+    def options(self, verify: str | bool | None, *, host: str = "127.0.0.1", proxy: str | None = None) -> S3Options:
         endpoint = self.server.endpoint
         given: dict[str, Any] = {
             "bucket": endpoint.bucket,
@@ -36,8 +39,10 @@ class Gateway:
             "secret_access_key": endpoint.secret_access_key,
             "region_name": endpoint.region,
         }
+        client: dict[str, Any] = {"config": {"proxies": {"https": proxy}}} if proxy is not None else {}
         if verify is not None:
-            given["client_kwargs"] = {"verify": str(self.files / verify) if isinstance(verify, str) else verify}
+            client["verify"] = str(self.files / verify) if isinstance(verify, str) else verify
+        given["client_kwargs"] = client
         return options_for(self.server.tls_endpoint_url.replace("127.0.0.1", host), **given)
 
 
@@ -50,6 +55,33 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     (files / "garbage.pem").write_text("no certificate")
     with services.s3(certificate=b"".join(authority.issue("server"))) as server:
         yield Gateway(server, files)
+
+
+@asynccontextmanager
+async def tunnelling_proxy() -> AsyncIterator[tuple[str, list[str]]]:
+    """The URL of an HTTP proxy that takes CONNECT, and the hosts that it was asked for."""
+    asked: list[str] = []
+
+    async def copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await source.read(1 << 16):
+                target.write(data)
+                await target.drain()
+        target.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        method, address, _ = (await reader.readline()).decode().split()
+        assert method == "CONNECT"
+        while await reader.readline() != b"\r\n":
+            pass
+        asked.append(address)
+        host, port = address.rsplit(":", 1)
+        far_reader, far_writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        await asyncio.gather(copy(reader, far_writer), copy(far_reader, writer))
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", asked
 
 
 @pytest.mark.parametrize("verify", ["authority.pem", False])
@@ -87,6 +119,27 @@ async def test_a_server_that_is_not_the_one_asked_for_gets_nothing(
         with pytest.raises(BackendError, match=reason) as caught:
             await rig.resource().put(PayloadKey("r", "secret"), b"1")
         assert not isinstance(caught.value, BackendUnavailable)
+
+
+async def test_a_proxy_may_lead_to_the_server_and_to_no_other(gateway: Gateway) -> None:
+    async with tunnelling_proxy() as (proxy, asked):
+        async with opened(gateway.options("authority.pem", proxy=proxy)) as rig:
+            await rig.resource().put(PayloadKey("proxied", "p"), b"1")
+        for options, reason in (
+            (gateway.options(None, proxy=proxy), "unable to get local issuer certificate"),
+            (gateway.options("authority.pem", host="localhost", proxy=proxy), "not valid for 'localhost'"),
+        ):
+            async with opened(options) as rig:
+                with pytest.raises(BackendError, match=reason):
+                    await rig.resource().put(PayloadKey("r", "secret"), b"1")
+    assert {address.rpartition(":")[0] for address in asked} == {"127.0.0.1", "localhost"}
+
+
+async def test_a_proxy_that_is_not_there_was_sent_nothing(gateway: Gateway) -> None:
+    async with opened(gateway.options("authority.pem", proxy="http://127.0.0.1:1")) as rig:
+        with pytest.raises(RequestFailed, match="not reached") as caught:
+            await rig.resource().put(PayloadKey("r", "p"), b"1")
+        assert not caught.value.sent
 
 
 @pytest.mark.parametrize("by_environment", [False, True])
