@@ -57,7 +57,7 @@ class Link:
     @classmethod
     async def connect(cls, options: RabbitMQOptions) -> Link:
         """Connect and log in, within `connect_timeout_seconds`. Raises `BackendUnavailable` or `BackendError`."""
-        transport = KeptTransport()
+        transport = KeptTransport(timeout=options.connect_timeout_seconds)
         url = URL(options.amqp_url)
         url = url.update_query(heartbeat=str(options.amqp_heartbeat_seconds), name=url.query.get("name", "specstar"))
         connection = aiormq.Connection(url, transport_factory=transport)
