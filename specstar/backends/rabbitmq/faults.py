@@ -23,6 +23,7 @@ from aiormq.exceptions import (
     ProbableAuthenticationError,
 )
 
+from specstar.backends.tls import tls_reason
 from specstar.errors import BackendError, BackendUnavailable, ConfigError, LimitExceededError, SpecstarError
 
 if TYPE_CHECKING:
@@ -142,21 +143,18 @@ def _is_cut_off(error: BaseException) -> bool:
 
 def _tls_failure(error: ssl.SSLError) -> str:
     """The reason, and what to check."""
-    reason = error.reason or "handshake failed"
+    reason = tls_reason(error)
     if "ALERT" in reason and ("CERT" in reason or "UNKNOWN_CA" in reason):
         return f"{reason}; the broker wants a certificate that it knows: check certfile and keyfile in amqp_url"
-    # Of a certificate that was refused here: "self-signed certificate", a host that it is not for, ...
-    refusal = getattr(error, "verify_message", "")
-    return f"{reason}{f' ({refusal})' if refusal else ''}; check scheme, port and cafile in amqp_url"
+    return f"{reason}; check scheme, port and cafile in amqp_url"
 
 
 def certificate_files_error(error: CertificateFilesError, unreadable: str | None) -> ConfigError:
     """`unreadable`: the parameter that names a file which is not there, or may not be read."""
     if unreadable is not None:
         return ConfigError(f"the file that {unreadable} of amqp_url names cannot be read")
-    reason = getattr(error.__cause__, "reason", None) or "not PEM, or of something else"
     return ConfigError(
-        f"the files that cafile, certfile and keyfile of amqp_url name cannot be used ({reason}): write certificates "
+        f"the files that cafile, certfile and keyfile of amqp_url name cannot be used ({error}): write certificates "
         "in PEM, and the key of the one in certfile without a passphrase"
     )
 

@@ -15,6 +15,7 @@ from yarl import URL
 
 from specstar.backends.rabbitmq.faults import CertificateFilesError
 from specstar.backends.rabbitmq.intake import Intake
+from specstar.backends.tls import tls_reason
 
 __all__ = ["KeptTransport"]
 
@@ -44,7 +45,7 @@ class KeptTransport(TransportFactory):
         try:
             secure = await contexts.get_context() if url.scheme == "amqps" else None
         except OSError as error:
-            raise CertificateFilesError(str(error)) from error
+            raise CertificateFilesError(tls_reason(error)) from error
         try:
             sock = await _connect(host, port, self._timeout)
             try:

@@ -9,6 +9,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from specstar.backends.tls import tls_reason
 from specstar.errors import BackendError, BackendUnavailable, RevisionConflictError, SpecstarError, shown
 
 if TYPE_CHECKING:
@@ -264,7 +265,7 @@ def _advice(error: BaseException, options: S3Options, bucket: str) -> str:
         return "the AWS profile that AWS_PROFILE names does not exist; unset it or create the profile"
     if isinstance(error, exceptions.SSLError):
         return (
-            f"the TLS handshake failed{_tls_reason(error)}; check that endpoint_url is right and its certificate is trusted "
+            f"the TLS handshake failed{_tls_failure(error)}; check that endpoint_url is right and its certificate is trusted "
             "(client_kwargs.verify takes a CA file)"
         )
     if isinstance(error, exceptions.ParamValidationError | exceptions.InvalidEndpointDiscoveryConfigurationError):
@@ -272,12 +273,10 @@ def _advice(error: BaseException, options: S3Options, bucket: str) -> str:
     return f"{type(error).__name__}"
 
 
-def _tls_reason(error: Any) -> str:
-    """(reason), such as " (self-signed certificate)"; empty if it is not known."""
+def _tls_failure(error: Any) -> str:
     failure = getattr(error, "kwargs", {}).get("error")
     cause = getattr(failure, "certificate_error", None) or getattr(failure, "os_error", None)
-    reason = getattr(cause, "verify_message", None) or getattr(cause, "reason", None)
-    return f" ({reason})" if reason else ""
+    return f" ({tls_reason(cause)})" if cause is not None else ""
 
 
 def _advice_on_answer(error: Any, options: S3Options, bucket: str) -> str:

@@ -47,6 +47,15 @@ async def test_a_certificate_of_a_stranger_is_refused(
 
 
 @pytest.mark.xdist_group("postgres-tls")
+async def test_a_certificate_of_another_host_is_refused(tls_server: tuple[services.PostgresServer, Path]) -> None:
+    server, authority = tls_server
+    dsn = server.dsn.replace("127.0.0.1", "localhost")
+    async with open_rig(f"{dsn}?sslmode=verify-full&sslrootcert={authority}") as rig:
+        with pytest.raises(BackendError, match="not valid for 'localhost'"):
+            await rig.storage().read("r")
+
+
+@pytest.mark.xdist_group("postgres-tls")
 async def test_a_missing_certificate_file_is_named(
     tls_server: tuple[services.PostgresServer, Path], tmp_path: Path
 ) -> None:
