@@ -48,6 +48,8 @@ _INEQUIVALENT = re.compile(
 )
 _UNKNOWN = re.compile(r"invalid arg '(?P<argument>[^']+)' for queue '.*' in vhost '.*' of queue type", re.DOTALL)
 _TOO_LARGE = re.compile(r"message size \d+ is larger than (?:configured )?max size (?P<limit>\d+)")
+# Of a classic queue in a cluster, with the code of what does not exist.
+_NODE_DOWN = "is down or inaccessible"
 _VALUE = re.compile(r"(?:the value )?'?(?P<value>.*?)'?(?: of type '[^']*')?$", re.DOTALL)
 _OPTION = {
     "x-max-priority": "max_priority",
@@ -189,6 +191,10 @@ def channel_error(error: BaseException, doing: str) -> Exception:
         return mismatch(text) or refused(message)
     if isinstance(error, ChannelAccessRefused):
         return refused(f"{doing}: the user lacks a permission ({_text(error)})")
+    if isinstance(error, ChannelClosed) and _NODE_DOWN in _text(error):
+        return unavailable(
+            f"{doing}: {_text(error)}; it is back with its node, and with queue_type 'quorum' it would not go"
+        )
     if isinstance(error, ChannelClosed) and error.args[:1] != (None,):
         return refused(f"{doing}: {_text(error)}")
     if isinstance(error, AMQPError | OSError | ChannelInvalidStateError | RuntimeError):

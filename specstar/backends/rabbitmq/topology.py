@@ -34,21 +34,28 @@ _UNNAMED_EXPIRY = 300.0
 _LONGEST_RENEWAL = 300.0
 # Within one time limit: of quorum queues a busy broker takes its time.
 _DELETE_TOGETHER = 50
+# Anything: the queue has done its work once it is declared.
+_SETTLED_MILLISECONDS = 1000
 # The announcement is a message, which an operator may purge.
 _ANNOUNCED_SECONDS = 60.0
 # Before RabbitMQ 3.12 a classic queue keeps all its messages in memory, and every collection of garbage there goes through
 # them, unless this is set; since then it does nothing (https://www.rabbitmq.com/docs/lazy-queues).
 _MODE = "x-queue-mode"
 _LAZY = {_MODE: "lazy"}
+_TYPE = "x-queue-type"
 _CONSUMER_TIMEOUT = "x-consumer-timeout"
 
 
 class QueueSpec(Struct, frozen=True, kw_only=True):
-    """A queue as it is declared. `renew_seconds`: it expires when unused, and is declared again after this time."""
+    """A queue as it is declared. `renew_seconds`: it expires when unused, and is declared again after this time.
+
+    `any_type`: one that is there with another type will do.
+    """
 
     name: str
     arguments: dict[str, Any]
     renew_seconds: float | None = None
+    any_type: bool = False
 
     def without(self, left_out: Collection[str]) -> QueueSpec:
         """The same queue without these arguments."""
@@ -67,7 +74,7 @@ class JobQueues:
         self._options = options
         quorum = options.queue_type == "quorum"
         priorities = options.max_priority if max_priority is None else max_priority
-        self._work: dict[str, Any] = {"x-queue-type": options.queue_type, **({} if quorum else _LAZY)}
+        self._work: dict[str, Any] = {_TYPE: options.queue_type, **({} if quorum else _LAZY)}
         if options.consumer_timeout_seconds is not None:
             self._work[_CONSUMER_TIMEOUT] = round(options.consumer_timeout_seconds * 1000)
         if quorum:
@@ -78,14 +85,17 @@ class JobQueues:
         main = self._work | ({"x-max-priority": priorities} if priorities and not quorum else {})
         self.main = QueueSpec(name=self.names.main, arguments=main)
         dead = {"x-delivery-limit": _NO_DELIVERY_LIMIT} if quorum else _LAZY
-        self.dead = QueueSpec(name=self.names.dead, arguments={"x-queue-type": options.queue_type, **dead})
+        self.dead = QueueSpec(name=self.names.dead, arguments={_TYPE: options.queue_type, **dead})
         self.retry = self._delayed(self.names.retry, self.names.main, round(options.retry_delay_seconds * 1000))
-        # A message in it says that partition keys are in use. All must agree on its length limit: the broker checks it.
+        # A message in it says that partition keys are in use. All must agree on its length limit: the broker checks it. Away
+        # with a node, it would stop all jobs.
         self.partitions = QueueSpec(
-            name=self.names.partitions, arguments={"x-queue-type": "classic", "x-max-length": options.partition_shards}
+            name=self.names.partitions,
+            arguments={_TYPE: options.queue_type, "x-max-length": options.partition_shards},
+            any_type=True,
         )
         # Its one message is not durable: it is gone once the broker was restarted.
-        self.uptime = QueueSpec(name=self.names.uptime, arguments={"x-queue-type": "classic", "x-max-length": 1})
+        self.uptime = QueueSpec(name=self.names.uptime, arguments={_TYPE: "classic", "x-max-length": 1})
 
     @staticmethod
     def _names(options: RabbitMQOptions, job: str, delay_type: str) -> QueueNames:
@@ -122,7 +132,7 @@ class JobQueues:
 
     def _delayed(self, name: str, target: str, milliseconds: int) -> QueueSpec:
         arguments = {
-            "x-queue-type": self._options.delay_queue_type,
+            _TYPE: self._options.delay_queue_type,
             "x-message-ttl": milliseconds,
             **_dead_lettering(self._options.delay_queue_type, target),
         }
@@ -246,7 +256,7 @@ class Topology:
             return 0
         asked = self._loop.time()
         answer = await channel.queue_declare(spec.name, durable=True, arguments=spec.arguments)
-        if spec.name not in self._declared and spec.arguments.get("x-queue-type") == "quorum":
+        if spec.name not in self._declared and spec.arguments.get(_TYPE) == "quorum":
             await self._settle(channel, spec)
         if len(self._declared) > 10_000:
             self._declared.clear()
@@ -260,8 +270,8 @@ class Topology:
         that is killed before starts with a queue that never gets a leader, and without what was confirmed in it.
         """
         name = f"{spec.name[:200]}:settling:{secrets.token_hex(4)}"
-        await channel.queue_declare(name, durable=True, arguments={"x-queue-type": "quorum", "x-expires": 60_000})
-        await channel.queue_delete(name)
+        # It expires instead of being deleted: that takes 5 s while a node of a cluster is down.
+        await channel.queue_declare(name, durable=True, arguments={_TYPE: "quorum", "x-expires": _SETTLED_MILLISECONDS})
 
     async def _request(self, doing: str, send: Callable[[Channel], Awaitable[T]]) -> T:
         async with self._lock:
@@ -284,8 +294,9 @@ def _dispensable(error: QueueMismatchError | UnknownArgumentError, spec: QueueSp
     if error.argument not in spec.arguments:
         return False
     if isinstance(error, QueueMismatchError):
-        return error.argument == _MODE  # someone else made the queue, or an earlier version
-    if error.argument == _CONSUMER_TIMEOUT and spec.arguments["x-queue-type"] == "classic":
+        # Someone else made the queue, or an earlier version.
+        return error.argument == _MODE or (spec.any_type and error.argument == _TYPE)
+    if error.argument == _CONSUMER_TIMEOUT and spec.arguments[_TYPE] == "classic":
         # RabbitMQ 4.3 watches quorum queues only: its issues 16983 and 17144.
         logger.warning(
             "queue %r: this broker has no consumer timeout for classic queues: consumer_timeout_seconds is left out",
