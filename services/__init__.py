@@ -14,7 +14,7 @@ from services.errors import MissingProgramError, ServiceError
 from services.host import ServiceHost
 from services.pgbouncer import PgBouncerServer
 from services.postgres import PostgresServer
-from services.rabbitmq import RabbitMQServer
+from services.rabbitmq import RabbitMQServer, rabbitmq_cluster
 from services.server import Server
 
 postgres = PostgresServer
@@ -38,5 +38,6 @@ __all__ = [
     "pgbouncer",
     "postgres",
     "rabbitmq",
+    "rabbitmq_cluster",
     "s3",
 ]

@@ -32,8 +32,10 @@ class CephS3Server(Server):
     name = "s3"
     users: ClassVar[tuple[str, ...]] = ("ceph",)
 
-    def __init__(self) -> None:
+    def __init__(self, *, certificate: bytes | None = None) -> None:
         super().__init__()
+        self._certificate = certificate
+        self.tls_endpoint_url = f"https://{LOOPBACK}:{free_port()}"
         self.endpoint = S3Endpoint(
             endpoint_url=f"http://{LOOPBACK}:{free_port()}",
             access_key_id=secrets.token_hex(10).upper(),
@@ -97,6 +99,12 @@ class CephS3Server(Server):
             tails = "\n".join(daemon.tail() for daemon in self._processes)
             raise ServiceError(f"{error}\n{tails}") from error
 
+    def _tls(self) -> str:
+        if self._certificate is None:
+            return ""
+        file = self.write("server.pem", self._certificate)
+        return f" ssl_endpoint={urlsplit(self.tls_endpoint_url).netloc} ssl_certificate={file} ssl_private_key={file}"
+
     def _configuration(self, fsid: str) -> str:
         here = self.directory
         classes = next((path.parent for path in Path("/usr/lib").glob("**/rados-classes/libcls_rgw.so")), None)
@@ -144,7 +152,7 @@ mon data = {here}/mon
 osd data = {here}/osd
 rgw data = {here}/rgw
 [client.rgw]
-rgw frontends = beast endpoint={urlsplit(self.endpoint.endpoint_url).netloc}
+rgw frontends = beast endpoint={urlsplit(self.endpoint.endpoint_url).netloc}{self._tls()}
 # Deleted data leaves memory at once, not after two hours.
 rgw gc obj min wait = 1
 rgw gc processor period = 10

@@ -3,7 +3,9 @@
 import os
 import secrets
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
@@ -21,25 +23,45 @@ METHOD_FRAME = b"\x01"
 _NO_BUSY_WAITING = "+sbwt none +sbwtdcpu none +sbwtdio none"
 
 
+@dataclass
+class Peers:
+    """What the nodes of a cluster share. The first one runs their name daemon."""
+
+    epmd_port: int = field(default_factory=free_port)
+    cookie: str = field(default_factory=lambda: secrets.token_hex(16))
+    password: str = field(default_factory=lambda: secrets.token_urlsafe(18))
+    nodes: list[str] = field(default_factory=list)
+
+
 class RabbitMQServer(Server):
     """`settings` are lines of rabbitmq.conf; `internals` are numbers of the `rabbit` application that only Erlang
-    terms can set (`consumer_timeout` in milliseconds with `channel_tick_interval`, ...)."""
+    terms can set (`consumer_timeout` in milliseconds with `channel_tick_interval`, ...). With a `certificate` (PEM, of the
+    server and its key) it speaks TLS too, at `tls_url`; `settings` say more about that (`ssl_options.verify`, ...)."""
 
     name = "rabbitmq"
     users: ClassVar[tuple[str, ...]] = ("rabbitmq",)
     stop_seconds = 60.0
 
     def __init__(
-        self, *, settings: Mapping[str, str] | None = None, internals: Mapping[str, int] | None = None
+        self,
+        *,
+        settings: Mapping[str, str] | None = None,
+        internals: Mapping[str, int] | None = None,
+        certificate: bytes | None = None,
+        peers: Peers | None = None,
     ) -> None:
         super().__init__()
         self._settings = dict(settings or {})
+        self._certificate = certificate
         self._internals = dict(internals or {})
         self._user = "specstar_owner"
-        password = secrets.token_urlsafe(18)
+        self._peers = peers if peers is not None else Peers()
+        password = self._peers.password
         self.endpoint = AmqpEndpoint(url=f"amqp://{self._user}:{password}@{LOOPBACK}:{free_port()}/")
         self._node = f"specstar-{secrets.token_hex(4)}@localhost"
-        self._distribution_port, self._epmd_port, self._control_port = free_port(), free_port(), free_port()
+        self.tls_url = f"amqps://{self._user}:{password}@{LOOPBACK}:{free_port()}/"
+        self._peers.nodes.append(self._node)
+        self._distribution_port, self._control_port = free_port(), free_port()
 
     @property
     def url(self) -> str:
@@ -51,6 +73,8 @@ class RabbitMQServer(Server):
             "listeners.tcp.default": f"{LOOPBACK}:{self.endpoint.port}",
             "default_user": self._user,
             "default_pass": self.endpoint.password,
+            **self._tls(),
+            **self._cluster(),
             **self._settings,
         }
         terms = ", ".join(f"{{{name}, {value}}}" for name, value in self._internals.items())
@@ -59,12 +83,13 @@ class RabbitMQServer(Server):
             ("advanced.config", f"[{{rabbit, [{terms}]}}].\n"),
             ("rabbitmq-env.conf", ""),
             ("plugins", "[].\n"),
-            (".erlang.cookie", secrets.token_hex(16)),
+            (".erlang.cookie", self._peers.cookie),
         ):
             self.write(name, content)
         # In the foreground and ours: the broker would start a daemon that stays.
-        epmd: list[str | Path] = [need("epmd"), "-port", str(self._epmd_port), "-address", LOOPBACK]
-        self.guarded(epmd, name="epmd", environment=environment).start()
+        if self._node == self._peers.nodes[0]:
+            epmd: list[str | Path] = [need("epmd"), "-port", str(self._peers.epmd_port), "-address", LOOPBACK]
+            self.guarded(epmd, name="epmd", environment=environment).start()
         self.guarded([need("rabbitmq-server")], environment=environment)
 
     def ready(self) -> bool:
@@ -84,6 +109,24 @@ class RabbitMQServer(Server):
             environment=self._environment(),
             timeout=timeout,
         )
+
+    def _tls(self) -> dict[str, str]:
+        if self._certificate is None:
+            return {}
+        file = str(self.write("server.pem", self._certificate))
+        return {
+            "listeners.ssl.default": f"{LOOPBACK}:{AmqpEndpoint(url=self.tls_url).port}",
+            "ssl_options.certfile": file,
+            "ssl_options.keyfile": file,
+            "ssl_options.cacertfile": file,
+        }
+
+    def _cluster(self) -> dict[str, str]:
+        if len(self._peers.nodes) == 1:
+            return {}
+        discovery = "cluster_formation"
+        nodes = {f"{discovery}.classic_config.nodes.{number}": node for number, node in enumerate(self._peers.nodes, 1)}
+        return {f"{discovery}.peer_discovery_backend": "classic_config", **nodes}
 
     def _environment(self) -> dict[str, str]:
         here = self.directory
@@ -107,6 +150,15 @@ class RabbitMQServer(Server):
             "RABBITMQ_CTL_DIST_PORT_MIN": str(self._control_port),
             "RABBITMQ_CTL_DIST_PORT_MAX": str(self._control_port + 10),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1} " + _NO_BUSY_WAITING,
-            "ERL_EPMD_PORT": str(self._epmd_port),
+            "ERL_EPMD_PORT": str(self._peers.epmd_port),
             "ERL_EPMD_ADDRESS": LOOPBACK,
         }
+
+
+@contextmanager
+def rabbitmq_cluster(size: int = 3) -> Iterator[list[RabbitMQServer]]:
+    """Nodes of one cluster, all running. Kill the first one last: the name daemon of all is its own."""
+    peers = Peers()
+    nodes = [RabbitMQServer(peers=peers) for _ in range(size)]
+    with ExitStack() as stack:
+        yield [stack.enter_context(node) for node in nodes]

@@ -31,20 +31,21 @@ def decide(record: JobRecord, message: Message, *, redelivered: bool, max_attemp
     """Decide on a delivery. At least once: where a message might be the last of its job, it is not dropped.
 
     A message that is not `redelivered` and is older than the state is a copy: the message that moved the state on is still
-    at the broker or has ended properly. While a job runs, so is the very message that its run began with: any other one that
-    is no newer is a copy too, redelivered or not.
+    at the broker or has ended properly. While a job runs, so is the very message that its run began with, until it has become
+    a dead letter: any other one that is no newer is a copy too, redelivered or not.
     """
     status = record.status
     # One from before the job was sent back from the dead letters, whose attempts were counted anew, is newer than nothing.
     of_now = message.lineage is None or message.lineage == record.lineage
+    same = message.attempts == record.delivery and record.copy in {message.copy, None}
+    lost = (of_now and message.attempts > record.delivery) or (redelivered and same)
     if status is JobStatus.failed:
         # A newer message than any run: its sender left a last attempt to a worker that could not park it.
-        return Decision.park if redelivered or (of_now and message.attempts > record.attempts) else Decision.drop
+        late = of_now and message.attempts > record.attempts
+        return Decision.park if (redelivered and lost) or late else Decision.drop
     if status.finished:
         return Decision.drop
     if status is JobStatus.running:
-        same = message.attempts == record.delivery and record.copy in {message.copy, None}
-        lost = (of_now and message.attempts > record.delivery) or (redelivered and same)
         if not lost:
             return Decision.drop
     elif message.attempts < record.attempts:

@@ -211,7 +211,14 @@ class Claims:
             await self._endings.end(delivery.retry(again, delay=seconds_until(record.scheduled_time)), delivery)
         elif self._state is not None:
             reason = f"WorkerLost: the worker died during attempt {record.attempts} of {self._policy.max_attempts}"
-            failed = _replace(record, status=JobStatus.failed, error=reason, finished_time=datetime.now(UTC))
+            failed = _replace(
+                record,
+                status=JobStatus.failed,
+                delivery=message.attempts,
+                copy=message.copy,
+                error=reason,
+                finished_time=datetime.now(UTC),
+            )
             await self._state.settle(snapshot, failed)
             self._endings.log_dead(record.job_id, reason)
             self._queue._notify(record.job_id)

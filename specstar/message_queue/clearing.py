@@ -89,34 +89,19 @@ async def forget_finished(
     `in_process`: the queue knows whether it has a message, be it another copy of the one that was worked on.
     """
     finished = [status.value for status in JobStatus if status.finished]
-    condition = jobs & QB["status"].in_(finished) & (QB["updated_time"] < before)
-    erased = kept = 0
-    while page := await state.search(condition, limit=_PAGE, offset=kept):
-        over = [
-            snapshot
-            for snapshot in page
-            if not (messages.holds(snapshot.record.job_id) and (in_process or snapshot.record.message_waits))
-        ]
-        went = await _erase(state, over)
-        erased += went
-        kept += len(page) - len(over)
-        if not went and len(over) == len(page):
-            break
-    return erased
-
-
-async def _erase(state: JobState, snapshots: Sequence[Snapshot]) -> int:
-    """Erase those that have not changed; returns how many."""
-    count = 0
+    erased = 0
 
     async def erase(snapshot: Snapshot) -> None:
-        nonlocal count
+        nonlocal erased
+        record = snapshot.record
+        if messages.holds(record.job_id) and (in_process or record.message_waits):
+            return
         with contextlib.suppress(RevisionConflictError):
-            erased = await state.erase(snapshot.record.job_id, expected_version=snapshot.version)
-            count += erased
+            went = await state.erase(record.job_id, expected_version=snapshot.version)
+            erased += went
 
-    await _for_each(snapshots, erase)
-    return count
+    await _for_all(state, jobs & QB["status"].in_(finished) & (QB["updated_time"] < before), erase)
+    return erased
 
 
 async def _for_each(items: Sequence[T], work: Callable[[T], Awaitable[None]]) -> None:

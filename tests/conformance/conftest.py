@@ -5,12 +5,13 @@ Each case is called from asyncio and from trio; those without a server also by b
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
 from tests.conformance.cases import CASES, WITHOUT_SERVER, Suite
 from tests.conformance.harness import Bench
+from tests.services_plugin import PostgresAdmin
 
 # What several threads ask for at once has no order.
 OF_ONE_LOOP = {"test_writes_of_one_key_take_effect_in_the_order_of_the_calls"}
@@ -35,6 +36,13 @@ def _adds_nothing(item: pytest.Item) -> bool:
     if "bench" not in parameters or parameters["bench"][2] == "async":
         return False
     return parameters["anyio_backend"][0] == "trio" or item.name.partition("[")[0] in OF_ONE_LOOP
+
+
+@pytest.fixture
+def postgres_database(postgres_admin: PostgresAdmin) -> Iterator[str]:
+    """The DSN of an empty database."""
+    with postgres_admin.emptied_database() as dsn:
+        yield dsn
 
 
 @pytest.fixture

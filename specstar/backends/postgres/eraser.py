@@ -1,65 +1,151 @@
-"""Erasing a resource for good."""
+"""Erasing resources for good: callers who wait at the same time share one statement."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from operator import attrgetter
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from specstar.backends.postgres.lost_answers import settled
 from specstar.backends.postgres.outcomes import AnswerLost, BadValue, WriteRace
 from specstar.backends.postgres.rows import revision_of
-from specstar.errors import BackendUnavailable, OutcomeUnknownError, RevisionConflictError, SpecstarError
+from specstar.errors import BackendUnavailable, OutcomeUnknownError, RevisionConflictError, SpecstarError, twin_of
 from specstar.roles.records import RevisionInfo
+from specstar.runtime import Batcher
 
 if TYPE_CHECKING:
+    from specstar.backends.postgres.connection import PostgresConnection, Row
     from specstar.backends.postgres.tables import ModelTables
 
-__all__ = ["RevisionsUnseen", "erase"]
+__all__ = ["Eraser", "RevisionsUnseen"]
 
+# Fewer than of writes: each may have thousands of revisions.
+MAX_ROWS = 64
+MAX_IN_FLIGHT = 2
 _ATTEMPTS = 4
+
+_Erased: TypeAlias = list[RevisionInfo] | None
 
 
 class RevisionsUnseen(Exception):
     """The resource is gone, but the answer that named its revisions was lost."""
 
 
-async def erase(tables: ModelTables, resource_id: str, expected_version: int | None) -> list[RevisionInfo] | None:
-    """Remove the row and all its revisions; returns those, or None if there was no such resource.
+class _Erasure(NamedTuple):
+    resource_id: str
+    expected_version: int | None
 
-    Raises `RevisionConflictError` if `expected_version` is given and is not the stored one, and `RevisionsUnseen`.
-    """
-    connection = await tables.ready()
-    sql = tables.meta_sql
-    rows = None
-    for _ in range(_ATTEMPTS):
+
+class Eraser:
+    """Removes rows with all their revisions, of one model. `lists`: the answer names those revisions."""
+
+    def __init__(self, tables: ModelTables, *, lists: bool) -> None:
+        self._tables = tables
+        self._sql = tables.meta_sql.erase_listing if lists else tables.meta_sql.erase
+        self._lists = lists
+        self._batcher: Batcher[_Erasure, _Erased] = Batcher(
+            tables.home,
+            self._flush,
+            name=f"postgres erasures of {tables.model}",
+            max_items=MAX_ROWS,
+            max_in_flight=MAX_IN_FLIGHT,
+            key_of=attrgetter("resource_id"),
+            writes=True,
+        )
+
+    async def erase(self, resource_id: str, expected_version: int | None) -> list[RevisionInfo] | None:
+        """Remove a resource with the next batch; returns its revisions, as far as they are listed. None: there is none.
+
+        Raises `RevisionConflictError` if `expected_version` is given and is not the stored one, and `RevisionsUnseen`.
+        """
+        return await self._batcher.submit(_Erasure(resource_id, expected_version))
+
+    async def _flush(self, items: list[_Erasure]) -> list[_Erased | Exception]:
+        connection = await self._tables.ready()
+        results: dict[str, _Erased | Exception] = {}
+        # In the order of their ids, as writers lock their rows: see there.
+        await self._apply(connection, sorted(items, key=attrgetter("resource_id")), results)
+        return [results[item.resource_id] for item in items]
+
+    async def _apply(
+        self, connection: PostgresConnection, items: list[_Erasure], results: dict[str, _Erased | Exception]
+    ) -> None:
+        left = {item.resource_id: item.expected_version for item in items}
         try:
-            async with connection.pool.alone():
-                # A statement does not see the revision of a writer that it has waited for: the next one does.
-                rows = await connection.attempt(sql.erase, resource_id, expected_version, lock=sql.lock)
-            break
-        except WriteRace:
-            continue
+            rows = await self._attempts(connection, left, results)
+            await self._sort_out(connection, left, rows, results)
         except BadValue as bad:
-            raise connection.translated(bad.__cause__ or bad, f"erasing from {tables.model}") from bad
-        except AnswerLost as lost:
+            if len(items) == 1:
+                error = connection.translated(bad.__cause__ or bad, f"erasing from {self._tables.model}")
+                results[items[0].resource_id] = error
+                return
+            middle = len(items) // 2
+            await self._apply(connection, items[:middle], results)
+            await self._apply(connection, items[middle:], results)
+        except SpecstarError as error:
+            for resource_id in left:
+                if resource_id not in results:
+                    results[resource_id] = twin_of(error)
+
+    async def _attempts(
+        self, connection: PostgresConnection, left: dict[str, int | None], results: dict[str, _Erased | Exception]
+    ) -> Sequence[Row]:
+        """The rows that were removed. Takes out of `left` what is gone by an attempt whose answer was lost."""
+        # A statement does not see the revision of a writer that it has waited for: the next one does. Where a version is
+        # expected, that writer has changed it.
+        lock = self._tables.meta_sql.lock if None in left.values() else None
+        for _ in range(_ATTEMPTS):
+            if not left:
+                return []
             try:
-                there = await settled(connection, lost, sql.state, [resource_id])
-            except SpecstarError as error:
-                raise OutcomeUnknownError(
-                    f"{connection.where} was lost while erasing {resource_id!r}: it is there whole or not at all",
-                    backend="postgres",
-                ) from error
-            if not there:
-                # Nobody can say by whose hand; what was asked for holds.
-                raise RevisionsUnseen from lost
-            if lost.timed_out:
-                break
-    if rows is None:
+                return await connection.attempt(self._sql, list(left), list(left.values()), lock=lock)
+            except WriteRace:
+                continue
+            except AnswerLost as lost:
+                there = await self._still_there(connection, lost, list(left))
+                for resource_id in left.keys() - there:
+                    # Nobody can say by whose hand; what was asked for holds.
+                    results[resource_id] = RevisionsUnseen() if self._lists else []
+                    del left[resource_id]
+                if lost.timed_out:
+                    break
+        if not left:
+            return []
         raise BackendUnavailable(
             f"{connection.where} did not answer; nothing was erased; retry later", backend="postgres"
         )
-    if rows:
-        return [revision_of(resource_id, row, 2) for row in rows if row[1] is not None]
-    state = await connection.fetch(sql.state, [resource_id])
-    if state and expected_version is not None:
-        raise RevisionConflictError(resource_id, actual_revision_id=state[0][1], model=tables.model)
-    return None
+
+    async def _still_there(self, connection: PostgresConnection, lost: AnswerLost, ids: list[str]) -> set[str]:
+        try:
+            rows = await settled(connection, lost, self._tables.meta_sql.state, ids)
+        except SpecstarError as error:
+            raise OutcomeUnknownError(
+                f"{connection.where} was lost while erasing from {self._tables.model}: each resource is there whole or not "
+                "at all",
+                backend="postgres",
+            ) from error
+        return {row[0] for row in rows}
+
+    async def _sort_out(
+        self,
+        connection: PostgresConnection,
+        left: dict[str, int | None],
+        rows: Sequence[Row],
+        results: dict[str, _Erased | Exception],
+    ) -> None:
+        """Give each its answer: the revisions of those that were removed, and why the others were not."""
+        removed: dict[str, list[RevisionInfo]] = {}
+        for row in rows:
+            revisions = removed.setdefault(row[0], [])
+            if self._lists and row[1] is not None:
+                revisions.append(revision_of(row[0], row, 2))
+        results.update(removed)
+        missed = [resource_id for resource_id in left if resource_id not in removed]
+        held = [resource_id for resource_id in missed if left[resource_id] is not None]
+        current = {row[0]: row[1] for row in await connection.fetch(self._tables.meta_sql.state, held)} if held else {}
+        for resource_id in missed:
+            results[resource_id] = (
+                RevisionConflictError(resource_id, actual_revision_id=current[resource_id], model=self._tables.model)
+                if resource_id in current
+                else None
+            )

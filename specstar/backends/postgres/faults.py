@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
+from specstar.backends.tls import tls_reason
 from specstar.errors import BackendError, BackendUnavailable, InvalidInputError, SchemaVersionError, SpecstarError
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def translate(error: BaseException, *, doing: str, where: str, timeout: float | 
         return BackendUnavailable(f"{where} did not answer{limit} ({doing}); retry later", backend="postgres")
     if isinstance(error, ssl.SSLError):
         return BackendError(
-            f"TLS to {where} failed: {getattr(error, 'reason', None) or error}; check sslmode and sslrootcert in the dsn",
+            f"TLS to {where} failed: {tls_reason(error)}; check sslmode, sslrootcert, sslcert and sslkey in the dsn",
             backend="postgres",
         )
     if isinstance(error, ConnectionError) and "SSL upgrade" in str(error):
@@ -77,7 +78,7 @@ def translate(error: BaseException, *, doing: str, where: str, timeout: float | 
         )
     if isinstance(error, OSError):
         return BackendUnavailable(
-            f"cannot reach {where} ({doing}): {error.strerror or error}; is the server running?",
+            f"cannot reach {where} ({doing}): {error.strerror or str(error) or type(error).__name__}; is the server running?",
             backend="postgres",
         )
     state = _state(error)

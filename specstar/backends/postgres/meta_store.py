@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from specstar.backends.postgres.eraser import RevisionsUnseen, erase
+from specstar.backends.postgres.eraser import Eraser, RevisionsUnseen
 from specstar.backends.postgres.reader import MetaReader, each_info_of
 from specstar.backends.postgres.schema import META
 from specstar.backends.postgres.searcher import Searcher
@@ -35,6 +35,7 @@ class PostgresMetaStore(MetaStore):
         self._writer = MetaWriter(tables)
         self._reader = MetaReader(tables)
         self._searcher = Searcher(tables)
+        self._eraser = Eraser(tables, lists=True)
 
     async def write(self, change: MetaWrite) -> None:
         await self._writer.write(StorageWrite(change, None))
@@ -44,7 +45,7 @@ class PostgresMetaStore(MetaStore):
 
     async def erase(self, resource_id: str, *, expected_version: int | None = None) -> list[RevisionInfo] | None:
         try:
-            return await erase(self._tables, resource_id, expected_version)
+            return await self._eraser.erase(resource_id, expected_version)
         except RevisionsUnseen as unseen:
             raise OutcomeUnknownError(
                 f"{resource_id!r} is gone, but the answer that named its payloads was lost: they stay until "

@@ -114,6 +114,7 @@ class MetaSql:
     list_revisions: str
     lock: str
     erase: str
+    erase_listing: str
     referenced: str
     references: str
 
@@ -135,6 +136,13 @@ def meta_sql(names: TableNames, *, copies: bool = True) -> MetaSql:
             "AND r.revision_id = coalesce(k.revision_id, m.current_revision_id)"
         )
 
+    erased = (
+        f"WITH k AS (SELECT * FROM unnest({_unseen('$1::text[]')}, {_unseen('$2::bigint[]')}) AS k(resource_id, version)), "
+        f"w AS (DELETE FROM {meta} m USING k WHERE m.resource_id = k.resource_id "
+        "AND (k.version IS NULL OR m.version = k.version) RETURNING m.resource_id), "
+        f"r AS (DELETE FROM {revision} r USING w WHERE r.resource_id = w.resource_id "
+        f"RETURNING r.resource_id, {_REVISION})"
+    )
     return MetaSql(
         create=_write(names, update=False, copies=copies),
         update=_write(names, update=True, copies=copies),
@@ -159,14 +167,9 @@ def meta_sql(names: TableNames, *, copies: bool = True) -> MetaSql:
         list_revisions=(
             f"SELECT r.resource_id, {_REVISION} FROM {revision} r WHERE r.resource_id = $1 ORDER BY r.revision_id"
         ),
-        lock=f"SELECT FROM {meta} m WHERE m.resource_id = $1 FOR UPDATE",
-        erase=(
-            f"WITH w AS (DELETE FROM {meta} m WHERE m.resource_id = $1 AND ($2::bigint IS NULL OR m.version = $2) "
-            "RETURNING m.resource_id), "
-            f"r AS (DELETE FROM {revision} r USING w WHERE r.resource_id = w.resource_id "
-            f"RETURNING r.resource_id, {_REVISION}) "
-            "SELECT w.resource_id AS erased, r.* FROM w LEFT JOIN r ON true"
-        ),
+        lock=f"SELECT FROM {meta} m WHERE m.resource_id = ANY($1::text[]) ORDER BY m.resource_id FOR UPDATE",
+        erase=f"{erased} SELECT w.resource_id FROM w",
+        erase_listing=f"{erased} SELECT w.resource_id, r.* FROM w LEFT JOIN r ON r.resource_id = w.resource_id",
         referenced=f"SELECT r.payload_id FROM {revision} r WHERE r.payload_id = ANY($1::text[])",
         references=(
             "SELECT k.resource_id, k.payload_id FROM unnest($1::text[], $2::text[]) AS k(resource_id, payload_id) "

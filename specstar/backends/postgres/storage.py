@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
-from specstar.backends.postgres.eraser import RevisionsUnseen, erase
+from specstar.backends.postgres.eraser import Eraser
 from specstar.backends.postgres.reader import MetaReader
 from specstar.backends.postgres.schema import META
 from specstar.backends.postgres.searcher import Searcher
@@ -36,6 +36,7 @@ class PostgresStorage(AdvancingStorage):
         self._writer = MetaWriter(tables)
         self._reader = MetaReader(tables)
         self._searcher = Searcher(tables)
+        self._eraser = Eraser(tables, lists=False)
 
     async def write(self, item: StorageWrite) -> None:
         await self._writer.write(item)
@@ -66,10 +67,7 @@ class PostgresStorage(AdvancingStorage):
         return await self._reader.list_revisions(resource_id)
 
     async def erase(self, resource_id: str, *, expected_version: int | None = None) -> bool:
-        try:
-            return await erase(self._tables, resource_id, expected_version) is not None
-        except RevisionsUnseen:
-            return True
+        return await self._eraser.erase(resource_id, expected_version) is not None
 
     async def find(self, query: Query) -> Found:
         return await self._searcher.find(query, self._reader)

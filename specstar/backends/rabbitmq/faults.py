@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import aiormq
 from aiormq.exceptions import (
@@ -23,11 +24,16 @@ from aiormq.exceptions import (
     ProbableAuthenticationError,
 )
 
-from specstar.errors import BackendError, BackendUnavailable, LimitExceededError, SpecstarError
+from specstar.backends.tls import tls_reason
+from specstar.errors import BackendError, BackendUnavailable, ConfigError, LimitExceededError, SpecstarError
+
+if TYPE_CHECKING:
+    import ssl
 
 __all__ = [
     "BLOCKED",
     "PURGED",
+    "CertificateFilesError",
     "LinkLostError",
     "NotTakenError",
     "QueueMismatchError",
@@ -50,6 +56,8 @@ _INEQUIVALENT = re.compile(
 )
 _UNKNOWN = re.compile(r"invalid arg '(?P<argument>[^']+)' for queue '.*' in vhost '.*' of queue type", re.DOTALL)
 _TOO_LARGE = re.compile(r"message size \d+ is larger than (?:configured )?max size (?P<limit>\d+)")
+# Of a classic queue in a cluster, with the code of what does not exist.
+_NODE_DOWN = "is down or inaccessible"
 _VALUE = re.compile(r"(?:the value )?'?(?P<value>.*?)'?(?: of type '[^']*')?$", re.DOTALL)
 _OPTION = {
     "x-max-priority": "max_priority",
@@ -86,6 +94,10 @@ class NotTakenError(BackendError):
         )
 
 
+class CertificateFilesError(Exception):
+    """The files of certificates that the URL names cannot be used; the cause says why. Never reaches a user."""
+
+
 class QueueMismatchError(BackendError):
     """A queue exists with other arguments. `queue` and `argument` say which; nothing was changed."""
 
@@ -119,7 +131,7 @@ def refused(message: str) -> BackendError:
     return BackendError(message, role="mq", backend="rabbitmq")
 
 
-def connect_error(error: BaseException, place: str, timeout: float) -> BackendError:
+def connect_error(error: BaseException, place: str, timeout: float, *, tls: bool = False) -> BackendError:
     """The error of a connection that could not be made."""
     if isinstance(error, BackendError):
         return error
@@ -140,12 +152,40 @@ def connect_error(error: BaseException, place: str, timeout: float) -> BackendEr
     import ssl
 
     if isinstance(cause := error.__cause__ or error, ssl.SSLError):
-        return refused(
-            f"no TLS with {place}: {cause.reason or 'handshake failed'}; check scheme, port and cafile in amqp_url"
-        )
+        return refused(f"no TLS with {place}: {_tls_failure(cause)}")
     # Not the number of a system error, which stands before its text.
     text = "; ".join(part for part in error.args if isinstance(part, str)) or _text(error)
-    return unavailable(f"cannot connect to {place}: {text}; is the broker running?")
+    return unavailable(f"cannot connect to {place}: {text}; {_CUT_OFF[tls] if _is_cut_off(cause) else _NOT_THERE}")
+
+
+_NOT_THERE = "is the broker running?"
+# A broker that refuses a certificate may hang up before its reason has been read.
+_CUT_OFF = {
+    False: "is the broker up, and is its port one without TLS (amqps:// is with)?",
+    True: "is the broker up, and does it know the client's certificate (certfile and keyfile in amqp_url)?",
+}
+
+
+def _is_cut_off(error: BaseException) -> bool:
+    return isinstance(error, asyncio.IncompleteReadError | ConnectionResetError | BrokenPipeError)
+
+
+def _tls_failure(error: ssl.SSLError) -> str:
+    """The reason, and what to check."""
+    reason = tls_reason(error)
+    if "ALERT" in reason and ("CERT" in reason or "UNKNOWN_CA" in reason):
+        return f"{reason}; the broker wants a certificate that it knows: check certfile and keyfile in amqp_url"
+    return f"{reason}; check scheme, port and cafile in amqp_url"
+
+
+def certificate_files_error(error: CertificateFilesError, unreadable: str | None) -> ConfigError:
+    """`unreadable`: the parameter that names a file which is not there, or may not be read."""
+    if unreadable is not None:
+        return ConfigError(f"the file that {unreadable} of amqp_url names cannot be read")
+    return ConfigError(
+        f"the files that cafile, certfile and keyfile of amqp_url name cannot be used ({error}): write certificates "
+        "in PEM, and the key of the one in certfile without a passphrase"
+    )
 
 
 def mismatch(text: str) -> QueueMismatchError | None:
@@ -194,6 +234,10 @@ def channel_error(error: BaseException, doing: str) -> Exception:
         return refused(
             f"{doing}: the user lacks a permission; specstar needs configure, write and read on queues that begin with "
             f"queue_prefix, and write on amq.default ({_text(error)})"
+        )
+    if isinstance(error, ChannelClosed) and _NODE_DOWN in _text(error):
+        return unavailable(
+            f"{doing}: {_text(error)}; it is back with its node, and with queue_type 'quorum' it would not go"
         )
     if isinstance(error, ChannelClosed) and error.args[:1] != (None,):
         return refused(f"{doing}: {_text(error)}")

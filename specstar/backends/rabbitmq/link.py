@@ -12,11 +12,16 @@ import aiormq
 from aiormq.exceptions import ChannelClosed, ConnectionClosed
 from yarl import URL
 
-from specstar.backends.rabbitmq.faults import connect_error, translated
+from specstar.backends.rabbitmq.faults import (
+    CertificateFilesError,
+    certificate_files_error,
+    connect_error,
+    translated,
+)
 from specstar.backends.rabbitmq.publisher import Publisher
 from specstar.backends.rabbitmq.topology import Topology
 from specstar.backends.rabbitmq.transport import KeptTransport
-from specstar.backends.rabbitmq.url import place
+from specstar.backends.rabbitmq.url import place, unreadable_file
 
 if TYPE_CHECKING:
     from aiormq.channel import Channel
@@ -52,16 +57,19 @@ class Link:
     @classmethod
     async def connect(cls, options: RabbitMQOptions) -> Link:
         """Connect and log in, within `connect_timeout_seconds`. Raises `BackendUnavailable` or `BackendError`."""
-        transport = KeptTransport()
+        transport = KeptTransport(timeout=options.connect_timeout_seconds)
         url = URL(options.amqp_url)
         url = url.update_query(heartbeat=str(options.amqp_heartbeat_seconds), name=url.query.get("name", "specstar"))
         connection = aiormq.Connection(url, transport_factory=transport)
         try:
             async with asyncio.timeout(options.connect_timeout_seconds):
                 await connection.connect()
+        except CertificateFilesError as error:
+            raise certificate_files_error(error, unreadable_file(options.amqp_url)) from error.__cause__
         except (TimeoutError, OSError, aiormq.AMQPError, RuntimeError) as error:
             transport.drop()
-            raise connect_error(error, place(options.amqp_url), options.connect_timeout_seconds) from error
+            secure = url.scheme == "amqps"
+            raise connect_error(error, place(options.amqp_url), options.connect_timeout_seconds, tls=secure) from error
         except BaseException:
             transport.drop()
             raise

@@ -45,6 +45,8 @@ _LONGEST_RENEWAL = 300.0
 # takes no time, a quorum queue some.
 _FEWEST_TOGETHER, _MOST_TOGETHER = 50, 400
 _SOON_SECONDS = 0.1
+# Anything: the queue has done its work once it is declared.
+_SETTLED_MILLISECONDS = 1000
 # The announcement is a message, which an operator may purge.
 _ANNOUNCED_SECONDS = 60.0
 # Before RabbitMQ 3.12 a classic queue keeps all its messages in memory, and every collection of garbage there goes through
@@ -54,6 +56,7 @@ _LAZY = {_MODE: "lazy"}
 # A queue that a policy bounds refuses what is beyond; unless this is set it would drop the oldest message without a word.
 _OVERFLOW = "x-overflow"
 _FULL = {_OVERFLOW: "reject-publish"}
+_TYPE = "x-queue-type"
 _CONSUMER_TIMEOUT = "x-consumer-timeout"
 
 
@@ -67,12 +70,14 @@ class QueueSpec(Struct, frozen=True, kw_only=True):
     """A queue as it is declared. `renew_seconds`: it expires when unused, and is declared again after this time.
 
     `unless`: it is not declared while there is a message in that queue.
+    `any_type`: one that is there with another type will do.
     """
 
     name: str
     arguments: dict[str, Any]
     renew_seconds: float | None = None
     unless: QueueSpec | None = None
+    any_type: bool = False
 
     def without(self, left_out: Collection[str]) -> QueueSpec:
         """The same queue without these arguments."""
@@ -92,7 +97,7 @@ class JobQueues:
         quorum = options.queue_type == "quorum"
         priorities = options.max_priority if max_priority is None else max_priority
         self._work: dict[str, Any] = {
-            "x-queue-type": options.queue_type,
+            _TYPE: options.queue_type,
             **({} if quorum else _LAZY),
             **_FULL,
         }
@@ -106,18 +111,21 @@ class JobQueues:
         main = self._work | ({"x-max-priority": priorities} if priorities and not quorum else {})
         self.main = QueueSpec(name=self.names.main, arguments=main)
         dead = {"x-delivery-limit": _NO_DELIVERY_LIMIT} if quorum else _LAZY
-        self.dead = QueueSpec(name=self.names.dead, arguments={"x-queue-type": options.queue_type, **dead, **_FULL})
+        self.dead = QueueSpec(name=self.names.dead, arguments={_TYPE: options.queue_type, **dead, **_FULL})
         # A message in it says that a purge deletes queues in which messages wait.
         self.purging = QueueSpec(
-            name=self.names.purging, arguments={"x-queue-type": "classic", "x-max-length": 1, "x-expires": 86_400_000}
+            name=self.names.purging, arguments={_TYPE: options.queue_type, "x-max-length": 1, "x-expires": 86_400_000}
         )
         self.retry = self._delayed(self.names.retry, self.names.main, round(options.retry_delay_seconds * 1000))
-        # A message in it says that partition keys are in use. All must agree on its length limit: the broker checks it.
+        # A message in it says that partition keys are in use. All must agree on its length limit: the broker checks it. Away
+        # with a node, it would stop all jobs.
         self.partitions = QueueSpec(
-            name=self.names.partitions, arguments={"x-queue-type": "classic", "x-max-length": options.partition_shards}
+            name=self.names.partitions,
+            arguments={_TYPE: options.queue_type, "x-max-length": options.partition_shards},
+            any_type=True,
         )
         # Its one message is not durable: it is gone once the broker was restarted.
-        self.uptime = QueueSpec(name=self.names.uptime, arguments={"x-queue-type": "classic", "x-max-length": 1})
+        self.uptime = QueueSpec(name=self.names.uptime, arguments={_TYPE: "classic", "x-max-length": 1})
 
     @staticmethod
     def _names(options: RabbitMQOptions, job: str, delay_type: str) -> QueueNames:
@@ -153,7 +161,7 @@ class JobQueues:
 
     def _delayed(self, name: str, target: str, milliseconds: int) -> QueueSpec:
         arguments = {
-            "x-queue-type": self._options.delay_queue_type,
+            _TYPE: self._options.delay_queue_type,
             "x-message-ttl": milliseconds,
             **_dead_lettering(self._options.delay_queue_type, target),
         }
@@ -340,7 +348,7 @@ class Topology:
                 return None
         asked = self._loop.time()
         answer = await channel.queue_declare(spec.name, durable=True, arguments=spec.arguments)
-        if spec.name not in self._declared and spec.arguments.get("x-queue-type") == "quorum":
+        if spec.name not in self._declared and spec.arguments.get(_TYPE) == "quorum":
             await self._settle(channel, spec)
         if len(self._declared) > 10_000:
             self._declared.clear()
@@ -354,8 +362,8 @@ class Topology:
         that is killed before starts with a queue that never gets a leader, and without what was confirmed in it.
         """
         name = f"{spec.name[:200]}:settling:{secrets.token_hex(4)}"
-        await channel.queue_declare(name, durable=True, arguments={"x-queue-type": "quorum", "x-expires": 60_000})
-        await channel.queue_delete(name)
+        # It expires instead of being deleted: that takes 5 s while a node of a cluster is down.
+        await channel.queue_declare(name, durable=True, arguments={_TYPE: "quorum", "x-expires": _SETTLED_MILLISECONDS})
 
     def _answered(self) -> None:
         """One of many that were asked for in this request is done: the next has its own time."""
@@ -385,8 +393,9 @@ def _dispensable(error: QueueMismatchError | UnknownArgumentError, spec: QueueSp
     if isinstance(error, QueueMismatchError):
         # Someone else made the queue, or an earlier version. What moves messages on by itself must not lose them.
         moves_on = "x-dead-letter-exchange" in spec.arguments
-        return error.argument == _MODE or (error.argument == _OVERFLOW and not moves_on)
-    if error.argument == _CONSUMER_TIMEOUT and spec.arguments["x-queue-type"] == "classic":
+        of_no_matter = {_MODE} | ({_TYPE} if spec.any_type else set()) | (set() if moves_on else {_OVERFLOW})
+        return error.argument in of_no_matter
+    if error.argument == _CONSUMER_TIMEOUT and spec.arguments[_TYPE] == "classic":
         # RabbitMQ 4.3 watches quorum queues only: its issues 16983 and 17144.
         logger.warning(
             "queue %r: this broker has no consumer timeout for classic queues: consumer_timeout_seconds is left out",

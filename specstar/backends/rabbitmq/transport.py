@@ -13,7 +13,9 @@ from aiormq.connection import SSLContextProvider, TransportFactory
 from aiormq.exceptions import AMQPConnectionError
 from yarl import URL
 
+from specstar.backends.rabbitmq.faults import CertificateFilesError
 from specstar.backends.rabbitmq.intake import Intake
+from specstar.backends.tls import tls_reason
 
 __all__ = ["KeptTransport"]
 
@@ -26,9 +28,10 @@ _WRITE_AHEAD = 1 << 20
 
 
 class KeptTransport(TransportFactory):
-    """Connects one socket, and can drop it at any time."""
+    """Connects one socket within so many seconds, and can drop it at any time."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, timeout: float) -> None:
+        self._timeout = timeout
         self._socket: socket.socket | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -41,7 +44,10 @@ class KeptTransport(TransportFactory):
         host, port = url.host or "", url.port or 0
         try:
             secure = await contexts.get_context() if url.scheme == "amqps" else None
-            sock = await _connect(host, port)
+        except OSError as error:
+            raise CertificateFilesError(tls_reason(error)) from error
+        try:
+            sock = await _connect(host, port, self._timeout)
             try:
                 loop = asyncio.get_running_loop()
                 reader = Intake(limit=_READ_AHEAD, loop=loop)
@@ -53,6 +59,8 @@ class KeptTransport(TransportFactory):
             except BaseException:
                 sock.close()
                 raise
+        except TimeoutError:
+            raise
         except OSError as error:
             raise AMQPConnectionError(*error.args) from error
         self._socket, self._writer, self._loop = sock, writer, loop
@@ -90,10 +98,13 @@ class KeptTransport(TransportFactory):
                 os.close(descriptor)
 
 
-async def _connect(host: str, port: int) -> socket.socket:
+async def _connect(host: str, port: int, timeout: float) -> socket.socket:
+    """To the first address of the host that answers; each has its share of the time, so that a dead one does not use it up."""
     loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout
     problem: OSError = OSError(f"no address for {host!r}")
-    for family, kind, protocol, _, address in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+    addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    for number, (family, kind, protocol, _, address) in enumerate(addresses):
         try:
             sock = socket.socket(family, kind, protocol)
         except OSError as error:
@@ -102,8 +113,9 @@ async def _connect(host: str, port: int) -> socket.socket:
         try:
             sock.setblocking(False)
             _tune(sock)
-            await loop.sock_connect(sock, address)
-        except OSError as error:
+            async with asyncio.timeout((deadline - loop.time()) / (len(addresses) - number)):
+                await loop.sock_connect(sock, address)
+        except OSError as error:  # a TimeoutError too
             sock.close()
             problem = error
         except BaseException:

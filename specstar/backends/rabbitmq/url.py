@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
+from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from specstar.backends import urls
 
-__all__ = ["hide_password", "place", "url_problem"]
+__all__ = ["hide_password", "place", "unreadable_file", "url_problem"]
 
 _SCHEMES = ("amqp://", "amqps://")
 _SECRET_PARAMETER = re.compile(r"([?&](?:cadata|auth|keyfile)=)[^&#]*")
@@ -15,6 +17,7 @@ _EXAMPLE = "amqp://user:password@host:5672/vhost"
 _PORTS = {"amqp": 5672, "amqps": 5671}
 # The driver reads these from the URL; "heartbeat" and "timeout" have options of their own.
 _PARAMETERS = frozenset({"auth", "cadata", "cafile", "capath", "certfile", "keyfile", "name", "no_verify_ssl"})
+_FILES = ("cafile", "capath", "certfile", "keyfile")
 _OWN = {"heartbeat": "amqp_heartbeat_seconds", "timeout": "connect_timeout_seconds"}
 
 
@@ -51,6 +54,16 @@ def url_problem(url: str) -> str | None:
         if name not in _PARAMETERS:
             return f"has the unknown parameter {name!r}; known: {', '.join(sorted(_PARAMETERS))}"
     return None
+
+
+def unreadable_file(url: str) -> str | None:
+    """The first parameter of a URL that names a file (or, for capath, a folder) which is not there, or may not be read."""
+    named = dict(parse_qsl(urlsplit(url).query))
+    return next((name for name in _FILES if name in named and not _readable(name, named[name])), None)
+
+
+def _readable(name: str, path: str) -> bool:
+    return os.access(path, os.R_OK) and Path(path).is_dir() == (name == "capath")
 
 
 def hide_password(url: str) -> str:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from specstar.backends.s3.http_session import http_session_class
 from specstar.backends.s3.options import S3Options
 from specstar.backends.s3.shortcuts import read_data_once, read_times_quickly, resolve_endpoints_once
+from specstar.backends.tls import tls_reason
 from specstar.errors import ConfigError, MissingDependencyError
 
 __all__ = ["client_arguments", "drop_sockets", "make_client"]
@@ -42,8 +43,15 @@ def _prepare(options: S3Options) -> tuple[Any, dict[str, Any]]:
     resolve_endpoints_once(session, arguments.get("api_version"))
 
     async def create_and_drop() -> None:
-        async with session.create_client("s3", **arguments):
-            pass
+        async with session.create_client("s3", **arguments) as made:
+            client: Any = made
+            try:
+                await client._endpoint.http_session.load_certificates()
+            except OSError as error:
+                raise ConfigError(
+                    f"the certificates of the S3 client cannot be read ({tls_reason(error)}): client_kwargs.verify, the variable "
+                    "AWS_CA_BUNDLE and client_kwargs.config.client_cert take files in PEM"
+                ) from error
 
     asyncio.run(create_and_drop())
     return session, arguments

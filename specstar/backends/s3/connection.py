@@ -40,7 +40,13 @@ logger = logging.getLogger("specstar")
 
 _BIG_BODY = 1 << 20
 _PIECE = 1 << 20
-_BACKOFF = {Failure.throttled: 0.4, Failure.unsent: 0.1, Failure.unanswered: 0.1, Failure.conflict: 0.05}
+_BACKOFF = {
+    Failure.throttled: 0.4,
+    Failure.unsigned: 0.4,
+    Failure.unsent: 0.1,
+    Failure.unanswered: 0.1,
+    Failure.conflict: 0.05,
+}
 _BACKOFF_LIMIT = 5.0
 _CLEANUP_SECONDS = 10.0
 _THREADS = 4

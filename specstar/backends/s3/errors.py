@@ -9,6 +9,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from specstar.backends.tls import tls_reason
 from specstar.errors import BackendError, BackendUnavailable, RevisionConflictError, SpecstarError, shown
 
 if TYPE_CHECKING:
@@ -107,6 +108,9 @@ class Failure(enum.Enum):
     """What a driver error means for the call."""
 
     unsent = "the server was not reached"
+    unsigned = (
+        "credentials could not be fetched (a metadata service is down?); check the credential chain of this machine"
+    )
     unanswered = "the request may have been carried out, its answer was lost"
     throttled = "the server is busy and asks to slow down"
     missing = "no such object"
@@ -124,7 +128,8 @@ class Failure(enum.Enum):
         return self in _REPEATABLE
 
 
-_REPEATABLE = frozenset({Failure.unsent, Failure.unanswered, Failure.throttled, Failure.conflict})
+_NOT_SENT = frozenset({Failure.unsent, Failure.unsigned})
+_REPEATABLE = _NOT_SENT | frozenset({Failure.unanswered, Failure.throttled, Failure.conflict})
 
 
 def classify(error: BaseException) -> Failure:
@@ -136,6 +141,10 @@ def classify(error: BaseException) -> Failure:
         return _of_answer(error)
     if isinstance(error, exceptions.SSLError):
         return Failure.refused
+    if isinstance(error, exceptions.CredentialRetrievalError | exceptions.MetadataRetrievalError):
+        return Failure.unsigned
+    if isinstance(error, exceptions.ProxyConnectionError):
+        return Failure.unsent
     if isinstance(error, exceptions.EndpointConnectionError | exceptions.ConnectTimeoutError):
         return Failure.unsent if _never_connected(error) else Failure.unanswered
     if isinstance(error, exceptions.HTTPClientError | ResponseParserError | OSError | TimeoutError):
@@ -228,7 +237,7 @@ def translate(error: BaseException, failure: Failure, options: S3Options, *, wha
         kind = AccessDenied if _is_denied(error) else BackendError
         return kind(f"{what}: {_advice(error, options, bucket)}", backend=where)
     message = f"{what}: {failure.value} ({_reason(error)}); retry later"
-    return RequestFailed(message, backend=where, sent=failure is not Failure.unsent)
+    return RequestFailed(message, backend=where, sent=failure not in _NOT_SENT)
 
 
 def _reason(error: BaseException) -> str:
@@ -250,18 +259,24 @@ def _advice(error: BaseException, options: S3Options, bucket: str) -> str:
             "no credentials found; set access_key_id and secret_access_key, or provide them where AWS tools look "
             "(environment variables, ~/.aws, instance role)"
         )
-    if isinstance(error, exceptions.CredentialRetrievalError | exceptions.TokenRetrievalError):
+    if isinstance(error, exceptions.TokenRetrievalError):
         return f"credentials could not be fetched ({type(error).__name__}); check the credential chain of this machine"
     if isinstance(error, exceptions.ProfileNotFound):
         return "the AWS profile that AWS_PROFILE names does not exist; unset it or create the profile"
     if isinstance(error, exceptions.SSLError):
         return (
-            "the TLS handshake failed; check that endpoint_url is right and its certificate is trusted "
+            f"the TLS handshake failed{_tls_failure(error)}; check that endpoint_url is right and its certificate is trusted "
             "(client_kwargs.verify takes a CA file)"
         )
     if isinstance(error, exceptions.ParamValidationError | exceptions.InvalidEndpointDiscoveryConfigurationError):
         return f"bucket {bucket!r} or another parameter is not valid for S3 ({type(error).__name__})"
     return f"{type(error).__name__}"
+
+
+def _tls_failure(error: Any) -> str:
+    failure = getattr(error, "kwargs", {}).get("error")
+    cause = getattr(failure, "certificate_error", None) or getattr(failure, "os_error", None)
+    return f" ({tls_reason(cause)})" if cause is not None else ""
 
 
 def _advice_on_answer(error: Any, options: S3Options, bucket: str) -> str:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 __all__ = ["http_session_class"]
 
@@ -27,10 +27,15 @@ def http_session_class() -> Any:
 
     aiohttp sends a PUT once more, unasked, when a kept connection breaks under it. Were the second one not even connected,
     the first, which may have been carried out, would be forgotten: our own repetition knows of both.
+
+    botocore leaves it to urllib3 to see that a certificate is one of the host that was asked for, and makes contexts that do
+    not look; aiohttp leaves it to the context. Without the look any certificate that is trusted for some host would do, and
+    behind a proxy the driver looks at no certificate at all.
     """
     import aiohttp
     from aiobotocore.httpsession import AIOHTTPSession
     from aiohttp.client_proto import ResponseHandler
+    from botocore.httpsession import get_cert_path
 
     class Request(aiohttp.ClientRequest):
         async def write_bytes(self, *args: Any, **kwargs: Any) -> None:
@@ -54,6 +59,34 @@ def http_session_class() -> Any:
                     self.raw_socket.setsockopt(socket.IPPROTO_TCP, _QUICK_ACK, 1)
 
     class Session(AIOHTTPSession):  # type: ignore[misc, unused-ignore]
+        contexts: ClassVar[dict[Any, Any]] = {}
+
+        async def load_certificates(self) -> None:
+            """Read the files of certificates, so that no session has to on the event loop. Raises `OSError`."""
+            await self._create_connector(None).close()
+
+        def _get_ssl_context(self) -> Any:
+            parent: Any = super()
+            context = parent._get_ssl_context()
+            context.check_hostname = True
+            return context
+
+        def _create_connector(self, proxy_url: Any) -> Any:
+            this: Any = self
+            if proxy_url not in self.contexts:
+                self.contexts[proxy_url] = self._context(proxy_url) if this._verify else False
+            context = self.contexts[proxy_url]
+            return aiohttp.TCPConnector(limit=this._max_pool_connections, ssl=context, **this._connector_args)
+
+        def _context(self, proxy_url: Any) -> Any:
+            this: Any = self
+            context = this._setup_proxy_ssl_context(proxy_url) if proxy_url else None
+            context = context or self._get_ssl_context()
+            if this._cert_file:
+                context.load_cert_chain(this._cert_file, this._key_file)
+            context.load_verify_locations(get_cert_path(this._verify))
+            return context
+
         async def _get_session(self, proxy_url: Any) -> Any:
             parent: Any = super()
             session = await parent._get_session(proxy_url)

@@ -210,6 +210,31 @@ async def test_erasing_with_a_lost_answer(proxy: TcpProxy, far: Rig) -> None:
     assert await storage.read("r") is None
 
 
+async def test_erasing_together_with_a_lost_answer(proxy: TcpProxy, far: Rig) -> None:
+    """Where only the answer is lost, what is gone is erased and what could not be is told so; else all is sent again."""
+    storage = far.storage()
+    await storage.write_many([new(name) for name in [*ids("r", 10), *ids("s", 10)]])
+    losing = asyncio.create_task(lose_the_answer(proxy))
+    await asyncio.sleep(0)
+    erased = await asyncio.gather(
+        *(storage.erase(name, expected_version=1) for name in ids("r", 9)),
+        storage.erase("r00009", expected_version=2),
+        return_exceptions=True,
+    )
+    await losing
+    assert erased[:9] == [True] * 9
+    assert isinstance(erased[9], RevisionConflictError)
+    await warm(storage, "w")
+    proxy.requests.flowing.clear()
+    erasing = asyncio.gather(*(storage.erase(name) for name in ids("s", 10)))
+    await asyncio.sleep(0.2)
+    proxy.break_off()
+    proxy.requests.flowing.set()
+    assert await erasing == [True] * 10
+    left = await storage.read_many([*ids("r", 10), *ids("s", 10)])
+    assert [found is not None for found in left] == [False] * 9 + [True] + [False] * 10
+
+
 async def test_payloads_with_a_lost_answer(proxy: TcpProxy, far: Rig) -> None:
     store = far.resource()
     await store.put(PayloadKey("warm", "p"), b"1")

@@ -3,51 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
-from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 import services
 from specstar.errors import BackendError, BackendUnavailable, ConfigError
+from tests.integration.certificates import Authority
 from tests.integration.postgres.rig import new, open_rig
-
-
-def certificate() -> tuple[bytes, bytes]:
-    """A self-signed certificate for 127.0.0.1, and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "specstar test")])
-    now = datetime.now(UTC)
-    signed = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    return signed.public_bytes(serialization.Encoding.PEM), private
 
 
 @pytest.fixture(scope="module")
 def tls_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[services.PostgresServer, Path]]:
     """A server that offers TLS, and the file of its certificate."""
-    signed, private = certificate()
+    issuer = Authority()
     authority = tmp_path_factory.mktemp("tls") / "authority.crt"
-    authority.write_bytes(signed)
-    files = {"server.crt": signed, "server.key": private}
+    authority.write_bytes(issuer.certificate)
+    files = dict(zip(("server.crt", "server.key"), issuer.issue("server"), strict=True))
     with services.postgres(settings={"ssl": "on"}, files=files) as server:
         yield server, authority
 
@@ -67,11 +39,20 @@ async def test_a_certificate_of_a_stranger_is_refused(
 ) -> None:
     server, _ = tls_server
     stranger = tmp_path / "stranger.crt"
-    stranger.write_bytes(certificate()[0])
+    stranger.write_bytes(Authority().certificate)
     async with open_rig(f"{server.dsn}?sslmode=verify-full&sslrootcert={stranger}") as rig:
         with pytest.raises(BackendError, match="sslrootcert") as caught:
             await rig.storage().read("r")
         assert not isinstance(caught.value, BackendUnavailable)
+
+
+@pytest.mark.xdist_group("postgres-tls")
+async def test_a_certificate_of_another_host_is_refused(tls_server: tuple[services.PostgresServer, Path]) -> None:
+    server, authority = tls_server
+    dsn = server.dsn.replace("127.0.0.1", "localhost")
+    async with open_rig(f"{dsn}?sslmode=verify-full&sslrootcert={authority}") as rig:
+        with pytest.raises(BackendError, match="not valid for 'localhost'"):
+            await rig.storage().read("r")
 
 
 @pytest.mark.xdist_group("postgres-tls")

@@ -254,6 +254,41 @@ async def test_erasing(rig: Rig) -> None:
     assert await meta.erase("r") is None
 
 
+@pytest.mark.parametrize("role", ["storage", "meta"])
+async def test_erasures_that_wait_together_share_statements_and_each_gets_its_own_outcome(rig: Rig, role: str) -> None:
+    store: Any = rig.storage() if role == "storage" else rig.meta()
+    items = {name: new(name) for name in ids("r", 300)}
+    await store.write_many([item if role == "storage" else item.change for item in items.values()])
+    expected: dict[str, int | None] = dict.fromkeys(items, 1)
+    stale, unconditional = list(items)[50:60], list(items)[100:120]
+    expected |= dict.fromkeys(stale, 2) | dict.fromkeys(unconditional) | {"absent": None, "absent too": 1, "nul\0": 1}
+    outcomes: dict[str, Any] = dict(
+        zip(
+            expected,
+            await asyncio.gather(
+                *(store.erase(name, expected_version=version) for name, version in expected.items()),
+                return_exceptions=True,
+            ),
+            strict=True,
+        )
+    )
+    assert store._eraser._batcher.flushes <= 8
+    assert isinstance(outcomes.pop("nul\0"), InvalidInputError)
+    for name in stale:
+        conflict = outcomes.pop(name)
+        assert isinstance(conflict, RevisionConflictError)
+        assert conflict.actual_revision_id == items[name].change.meta.current_revision_id
+    for name, outcome in outcomes.items():
+        if name not in items:
+            assert not outcome
+        elif role == "storage":
+            assert outcome is True
+        else:
+            assert [info.revision_id for info in outcome] == [items[name].change.meta.current_revision_id]
+    assert [await store.list_revisions(name) for name in outcomes] == [[]] * len(outcomes)
+    assert [len(await store.list_revisions(name)) for name in stale] == [1] * len(stale)
+
+
 async def test_payload_references(rig: Rig) -> None:
     meta = rig.meta()
     items = [new(name) for name in ids("r", 3)]

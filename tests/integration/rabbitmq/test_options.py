@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -307,6 +308,44 @@ async def test_a_port_where_nothing_listens_is_said_at_once(unused_port: int, qu
     assert "secret" not in str(caught.value)
     assert str(caught.value).endswith("is the broker running?")
     assert "111" not in str(caught.value).replace(str(unused_port), "")
+
+
+@pytest.fixture
+def silent_address() -> Iterator[str]:
+    """An address of this machine that answers no attempt to connect at `port`, as that of a host that is down."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.2", 0))
+        listener.listen(0)
+        for _ in range(8):  # its queue is full then
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        yield f"127.0.0.2:{listener.getsockname()[1]}"
+
+
+async def test_a_host_with_several_addresses_is_reached_by_the_one_that_answers(
+    amqp_url: str, queue_prefix: str, silent_address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, port = silent_address.split(":")
+    loop = asyncio.get_running_loop()
+    real = loop.getaddrinfo
+
+    async def resolve(*args: Any, **kwargs: Any) -> list[Any]:
+        (found,) = await real(*args, **kwargs)
+        return [(*found[:4], (host, int(port))), found]
+
+    async with open_rig(amqp_url, queue_prefix, connect_timeout_seconds=1.0) as rig:
+        with monkeypatch.context() as patched:
+            patched.setattr(loop, "getaddrinfo", resolve)
+            await rig.queue().publish(message(1))
+
+
+async def test_a_host_that_is_down_is_given_up_in_time(queue_prefix: str, silent_address: str) -> None:
+    url = f"amqp://guest:guest@{silent_address}/"
+    async with open_rig(url, queue_prefix, keep=True, connect_timeout_seconds=0.3) as rig:
+        with pytest.raises(BackendUnavailable, match=f"no connection to {silent_address} within 0.3 s"):
+            await rig.queue().publish(message(1))
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from specstar import QueryLimits, SpecStar, blob_source, blobs, core
 from specstar.backends.disk import DiskOptions, blob_reader, connection, payloads
 from specstar.backends.disk import blob as disk_blob
 from specstar.backends.postgres import PostgresOptions
+from specstar.backends.postgres import eraser as postgres_eraser
 from specstar.backends.postgres import reader as postgres_reader
 from specstar.backends.postgres import writer as postgres_writer
 from specstar.backends.postgres import writes as postgres_writes
@@ -97,7 +98,7 @@ def expected() -> dict[str, Row]:
     assert longest(S3Options, "prefix") == longest(S3Options, "blob_prefix")
     assert option(SimpleOptions, "max_retries") == option(RabbitMQOptions, "max_retries")
     assert postgres_reader.MAX_ROWS == postgres_writer.MAX_ROWS
-    assert postgres_reader.MAX_IN_FLIGHT == postgres_writer.MAX_IN_FLIGHT
+    assert postgres_reader.MAX_IN_FLIGHT == postgres_writer.MAX_IN_FLIGHT == postgres_eraser.MAX_IN_FLIGHT
     return {
         "payload of a resource, encoded": (
             size(default_of(SpecStar.add_model, "max_payload_bytes")),
@@ -129,6 +130,7 @@ def expected() -> dict[str, Row]:
         "searches of one thread job on `disk`": fixed(count(search_lane._MAX_SEARCHES)),
         "payload files written or read together on `disk`": fixed(count(payloads._MAX_FILES)),
         "rows of a statement on `postgres`": fixed(count(postgres_reader.MAX_ROWS)),
+        "resources erased by a statement on `postgres`": fixed(count(postgres_eraser.MAX_ROWS)),
         "calls of a push on `s3`": fixed(count(meta_sync._MAX_CHANGES)),
         "dead letters sent back together on `rabbitmq`": fixed(count(dead_letters._BATCH_MESSAGES)),
         "file": fixed(size(loading.MAX_FILE_BYTES)),

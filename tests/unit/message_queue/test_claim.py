@@ -57,7 +57,8 @@ def record(status: str, *, attempts: int = 0, delivery: int = 0, copy: str | Non
         ("cancelled", 0, 0, 0, True, DROP),
         ("failed", 3, 0, 0, False, DROP),
         ("failed", 3, 2, 4, False, PARK),  # newer than any run: it had been left to a worker without its message
-        ("failed", 3, 0, 0, True, PARK),  # died between the state and the dead letter
+        ("failed", 3, 2, 2, True, PARK),  # died between the state and the dead letter
+        ("failed", 3, 2, 0, True, DROP),  # an old message came late: the newer one is the dead letter
     ],
 )
 def test_decisions(
@@ -72,17 +73,19 @@ def test_decisions(
 @pytest.mark.parametrize(("begun_with", "copy"), [("", "x"), ("x", ""), ("x", "y")])
 def test_a_copy_of_the_message_that_a_run_began_with_is_dropped(begun_with: str, copy: str, redelivered: bool) -> None:
     """Even redelivered: a worker that died had it in hand, and not the job."""
-    found = record("running", attempts=3, delivery=2, copy=begun_with)
     message = Message(id="1", body=b"", attempts=2, copy=copy)
-    assert decide(found, message, redelivered=redelivered, max_attempts=9) is DROP
+    for status in ("running", "failed"):
+        found = record(status, attempts=3, delivery=2, copy=begun_with)
+        assert decide(found, message, redelivered=redelivered, max_attempts=9) is DROP
 
 
 @pytest.mark.parametrize("begun_with", ["x", None])
 def test_the_message_that_a_run_began_with_comes_again_when_its_worker_died(begun_with: str | None) -> None:
     """None: an earlier version began the run, and told nothing of copies."""
-    found = record("running", attempts=3, delivery=2, copy=begun_with)
     message = Message(id="1", body=b"", attempts=2, copy="x")
-    assert decide(found, message, redelivered=True, max_attempts=9) is RUN
+    for status, expected in (("running", RUN), ("failed", PARK)):
+        found = record(status, attempts=3, delivery=2, copy=begun_with)
+        assert decide(found, message, redelivered=True, max_attempts=9) is expected
 
 
 def test_a_newer_message_is_never_a_copy() -> None:

@@ -13,6 +13,7 @@ from specstar.errors import BackendUnavailable, OutcomeUnknownError
 from specstar.message_queue import JobQueue
 from specstar.message_queue.claim import Decision, decide
 from specstar.message_queue.job import JobRecord
+from specstar.message_queue.owner import process_token
 from specstar.message_queue.sender import message_of
 from specstar.message_queue.state import Snapshot
 from specstar.message_queue.stored_state import StoredJobState
@@ -154,6 +155,37 @@ async def test_what_is_put_off_and_left_alone_is_newer_than_the_run(spec: SpecSt
     for copy in (put_off, left_alone):
         (message,) = copy.sent
         assert decide(found, message, redelivered=False, max_attempts=9) is Decision.run
+
+
+async def test_a_dead_letter_that_was_lost_is_sent_again_and_a_copy_of_the_message_is_not(spec: SpecStar) -> None:
+    """The worker of the last attempt died; the one that found out loses its connection."""
+
+    async def handler(job: Job[Mail]) -> None:
+        raise AssertionError("it had all its attempts")
+
+    class LosesItsDeadLetter(Copy):
+        async def dead(self, message: Message, *, reason: str) -> None:
+            raise BackendUnavailable("the connection broke")
+
+    queue = spec.add_job(Mail, handler, name="mails", max_retries=0)
+    sent = await queue.enqueue(Mail("a"))
+    snapshot = await queue._read(sent.job_id)
+    begun = msgspec.structs.replace(
+        snapshot.record, status=JobStatus.running, attempts=1, worker=f"{process_token()}/gone.1"
+    )
+    state = queue._state()
+    assert state is not None
+    await state.mark(snapshot, begun)
+    async with workers(spec):
+        await eventually(lambda: queue._lanes)
+        (lane,) = queue._lanes
+        newer = msgspec.structs.replace(message_of(begun), attempts=1, copy="b")
+        await lane._runner.handle(LosesItsDeadLetter(newer))
+        assert (await queue.get(sent.job_id)).status is JobStatus.failed
+        again, other = Copy(newer), Copy(msgspec.structs.replace(newer, copy="c"))
+        await lane._runner.handle(other)
+        await lane._runner.handle(again)
+    assert (other.ends, again.ends) == (["ack"], ["dead"])
 
 
 async def _retrying(queue: JobQueue[Mail], job_id: str) -> bool:

@@ -102,6 +102,17 @@ def test_errors_of_connecting(error: Exception, kind: type[Exception]) -> None:
     assert type(connect_error(error, "broker:5672", 3)) is kind
 
 
+@pytest.mark.parametrize("cause", [ConnectionResetError(104, "reset"), asyncio.IncompleteReadError(b"", 1)])
+def test_a_broker_that_hangs_up_may_want_tls_or_another_certificate(cause: Exception) -> None:
+    error = AMQPConnectionError("Server connection reset")
+    error.__cause__ = cause
+    assert "amqps://" in str(connect_error(error, "broker:5672", 3))
+    assert "certfile and keyfile" in str(connect_error(error, "broker:5671", 3, tls=True))
+    refused = AMQPConnectionError("refused")
+    refused.__cause__ = ConnectionRefusedError(111, "refused")
+    assert str(connect_error(refused, "broker:5671", 3, tls=True)).endswith("refused; is the broker running?")
+
+
 def test_a_cancellation_by_the_driver_is_a_lost_connection_and_ours_stays_one() -> None:
     async def by_driver() -> None:
         with pytest.raises(LinkLostError), translated("asking"):
