@@ -315,12 +315,14 @@ class Topology:
         """Delete those of the queues that are there; returns how many messages were in them. Goes on to announce it."""
 
         async def delete(channel: Channel, some: Sequence[str]) -> int:
-            if announced is not None:
-                await self._put_announcement(channel, announced)
             if wire.problem(channel) is None:
-                return await wire.delete_queues(channel, some, self._answered)
+                # While a node of a cluster is down each takes 5 s.
+                again = () if announced is None else wire.transient(announced.name, _ANNOUNCED_PURGE_MILLISECONDS)
+                return await wire.delete_queues(channel, some, self._answered, again)
             removed = 0
             for name in some:
+                if announced is not None:
+                    await self._put_announcement(channel, announced)
                 removed += (await channel.queue_delete(name)).message_count or 0
                 self._answered()
             return removed

@@ -30,6 +30,7 @@ __all__ = [
     "problem",
     "publish_method",
     "returned",
+    "transient",
     "write",
 ]
 
@@ -40,6 +41,7 @@ _BODY = struct.Struct(">BHI")
 _ACK = struct.Struct(">BHIHHQBB")
 _FLAGS = 0x1000 | 0x0800 | 0x0080
 _FRAME_OVERHEAD = 8
+_ANNOUNCED_EACH = 4
 
 
 def publish_method(channel: int, queue: str) -> bytes:
@@ -93,21 +95,33 @@ def write(channel: Channel, payload: bytes) -> bool:
     return True
 
 
-async def delete_queues(channel: Channel, names: Sequence[str], answered: Callable[[], None]) -> int:
+async def delete_queues(
+    channel: Channel, names: Sequence[str], answered: Callable[[], None], announcement: Sequence[Any] = ()
+) -> int:
     """Delete queues, those that are there, with the requests in one write; returns how many messages were in them.
 
-    Calls `answered` after each.
+    Calls `answered` after each. `announcement` are frames that the broker gets again and again meanwhile.
     """
-    frames = [spec.Queue.Delete(queue=name) for name in names]
+    frames: list[Any] = []
+    for number, name in enumerate(names):
+        if number % _ANNOUNCED_EACH == 0:
+            frames += announcement
+        frames.append(spec.Queue.Delete(queue=name))
     removed = 0
     async with channel.lock:
         await channel.write_queue.put(ChannelFrame.marshall(channel.number, frames))
-        for _ in frames:
+        for _ in names:
             answer: Any = await channel.rpc_frames.get()
             channel.rpc_frames.task_done()
             removed += answer.message_count or 0
             answered()
     return removed
+
+
+def transient(queue: str, milliseconds: int) -> list[Any]:
+    """The frames of an empty message for a queue, where it is gone after so many milliseconds."""
+    properties = spec.Basic.Properties(expiration=str(milliseconds))
+    return [spec.Basic.Publish(exchange="", routing_key=queue), ContentHeader(body_size=0, properties=properties)]
 
 
 def returned(method: bytes, header: bytes) -> tuple[int, str, int]:
