@@ -7,21 +7,30 @@ from collections.abc import Sequence
 
 import anyio
 
-from specstar.errors import DuplicateResourceError, RevisionConflictError, SpecstarError
+from specstar.errors import (
+    DuplicateResourceError,
+    OutcomeUnknownError,
+    ResourceNotFoundError,
+    RevisionConflictError,
+    SpecstarError,
+)
 from specstar.message_queue.job import JobRecord
 from specstar.message_queue.state import JobState, Snapshot
 from specstar.message_queue.stored_state import StoredJobState, written
 from specstar.query import Condition, SortKey
 from specstar.roles import ResourceMeta, Storage
 from specstar.roles.storage import StorageWrite
-from specstar.runtime import Connection, Home, LazyConnection, ServerInfo
+from specstar.runtime import Connection, Home, LazyConnection, Outage, ServerInfo
 
 __all__ = ["LiveJobs", "LocalJobState"]
 
 logger = logging.getLogger("specstar")
 _FLUSH_SECONDS = 0.05
+_LONGEST_PAUSE_SECONDS = 1.0
 _FLUSH_ITEMS = 512
 _MAX_UNWRITTEN = 20_000
+# The row is not as it was taken to be.
+_CONTESTED = (DuplicateResourceError, ResourceNotFoundError, RevisionConflictError, OutcomeUnknownError)
 
 
 class _Entry:
@@ -193,20 +202,27 @@ class LocalJobState(JobState):
             self._home.spawn(self._write_behind, live)
 
     async def _write_behind(self, live: LiveJobs) -> None:
+        outage, pause = Outage(), _FLUSH_SECONDS
         try:
             while live.unwritten:
-                await anyio.sleep(_FLUSH_SECONDS)
+                await anyio.sleep(pause)
                 try:
                     await self._flush()
+                    pause = _FLUSH_SECONDS
                 except SpecstarError as error:
                     if self._live.opened is not live:
                         return  # closed: what it held is gone, or the next generation's
-                    logger.warning("the state of %d jobs is not written yet: %s", len(live.unwritten), error)
+                    pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+                    if outage.fails() is not None:
+                        logger.warning("the state of %d jobs is not written yet: %s", len(live.unwritten), error)
+                    continue
+                if (lasted := outage.works()) is not None:
+                    logger.info("the state of jobs is written again, after %.0f s", lasted)
         finally:
             self._flusher_runs = False
 
     async def _flush(self) -> None:
-        """Write what had changed when this was called."""
+        """Write what had changed when this was called. Raises what keeps the store from it: later, then."""
         live = self._live.opened or await self._live.get()
         async with self._writing:
             left = len(live.unwritten)
@@ -233,17 +249,23 @@ class LocalJobState(JobState):
             for entry in batch:
                 live.unwritten.setdefault(entry.record.job_id, entry)
             raise
+        failed: list[tuple[_Entry, Exception]] = []
         for (entry, version, row), error in zip(afters, errors, strict=True):
             if error is not None:
-                await self._look_again(live, entry, error)
+                live.unwritten.setdefault(entry.record.job_id, entry)
+                failed.append((entry, error))
                 continue
             entry.row, entry.written = row, version
             if entry.version == version and entry.record.status.finished:
                 live.entries.pop(entry.record.job_id, None)
+        # After all have been told apart: it may fail.
+        for entry, error in failed:
+            if not isinstance(error, _CONTESTED):
+                raise error
+            await self._look_again(entry, error)
 
-    async def _look_again(self, live: LiveJobs, entry: _Entry, error: Exception) -> None:
+    async def _look_again(self, entry: _Entry, error: Exception) -> None:
         """Someone else wrote the row, or an earlier write landed unseen: write over what is there."""
         found = await self._stored.read(entry.record.job_id)
         entry.row = found.row if found is not None else None
-        live.unwritten.setdefault(entry.record.job_id, entry)
         logger.info("the state of job %s is written again: %s", entry.record.job_id, error)

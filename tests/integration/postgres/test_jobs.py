@@ -10,12 +10,15 @@ import msgspec
 import pytest
 
 from specstar import Job, JobStatus, NoRetry, SpecStar
+from specstar.errors import BackendUnavailable
+from specstar.message_queue import JobQueue
 from specstar.message_queue.backend import job_model
 from specstar.message_queue.job import JobRecord
 from specstar.message_queue.stored_state import MAX_RESULT_IN_ROW, StoredJobState, with_revisions
 from specstar.query import QB, build_query
 from specstar.roles import ModelSpec, Storage
-from tests.conformance.jobs.harness import Mail, workers
+from tests.conformance.jobs.harness import Mail, eventually_gives, workers
+from tests.faults.tools.tcp_proxy import TcpProxy
 from tests.integration.postgres.rig import Rig, admin, open_rig
 
 JOBS = 200
@@ -173,3 +176,46 @@ async def test_what_failed_is_found_by_an_index(rig: Rig, postgres_database: str
     query = build_query(condition, fields=model.indexed_fields, sort=["-created_time"], limit=100)
     assert storage._tables._indexes[0].name in await storage.explain(query)
     assert await storage.count(condition) == 100
+
+
+async def test_what_the_store_did_not_take_is_written_when_it_is_back(postgres_database: str) -> None:
+    """Payloads that end with the process: it keeps the state of its jobs itself, and writes it behind."""
+    begun, go_on = asyncio.Semaphore(0), asyncio.Event()
+
+    async def handler(job: Job[Mail]) -> str:
+        begun.release()
+        await go_on.wait()
+        return "done"
+
+    async with TcpProxy.before(postgres_database) as proxy:
+        spec = SpecStar()
+        spec.configure(
+            backend={
+                "meta": {"type": "postgres", "options": {"dsn": proxy.url_of(postgres_database)}},
+                "resource": {"type": "memory"},
+                "mq": {"type": "simple"},
+            }
+        )
+        queue = spec.add_job(Mail, handler, name="mails")
+        async with spec:
+            sent = await queue.enqueue_many([Mail("a"), Mail("b"), Mail("c")])
+            async with workers(spec, concurrency=3):
+                for _ in sent:
+                    await begun.acquire()
+                assert await queue.count(status=JobStatus.running) == 3
+                await proxy.shut()
+                await proxy.cut()
+                go_on.set()
+                assert [(await queue.wait(job.job_id, timeout=20)).result for job in sent] == ["done"] * 3
+                with pytest.raises(BackendUnavailable):
+                    await queue.count(status=JobStatus.running)
+                await proxy.listen()
+                await eventually_gives(lambda: _all_succeeded(queue, 3))
+                assert {job.job_id for job in await queue.search()} == {job.job_id for job in sent}
+
+
+async def _all_succeeded(queue: JobQueue[Mail], count: int) -> bool:
+    try:
+        return await queue.count(status=JobStatus.succeeded) == count
+    except BackendUnavailable:
+        return False
