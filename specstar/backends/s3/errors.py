@@ -112,6 +112,7 @@ class Failure(enum.Enum):
         "credentials could not be fetched (a metadata service is down?); check the credential chain of this machine"
     )
     unanswered = "the request may have been carried out, its answer was lost"
+    damaged = "the bytes of the answer do not have the checksum that came with them"
     throttled = "the server is busy and asks to slow down"
     missing = "no such object"
     unchanged = "not modified"
@@ -129,7 +130,7 @@ class Failure(enum.Enum):
 
 
 _NOT_SENT = frozenset({Failure.unsent, Failure.unsigned})
-_REPEATABLE = _NOT_SENT | frozenset({Failure.unanswered, Failure.throttled, Failure.conflict})
+_REPEATABLE = _NOT_SENT | frozenset({Failure.unanswered, Failure.damaged, Failure.throttled, Failure.conflict})
 
 
 def classify(error: BaseException) -> Failure:
@@ -145,6 +146,8 @@ def classify(error: BaseException) -> Failure:
         return Failure.unsigned
     if isinstance(error, exceptions.ProxyConnectionError):
         return Failure.unsent
+    if isinstance(error, exceptions.FlexibleChecksumError):
+        return Failure.damaged
     if isinstance(error, exceptions.EndpointConnectionError | exceptions.ConnectTimeoutError):
         return Failure.unsent if _never_connected(error) else Failure.unanswered
     if isinstance(error, exceptions.HTTPClientError | ResponseParserError | OSError | TimeoutError):

@@ -1,15 +1,18 @@
 """A small S3 server in this process whose faults are scripted: what a real server does once in a blue moon, on demand.
 
 It keeps objects in memory, honours conditions on reads and writes, ranges, metadata and multipart uploads, compares bodies
-with the hash that was signed, and checks no signature. `script(method, key, number)` is asked before each request (`number`
-counts from 1) and may return a `Fault`.
+with the hash that was signed or the checksum that follows them, and checks no signature. `script(method, key, number)` is
+asked before each request (`number` counts from 1) and may return a `Fault`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import itertools
+import ssl
+import zlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -58,6 +61,7 @@ class _Request:
     query: dict[str, list[str]]
     headers: dict[str, str]
     body: bytes
+    checksum: str | None = None
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ def _nothing_wrong(method: str, key: str, number: int) -> Fault | None:
 class ScriptedS3:
     """`async with ScriptedS3() as server:`, then `server.endpoint_url`; any bucket exists but `missing`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, tls: ssl.SSLContext | None = None) -> None:
         self.objects: dict[str, _Object] = {}
         self.uploads: dict[str, tuple[str, dict[int, bytes], dict[str, str]]] = {}
         self.requests: list[tuple[str, str]] = []
@@ -86,11 +90,14 @@ class ScriptedS3:
         self.script: Script = _nothing_wrong
         self.honours_conditions = True
         self.compares_hashes = True
+        # Of the bodies that came with a checksum behind them.
+        self.checksums: list[str] = []
         # Head and body of an answer one by one, with this between them.
         self.before_body: Callable[[], Awaitable[object]] | None = None
         self.endpoint_url = ""
         self._numbers = itertools.count(1)
         self._versions = itertools.count(1)
+        self._tls = tls
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
 
@@ -101,11 +108,14 @@ class ScriptedS3:
 
     async def listen_again(self) -> None:
         """After `stop_listening`, on the same port."""
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", urlsplit(self.endpoint_url).port)
+        await self._listen(urlsplit(self.endpoint_url).port or 0)
+
+    async def _listen(self, port: int) -> int:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", port, ssl=self._tls)
+        return int(self._server.sockets[0].getsockname()[1])
 
     async def __aenter__(self) -> ScriptedS3:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.endpoint_url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        self.endpoint_url = f"{'http' if self._tls is None else 'https'}://127.0.0.1:{await self._listen(0)}"
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -167,6 +177,10 @@ class ScriptedS3:
         signed = request.headers.get("x-amz-content-sha256", "UNSIGNED-PAYLOAD")
         if self.compares_hashes and len(signed) == 64 and hashlib.sha256(request.body).hexdigest() != signed:
             return _error(400, "XAmzContentSHA256Mismatch")
+        if request.checksum is not None:
+            self.checksums.append(request.checksum)
+            if request.checksum != _crc32(request.body):
+                return _error(400, "BadDigest")
         if request.key.startswith("missing"):
             return _error(404, "NoSuchBucket")
         if "/" not in request.key:
@@ -217,6 +231,8 @@ class ScriptedS3:
         if request.method == "HEAD":
             return _Answer(200, b"", {**headers, "Content-Length": str(len(held.data))})
         span = request.headers.get("range")
+        if span is None and request.headers.get("x-amz-checksum-mode") == "ENABLED":
+            headers.setdefault("x-amz-checksum-crc32", _crc32(held.data))
         if span is None:
             return _Answer(200, held.data, headers)
         first, _, last = span.removeprefix("bytes=").partition("-")
@@ -269,6 +285,10 @@ def _kept(headers: dict[str, str]) -> dict[str, str]:
     return {name: value for name, value in headers.items() if name == "content-type" or name.startswith("x-amz-meta-")}
 
 
+def _crc32(data: bytes) -> str:
+    return base64.b64encode(zlib.crc32(data).to_bytes(4, "big")).decode()
+
+
 def _error(status: int, code: str, message: str = "", headers: dict[str, str] | None = None) -> _Answer:
     body = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>".encode() if code else b""
     return _Answer(status, body, headers or {})
@@ -285,11 +305,30 @@ async def _read_request(reader: asyncio.StreamReader, writer: asyncio.StreamWrit
         headers[name.strip().lower()] = value.strip()
     if headers.get("expect", "").lower() == "100-continue":
         writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    body = await reader.readexactly(int(headers.get("content-length", "0")))
+    checksum = None
+    if headers.get("transfer-encoding") == "chunked":
+        body, checksum = await _read_chunks(reader)
+    else:
+        body = await reader.readexactly(int(headers.get("content-length", "0")))
     parts = urlsplit(target)
     query = parse_qs(parts.query, keep_blank_values=True)
     path = unquote(parts.path).lstrip("/")
     if parts.netloc:
         # Asked as a proxy: the bucket is the first part of the host.
         path = f"{parts.netloc.partition('.')[0]}/{path}".removesuffix("/")
-    return _Request(method, path, query, headers, body)
+    return _Request(method, path, query, headers, body, checksum)
+
+
+async def _read_chunks(reader: asyncio.StreamReader) -> tuple[bytes, str]:
+    """A body in chunks of HTTP, of which each is a chunk of `aws-chunked`; and the checksum behind the last one."""
+    framed = b""
+    while size := int(await reader.readline(), 16):
+        framed += await reader.readexactly(size)
+        await reader.readline()
+    await reader.readline()
+    body = b""
+    while size := int((first := framed.partition(b"\r\n"))[0], 16):
+        body, framed = body + first[2][:size], first[2][size + 2 :]
+    name, _, value = first[2].strip().partition(b":")
+    assert name == b"x-amz-checksum-crc32"
+    return body, value.decode()
