@@ -19,7 +19,6 @@ from aiormq.exceptions import (
     ConnectionClosed,
     ConnectionInternalError,
     ConnectionNotAllowed,
-    IncompatibleProtocolError,
     InvalidFrameError,
     ProbableAuthenticationError,
 )
@@ -131,10 +130,12 @@ def refused(message: str) -> BackendError:
     return BackendError(message, role="mq", backend="rabbitmq")
 
 
-def connect_error(error: BaseException, place: str, timeout: float, *, tls: bool = False) -> BackendError:
-    """The error of a connection that could not be made."""
-    if isinstance(error, BackendError):
-        return error
+def connect_error(
+    error: BaseException, place: str, timeout: float, *, tls: bool = False, foreign: bool = False
+) -> BackendError:
+    """The error of a connection that could not be made. `foreign`: what answered speaks another protocol."""
+    if foreign:
+        return refused(f"{place} does not speak AMQP 0-9-1: check host, port and scheme in amqp_url")
     if isinstance(error, TimeoutError):
         return unavailable(f"no connection to {place} within {timeout:g} s")
     if isinstance(error, ProbableAuthenticationError | AuthenticationError):
@@ -147,8 +148,6 @@ def connect_error(error: BaseException, place: str, timeout: float, *, tls: bool
             f"{place} refused the vhost: it does not exist or is not up, the user may not use it, or a limit of "
             f"connections is reached; the broker's log says which"
         )
-    if isinstance(error, IncompatibleProtocolError):
-        return refused(f"{place} does not speak AMQP 0-9-1: check host, port and scheme in amqp_url ({_text(error)})")
     import ssl
 
     if isinstance(cause := error.__cause__ or error, ssl.SSLError):

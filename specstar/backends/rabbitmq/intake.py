@@ -44,7 +44,8 @@ class Intake(asyncio.StreamReader):
         self._clock = loop.time
         self._takers: dict[int, Taker] = {}
         self._partial = b""
-        self._foreign = False
+        self.foreign = False
+        """True once something has come that is no frame of AMQP 0-9-1."""
         self._passed = loop.time()
 
     def divert(self, channel: int, taker: Taker) -> None:
@@ -53,7 +54,7 @@ class Intake(asyncio.StreamReader):
 
     def feed_data(self, data: Iterable[SupportsIndex]) -> None:
         data = bytes(data)
-        if self._foreign:
+        if self.foreign:
             super().feed_data(data)
             return
         if self._partial:
@@ -65,13 +66,10 @@ class Intake(asyncio.StreamReader):
         while end - position >= _OVERHEAD:
             kind, channel, size = unpack(data, position)
             next_frame = position + _OVERHEAD + size
-            if kind not in _KINDS:
-                self._foreign = True
-                break
             if next_frame > end:
                 break
-            if data[next_frame - 1] != _END:
-                self._foreign = True
+            if data[next_frame - 1] != _END or kind not in _KINDS:
+                self.foreign = True
                 break
             taker = takers.get(channel)
             if taker is not None:
@@ -83,7 +81,9 @@ class Intake(asyncio.StreamReader):
                 elif kind == METHOD and data[start : start + 4] in _TURNING_POINTS:
                     del takers[channel]
             position = next_frame
-        if self._foreign:
+        if position < end and data[position] not in _KINDS:
+            self.foreign = True
+        if self.foreign:
             position = end
         if passed < position:
             left.append(data[passed:position])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import aiormq
@@ -48,7 +47,6 @@ class Link:
         self._transport = transport
         self._connection = connection
         self._publisher_lock = asyncio.Lock()
-        self._watchers: set[Callable[[], None]] = set()
         self._discarded: set[asyncio.Task[None]] = set()
         self._closing = False
         self._observer = connection.closing
@@ -69,7 +67,10 @@ class Link:
         except (TimeoutError, OSError, aiormq.AMQPError, RuntimeError) as error:
             transport.drop()
             secure = url.scheme == "amqps"
-            raise connect_error(error, place(options.amqp_url), options.connect_timeout_seconds, tls=secure) from error
+            foreign = transport.intake is not None and transport.intake.foreign
+            raise connect_error(
+                error, place(options.amqp_url), options.connect_timeout_seconds, tls=secure, foreign=foreign
+            ) from error
         except BaseException:
             transport.drop()
             raise
@@ -99,11 +100,6 @@ class Link:
             return False
         ready.close()
         return True
-
-    def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Call back once, when the link is lost; returns a function that takes this back."""
-        self._watchers.add(callback)
-        return lambda: self._watchers.discard(callback)
 
     async def open_channel(self, *, confirms: bool) -> Channel:
         """A new channel. Raises `BackendUnavailable` or `LinkLostError`."""
@@ -184,6 +180,3 @@ class Link:
         if not self._closing:
             logger.warning("the connection to RabbitMQ at %s was lost: %s", self.place, reason)
         self._transport.drop()
-        watchers, self._watchers = list(self._watchers), set()
-        for watcher in watchers:
-            watcher()
