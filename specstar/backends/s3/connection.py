@@ -26,9 +26,11 @@ from specstar.backends.s3.errors import (
     RequestFailed,
     classify,
     endpoint_of,
+    not_s3,
     translate,
 )
 from specstar.backends.s3.options import S3Options
+from specstar.backends.s3.redirects import ask_once_for_region
 from specstar.backends.s3.signing import sign_known_hashes
 from specstar.errors import BackendError, BackendUnavailable, SpecstarError
 from specstar.runtime import Connection, ServerInfo
@@ -40,6 +42,8 @@ logger = logging.getLogger("specstar")
 
 _BIG_BODY = 1 << 20
 _PIECE = 1 << 20
+# Answers that always name the version of an object.
+_WITH_ETAG = frozenset({"get_object", "head_object", "put_object", "upload_part"})
 _BACKOFF = {
     Failure.throttled: 0.4,
     Failure.unsigned: 0.4,
@@ -122,6 +126,7 @@ class S3Connection(Connection):
                 self._context = await make_client(self.options)
                 self._client = await self._context.__aenter__()
                 self.signs_known_hashes = sign_known_hashes(self._client)
+                ask_once_for_region(self._client)
         except BaseException as error:
             await self._drop_client()
             if isinstance(error, TimeoutError):
@@ -131,7 +136,9 @@ class S3Connection(Connection):
                 ) from error
             if isinstance(error, SpecstarError) or not isinstance(error, Exception):
                 raise
-            failure = classify(error)
+            # Of a file or program of this machine: nothing was sent.
+            local = isinstance(error, OSError) and error.filename is not None
+            failure = Failure.refused if local else classify(error)
             raise translate(
                 error, failure, self.options, what="creating the client", bucket=self.options.bucket
             ) from error
@@ -213,7 +220,7 @@ class S3Connection(Connection):
             clock = asyncio.timeout_at(deadline)
             try:
                 async with clock:
-                    return await self._send(method, params, pieces, sha256)
+                    answer = await self._send(method, params, pieces, sha256)
             except Exception as error:
                 if clock.expired():
                     raise self._too_late(operation, params, seconds) from error
@@ -227,6 +234,10 @@ class S3Connection(Connection):
                     bucket = str(params.get("Bucket", ""))
                     raise translate(error, failure, self.options, what=what, bucket=bucket) from error
                 logger.info("s3 %s: attempt %d failed, %s; again in %.2f s", what, attempt, failure.value, pause)
+            else:
+                if operation in _WITH_ETAG and "ETag" not in answer:
+                    raise not_s3(self.options, what=f"{operation} {params.get('Key')}")
+                return answer
             await asyncio.sleep(pause)
             if self._client is None:
                 raise self._closed()

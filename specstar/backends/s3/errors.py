@@ -29,6 +29,7 @@ __all__ = [
     "classify",
     "endpoint_of",
     "foreign_write",
+    "not_s3",
     "translate",
 ]
 
@@ -215,6 +216,14 @@ def foreign_write(resource_id: str, model: str) -> RevisionConflictError:
     return RevisionConflictError(resource_id, model=model, message=message)
 
 
+def not_s3(options: S3Options, *, what: str) -> BackendError:
+    """The error for an answer that S3 would not give."""
+    return BackendError(
+        f"{what}: the answer names no ETag, so it does not come from S3; check endpoint_url",
+        backend=f"s3 at {endpoint_of(options)}",
+    )
+
+
 def translate(error: BaseException, failure: Failure, options: S3Options, *, what: str, bucket: str) -> SpecstarError:
     """The specstar error for a driver's error; chain it with `from`. Its message never holds a key."""
     where = f"s3 at {endpoint_of(options)}"
@@ -273,6 +282,11 @@ def _advice(error: BaseException, options: S3Options, bucket: str) -> str:
         )
     if isinstance(error, exceptions.ParamValidationError | exceptions.InvalidEndpointDiscoveryConfigurationError):
         return f"bucket {bucket!r} or another parameter is not valid for S3 ({type(error).__name__})"
+    if isinstance(error, _unusable_configuration()):
+        return (
+            f"the AWS configuration of this machine cannot be used ({type(error).__name__}); check ~/.aws and the AWS_ "
+            "variables"
+        )
     return f"{type(error).__name__}"
 
 
@@ -280,6 +294,20 @@ def _tls_failure(error: Any) -> str:
     failure = getattr(error, "kwargs", {}).get("error")
     cause = getattr(failure, "certificate_error", None) or getattr(failure, "os_error", None)
     return f" ({tls_reason(cause)})" if cause is not None else ""
+
+
+def _unusable_configuration() -> tuple[type[Exception], ...]:
+    """Of its files, and of the programs that these name."""
+    from botocore import exceptions
+
+    return (
+        exceptions.ConfigNotFound,
+        exceptions.ConfigParseError,
+        exceptions.InvalidConfigError,
+        exceptions.SSOError,
+        OSError,
+        ValueError,
+    )
 
 
 def _advice_on_answer(error: Any, options: S3Options, bucket: str) -> str:
@@ -300,8 +328,10 @@ def _advice_on_answer(error: Any, options: S3Options, bucket: str) -> str:
         or (status == 403 and _clock_is_wrong(error))
     ):
         return "the clock of this machine differs too much from the server's; set it right (NTP)"
+    region = _expected_region(error)
+    if 300 <= status < 400 and region is None and (place := _redirected_to(error)) is not None:
+        return f"it is redirected to {place}: set endpoint_url to the S3 server itself"
     if code in _WRONG_REGION or status in (301, 307):
-        region = _expected_region(error)
         should = f"it is in {region!r}" if region else "it is in another one"
         return f"region {options.region_name!r} is wrong for bucket {bucket!r}: {should}; set region_name (or endpoint_url)"
     if code == "QuotaExceeded":
@@ -332,6 +362,15 @@ def _clock_is_wrong(error: Any) -> bool:
     if there.tzinfo is None:
         return False
     return code_of(error) in ("403", "Forbidden", "") and abs(there.timestamp() - time.time()) > _LARGEST_SKEW_SECONDS
+
+
+def _redirected_to(error: Any) -> str | None:
+    """Where something in front of S3 sends us, without what may be secret. None for an answer of S3 itself."""
+    location = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("location")
+    if not location or not code_of(error).isdecimal():
+        return None
+    parts = urlsplit(str(location))
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.netloc else "another path"
 
 
 def _expected_region(error: Any) -> str | None:

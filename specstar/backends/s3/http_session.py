@@ -8,6 +8,8 @@ import socket
 from functools import partial
 from typing import Any, ClassVar
 
+from specstar.backends.s3.redirects import follow_none
+
 __all__ = ["http_session_class"]
 
 _QUICK_ACK: int | None = getattr(socket, "TCP_QUICKACK", None)
@@ -93,6 +95,7 @@ def http_session_class() -> Any:
             if session._request_class is not Request:
                 session._request_class = Request
                 session._retry_connection = False
+                follow_none(session)
                 if _QUICK_ACK is not None:
                     session.connector._factory = partial(Handler, loop=asyncio.get_running_loop())
             return session
