@@ -36,10 +36,18 @@ DEFAULT_MAX_PAYLOAD_BYTES = 8 << 20
 MAX_ERROR_CHARACTERS = 4_096
 MAX_TRACEBACK_CHARACTERS = 16_384
 
+
+class _Head(msgspec.Struct):
+    """What a record of any format has."""
+
+    format: int = FORMAT
+
+
 # Dictionaries and sets in one order, so that equal payloads have equal bytes, where their keys and members have one.
 _ordered = msgspec.json.Encoder(order="deterministic")
 _encoder = msgspec.json.Encoder()
 _record_decoder = msgspec.json.Decoder(JobRecord)
+_head_decoder = msgspec.json.Decoder(_Head)
 _failures = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError, TypeError)
 
 encode_record = _encoder.encode
@@ -210,13 +218,21 @@ def decode_record(body: bytes, *, job_id: str) -> JobRecord:
     try:
         record = _record_decoder.decode(body)
     except _failures as error:
-        raise DecodeError(f"job {job_id!r} does not decode: {error}", job_id=job_id) from error
+        raise DecodeError(_newer(body, job_id) or f"job {job_id!r} does not decode: {error}", job_id=job_id) from error
     if record.format > FORMAT:
-        message = (
-            f"job {job_id!r} has format {record.format}, this version reads up to {FORMAT}: upgrade the workers first"
-        )
-        raise DecodeError(message, job_id=job_id)
+        raise DecodeError(_newer(body, job_id), job_id=job_id)
     return record
+
+
+def _newer(body: bytes, job_id: str) -> str:
+    """What to say of a record of a later format, which may lack or change what this one has; nothing of others."""
+    try:
+        found = _head_decoder.decode(body).format
+    except _failures:
+        return ""
+    if found <= FORMAT:
+        return ""
+    return f"job {job_id!r} has format {found}, this version reads up to {FORMAT}: upgrade the workers first"
 
 
 def failure_text(error: BaseException) -> tuple[str, str]:

@@ -299,6 +299,7 @@ async def test_a_damaged_message_goes_to_the_dead_letters_and_the_worker_lives(s
         assert (await sturdy.wait(good.job_id, timeout=20)).status is JobStatus.succeeded
     assert (dead[0].job_id, dead[0].payload) == ("bad", None)
     assert "DecodeError" in dead[0].reason
+    assert ("has format 99, this version reads up to 1: upgrade" in dead[0].reason) is (b"format" in body)
 
 
 @pytest.mark.parametrize("kind", ["async", "stubborn", "plain"])

@@ -108,6 +108,9 @@ async def test_a_periodic_job_without_state_runs_once_a_tick_and_process(spec: S
 async def test_workers_need_jobs_and_a_queue(spec: SpecStar) -> None:
     with pytest.raises(UsageError, match="no jobs"):
         await spec.run_workers()
+    mine = spec.add_job(Mail, _nothing, name="mine")
+    with pytest.raises(UsageError, match="concurrency is 1 or more, not 0"):
+        await spec.run_workers(concurrency=0)
     bare = SpecStar()
     bare.configure(backend={"meta": {"type": "memory"}, "resource": {"type": "memory"}})
     queue = bare.add_job(Mail, _nothing, name="nothing")
@@ -116,6 +119,8 @@ async def test_workers_need_jobs_and_a_queue(spec: SpecStar) -> None:
             await queue.enqueue(Mail())
         with pytest.raises(NotConfiguredError, match="mq"):
             await bare.run_workers()
+        with pytest.raises(UsageError, match="belong to one spec"):
+            await spec.run_workers(queues=[mine, queue])
 
 
 async def _nothing(job: Job[Mail]) -> None: ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import socket
 import subprocess
 import sys
 import threading
@@ -16,7 +17,15 @@ from msgspec import Meta, Struct
 
 from specstar import BackendBinding, BackendConfig, ConnectionProfile, Job, JobStatus, SpecStar
 from specstar import sync as blocking
-from specstar.errors import ConfigError, InvalidInputError, NotConfiguredError, QueryError, UsageError
+from specstar.errors import (
+    BackendUnavailable,
+    ConfigError,
+    DecodeError,
+    InvalidInputError,
+    NotConfiguredError,
+    QueryError,
+    UsageError,
+)
 from specstar.message_queue import RabbitMQMessageQueueFactory, SimpleMessageQueueFactory, WorkerStop
 from specstar.resource_manager import (
     DiskStorageFactory,
@@ -205,6 +214,27 @@ async def test_check_reports_every_role(tmp_path: Path) -> None:
         assert "/dev/null: " in reports["blob"].problem
 
 
+async def test_check_ends_in_time_where_servers_do_not_answer() -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        place = f"127.0.0.1:{silent.getsockname()[1]}"
+        s3 = {"bucket": "bucket", "endpoint_url": f"http://{place}", "access_key_id": "k", "secret_access_key": "s"}
+        spec = SpecStar()
+        spec.configure(
+            backend={
+                "meta": {"type": "postgres", "options": {"dsn": f"postgresql://user@{place}/db"}},
+                "resource": {"type": "s3", "options": s3},
+                "mq": {"type": "rabbitmq", "options": {"amqp_url": f"amqp://guest:guest@{place}/"}},
+            }
+        )
+        async with spec:
+            reports = {report.role: report for report in await spec.check(timeout=0.5)}
+    for role in ("meta", "resource", "mq"):
+        assert not reports[role].ok
+        assert str(reports[role].problem).endswith(": no answer within 0.5 s"), reports[role].problem
+
+
 async def test_check_reports_the_storage_of_a_model_too(tmp_path: Path) -> None:
     spec = SpecStar()
     spec.configure(backend=MEMORY)
@@ -277,6 +307,23 @@ async def test_one_model_may_have_a_storage_of_its_own(tmp_path: Path) -> None:
     other.configure(storage_factory=DiskStorageFactory(tmp_path / "tenant"))
     async with other:
         assert await again.exists("t")
+
+
+@pytest.mark.parametrize("anyio_backend", ["trio"])
+async def test_a_model_on_an_asyncio_driver_may_join_what_is_open_on_trio(anyio_backend: str) -> None:
+    """The home moves to a loop of its own, and what is in memory goes along."""
+    spec = SpecStar()
+    spec.configure(backend=MEMORY)
+    users = spec.add_model(User)
+    async with spec:
+        await users.create(User("Ann"), resource_id="ann")
+        far = PostgresStorageFactory("postgresql://user@127.0.0.1:9/db")
+        others = spec.add_model(User, name="others", storage_factory=far)
+        assert (await users.get("ann")).data == User("Ann")
+        with pytest.raises(BackendUnavailable, match="cannot reach PostgreSQL"):
+            await others.get("ann")
+        await users.update("ann", User("Ann", 5))
+        assert (await users.get("ann")).data.age == 5
 
 
 def test_names_are_taken_once_and_found_again() -> None:
@@ -495,6 +542,13 @@ async def test_an_earlier_job_of_a_key_is_returned_though_its_result_has_another
                     stop.set()
             else:
                 assert (sent.status, sent.result) == (JobStatus.succeeded, None)
+                with pytest.raises(DecodeError, match=r"the result of job .* does not decode"):
+                    await queue.get(sent.job_id)
+                # Which the others of a search need not suffer for.
+                other = await queue.enqueue(User("Bob"))
+                assert [job.job_id for job in await queue.search()] == [other.job_id]
+                with pytest.raises(InvalidInputError, match="no status of a job: 'over'"):
+                    await queue.search(status="over")  # type: ignore[arg-type]
     assert found[0] == found[1]
 
 
