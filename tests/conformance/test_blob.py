@@ -375,6 +375,14 @@ async def test_only_ordinary_files_are_stored(blobs: BlobStore, tmp_path: Path, 
         await blobs.put_file(path, content_type="text/plain")
 
 
+async def test_a_file_whose_bytes_cannot_be_read_is_told_as_that(blobs: BlobStore) -> None:
+    """Its first page is nobody's."""
+    path = Path("/proc/self/mem")
+    with pytest.raises(InvalidInputError, match=f"cannot read '{path}': Input/output error"):
+        await blobs.put_file(path, content_type="text/plain")
+    assert [info async for page in blobs.list() for info in page] == []
+
+
 async def test_an_aborted_session_is_unknown(blobs: BlobStore) -> None:
     session = await blobs.create_upload(content_type="text/csv")
     await blobs.upload(session.upload_id, b"12")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 import stat
 import time
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from specstar import SpecStar
 from specstar.backends.disk import durable
-from specstar.errors import BackendError, BackendUnavailable, BlobNotFoundError
+from specstar.errors import BackendError, BackendUnavailable, BlobIntegrityError, BlobNotFoundError
 from specstar.runtime import NewFile
 
 
@@ -190,3 +191,52 @@ def test_temporary_files_in_use_are_kept_from_a_sweep(tmp_path: Path) -> None:
     left.write_bytes(b"")
     assert temps.sweep(-10) == 1
     assert list(tmp_path.iterdir()) == [paths[0]]
+
+
+async def test_two_programs_add_to_one_session(tmp_path: Path) -> None:
+    """Each goes on where it left off: that place may be the other's by now."""
+    async with _spec(tmp_path) as one, _spec(tmp_path) as other:
+        session = await one.blobs.create_upload()
+        for number in range(3):
+            for spec in (one, other, other):
+                await spec.blobs.upload(session.upload_id, b"%d" % number)
+        info = await other.blobs.finalize(session.upload_id)
+        assert await one.blobs.get(info.file_id) == b"000111222"
+
+
+async def test_a_session_whose_record_is_damaged_can_only_be_aborted(tmp_path: Path) -> None:
+    async with _spec(tmp_path) as spec:
+        session = await spec.blobs.create_upload()
+        await spec.blobs.upload(session.upload_id, b"part")
+        [file] = _found(tmp_path, "session.json")
+        file.write_bytes(b'{"content_type": ')
+        with pytest.raises(BlobIntegrityError, match=f"upload {session.upload_id} is damaged: abort it"):
+            await spec.blobs.finalize(session.upload_id)
+        await spec.blobs.abort(session.upload_id)
+        assert _found(tmp_path, "part-*") == []
+
+
+async def test_folders_that_somebody_removed_are_made_again(tmp_path: Path) -> None:
+    async with _spec(tmp_path) as spec:
+        await spec.blobs.abort((await spec.blobs.create_upload()).upload_id)
+        info = await spec.blobs.put(b"one")
+        await spec.blobs.delete(info.file_id)
+        for folder in (tmp_path / "_blobs").iterdir():
+            shutil.rmtree(folder)
+        session = await spec.blobs.create_upload()
+        await spec.blobs.upload(session.upload_id, b"part")
+        assert (await spec.blobs.finalize(session.upload_id)).size == 4
+        assert (await spec.blobs.put(b"one")).file_id == info.file_id
+        assert await spec.blobs.get(info.file_id) == b"one"
+
+
+async def test_what_an_abort_that_was_killed_has_left_is_garbage(tmp_path: Path) -> None:
+    async with _spec(tmp_path) as spec:
+        session = await spec.blobs.create_upload()
+        await spec.blobs.upload(session.upload_id, b"part")
+        [file] = _found(tmp_path, "session.json")
+        file.unlink()
+        old = time.time() - 10_000
+        os.utime(file.parent, (old, old))
+        assert await spec.blobs.collect_garbage(older_than_seconds=5_000) == 1
+        assert not file.parent.exists()

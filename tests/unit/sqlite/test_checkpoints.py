@@ -168,6 +168,51 @@ async def test_a_long_search_is_waited_for(opened: Opened, monkeypatch: pytest.M
     await opened.until_short()
 
 
+class Slow:
+    def run(self, database: Database) -> None:
+        database.execute("SELECT count(*) FROM numbers")
+        time.sleep(0.02)
+
+
+async def test_readers_that_never_pause_together_are_held_back_for_a_moment(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of them is always inside, and the log could never begin anew."""
+    monkeypatch.setattr(database_file, "_PATIENCE", ((2 * LONG, 5.0),))
+    let_in: list[int] = []
+    let_readers = DatabaseFile.let_readers
+
+    def counted(self: DatabaseFile) -> None:
+        let_in.append(self.writer.log_pages()[0])
+        let_readers(self)
+
+    monkeypatch.setattr(DatabaseFile, "let_readers", counted)
+    over = threading.Event()
+    seen = {"search": threading.Event(), "read": threading.Event()}
+
+    def go_on(name: str) -> None:
+        while not over.is_set():
+            getattr(opened.file, name)([Slow()])
+            seen[name].set()
+
+    readers = [threading.Thread(target=go_on, args=[name]) for name in seen]
+    for reader in readers:
+        reader.start()
+    try:
+        await opened.write(range(3 * LONG))
+        with anyio.fail_after(20):
+            while not let_in:
+                await opened.write(range(5))
+        await opened.until_short()
+        for once_more in seen.values():
+            once_more.clear()
+            assert await anyio.to_thread.run_sync(once_more.wait, 20)
+    finally:
+        over.set()
+        for reader in readers:
+            await anyio.to_thread.run_sync(reader.join)
+
+
 async def test_closing_in_the_middle_of_a_checkpoint_leaves_nothing_open(
     opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
