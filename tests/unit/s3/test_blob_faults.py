@@ -372,23 +372,6 @@ async def test_a_server_without_conditional_puts_still_takes_blobs(server: Scrip
         assert (await rig.blob().put_bytes(b"x", content_type="c/d")).content_type == "a/b"
 
 
-async def test_an_appended_chunk_is_there_once_though_its_answer_was_lost(server: ScriptedS3) -> None:
-    async with opened(options_for(server.endpoint_url)) as rig:
-        session = await rig.blob().create_upload(content_type="a/b")
-        for number in range(5):
-            server.script = once(Fault(when="after"))
-            await rig.blob().upload(session.upload_id, f"{number}".encode())
-        server.script = lambda method, key, number: None
-        async with opened(rig.options) as other:
-            await other.blob().upload(session.upload_id, b"5")
-        await rig.blob().upload(session.upload_id, b"6")
-        info = await rig.blob().finalize(session.upload_id)
-        assert await read(rig, info.file_id) == b"0123456"
-        assert await rig.blob().finalize(session.upload_id) == info
-        with pytest.raises(UsageError, match="finalized"):
-            await rig.blob().upload(session.upload_id, b"7")
-
-
 async def test_an_ended_writer_takes_no_more(server: ScriptedS3) -> None:
     async with opened(options_for(server.endpoint_url)) as rig:
         writer = await rig.blob().create(content_type="a/b")

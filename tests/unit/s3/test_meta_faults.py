@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import sqlite3
 from collections.abc import Callable
 from typing import Any
@@ -441,6 +442,27 @@ async def test_sync_interval_pulls_and_pushes(server: ScriptedS3) -> None:
         await until(pushed)
         await two.meta().write(created("r2"))
         await until(pulled)
+
+
+async def test_a_periodic_sync_that_fails_is_told_once_and_goes_on(
+    server: ScriptedS3, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "specstar")
+    options = options_for(server.endpoint_url, auto_sync=False, sync_interval=0.05, max_attempts=1)
+    async with opened(options) as rig:
+        await rig.meta().write(created("r0"))
+        await until(lambda: KEY in server.objects)
+        server.script = lambda method, key, number: Fault(503, "SlowDown") if method == "PUT" else None
+        await rig.meta().write(created("r1"))
+        await until(lambda: sum("periodic sync failed" in record.message for record in caplog.records) >= 3)
+        failed = [record.levelno for record in caplog.records if "periodic sync failed" in record.message]
+        assert failed == [logging.WARNING] + [logging.DEBUG] * (len(failed) - 1)
+        server.script = lambda method, key, number: None
+
+        async def pushed() -> bool:
+            return await ids(rig) == {"r0", "r1"}
+
+        await until(pushed)
 
 
 async def test_without_locking_the_last_push_wins(server: ScriptedS3) -> None:
