@@ -304,6 +304,71 @@ asyncio.run(main())
     assert "Traceback" not in done.err
 
 
+@pytest.mark.parametrize("backend", ["memory", "disk"], indirect=True)
+def test_a_trio_run_ends_under_callers_in_other_threads(programs: Programs, backend: Backend) -> None:
+    """What is acknowledged is there, whichever run or thread had the connections, and whoever comes next opens them anew."""
+    done = programs.run(
+        USE
+        + """
+import asyncio
+import trio
+from specstar import sync
+from specstar.errors import BackendUnavailable, OutcomeUnknownError
+
+blocking = sync.SpecStar(spec).get_resource_manager(User)
+over = threading.Event()
+made, failed = [], []
+
+def told(error):
+    failed.append(type(error).__name__)
+
+async def call(number):
+    while not over.is_set():
+        try:
+            made.append((await users.create(User("Ada", number))).resource_id)
+        except (BackendUnavailable, OutcomeUnknownError) as error:
+            told(error)
+
+def block(number):
+    while not over.is_set():
+        try:
+            made.append(blocking.create(User("Ada", number)).resource_id)
+        except (BackendUnavailable, OutcomeUnknownError) as error:
+            told(error)
+
+async def short():
+    await users.count()
+    homes.add(type(spec._gate.home).__name__)
+    await trio.sleep(0.1)
+
+async def main():
+    async with spec:
+        found = await users.get_many(made)
+        say(None not in found, len(found) > 10, "TrioHome" in homes, "ThreadHome" in homes or "AsyncioHome" in homes)
+
+homes = set()
+trio.run(short)
+threads = [threading.Thread(target=lambda: asyncio.run(call(1))), threading.Thread(target=block, args=[2])]
+for thread in threads:
+    thread.start()
+for _ in range(5):
+    trio.run(short)
+    before = len(made)
+    while len(made) == before:
+        time.sleep(0.01)
+    homes.add(type(spec._gate.home).__name__)
+over.set()
+for thread in threads:
+    thread.join(20)
+say([thread.is_alive() for thread in threads])
+trio.run(main)
+""",
+        backend,
+    )
+    assert (done.out, done.code) == ("[False, False]\nTrue True True True\n", 0), done.err
+    assert "Traceback" not in done.err
+
+
 @pytest.mark.parametrize("backend", ["memory", "servers"], indirect=True)
 def test_workers_whose_spec_was_opened_on_a_loop_that_ends_say_so(programs: Programs, backend: Backend) -> None:
     """Instead of returning as if they had been told to stop: nobody would work any more."""
