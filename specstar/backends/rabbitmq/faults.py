@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING
 
 import aiormq
 from aiormq.exceptions import (
-    AMQPError,
     AuthenticationError,
     ChannelAccessRefused,
     ChannelClosed,
-    ChannelInvalidStateError,
     ChannelPreconditionFailed,
     ConnectionClosed,
     ConnectionInternalError,
@@ -24,7 +22,7 @@ from aiormq.exceptions import (
 )
 
 from specstar.backends.tls import tls_reason
-from specstar.errors import BackendError, BackendUnavailable, ConfigError, LimitExceededError, SpecstarError
+from specstar.errors import BackendError, BackendUnavailable, ConfigError, LimitExceededError
 
 if TYPE_CHECKING:
     import ssl
@@ -219,9 +217,7 @@ def unmade(reason: BaseException | None, queue: str) -> UnmadeQueueError | None:
 
 
 def channel_error(error: BaseException, doing: str) -> Exception:
-    """The error of a request on a channel."""
-    if isinstance(error, SpecstarError | LinkLostError):
-        return error
+    """The error of a request on a channel, from the driver's or the system's."""
     if isinstance(error, ChannelPreconditionFailed):
         text = _text(error)
         message = f"{doing}: {text}{_hint(text)}"
@@ -240,9 +236,7 @@ def channel_error(error: BaseException, doing: str) -> Exception:
         )
     if isinstance(error, ChannelClosed) and error.args[:1] != (None,):
         return refused(f"{doing}: {_text(error)}")
-    if isinstance(error, AMQPError | OSError | ChannelInvalidStateError | RuntimeError):
-        return LinkLostError(f"{doing}: {_text(error)}")
-    return refused(f"{doing}: {_text(error)}")
+    return LinkLostError(f"{doing}: {_text(error)}")
 
 
 def publish_error(reason: BaseException | None, queue: str, size: int) -> Exception:

@@ -107,11 +107,6 @@ class MetaSync:
         self.read = self._reads.submit
         self.search = self._searches.submit
 
-    @property
-    def pending(self) -> int:
-        """Local writes that are not in the bucket yet (only without `auto_sync`)."""
-        return len(self._pending)
-
     def require(self, key: Hashable, setup: Operation) -> None:
         """Have the tables and indexes of a store made, before anything else is done; once for each `key`."""
         if key not in self._setup.operations:
