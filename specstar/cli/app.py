@@ -47,6 +47,7 @@ def _app() -> App:
         help_format="plaintext",
         help_formatter="plain" if plain else "default",
         result_action="return_value",
+        suppress_keyboard_interrupt=False,
     )
     for name, text in _COMMANDS.items():
         app.command(f"specstar.cli.{_MODULES.get(name, name)}:{name}", name=name, help=text)
@@ -54,7 +55,7 @@ def _app() -> App:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line. Returns the exit status, 0 or 1."""
+    """Run one command line. Returns the exit status: 0, 1, or 130 after Ctrl-C, as shells expect."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A plain locale shows what it cannot write as escapes, instead of failing.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -70,6 +71,7 @@ def run(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         fail("interrupted")
+        return 130
     except Exception as error:
         from specstar.cli.output import described
 

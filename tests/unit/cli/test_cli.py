@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -241,11 +242,31 @@ def test_output_in_a_pipe_is_plain_whatever_the_values(config: Path) -> None:
     assert "/data/" in done.stdout
 
 
-def test_a_reader_that_leaves_is_no_traceback() -> None:
-    command = f"{sys.executable} -m specstar.cli schema | head -n 1"
-    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60, check=False)
-    assert done.stdout == "{\n"
-    assert done.stderr == ""
+@pytest.mark.parametrize("argument", ["schema", "--help", "--version"])
+def test_a_reader_that_leaves_is_no_traceback(argument: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as nobody:
+        done = subprocess.run(
+            [sys.executable, "-m", "specstar", argument], stdout=nobody, stderr=subprocess.PIPE, timeout=60, check=False
+        )
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_an_interrupt_is_told_in_a_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        dsn = f"postgresql://user@127.0.0.1:{silent.getsockname()[1]}/db"
+        path = written(tmp_path, {"meta": {"type": "postgres", "options": {"dsn": dsn}}})
+        command = [sys.executable, "-m", "specstar", "check", str(path)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+            silent.settimeout(60)
+            held, _ = silent.accept()
+            running.send_signal(signal.SIGINT)
+            out, errors = running.communicate(timeout=60)
+            held.close()
+    assert (running.returncode, out) == (130, "")
+    assert errors.splitlines()[-1] == "specstar: interrupted"
+    assert "Traceback" not in errors
 
 
 def test_version_and_help_import_no_backend() -> None:
