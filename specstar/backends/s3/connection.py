@@ -26,6 +26,7 @@ from specstar.backends.s3.errors import (
     RequestFailed,
     classify,
     endpoint_of,
+    expected_region,
     not_s3,
     translate,
 )
@@ -150,11 +151,13 @@ class S3Connection(Connection):
             raise
 
     async def _check_bucket(self, bucket: str) -> dict[str, Any]:
+        region = None
         try:
             answer = await self.call("head_bucket", Bucket=bucket)
         except BackendUnavailable:
             raise
         except BackendError as error:
+            region = expected_region(error.__cause__)
             # The answer to HEAD has no body and so no reason: ask again with a request that has one.
             try:
                 answer = await self.call("list_objects_v2", Bucket=bucket, MaxKeys=1, Prefix=self.options.prefix)
@@ -166,7 +169,7 @@ class S3Connection(Connection):
                 # A key may lack the right to list and still do its work: let the work say.
                 logger.warning("%s", told)
                 return {}
-        region = headers_of(answer).get("x-amz-bucket-region")
+        region = region or headers_of(answer).get("x-amz-bucket-region")
         if self.options.endpoint_url is None and region and region != self.options.region_name:
             raise BackendError(
                 f"bucket {bucket!r} is in region {region!r}, not in {self.options.region_name!r}: set region_name",

@@ -28,6 +28,7 @@ __all__ = [
     "RequestFailed",
     "classify",
     "endpoint_of",
+    "expected_region",
     "foreign_write",
     "not_s3",
     "translate",
@@ -328,7 +329,7 @@ def _advice_on_answer(error: Any, options: S3Options, bucket: str) -> str:
         or (status == 403 and _clock_is_wrong(error))
     ):
         return "the clock of this machine differs too much from the server's; set it right (NTP)"
-    region = _expected_region(error)
+    region = expected_region(error)
     if 300 <= status < 400 and region is None and (place := _redirected_to(error)) is not None:
         return f"it is redirected to {place}: set endpoint_url to the S3 server itself"
     if code in _WRONG_REGION or status in (301, 307):
@@ -373,9 +374,10 @@ def _redirected_to(error: Any) -> str | None:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.netloc else "another path"
 
 
-def _expected_region(error: Any) -> str | None:
-    headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-    fields = error.response.get("Error", {})
+def expected_region(error: Any) -> str | None:
+    """Where the bucket is, if an answer of S3 said so."""
+    response = getattr(error, "response", {})
+    headers, fields = response.get("ResponseMetadata", {}).get("HTTPHeaders", {}), response.get("Error", {})
     region = headers.get("x-amz-bucket-region") or fields.get("Region")
     if region:
         return str(region)

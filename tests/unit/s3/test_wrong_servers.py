@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from specstar.errors import BackendError, BackendUnavailable
@@ -40,6 +41,19 @@ async def test_a_redirect_on_the_way_to_the_bucket_is_told_at_once(server: Scrip
     server.script = lambda method, key, number: Fault(301, headers={"Location": "https://127.0.0.1:9/bucket"})
     async with opened(options_for(server.endpoint_url)) as rig:
         with pytest.raises(BackendError, match=r"redirected to https://127\.0\.0\.1:9: set endpoint_url"):
+            await rig.resource().get(KEY)
+    assert len(server.requests) < 10
+
+
+@pytest.mark.parametrize("method", ["HEAD", "HEAD GET"])
+async def test_a_bucket_in_another_region_is_told_with_its_region(server: ScriptedS3, method: str) -> None:
+    """AWS, here behind a proxy, says where it is, and the driver would follow."""
+    proxied = {"use_ssl": False, "config": {"proxies": {"http": server.endpoint_url}}}
+    headers = {"x-amz-bucket-region": "eu-west-1"}
+    server.script = lambda asked, key, number: Fault(301, "", headers=headers) if asked in method else None
+    options = options_for("http://unused.test", client_kwargs=proxied, region_name="us-east-1")
+    async with opened(msgspec.structs.replace(options, endpoint_url=None)) as rig:
+        with pytest.raises(BackendError, match=r"'eu-west-1'.*set region_name"):
             await rig.resource().get(KEY)
     assert len(server.requests) < 10
 
