@@ -133,7 +133,10 @@ def connect_error(
 ) -> BackendError:
     """The error of a connection that could not be made. `foreign`: what answered speaks another protocol."""
     if foreign:
-        return refused(f"{place} does not speak AMQP 0-9-1: check host, port and scheme in amqp_url")
+        return refused(
+            f"{place} does not speak AMQP 0-9-1, or not in this way: check host, port and scheme (amqps:// is with TLS) in "
+            "amqp_url"
+        )
     if isinstance(error, TimeoutError):
         return unavailable(f"no connection to {place} within {timeout:g} s")
     if isinstance(error, ProbableAuthenticationError | AuthenticationError):

@@ -90,8 +90,9 @@ async def test_a_client_that_the_broker_does_not_know_is_told_what_to_check(
 
 async def test_tls_without_amqps_is_told_what_to_check(broker: Broker, queue_prefix: str) -> None:
     async with open_rig(broker.server.tls_url.replace("amqps", "amqp"), queue_prefix, keep=True) as rig:
-        with pytest.raises(BackendUnavailable, match="amqps://"):
+        with pytest.raises(BackendError, match="amqps://") as caught:
             await rig.queue().publish(message(1))
+        assert not isinstance(caught.value, BackendUnavailable)
 
 
 async def test_files_that_cannot_be_used_are_named(broker: Broker, queue_prefix: str) -> None:
