@@ -14,11 +14,15 @@ if TYPE_CHECKING:
     from specstar.config import BackendBinding, BackendConfig, BackendDefaults, ConnectionProfile
     from specstar.config.encoding import Encoding
     from specstar.core import SpecStar, spec
+    from specstar.health import RoleReport
     from specstar.message_queue import DelayRetry, Job, JobStatus, NoRetry
     from specstar.query import QB
     from specstar.query.limits import QueryLimits, query_limits, set_query_limits
     from specstar.resource_manager.resource import Resource
+    from specstar.roles.blob import UploadSession
     from specstar.roles.records import BlobInfo, ResourceMeta, RevisionInfo, RevisionStatus
+
+    __version__: str
 
 _HOMES = {
     "BackendBinding": "specstar.config",
@@ -38,7 +42,9 @@ _HOMES = {
     "ResourceMeta": "specstar.roles.records",
     "RevisionInfo": "specstar.roles.records",
     "RevisionStatus": "specstar.roles.records",
+    "RoleReport": "specstar.health",
     "SpecStar": "specstar.core",
+    "UploadSession": "specstar.roles.blob",
     "query_limits": "specstar.query.limits",
     "register_backend_provider": "specstar.backends.registry",
     "set_query_limits": "specstar.query.limits",
@@ -63,24 +69,27 @@ __all__ = [
     "ResourceMeta",
     "RevisionInfo",
     "RevisionStatus",
+    "RoleReport",
     "SpecStar",
+    "UploadSession",
     "query_limits",
     "register_backend_provider",
     "set_query_limits",
     "spec",
 ]
 
+if not TYPE_CHECKING:  # else checkers would take any misspelt name for one of type Any
 
-def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        from importlib.metadata import version
+    def __getattr__(name: str) -> Any:
+        if name == "__version__":
+            from importlib.metadata import version
 
-        return version("specstar")
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), name)
-    globals()[name] = value
-    return value
+            return version("specstar")
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

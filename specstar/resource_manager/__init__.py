@@ -40,10 +40,11 @@ __all__ = [
 
 _HOMES = {"Page": "resource", "Resource": "resource", "ResourceManager": "manager"}
 
+if not TYPE_CHECKING:  # else checkers would take any misspelt name for one of type Any
 
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'factories')}"), name)
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> Any:
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'factories')}"), name)
+        globals()[name] = value
+        return value

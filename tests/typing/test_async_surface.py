@@ -111,3 +111,10 @@ async def mistakes_are_found(spec: SpecStar) -> None:
     await users.create(User("Ada"), resource_id=3)  # type: ignore[arg-type]
     print((await users.get("id")).data.nothing)  # type: ignore[attr-defined]
     spec.add_job(Email, lambda job: None, max_retrys=3)  # type: ignore[call-arg]
+
+
+def names_are_found() -> None:
+    """Never run: a misspelt name is an error, not something of type Any."""
+    from specstar import SpecStr  # type: ignore[attr-defined]  # noqa: F401
+    from specstar.message_queue import JobQeue  # type: ignore[attr-defined]  # noqa: F401
+    from specstar.resource_manager import ResourceManger  # type: ignore[attr-defined]  # noqa: F401
