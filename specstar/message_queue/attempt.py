@@ -130,7 +130,7 @@ class Attempt:
             return Interrupted(self.reason)
         if outcome is not None:
             return outcome
-        return Failed(f"TimeoutError: the handler was cancelled after its timeout of {timeout:g} s", None)
+        return Failed(f"TimeoutError: the handler did not end within its timeout of {timeout:g} s", None)
 
     @staticmethod
     async def _call(invoke: Invoke, job: Any, codec: JobCodec[Any]) -> Succeeded | Failed:

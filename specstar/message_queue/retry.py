@@ -45,6 +45,6 @@ class RetryPolicy(Struct, frozen=True, kw_only=True):
 def checked_seconds(value: object, *, field: str, minimum: float = 0.0) -> float:
     """`value` as seconds. Raises `InvalidInputError` if it is not a finite number from `minimum` to one year."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not minimum <= value <= MAX_DELAY_SECONDS:
-        message = f"{field} is seconds from {minimum:g} to {MAX_DELAY_SECONDS:g}, not {value!r}"
+        message = f"{field} must be from {minimum:g} to {MAX_DELAY_SECONDS:,.0f} seconds, not {value!r:.80}"
         raise InvalidInputError(message, field=field)
     return float(value)

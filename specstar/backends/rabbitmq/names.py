@@ -77,7 +77,7 @@ def step_of(delay: float) -> int:
         raise InvalidInputError(f"a delay must be a number of seconds from 0 on, not {delay!r}", field="delay")
     if delay > LONGEST_DELAY_SECONDS:
         raise LimitExceededError(
-            f"a delay on RabbitMQ is at most {LONGEST_DELAY_SECONDS:g} seconds, not {delay:g}",
+            f"a delay on RabbitMQ is at most {LONGEST_DELAY_SECONDS:,.0f} seconds, not {delay:,.0f}",
             field="delay",
             limit=int(LONGEST_DELAY_SECONDS),
             actual=int(delay),

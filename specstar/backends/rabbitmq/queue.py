@@ -49,6 +49,8 @@ class RabbitMQQueue(MessageQueue):
         self.queues = JobQueues(name, context.options, max_priority)
         self._context = context
         self._main = self.queues.main
+        # Above this a priority counts as this: None once that was logged.
+        self._top_priority: int | None = self.queues.top_priority
         self._limit = context.options.max_message_bytes
         self._outbox = Outbox(context.connection, context.options, (self.queues.main, self.queues.dead))
         self._dead = DeadLetters(self)
@@ -62,6 +64,7 @@ class RabbitMQQueue(MessageQueue):
 
     async def publish(self, message: Message, *, delay: float = 0) -> None:
         body, priority = pack(message, self._limit), _checked(message.priority)
+        self._warn_of(priority)
         if not delay and message.partition_key is None:
             await self._outbox.send(self._main, body, priority=priority)
         else:
@@ -71,9 +74,23 @@ class RabbitMQQueue(MessageQueue):
 
     async def publish_many(self, messages: Sequence[Message], *, delay: float = 0) -> None:
         packed = [pack(message, self._limit) for message in messages]
+        self._warn_of(max((message.priority for message in messages), default=0))
         for route, places in (await self._routes(messages, delay)).values():
             items = [(packed[place], messages[place].priority) for place in places]
             await self._send_by(route, partial(self._outbox.send_many, items=items))
+
+    def _warn_of(self, priority: int) -> None:
+        """Say once that a priority above the queue's `max_priority` has no effect: the broker says nothing."""
+        if self._top_priority is None or priority <= self._top_priority:
+            return
+        logger.warning(
+            "job %r: priority %d counts as %d, the max_priority of its queue; to have more, give the job a max_priority "
+            "before its queue is first made (one that exists must be deleted)",
+            self.name,
+            priority,
+            self._top_priority,
+        )
+        self._top_priority = None
 
     async def send_again(self, messages: Sequence[Message | bytes]) -> TooLarge:
         """Publish what was in a queue before, bytes as they are. Returns what the broker does not take any more."""

@@ -96,6 +96,8 @@ class JobQueues:
         self._options = options
         quorum = options.queue_type == "quorum"
         priorities = options.max_priority if max_priority is None else max_priority
+        # What counts above it is for the broker to say, where queues are quorum queues.
+        self.top_priority = None if quorum else priorities
         self._work: dict[str, Any] = {
             _TYPE: options.queue_type,
             **({} if quorum else _LAZY),

@@ -106,6 +106,22 @@ async def test_max_priority_of_the_options_is_the_default(amqp_url: str, queue_p
                 await other.queue(max_priority=3).publish(message(1))
 
 
+async def test_a_priority_that_the_queue_does_not_have_is_logged_once(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain, some = rig.queue("plain"), rig.queue("some", max_priority=5)
+    await plain.publish(message(1))
+    await some.publish_many([message(number, priority=number) for number in (0, 5)])
+    assert caplog.messages == []
+    for _ in range(2):
+        await plain.publish(message(2, priority=3))
+        await some.publish_many([message(number, priority=number) for number in (1, 9)])
+    assert [text.partition(", the max_priority of its queue")[0] for text in caplog.messages] == [
+        "job 'plain': priority 3 counts as 0",
+        "job 'some': priority 9 counts as 5",
+    ]
+
+
 async def test_work_and_dead_letters_do_not_fill_the_memory_of_older_brokers(amqp_url: str, rig: Rig) -> None:
     queue = rig.queue()
     await queue.publish(message(1))

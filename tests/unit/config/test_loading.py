@@ -133,6 +133,7 @@ def test_an_expanded_string_is_not_parsed_again() -> None:
     assert type(options.extra["n"]) is str
     refused = {"meta": {"type": "tiny", "options": {"place": "p", "sizes": "${SIZES}"}}}
     assert "meta.options.sizes: expected array, got str" in str(refusal(refused, {"SIZES": "[1, 2]"}))
+    assert str(refusal({"connections": "$ALL"}, {"ALL": "{}"})) == "connections: expected object, got str"
 
 
 def test_only_strings_from_the_environment_are_coerced() -> None:
