@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
-from specstar.config import BackendBinding, BackendConfig, ResolvedBackend, resolve_config
+from specstar.config import BackendBinding, BackendConfig, ConfigSource, ResolvedBackend, resolve_config
 from specstar.config.encoding import Encoding
 from specstar.config.resolved import blob_warning
 from specstar.config.structs import Role
-from specstar.errors import NotConfiguredError
+from specstar.errors import ConfigError, ConfigProblem, NotConfiguredError
 from specstar.resource_manager.binding import context_of
 from specstar.resource_manager.composed import ComposedStorage
 from specstar.roles import BlobStore, ModelSpec, Storage
@@ -74,6 +74,19 @@ class BoundStorageFactory(StorageFactory):
         self._bindings: dict[Role, ResolvedBackend] = {"meta": meta, "resource": resource}
         if blob is not None:
             self._bindings["blob"] = blob
+
+    @classmethod
+    def from_config(cls, backend: ConfigSource) -> BoundStorageFactory:
+        """The factory of a configuration (as `configure(backend=...)` takes it): with every option of every backend type.
+
+        For a model with a storage of its own. Raises `ConfigError` with every mistake found, and for a binding of mq.
+        """
+        resolved = resolve_config(backend)
+        if resolved.mq is not None:
+            raise ConfigError(
+                ConfigProblem("mq", "a storage factory has no queue: bind it where spec.configure is called")
+            )
+        return BoundStorageFactory(meta=resolved.meta, resource=resolved.resource, blob=resolved.blob)
 
     @property
     def native(self) -> bool:

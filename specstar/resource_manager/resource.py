@@ -74,7 +74,11 @@ class Resource(Generic[T]):
 
 
 class Page(list[Resource[T]]):
-    """The results of one search. `cursor` is what to pass as `after=` for the next page; None if this is the last."""
+    """The results of one search. `cursor` is what to pass as `after=` for the next page; None if there are no more.
+
+    The cursor tells, not the length: resources that others change meanwhile may leave a page shorter than `limit`, or empty,
+    with more behind it; and behind a page that is just full there may be nothing.
+    """
 
     def __init__(self, items: list[Resource[T]], cursor: str | None = None) -> None:
         super().__init__(items)

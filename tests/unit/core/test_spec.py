@@ -28,6 +28,7 @@ from specstar.errors import (
 )
 from specstar.message_queue import RabbitMQMessageQueueFactory, SimpleMessageQueueFactory, WorkerStop
 from specstar.resource_manager import (
+    BoundStorageFactory,
     DiskStorageFactory,
     MemoryStorageFactory,
     PostgresDiskS3StorageFactory,
@@ -197,6 +198,22 @@ def test_what_cannot_be_configured_together_is_refused() -> None:
         spec.configure(backend=MEMORY, message_queue_factory=SimpleMessageQueueFactory())
     with pytest.raises(ConfigError, match="memori"):
         spec.configure(backend={"meta": {"type": "memori"}})
+
+
+async def test_a_factory_takes_every_option_of_a_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLACE", str(tmp_path / "data"))
+    disk = {"type": "disk", "options": {"rootdir": "$PLACE", "reader_threads": 1}}
+    factory = BoundStorageFactory.from_config({"meta": disk, "resource": disk})
+    spec = SpecStar()
+    spec.configure(backend=MEMORY)
+    users = spec.add_model(User, storage_factory=factory)
+    async with spec:
+        await users.create(User("a"))
+    assert (tmp_path / "data" / "specstar.sqlite3").exists()
+    with pytest.raises(ConfigError, match=r"^mq: a storage factory has no queue"):
+        BoundStorageFactory.from_config(MEMORY)
+    with pytest.raises(ConfigError, match=r"^meta\.type: unknown backend type 'dsk' \(did you mean 'disk'\?\)$"):
+        BoundStorageFactory.from_config({"meta": {"type": "dsk"}})
 
 
 async def test_check_reports_every_role(tmp_path: Path) -> None:
