@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
 
 from specstar.errors import UsageError
 
@@ -17,6 +20,7 @@ def worker(
     target: str,
     /,
     *,
+    queue: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     concurrency: int = 10,
     drain_timeout: float = 25.0,
     loop: Literal["asyncio", "trio", "uvloop"] = "asyncio",
@@ -27,6 +31,8 @@ def worker(
     ----------
     target
         MODULE:NAME of the program's SpecStar object, such as app.jobs:spec. The module must configure it.
+    queue
+        Name of a job that this worker runs; give it once for each. Without it, all jobs are run.
     concurrency
         Jobs at once.
     drain_timeout
@@ -52,7 +58,7 @@ def worker(
     options = {"use_uvloop": True} if loop == "uvloop" else {}
     try:
         import_module(loop)
-        anyio.run(_work, spec, concurrency, drain_timeout, backend=backend, backend_options=options)
+        anyio.run(_work, spec, queue, concurrency, drain_timeout, backend=backend, backend_options=options)
     except ModuleNotFoundError as error:
         if error.name != loop:
             raise
@@ -60,6 +66,7 @@ def worker(
     return 0
 
 
-async def _work(spec: SpecStar, concurrency: int, drain_timeout: float) -> None:
+async def _work(spec: SpecStar, names: Sequence[str], concurrency: int, drain_timeout: float) -> None:
+    queues = [spec.get_job_queue(name) for name in dict.fromkeys(names)] or None
     async with spec:
-        await spec.run_workers(concurrency=concurrency, drain_timeout=drain_timeout)
+        await spec.run_workers(queues=queues, concurrency=concurrency, drain_timeout=drain_timeout)

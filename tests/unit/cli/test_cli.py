@@ -173,6 +173,7 @@ def test_schema_prints_a_schema_that_the_config_meets(capsys: pytest.CaptureFixt
         (["worker", "specstar:spec", "--concurrency", "0"], "--concurrency must be 1 or more"),
         (["worker", "specstar:spec", "--drain-timeout", "-1"], "--drain-timeout must be 0 or more"),
         (["worker", "specstar.sync:spec"], "no jobs to run"),
+        (["worker", "specstar:spec", "--queue", "mails"], "no job 'mails' is declared"),
         (["jobs", "json:dumps"], "not a SpecStar"),
         (["dead", "specstar:spec", "mails"], "no job 'mails' is declared"),
         (["dead", "specstar:spec", "mails", "--requeue"], "take ids or --all"),
@@ -323,6 +324,11 @@ def tick(job: Job[Tick]) -> None:
     print("ended", flush=True)
 
 
+@Holder.spec.job(every=0.05, every_payload=Tick())
+def other(job: Job[Tick]) -> None:
+    print("other", flush=True)
+
+
 Holder.spec.configure(backend={"mq": {"type": "simple"}})
 """
 
@@ -330,7 +336,7 @@ Holder.spec.configure(backend={"mq": {"type": "simple"}})
 def test_worker_runs_the_program_until_sigterm_and_then_exits_with_0(tmp_path: Path) -> None:
     (tmp_path / "draining_program.py").write_text(WORKER_PROGRAM)
     command = [sys.executable, "-m", "specstar.cli", "worker", "draining_program:Holder.spec"]
-    options = ["--concurrency", "1", "--drain-timeout", "20"]
+    options = ["--concurrency", "1", "--drain-timeout", "20", "--queue", "tick"]
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
         [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environ
@@ -343,6 +349,7 @@ def test_worker_runs_the_program_until_sigterm_and_then_exits_with_0(tmp_path: P
         finally:
             running.kill()
     assert (running.returncode, first) == (0, "begun\n"), err
+    assert "other" not in out  # which is another queue
     # What runs is finished: the last thing said is an end.
     assert out.endswith("ended\n"), (out, err)
     assert "Traceback" not in err
