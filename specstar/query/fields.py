@@ -104,7 +104,12 @@ class Fields:
         if found is None:
             known = list(META_FIELDS) if meta else [*self.by_path, *META_FIELDS]
             what = "a meta field" if meta else "an indexed field of this model, nor a meta field"
-            raise QueryError(f"{name[:80]!r} is not {what}", path=name, suggestion=closest(name, known))
+            near = closest(name, known)
+            if near is None and not meta:
+                what += (
+                    "; a field of the model is searched once indexed_fields names it, older resources after reindex()"
+                )
+            raise QueryError(f"{name[:80]!r} is not {what}", path=name, suggestion=near)
         return found
 
 

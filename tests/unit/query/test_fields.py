@@ -217,6 +217,14 @@ def test_a_misspelt_field_of_a_query_gets_the_nearest_name() -> None:
         QB.meta["created_time"]["year"]
 
 
+def test_a_field_that_is_not_indexed_is_told_what_to_do() -> None:
+    fields = Fields([IndexedField("age")])
+    with pytest.raises(QueryError, match=r"'lines' is not an indexed field .* indexed_fields names it, .*reindex\(\)$"):
+        fields.resolve("lines", meta=False)
+    with pytest.raises(QueryError, match=r"^'lines' is not a meta field$"):
+        fields.resolve("lines", meta=True)
+
+
 MODEL = Model(
     age=1,
     full_name="Ann",
