@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from specstar.errors import InvalidInputError, LimitExceededError
 
-__all__ = ["checked_count", "checked_text", "listed"]
+__all__ = ["checked_count", "checked_text", "listed", "say_which"]
 
 T = TypeVar("T")
 # Iterables of another kind than a list of things.
@@ -51,3 +51,8 @@ def listed(values: Iterable[T], *, field: str) -> list[T]:
     if not isinstance(values, Iterable) or isinstance(values, _NO_LISTS):
         raise InvalidInputError(f"{field} takes a list, not one {type(values).__name__}", field=field)
     return list(values)
+
+
+def say_which(error: InvalidInputError, field: str, place: int) -> None:
+    """Add to the message of an error which of several values it is about."""
+    error.args = (f"{error} (in {field}[{place}])", *error.args[1:])

@@ -170,10 +170,7 @@ class JobQueue(Generic[P]):
 
         After an error any of them may have been sent. Raises what `enqueue` raises.
         """
-        made = [
-            self._sender.record(payload, delay, None, partition_key, priority)
-            for payload in listed(payloads, field="payloads")
-        ]
+        made = self._sender.records(listed(payloads, field="payloads"), delay, partition_key, priority)
         await self._sender.send_many([record for record, _ in made], delay or 0.0)
         return [self._codec.job_with(record, copy) for record, copy in made]
 

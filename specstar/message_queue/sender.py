@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 import msgspec
 
-from specstar.checks import checked_count, checked_text
+from specstar.checks import checked_count, checked_text, say_which
 from specstar.errors import (
     DuplicateResourceError,
     IdempotencyConflictError,
@@ -36,6 +36,8 @@ MAX_PRIORITY = 9
 CLOCK_SKEW = timedelta(seconds=5)
 """By how much the clock of a sender may be ahead."""
 _MAX_KEY_BYTES = 255
+# What is given once for several jobs.
+_OF_ALL = ("delay", "partition_key", "priority")
 _CLEANUP_SECONDS = 5.0
 _CLEANUP_TASKS = 64
 
@@ -191,6 +193,20 @@ class JobSender:
             scheduled_time=now + timedelta(seconds=delay) if delay else None,
         )
         return record, copy
+
+    def records(
+        self, payloads: Sequence[Any], delay: float | None, partition_key: str | None, priority: int | None
+    ) -> list[tuple[JobRecord, Any]]:
+        """The same for each of several, in order. The error says which payload it is about."""
+        made: list[tuple[JobRecord, Any]] = []
+        try:
+            for payload in payloads:
+                made.append(self.record(payload, delay, None, partition_key, priority))
+        except InvalidInputError as error:
+            if error.field not in _OF_ALL:
+                say_which(error, "payloads", len(made))
+            raise
+        return made
 
     def _id_of_key(self, key: str) -> str:
         """One id for one key of this queue: whoever comes second finds the first's record, in any process."""

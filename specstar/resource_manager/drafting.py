@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 from msgspec.structs import replace
 
+from specstar.checks import say_which
 from specstar.config.encoding import Encoding
+from specstar.errors import InvalidInputError
 from specstar.query import Projector
 from specstar.resource_manager.authorship import Authorship
 from specstar.resource_manager.codec import Codec
@@ -59,6 +62,19 @@ class Drafting(Generic[T]):
             codec.encoding, resource_id, revision_id, payload, parent=None, status=status, now=now, user=author.user
         )
         return StorageWrite(MetaWrite(meta, revision, None), payload)
+
+    def first_of_many(
+        self, codec: Codec[T], values: Sequence[T], resource_ids: Sequence[str | None], status: RevisionStatus
+    ) -> list[StorageWrite]:
+        """`first` for each of several, in order. The error says which of them it is about."""
+        items: list[StorageWrite] = []
+        try:
+            for value, resource_id in zip(values, resource_ids, strict=True):
+                items.append(self.first(codec, value, resource_id, status))
+        except InvalidInputError as error:
+            say_which(error, "data", len(items))
+            raise
+        return items
 
     def next(
         self, encoding: Encoding, meta: ResourceMeta, data: T, payload: bytes, status: RevisionStatus

@@ -106,10 +106,7 @@ class ResourceManager(Generic[T]):
                 raise InvalidInputError("resource_ids has an id twice", field="resource_ids")
         if len(ids) != len(values):
             raise InvalidInputError(f"{len(values)} values but {len(ids)} resource ids", field="resource_ids")
-        kind, codec = _status(status), self._slot.codec
-        items = [
-            self._draft.first(codec, value, resource_id, kind) for value, resource_id in zip(values, ids, strict=True)
-        ]
+        items = self._draft.first_of_many(self._slot.codec, values, ids, _status(status))
         if not items:
             return []
         for error in await self._slot.storage.write_many(items):

@@ -163,6 +163,9 @@ async def test_many_at_once(users: Users) -> None:
     assert await users.exists("new")
     with pytest.raises(InvalidInputError):
         await users.create_many([User("a"), User("b")], resource_ids=["same", "same"])
+    with pytest.raises(InvalidInputError, match=r"Expected `int`, got `str` - at `\$\.age` \(in data\[1\]\)$"):
+        await users.create_many([User("a"), User("b", "old"), User("c", "older")])  # type: ignore[arg-type]
+    assert await users.count() == 121  # with "new"
 
 
 async def test_concurrent_callers_each_get_their_own_result_or_error(users: Users) -> None:

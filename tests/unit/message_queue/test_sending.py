@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from specstar import Job, JobStatus, SpecStar
+from specstar.errors import InvalidInputError
 from specstar.message_queue import JobQueue
 from specstar.message_queue.codec import decode_record, envelope
 from specstar.message_queue.sender import message_of
@@ -114,3 +115,18 @@ async def test_the_record_of_a_job_that_waits_is_at_hand_until_something_happens
         assert await queue.cancel(job.job_id)
         assert state.waiting(job.job_id) is None
         assert state.waiting("unknown") is None
+
+
+async def test_which_of_several_payloads_is_wrong_is_said(spec: SpecStar) -> None:
+    def mail(job: Job[Mail]) -> None: ...
+
+    queue: JobQueue[Mail] = spec.add_job(Mail, mail)
+    wrong = [Mail(1), Mail(2), Mail("three")]  # type: ignore[arg-type]
+    async with spec:
+        with pytest.raises(
+            InvalidInputError, match=r"Expected `int`, got `str` - at `\$\.number` \(in payloads\[2\]\)$"
+        ):
+            await queue.enqueue_many(wrong)
+        with pytest.raises(InvalidInputError, match=r"^delay must be from 0 to 31,536,000 seconds, not -1$"):
+            await queue.enqueue_many([Mail(1)], delay=-1)
+        assert (await queue.count(), await queue.depth()) == (0, 0)
