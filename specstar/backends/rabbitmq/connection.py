@@ -50,8 +50,8 @@ class RabbitMQConnection(Connection):
         await self._publishing.open()
 
     async def ping(self) -> ServerInfo:
-        """Open and close a channel; the version comes from the login."""
-        link = await self.link(self.options.connect_timeout_seconds)
+        """Open and close a channel; the version comes from the login. One failed attempt to connect says enough."""
+        link = await self._publishing.get(self.options.connect_timeout_seconds, once=True)
         with translated(f"asking {self._place}"):
             channel = await link.open_channel(confirms=False)
             await link.close_channel(channel)

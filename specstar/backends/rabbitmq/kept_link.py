@@ -50,11 +50,12 @@ class KeptLink:
         """Connect and log in, in one attempt."""
         self.newest = await Link.connect(self._options)
 
-    async def get(self, timeout: float) -> Link:
+    async def get(self, timeout: float, *, once: bool = False) -> Link:
         """A live link, reconnecting with growing pauses, within `timeout` seconds.
 
-        Raises `BackendUnavailable` when the time is over or the connection is closed, `BackendError` if the broker
-        refuses the login. Cancelling the caller does not end an attempt that others wait for.
+        Raises `BackendUnavailable` when the time is over (with `once`, when an attempt has failed) or the connection is
+        closed, `BackendError` if the broker refuses the login. Cancelling the caller does not end an attempt that others
+        wait for.
         """
         if (link := self.current) is not None:
             return link
@@ -75,7 +76,7 @@ class KeptLink:
                 last = f": {self._last_error}" if self._last_error is not None else ""
                 raise unavailable(f"no connection to {self._place} within {timeout:g} s{last}") from self._last_error
             error = None if attempt.cancelled() else attempt.exception()
-            if error is not None and not isinstance(error, BackendUnavailable):
+            if error is not None and (once or not isinstance(error, BackendUnavailable)):
                 raise error
 
     def _attempt_ended(self, attempt: asyncio.Task[Link]) -> None:

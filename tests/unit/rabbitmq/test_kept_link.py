@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+from collections.abc import Iterator
 
 import pytest
 
 from specstar.backends.rabbitmq.kept_link import KeptLink
 from specstar.backends.rabbitmq.link import Link
 from specstar.backends.rabbitmq.options import RabbitMQOptions
+from specstar.errors import BackendUnavailable
 
 
 @pytest.fixture
 def anyio_backend() -> str:
     """The driver is for asyncio alone."""
     return "asyncio"
+
+
+@pytest.fixture
+def nowhere() -> Iterator[str]:
+    """A broker that is down: nobody listens on this port, and nobody else gets it."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"amqp://guest:guest@127.0.0.1:{taken.getsockname()[1]}/"
 
 
 async def test_closing_can_be_cancelled_while_an_attempt_to_connect_ends(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,3 +52,13 @@ async def test_closing_can_be_cancelled_while_an_attempt_to_connect_ends(monkeyp
     may_end.set()
     getting.cancel()
     await asyncio.wait({getting})
+
+
+async def test_who_asks_once_is_told_why_the_attempt_failed(nowhere: str) -> None:
+    kept = KeptLink(RabbitMQOptions(amqp_url=nowhere))
+    for _ in range(2):
+        with pytest.raises(BackendUnavailable, match=r"cannot connect to 127\.0\.0\.1.*is the broker running\?"):
+            await kept.get(60, once=True)
+    with pytest.raises(BackendUnavailable, match=r"^mq on rabbitmq: no connection to .* within 0\.1 s"):
+        await kept.get(0.1)
+    await kept.aclose()
