@@ -31,6 +31,7 @@ _COMMANDS = {
     "show": "Show what each role of a configuration resolves to.",
     "schema": "Print the JSON Schema of configuration files.",
     "worker": "Run the workers of a program's jobs.",
+    "job": "Show one job of a program, or cancel it.",
     "jobs": "Show how many jobs a program has, by status.",
     "dead": "Show the dead letters of a job, send them back to work, or delete them.",
     "gc": "Remove what killed writers and unfinished uploads left behind.",

@@ -116,6 +116,13 @@ def test_an_operator_sees_jobs_and_mends_dead_ones(program: Program) -> None:
     lines = program.run("-m", "specstar", "dead", "app:spec", "mails", "--limit", "1").splitlines()
     assert [line.split()[0] for line in lines] == ["job", letters[0]["job_id"]]
 
+    one = program.command("job", "app:spec", "mails", letters[0]["job_id"])["job"]
+    assert (one["status"], one["attempts"], one["error"]) == ("failed", 1, "RuntimeError: no paper")
+    assert one["payload"] == letters[0]["payload"]
+    text = program.run("-m", "specstar", "job", "app:spec", "mails", letters[0]["job_id"])
+    assert 'raise RuntimeError("no paper")' in text
+    assert ["status", "failed"] in [line.split() for line in text.splitlines()]
+
     (program.folder / "mended").touch()
     assert program.command("dead", "app:spec", "mails", letters[0]["job_id"], "--purge") == {"purged": 1}
     assert program.command("dead", "app:spec", "mails", "--all", "--requeue") == {"requeued": 2}

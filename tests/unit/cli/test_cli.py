@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import anyio
 import jsonschema
 import pytest
 
@@ -204,6 +206,72 @@ def test_a_program_that_fails_to_import_is_told_with_its_place(
     assert "ValueError: no luck" in (err := run(capsys, "gc", "program_that_breaks:spec")[2])
     assert "program_that_breaks.py, line 2" in err
     assert "No module named 'a_package_that_is_missing'" in run(capsys, "worker", "program_that_lacks:spec")[2]
+
+
+JOB_PROGRAM = """
+from msgspec import Struct
+
+from specstar import Job, SpecStar
+
+
+class Mail(Struct):
+    to: str
+
+
+spec = SpecStar()
+
+
+@spec.job
+def mail(job: Job[Mail]) -> None: ...
+
+
+@spec.job(keep_state=False)
+def ping(job: Job[Mail]) -> None: ...
+
+
+disk = {"type": "disk", "options": {"rootdir": "data"}}
+spec.configure(backend={"meta": disk, "resource": disk, "mq": {"type": "simple"}})
+forgetful = SpecStar()
+forgetful.add_job(Mail, lambda job: None, name="mail")
+forgetful.configure(backend={"mq": {"type": "simple"}})
+"""
+
+
+def test_job_shows_one_job_and_cancels_it(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    (tmp_path / "one_job_program.py").write_text(JOB_PROGRAM)
+    program = importlib.import_module("one_job_program")
+
+    async def sent() -> str:
+        async with program.spec:
+            job = await program.mail.enqueue(program.Mail("ada\x1b"), partition_key="k", delay=60)
+        return str(job.job_id)
+
+    job_id = anyio.run(sent)
+    status, out, err = run(capsys, "job", "one_job_program:spec", "mail", job_id)
+    lines = [line.split() for line in out.splitlines()]
+    assert (status, err) == (0, "")
+    assert ["status", "pending"] in lines
+    assert ["partition_key", "k"] in lines
+    assert ["job_id", job_id] in lines
+    assert "\x1b" not in out
+    status, out, err = run(capsys, "job", "one_job_program:spec", "mail", job_id, "--cancel", "--json")
+    assert (status, json.loads(out)["job"]["status"], json.loads(out)["cancelled"]) == (0, "cancelled", True)
+    status, out, err = run(capsys, "job", "one_job_program:spec", "mail", job_id, "--cancel")
+    assert (status, out.splitlines()[-1]) == (1, "cancelled: no, it had ended")
+
+    for target, name, said in (
+        ("spec", "mail", "job 'nobody' does not exist in 'mail'"),
+        ("spec", "male", "no job 'male' is declared"),
+        ("spec", "ping", "job 'ping' keeps no state"),
+        ("forgetful", "mail", "lives in the memory of the program"),
+    ):
+        status, out, err = run(capsys, "job", f"one_job_program:{target}", name, "nobody")
+        assert (status, out) == (1, "")
+        assert said in err
 
 
 def test_gc_says_what_it_removed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
