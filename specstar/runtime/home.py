@@ -310,8 +310,13 @@ class _AsyncioCall(Call[T]):
         except GeneratorExit:
             raise  # the loop was closed under the task
         except BaseException as error:  # a SystemExit is for the caller, and must not end the loop
-            outcome = Outcome(error=error)
+            # A loop that ends closes generators under a call that came late: its cancellation ends in an error of theirs.
+            late = isinstance(error, RuntimeError) and isinstance(error.__context__, asyncio.CancelledError)
+            outcome = Outcome(cancelled=True) if late and self._was_cancelled() else Outcome(error=error)
         self.finish(outcome)
+
+    def _was_cancelled(self) -> bool:
+        return self.task is not None and self.task.cancelling() > 0
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """A task that was cancelled before its first step has told nobody."""
