@@ -9,6 +9,7 @@ import pytest
 
 import services
 from specstar.backends.rabbitmq import wire
+from specstar.backends.rabbitmq.faults import NotTakenError
 from specstar.backends.rabbitmq.queue import RabbitMQQueue
 from specstar.errors import BackendError, LimitExceededError
 from tests.integration.rabbitmq.rig import Rig, message, nothing_more, open_rig, raw_channel, take_and_ack
@@ -59,7 +60,7 @@ async def test_a_queue_that_takes_no_more_refuses_what_it_does_not_take(
         queue = rig.queue()
         answers = [await _answer(queue, number) for number in range(20)]
         refused = [error for error in answers if error is not None]
-        assert {type(error) for error in refused} == {BackendError}
+        assert {type(error) for error in refused} == {NotTakenError}
         assert all("refused a message for" in str(error) for error in refused)
         with pytest.raises(BackendError, match=r"refused a message for .*the queue is full"):
             await queue.publish_many([message(number) for number in range(20, 40)])
