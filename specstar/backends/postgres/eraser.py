@@ -95,8 +95,6 @@ class Eraser:
         # expected, that writer has changed it.
         lock = self._tables.meta_sql.lock if None in left.values() else None
         for _ in range(_ATTEMPTS):
-            if not left:
-                return []
             try:
                 return await connection.attempt(self._sql, list(left), list(left.values()), lock=lock)
             except WriteRace:
@@ -107,10 +105,10 @@ class Eraser:
                     # Nobody can say by whose hand; what was asked for holds.
                     results[resource_id] = RevisionsUnseen() if self._lists else []
                     del left[resource_id]
+                if not left:
+                    return []
                 if lost.timed_out:
                     break
-        if not left:
-            return []
         raise BackendUnavailable(
             f"{connection.where} did not answer; nothing was erased; retry later", backend="postgres"
         )

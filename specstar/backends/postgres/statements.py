@@ -140,8 +140,7 @@ def meta_sql(names: TableNames, *, copies: bool = True) -> MetaSql:
         f"WITH k AS (SELECT * FROM unnest({_unseen('$1::text[]')}, {_unseen('$2::bigint[]')}) AS k(resource_id, version)), "
         f"w AS (DELETE FROM {meta} m USING k WHERE m.resource_id = k.resource_id "
         "AND (k.version IS NULL OR m.version = k.version) RETURNING m.resource_id), "
-        f"r AS (DELETE FROM {revision} r USING w WHERE r.resource_id = w.resource_id "
-        f"RETURNING r.resource_id, {_REVISION})"
+        f"r AS (DELETE FROM {revision} r USING w WHERE r.resource_id = w.resource_id"
     )
     return MetaSql(
         create=_write(names, update=False, copies=copies),
@@ -168,8 +167,11 @@ def meta_sql(names: TableNames, *, copies: bool = True) -> MetaSql:
             f"SELECT r.resource_id, {_REVISION} FROM {revision} r WHERE r.resource_id = $1 ORDER BY r.revision_id"
         ),
         lock=f"SELECT FROM {meta} m WHERE m.resource_id = ANY($1::text[]) ORDER BY m.resource_id FOR UPDATE",
-        erase=f"{erased} SELECT w.resource_id FROM w",
-        erase_listing=f"{erased} SELECT w.resource_id, r.* FROM w LEFT JOIN r ON r.resource_id = w.resource_id",
+        erase=f"{erased}) SELECT w.resource_id FROM w",
+        erase_listing=(
+            f"{erased} RETURNING r.resource_id, {_REVISION}) "
+            "SELECT w.resource_id, r.* FROM w LEFT JOIN r ON r.resource_id = w.resource_id"
+        ),
         referenced=f"SELECT r.payload_id FROM {revision} r WHERE r.payload_id = ANY($1::text[])",
         references=(
             "SELECT k.resource_id, k.payload_id FROM unnest($1::text[], $2::text[]) AS k(resource_id, payload_id) "
