@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TypeVar
 
 from specstar.errors import InvalidInputError, LimitExceededError
 
-__all__ = ["checked_count", "checked_text", "listed", "say_which"]
+__all__ = ["checked_count", "checked_text", "listed", "made_of_each"]
 
 T = TypeVar("T")
+R = TypeVar("R")
 # Iterables of another kind than a list of things.
 _NO_LISTS = (str, bytes, bytearray, memoryview, Mapping)
 
@@ -53,6 +54,17 @@ def listed(values: Iterable[T], *, field: str) -> list[T]:
     return list(values)
 
 
-def say_which(error: InvalidInputError, field: str, place: int) -> None:
-    """Add to the message of an error which of several values it is about."""
-    error.args = (f"{error} (in {field}[{place}])", *error.args[1:])
+def made_of_each(values: Iterable[T], make: Callable[[T], R], *, field: str, of_all: Collection[str] = ()) -> list[R]:
+    """`make` of each, in order. An `InvalidInputError` says which of them it is about.
+
+    Not where its own field is in `of_all`: what is given once for all.
+    """
+    made: list[R] = []
+    try:
+        for value in values:
+            made.append(make(value))
+    except InvalidInputError as error:
+        if error.field not in of_all:
+            error.args = (f"{error} (in {field}[{len(made)}])", *error.args[1:])
+        raise
+    return made

@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 import msgspec
 
-from specstar.checks import checked_count, checked_text, say_which
+from specstar.checks import checked_count, checked_text, made_of_each
 from specstar.errors import (
     DuplicateResourceError,
     IdempotencyConflictError,
@@ -198,15 +198,12 @@ class JobSender:
         self, payloads: Sequence[Any], delay: float | None, partition_key: str | None, priority: int | None
     ) -> list[tuple[JobRecord, Any]]:
         """The same for each of several, in order. The error says which payload it is about."""
-        made: list[tuple[JobRecord, Any]] = []
-        try:
-            for payload in payloads:
-                made.append(self.record(payload, delay, None, partition_key, priority))
-        except InvalidInputError as error:
-            if error.field not in _OF_ALL:
-                say_which(error, "payloads", len(made))
-            raise
-        return made
+        return made_of_each(
+            payloads,
+            lambda payload: self.record(payload, delay, None, partition_key, priority),
+            field="payloads",
+            of_all=_OF_ALL,
+        )
 
     def _id_of_key(self, key: str) -> str:
         """One id for one key of this queue: whoever comes second finds the first's record, in any process."""

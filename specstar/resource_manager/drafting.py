@@ -8,9 +8,8 @@ from typing import Any, Generic, TypeVar
 
 from msgspec.structs import replace
 
-from specstar.checks import say_which
+from specstar.checks import made_of_each
 from specstar.config.encoding import Encoding
-from specstar.errors import InvalidInputError
 from specstar.query import Projector
 from specstar.resource_manager.authorship import Authorship
 from specstar.resource_manager.codec import Codec
@@ -67,14 +66,8 @@ class Drafting(Generic[T]):
         self, codec: Codec[T], values: Sequence[T], resource_ids: Sequence[str | None], status: RevisionStatus
     ) -> list[StorageWrite]:
         """`first` for each of several, in order. The error says which of them it is about."""
-        items: list[StorageWrite] = []
-        try:
-            for value, resource_id in zip(values, resource_ids, strict=True):
-                items.append(self.first(codec, value, resource_id, status))
-        except InvalidInputError as error:
-            say_which(error, "data", len(items))
-            raise
-        return items
+        given = zip(values, resource_ids, strict=True)
+        return made_of_each(given, lambda pair: self.first(codec, *pair, status), field="data")
 
     def next(
         self, encoding: Encoding, meta: ResourceMeta, data: T, payload: bytes, status: RevisionStatus
