@@ -238,8 +238,14 @@ def _similar_variable(name: str, environ: Mapping[str, str]) -> str | None:
 
 def kind_of(value: Any) -> str:
     """What a value is, in the words of JSON where it has one."""
-    names = {"dict": "object", "_Repeating": "object", "list": "array", "NoneType": "null", "Expanded": "str"}
-    return names.get(type(value).__name__, type(value).__name__)
+    names: dict[type, str] = {
+        dict: "object",
+        _Repeating: "object",
+        list: "array",
+        type(None): "null",
+        Expanded: "str",
+    }
+    return names.get(type(value), type(value).__name__)
 
 
 class _Repeating(dict[str, Any]):
