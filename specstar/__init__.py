@@ -5,8 +5,9 @@ Public names are loaded on first use, so that importing the package is cheap and
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from specstar.lazy import lazy_names
 
 if TYPE_CHECKING:
     from specstar.backends.provider import BackendProvider
@@ -79,17 +80,14 @@ __all__ = [
 ]
 
 if not TYPE_CHECKING:  # else checkers would take any misspelt name for one of type Any
+    _find = lazy_names(__name__, _HOMES)
 
     def __getattr__(name: str) -> Any:
         if name == "__version__":
             from importlib.metadata import version
 
             return version("specstar")
-        if name not in _HOMES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = getattr(import_module(_HOMES[name]), name)
-        globals()[name] = value
-        return value
+        return _find(name)
 
 
 def __dir__() -> list[str]:

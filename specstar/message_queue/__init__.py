@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from specstar.lazy import lazy_names
 from specstar.message_queue.job import DeadJob, DelayRetry, Job, JobRecord, JobStatus, NoRetry
 
 if TYPE_CHECKING:
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from specstar.message_queue.run import WorkerStop, run_workers, run_workers_blocking
 
 _HOMES = {
-    "BoundMessageQueueFactory": "factories",
-    "JobBackend": "backend",
-    "JobQueue": "queue",
-    "RabbitMQMessageQueueFactory": "factories",
-    "SimpleMessageQueueFactory": "factories",
-    "WorkerStop": "run",
-    "job_model": "backend",
-    "run_workers": "run",
-    "run_workers_blocking": "run",
+    "BoundMessageQueueFactory": ".factories",
+    "JobBackend": ".backend",
+    "JobQueue": ".queue",
+    "RabbitMQMessageQueueFactory": ".factories",
+    "SimpleMessageQueueFactory": ".factories",
+    "WorkerStop": ".run",
+    "job_model": ".backend",
+    "run_workers": ".run",
+    "run_workers_blocking": ".run",
 }
 
 __all__ = [
@@ -48,10 +48,4 @@ __all__ = [
 ]
 
 if not TYPE_CHECKING:  # else checkers would take any misspelt name for one of type Any
-
-    def __getattr__(name: str) -> Any:
-        if name not in _HOMES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-        globals()[name] = value
-        return value
+    __getattr__ = lazy_names(__name__, _HOMES)

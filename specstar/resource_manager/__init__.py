@@ -5,8 +5,9 @@ Names are loaded on first use: managers need no factory, and factories need no m
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from specstar.lazy import lazy_names
 
 if TYPE_CHECKING:
     from specstar.resource_manager.factories import (
@@ -38,13 +39,11 @@ __all__ = [
     "StorageFactory",
 ]
 
-_HOMES = {"Page": "resource", "Resource": "resource", "ResourceManager": "manager"}
+_HOMES = dict.fromkeys(__all__, ".factories") | {
+    "Page": ".resource",
+    "Resource": ".resource",
+    "ResourceManager": ".manager",
+}
 
 if not TYPE_CHECKING:  # else checkers would take any misspelt name for one of type Any
-
-    def __getattr__(name: str) -> Any:
-        if name not in __all__:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'factories')}"), name)
-        globals()[name] = value
-        return value
+    __getattr__ = lazy_names(__name__, _HOMES)
