@@ -11,9 +11,9 @@ from specstar.errors import LimitExceededError
 
 if TYPE_CHECKING:
     from specstar.backends.rabbitmq.connection import RabbitMQConnection
+    from specstar.backends.rabbitmq.job_queues import QueueSpec
     from specstar.backends.rabbitmq.link import Link
     from specstar.backends.rabbitmq.options import RabbitMQOptions
-    from specstar.backends.rabbitmq.topology import QueueSpec
     from specstar.runtime import LazyConnection
 
 __all__ = ["Outbox", "TooLarge"]

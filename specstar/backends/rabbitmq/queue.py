@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from specstar.backends.provider import BackendContext
     from specstar.backends.rabbitmq.connection import RabbitMQConnection
     from specstar.backends.rabbitmq.faults import UnmadeQueueError
+    from specstar.backends.rabbitmq.job_queues import QueueSpec
     from specstar.backends.rabbitmq.link import Link
     from specstar.backends.rabbitmq.options import RabbitMQOptions
     from specstar.backends.rabbitmq.outbox import TooLarge
-    from specstar.backends.rabbitmq.topology import QueueSpec, Topology
+    from specstar.backends.rabbitmq.topology import Topology
 
 __all__ = ["RabbitMQQueue", "RabbitMQQueueFactory"]
 
@@ -41,8 +42,8 @@ class RabbitMQQueue(MessageQueue):
         self, context: BackendContext[RabbitMQOptions, RabbitMQConnection], name: str, max_priority: int | None
     ) -> None:
         from specstar.backends.rabbitmq.dead_letters import DeadLetters
+        from specstar.backends.rabbitmq.job_queues import JobQueues
         from specstar.backends.rabbitmq.outbox import Outbox
-        from specstar.backends.rabbitmq.topology import JobQueues
 
         self.name = name
         self.options = context.options

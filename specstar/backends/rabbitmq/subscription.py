@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from pamqp import commands as spec
 
     from specstar.backends.rabbitmq.consumer import RabbitMQConsumer
+    from specstar.backends.rabbitmq.job_queues import QueueSpec
     from specstar.backends.rabbitmq.link import Link
-    from specstar.backends.rabbitmq.topology import QueueSpec
 
 __all__ = ["Subscription"]
 

@@ -1,4 +1,4 @@
-"""The queues of a job: what they look like, and declaring them once a connection."""
+"""Declaring the queues of jobs once a connection, and what else is asked about queues."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ import math
 import secrets
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
-
-import msgspec
-from msgspec import Struct
+from typing import TYPE_CHECKING, TypeVar
 
 from specstar.backends.rabbitmq import wire
 from specstar.backends.rabbitmq.faults import (
@@ -23,24 +20,17 @@ from specstar.backends.rabbitmq.faults import (
     unavailable,
     unmade,
 )
-from specstar.backends.rabbitmq.names import QueueNames, delay_steps
+from specstar.backends.rabbitmq.job_queues import CONSUMER_TIMEOUT, MODE, OVERFLOW, TYPE, JobQueues, QueueSpec
 
 if TYPE_CHECKING:
     from aiormq.channel import Channel
 
     from specstar.backends.rabbitmq.link import Link
-    from specstar.backends.rabbitmq.options import RabbitMQOptions
 
-__all__ = ["JobQueues", "QueueSpec", "Topology"]
+__all__ = ["Topology"]
 
 T = TypeVar("T")
 logger = logging.getLogger("specstar")
-# RabbitMQ 4 gives quorum queues a limit of 20 deliveries; looking at dead letters counts as one. No limit works on all.
-_NO_DELIVERY_LIMIT = 2**31 - 1
-# The default of earlier versions, whose queues keep their names.
-_UNNAMED_EXPIRY = 300.0
-# An expiry begins anew with each declaration: what is sent to a queue has all but this of it before it.
-_LONGEST_RENEWAL = 300.0
 # In one request, for which others on this connection wait: more the sooner the last one was over. A queue that is not there
 # takes no time, a quorum queue some.
 _FEWEST_TOGETHER, _MOST_TOGETHER = 50, 400
@@ -49,132 +39,10 @@ _SOON_SECONDS = 0.1
 _SETTLED_MILLISECONDS = 1000
 # The announcement is a message, which an operator may purge.
 _ANNOUNCED_SECONDS = 60.0
-# Before RabbitMQ 3.12 a classic queue keeps all its messages in memory, and every collection of garbage there goes through
-# them, unless this is set; since then it does nothing (https://www.rabbitmq.com/docs/lazy-queues).
-_MODE = "x-queue-mode"
-_LAZY = {_MODE: "lazy"}
-# A queue that a policy bounds refuses what is beyond; unless this is set it would drop the oldest message without a word.
-_OVERFLOW = "x-overflow"
-_FULL = {_OVERFLOW: "reject-publish"}
-_TYPE = "x-queue-type"
-_CONSUMER_TIMEOUT = "x-consumer-timeout"
-
-
 # How long the declaration of a queue may be under way, and how long an announced purge may take for one request.
 _UNDER_WAY_SECONDS = 1.0
 _ANNOUNCED_PURGE_MILLISECONDS = 20_000
 _PURGE_POLL_SECONDS = 0.2
-
-
-class QueueSpec(Struct, frozen=True, kw_only=True):
-    """A queue as it is declared. `renew_seconds`: it expires when unused, and is declared again after this time.
-
-    `unless`: it is not declared while there is a message in that queue.
-    `any_type`: one that is there with another type will do.
-    """
-
-    name: str
-    arguments: dict[str, Any]
-    renew_seconds: float | None = None
-    unless: QueueSpec | None = None
-    any_type: bool = False
-
-    def without(self, left_out: Collection[str]) -> QueueSpec:
-        """The same queue without these arguments."""
-        arguments = {name: value for name, value in self.arguments.items() if name not in left_out}
-        return msgspec.structs.replace(self, arguments=arguments)
-
-
-class JobQueues:
-    """The specs of all queues of one job."""
-
-    def __init__(self, job: str, options: RabbitMQOptions, max_priority: int | None) -> None:
-        self.names = self._names(options, job, options.delay_queue_type)
-        # Of a program with the other option, or of this one before the option was changed.
-        self._other = self._names(options, job, "classic" if options.delay_queue_type == "quorum" else "quorum")
-        self.shards = options.partition_shards
-        self._options = options
-        quorum = options.queue_type == "quorum"
-        priorities = options.max_priority if max_priority is None else max_priority
-        # What counts above it is for the broker to say, where queues are quorum queues.
-        self.top_priority = None if quorum else priorities
-        self._work: dict[str, Any] = {
-            _TYPE: options.queue_type,
-            **({} if quorum else _LAZY),
-            **_FULL,
-        }
-        if options.consumer_timeout_seconds is not None:
-            self._work[_CONSUMER_TIMEOUT] = round(options.consumer_timeout_seconds * 1000)
-        if quorum:
-            self._work |= {
-                "x-delivery-limit": options.quorum_delivery_limit,
-                **_dead_lettering("quorum", self.names.dead),
-            }
-        main = self._work | ({"x-max-priority": priorities} if priorities and not quorum else {})
-        self.main = QueueSpec(name=self.names.main, arguments=main)
-        dead = {"x-delivery-limit": _NO_DELIVERY_LIMIT} if quorum else _LAZY
-        self.dead = QueueSpec(name=self.names.dead, arguments={_TYPE: options.queue_type, **dead, **_FULL})
-        # A message in it says that a purge deletes queues in which messages wait.
-        self.purging = QueueSpec(
-            name=self.names.purging, arguments={_TYPE: options.queue_type, "x-max-length": 1, "x-expires": 86_400_000}
-        )
-        self.retry = self._delayed(self.names.retry, self.names.main, round(options.retry_delay_seconds * 1000))
-        # A message in it says that partition keys are in use. All must agree on its length limit: the broker checks it. Away
-        # with a node, it would stop all jobs.
-        self.partitions = QueueSpec(
-            name=self.names.partitions,
-            arguments={_TYPE: options.queue_type, "x-max-length": options.partition_shards},
-            any_type=True,
-        )
-        # Its one message is not durable: it is gone once the broker was restarted.
-        self.uptime = QueueSpec(name=self.names.uptime, arguments={_TYPE: "classic", "x-max-length": 1})
-
-    @staticmethod
-    def _names(options: RabbitMQOptions, job: str, delay_type: str) -> QueueNames:
-        return QueueNames(options.queue_prefix, job, work_type=options.queue_type, delay_type=delay_type)
-
-    def shard(self, number: int) -> QueueSpec:
-        """The queue of one part of the partition keys: one consumer at a time."""
-        return QueueSpec(name=self.names.shard(number), arguments=self._work | {"x-single-active-consumer": True})
-
-    def delay(self, target: str, step: int) -> QueueSpec:
-        """The queue in which messages for `target` wait for `step` milliseconds."""
-        expiry = self._options.delay_queue_expiry_seconds
-        name = self.names.delay(target, step, expiry, _UNNAMED_EXPIRY)
-        waits = self._delayed(name, target, step)
-        # A queue expires with what is in it. A message may be confirmed up to publish_timeout_seconds after this check.
-        renew = min((expiry - self._options.publish_timeout_seconds) / 2, _LONGEST_RENEWAL)
-        arguments = waits.arguments | {"x-expires": step + round(expiry * 1000)}
-        return msgspec.structs.replace(waits, arguments=arguments, renew_seconds=renew)
-
-    def waits(self, target: str) -> list[str]:
-        """The names of all queues, of both types, in which messages for `target` may wait, but for `retry`.
-
-        Of both expiries too: that of the option, and the default of earlier versions.
-        """
-        expiries = {self._options.delay_queue_expiry_seconds, _UNNAMED_EXPIRY}
-        delays = [
-            names.delay(target, step, expiry, _UNNAMED_EXPIRY)
-            for names in (self.names, self._other)
-            for expiry in sorted(expiries)
-            for step in delay_steps()
-        ]
-        return [*delays, self._other.retry] if target == self.names.main else delays
-
-    def _delayed(self, name: str, target: str, milliseconds: int) -> QueueSpec:
-        arguments = {
-            _TYPE: self._options.delay_queue_type,
-            "x-message-ttl": milliseconds,
-            **_dead_lettering(self._options.delay_queue_type, target),
-        }
-        return QueueSpec(name=name, arguments=arguments, unless=self.purging)
-
-
-def _dead_lettering(queue_type: str, target: str) -> dict[str, Any]:
-    arguments: dict[str, Any] = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": target}
-    if queue_type == "quorum":
-        arguments |= {"x-dead-letter-strategy": "at-least-once", **_FULL}
-    return arguments
 
 
 class Topology:
@@ -352,7 +220,7 @@ class Topology:
                 return None
         asked = self._loop.time()
         answer = await channel.queue_declare(spec.name, durable=True, arguments=spec.arguments)
-        if spec.name not in self._declared and spec.arguments.get(_TYPE) == "quorum":
+        if spec.name not in self._declared and spec.arguments.get(TYPE) == "quorum":
             await self._settle(channel, spec)
         if len(self._declared) > 10_000:
             self._declared.clear()
@@ -367,7 +235,7 @@ class Topology:
         """
         name = f"{spec.name[:200]}:settling:{secrets.token_hex(4)}"
         # It expires instead of being deleted: that takes 5 s while a node of a cluster is down.
-        await channel.queue_declare(name, durable=True, arguments={_TYPE: "quorum", "x-expires": _SETTLED_MILLISECONDS})
+        await channel.queue_declare(name, durable=True, arguments={TYPE: "quorum", "x-expires": _SETTLED_MILLISECONDS})
 
     def _answered(self) -> None:
         """One of many that were asked for in this request is done: the next has its own time."""
@@ -397,9 +265,9 @@ def _dispensable(error: QueueMismatchError | UnknownArgumentError, spec: QueueSp
     if isinstance(error, QueueMismatchError):
         # Someone else made the queue, or an earlier version. What moves messages on by itself must not lose them.
         moves_on = "x-dead-letter-exchange" in spec.arguments
-        of_no_matter = {_MODE} | ({_TYPE} if spec.any_type else set()) | (set() if moves_on else {_OVERFLOW})
+        of_no_matter = {MODE} | ({TYPE} if spec.any_type else set()) | (set() if moves_on else {OVERFLOW})
         return error.argument in of_no_matter
-    if error.argument == _CONSUMER_TIMEOUT and spec.arguments[_TYPE] == "classic":
+    if error.argument == CONSUMER_TIMEOUT and spec.arguments[TYPE] == "classic":
         # RabbitMQ 4.3 watches quorum queues only: its issues 16983 and 17144.
         logger.warning(
             "queue %r: this broker has no consumer timeout for classic queues: consumer_timeout_seconds is left out",

@@ -23,19 +23,13 @@ MOST = 5
 SetPolicy = Callable[[str, dict[str, Any]], None]
 
 
-@pytest.fixture(scope="module")
-def broker() -> Iterator[services.RabbitMQServer]:
-    with services.rabbitmq() as server:
-        yield server
-
-
 @pytest.fixture
-def set_policy(broker: services.RabbitMQServer) -> Iterator[SetPolicy]:
+def set_policy(private_rabbitmq: services.RabbitMQServer) -> Iterator[SetPolicy]:
     def set_one(pattern: str, definition: dict[str, Any]) -> None:
-        broker.ctl("set_policy", "of-the-test", pattern, json.dumps(definition), "--apply-to", "queues")
+        private_rabbitmq.ctl("set_policy", "of-the-test", pattern, json.dumps(definition), "--apply-to", "queues")
 
     yield set_one
-    broker.ctl("clear_policy", "of-the-test")
+    private_rabbitmq.ctl("clear_policy", "of-the-test")
 
 
 def program(
@@ -52,7 +46,11 @@ def program(
     [("classic", None), ("classic", "drop-head"), ("classic", "reject-publish"), ("quorum", None)],
 )
 async def test_a_full_queue_refuses_and_drops_nothing(
-    broker: services.RabbitMQServer, queue_prefix: str, set_policy: SetPolicy, queue_type: str, overflow: str | None
+    private_rabbitmq: services.RabbitMQServer,
+    queue_prefix: str,
+    set_policy: SetPolicy,
+    queue_type: str,
+    overflow: str | None,
 ) -> None:
     """A policy that bounds the length of a queue has it drop the oldest messages, unless it or the queue says otherwise."""
     definition = {"max-length": MOST, **({"overflow": overflow} if overflow else {})}
@@ -62,7 +60,7 @@ async def test_a_full_queue_refuses_and_drops_nothing(
     async def handle(job: Job[Mail]) -> None:
         ran.append(job.payload.number)
 
-    spec, mails = program(broker, queue_prefix, handle, queue_type=queue_type)
+    spec, mails = program(private_rabbitmq, queue_prefix, handle, queue_type=queue_type)
     async with spec:
         confirmed: list[int] = []
         refused: list[str] = []
@@ -85,14 +83,17 @@ async def _ended(mails: JobQueue[Mail], count: int) -> bool:
 
 
 async def test_a_job_that_failed_comes_again_until_there_is_room_for_its_dead_letter(
-    broker: services.RabbitMQServer, queue_prefix: str, set_policy: SetPolicy, caplog: pytest.LogCaptureFixture
+    private_rabbitmq: services.RabbitMQServer,
+    queue_prefix: str,
+    set_policy: SetPolicy,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     await asyncio.to_thread(set_policy, f"^{queue_prefix}mails:dead$", {"max-length": MOST})
 
     async def handle(job: Job[Mail]) -> None:
         raise NoRetry("no")
 
-    spec, mails = program(broker, queue_prefix, handle)
+    spec, mails = program(private_rabbitmq, queue_prefix, handle)
     async with spec, workers(spec):
         await mails.enqueue_many([Mail(number=number) for number in range(2 * MOST)])
         await eventually(lambda: caplog.text.count("the queue is full") > MOST)
@@ -103,9 +104,9 @@ async def test_a_job_that_failed_comes_again_until_there_is_room_for_its_dead_le
 
 
 async def test_a_queue_that_is_there_without_it_is_used_as_it_is(
-    broker: services.RabbitMQServer, queue_prefix: str
+    private_rabbitmq: services.RabbitMQServer, queue_prefix: str
 ) -> None:
-    async with open_rig(broker.url, queue_prefix) as rig, raw_channel(broker.url) as channel:
+    async with open_rig(private_rabbitmq.url, queue_prefix) as rig, raw_channel(private_rabbitmq.url) as channel:
         queue = rig.queue()
         for spec in (queue.queues.main, queue.queues.dead, queue.queues.shard(0)):
             arguments = spec.without(["x-overflow", "x-queue-mode"]).arguments

@@ -21,17 +21,11 @@ LIMIT = 100_000
 BIG = 2 * LIMIT
 
 
-@pytest.fixture(scope="module")
-def broker() -> Iterator[services.RabbitMQServer]:
-    with services.rabbitmq() as server:
-        yield server
-
-
 @pytest.fixture
-def narrow(broker: services.RabbitMQServer) -> Iterator[None]:
+def narrow(private_rabbitmq: services.RabbitMQServer) -> Iterator[None]:
     """While a test wants it, the broker takes less than specstar sends."""
     yield
-    limit_to(broker, 128 << 20)
+    limit_to(private_rabbitmq, 128 << 20)
 
 
 def limit_to(broker: services.RabbitMQServer, size: int) -> None:
@@ -41,10 +35,10 @@ def limit_to(broker: services.RabbitMQServer, size: int) -> None:
 
 @pytest.mark.usefixtures("narrow")
 async def test_a_message_over_the_limit_of_the_broker_is_refused_alone(
-    broker: services.RabbitMQServer, queue_prefix: str
+    private_rabbitmq: services.RabbitMQServer, queue_prefix: str
 ) -> None:
-    await asyncio.to_thread(limit_to, broker, LIMIT)
-    async with open_rig(broker.url, queue_prefix) as rig:
+    await asyncio.to_thread(limit_to, private_rabbitmq, LIMIT)
+    async with open_rig(private_rabbitmq.url, queue_prefix) as rig:
         queue = rig.queue()
         await queue.publish(message("first"))
         big = message("big", body=b"b" * BIG)
@@ -73,10 +67,10 @@ async def test_a_message_over_the_limit_of_the_broker_is_refused_alone(
 @pytest.mark.parametrize("final", [False, True])
 @pytest.mark.parametrize("keep_state", [False, True])
 async def test_a_job_that_the_broker_takes_back_no_more_ends(
-    broker: services.RabbitMQServer, queue_prefix: str, tmp_path: Path, keep_state: bool, final: bool
+    private_rabbitmq: services.RabbitMQServer, queue_prefix: str, tmp_path: Path, keep_state: bool, final: bool
 ) -> None:
     disk = {"type": "disk", "options": {"rootdir": str(tmp_path)}}
-    rabbitmq = {"type": "rabbitmq", "options": {"amqp_url": broker.url, "queue_prefix": queue_prefix}}
+    rabbitmq = {"type": "rabbitmq", "options": {"amqp_url": private_rabbitmq.url, "queue_prefix": queue_prefix}}
     runs = 0
 
     async def handle(job: Job[Mail]) -> None:
@@ -92,10 +86,10 @@ async def test_a_job_that_the_broker_takes_back_no_more_ends(
     spec, mails = program()
     async with spec:
         sent = await mails.enqueue(Mail("x" * BIG))
-    await asyncio.to_thread(limit_to, broker, LIMIT)
+    await asyncio.to_thread(limit_to, private_rabbitmq, LIMIT)
     spec, mails = program()
     async with spec, workers(spec):
-        await eventually_gives(lambda: _is_empty(broker, f"{queue_prefix}mails"))
+        await eventually_gives(lambda: _is_empty(private_rabbitmq, f"{queue_prefix}mails"))
         assert runs == 1
         assert await mails.list_dead() == []
         if keep_state:
@@ -107,10 +101,10 @@ async def test_a_job_that_the_broker_takes_back_no_more_ends(
 @pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize("keep_state", [False, True])
 async def test_a_dead_letter_that_the_broker_takes_no_more_stays_alone(
-    broker: services.RabbitMQServer, queue_prefix: str, tmp_path: Path, keep_state: bool
+    private_rabbitmq: services.RabbitMQServer, queue_prefix: str, tmp_path: Path, keep_state: bool
 ) -> None:
     disk = {"type": "disk", "options": {"rootdir": str(tmp_path)}}
-    rabbitmq = {"type": "rabbitmq", "options": {"amqp_url": broker.url, "queue_prefix": queue_prefix}}
+    rabbitmq = {"type": "rabbitmq", "options": {"amqp_url": private_rabbitmq.url, "queue_prefix": queue_prefix}}
     ran: list[int] = []
     fails = True
 
@@ -129,12 +123,12 @@ async def test_a_dead_letter_that_the_broker_takes_no_more_stays_alone(
         sent = await mails.enqueue_many([Mail("x" * (BIG if number == 2 else 5), number) for number in range(6)])
         await dead_jobs(mails, 6)
     fails = False
-    await asyncio.to_thread(limit_to, broker, LIMIT)
+    await asyncio.to_thread(limit_to, private_rabbitmq, LIMIT)
     spec, mails = program()
     async with spec, workers(spec):
         with pytest.raises(LimitExceededError, match=rf"(?s){sent[2].job_id}.* 5 are sent.*max_message_size"):
             await mails.requeue_dead()
-        await eventually_gives(lambda: _is_empty(broker, f"{queue_prefix}mails"))
+        await eventually_gives(lambda: _is_empty(private_rabbitmq, f"{queue_prefix}mails"))
         assert set(ran) == {0, 1, 3, 4, 5}
         assert [dead.job_id for dead in await mails.list_dead()] == [sent[2].job_id]
         if keep_state:
@@ -151,15 +145,18 @@ async def _is_empty(broker: services.RabbitMQServer, queue: str) -> bool:
 
 @pytest.mark.usefixtures("narrow")
 async def test_a_foreign_message_that_cannot_be_parked_is_dropped(
-    broker: services.RabbitMQServer, queue_prefix: str
+    private_rabbitmq: services.RabbitMQServer, queue_prefix: str
 ) -> None:
-    async with open_rig(broker.url, queue_prefix, keep=True) as rig, raw_channel(broker.url) as channel:
+    async with (
+        open_rig(private_rabbitmq.url, queue_prefix, keep=True) as rig,
+        raw_channel(private_rabbitmq.url) as channel,
+    ):
         queue = rig.queue()
         await queue.publish(message("before"))
         await channel.basic_publish(b"f" * BIG, routing_key=queue.queues.names.main)
         await queue.publish(message("after"))
-    await asyncio.to_thread(limit_to, broker, LIMIT)
-    async with open_rig(broker.url, queue_prefix) as rig:
+    await asyncio.to_thread(limit_to, private_rabbitmq, LIMIT)
+    async with open_rig(private_rabbitmq.url, queue_prefix) as rig:
         queue = rig.queue()
         async with queue.consume(prefetch=1) as consumer:
             assert [found.id for found in await take_and_ack(consumer, 2)] == ["before", "after"]
@@ -168,13 +165,15 @@ async def test_a_foreign_message_that_cannot_be_parked_is_dropped(
         assert await queue.dead_letters() == []
 
 
-async def test_a_user_who_may_not_write_is_told_so_at_once(broker: services.RabbitMQServer, queue_prefix: str) -> None:
+async def test_a_user_who_may_not_write_is_told_so_at_once(
+    private_rabbitmq: services.RabbitMQServer, queue_prefix: str
+) -> None:
     def permit(writing: str) -> None:
-        broker.ctl("set_permissions", "reader", ".*", writing, ".*")
+        private_rabbitmq.ctl("set_permissions", "reader", ".*", writing, ".*")
 
-    await asyncio.to_thread(broker.ctl, "add_user", "reader", "pw")
+    await asyncio.to_thread(private_rabbitmq.ctl, "add_user", "reader", "pw")
     await asyncio.to_thread(permit, ".*")
-    url = f"amqp://reader:pw@{urlsplit(broker.url).netloc.rpartition('@')[2]}/"
+    url = f"amqp://reader:pw@{urlsplit(private_rabbitmq.url).netloc.rpartition('@')[2]}/"
     async with open_rig(url, queue_prefix) as rig:
         queue = rig.queue()
         await queue.publish(message("before"))

@@ -7,22 +7,16 @@ is deleted in the moment in which it is declared: seen where `purge()` ran besid
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 
 import pytest
 
 import services
-from specstar.backends.rabbitmq.topology import QueueSpec, Topology
+from specstar.backends.rabbitmq.job_queues import QueueSpec
+from specstar.backends.rabbitmq.topology import Topology
 from specstar.errors import BackendError, BackendUnavailable
 from tests.integration.rabbitmq.rig import message, open_rig, raw_channel, take, take_and_ack
 
 pytestmark = [pytest.mark.xdist_group("rabbitmq-faults"), pytest.mark.timeout(180)]
-
-
-@pytest.fixture(scope="module")
-def broker() -> Iterator[services.RabbitMQServer]:
-    with services.rabbitmq() as server:
-        yield server
 
 
 async def stand_in_the_way(broker: services.RabbitMQServer, name: str) -> None:
@@ -32,13 +26,13 @@ async def stand_in_the_way(broker: services.RabbitMQServer, name: str) -> None:
 
 
 async def test_a_job_waits_longer_where_its_delay_queue_cannot_be_made(
-    broker: services.RabbitMQServer, queue_prefix: str, caplog: pytest.LogCaptureFixture
+    private_rabbitmq: services.RabbitMQServer, queue_prefix: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with open_rig(broker.url, queue_prefix, partition_shards=1) as rig:
+    async with open_rig(private_rabbitmq.url, queue_prefix, partition_shards=1) as rig:
         queue = rig.queue()
         main = queue.queues.names.main
         for target, step in ((main, 100), (main, 110), (queue.queues.names.shard(0), 100)):
-            await stand_in_the_way(broker, queue.queues.delay(target, step).name)
+            await stand_in_the_way(private_rabbitmq, queue.queues.delay(target, step).name)
         await asyncio.gather(*[queue.publish(message(number), delay=0.1) for number in range(10)])
         await queue.publish_many([message(number) for number in range(10, 15)], delay=0.11)
         await queue.publish(message(15, partition_key="k"), delay=0.1)
@@ -55,11 +49,11 @@ async def test_a_job_waits_longer_where_its_delay_queue_cannot_be_made(
 
 
 async def test_a_retry_waits_elsewhere_where_its_queue_cannot_be_made(
-    broker: services.RabbitMQServer, queue_prefix: str
+    private_rabbitmq: services.RabbitMQServer, queue_prefix: str
 ) -> None:
-    async with open_rig(broker.url, queue_prefix, retry_delay_seconds=0.2) as rig:
+    async with open_rig(private_rabbitmq.url, queue_prefix, retry_delay_seconds=0.2) as rig:
         queue = rig.queue()
-        await stand_in_the_way(broker, queue.queues.names.retry)
+        await stand_in_the_way(private_rabbitmq, queue.queues.names.retry)
         async with queue.consume(prefetch=1) as consumer:
             await queue.publish(message(1))
             first = await take(consumer)
@@ -71,10 +65,12 @@ async def test_a_retry_waits_elsewhere_where_its_queue_cannot_be_made(
         assert await queue.purge() == 0
 
 
-async def test_a_queue_of_work_that_cannot_be_made_is_named(broker: services.RabbitMQServer, queue_prefix: str) -> None:
-    async with open_rig(broker.url, queue_prefix, keep=True, queue_type="quorum") as rig:
+async def test_a_queue_of_work_that_cannot_be_made_is_named(
+    private_rabbitmq: services.RabbitMQServer, queue_prefix: str
+) -> None:
+    async with open_rig(private_rabbitmq.url, queue_prefix, keep=True, queue_type="quorum") as rig:
         queue = rig.queue()
-        await stand_in_the_way(broker, queue.queues.names.main)
+        await stand_in_the_way(private_rabbitmq, queue.queues.names.main)
         with pytest.raises(BackendUnavailable, match=r"cannot make queue .*:job' until its node is restarted"):
             await queue.publish(message(1))
         with pytest.raises(BackendUnavailable, match=r"cannot make queue .*:job' until its node is restarted"):
@@ -84,10 +80,13 @@ async def test_a_queue_of_work_that_cannot_be_made_is_named(broker: services.Rab
 
 @pytest.mark.parametrize("times", [3, 100])
 async def test_a_queue_that_is_deleted_whenever_it_was_declared(
-    broker: services.RabbitMQServer, queue_prefix: str, monkeypatch: pytest.MonkeyPatch, times: int
+    private_rabbitmq: services.RabbitMQServer, queue_prefix: str, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
     """Some times: another program purges. Always: an error says so."""
-    async with open_rig(broker.url, queue_prefix, keep=True) as rig, raw_channel(broker.url) as channel:
+    async with (
+        open_rig(private_rabbitmq.url, queue_prefix, keep=True) as rig,
+        raw_channel(private_rabbitmq.url) as channel,
+    ):
         queue = rig.queue()
         name = queue.queues.delay(queue.queues.names.main, 100).name
         ensure, deleted = Topology.ensure, 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 
 import pytest
 
@@ -23,12 +22,6 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "calls":
         monkeypatch.setattr(wire, "problem", lambda _channel: "aiormq has changed")
     return str(request.param)
-
-
-@pytest.fixture(scope="module")
-def broker() -> Iterator[services.RabbitMQServer]:
-    with services.rabbitmq() as server:
-        yield server
 
 
 async def _delete(rig: Rig) -> None:
@@ -52,11 +45,13 @@ async def test_a_queue_that_was_deleted_is_declared_again(rig: Rig) -> None:
 
 
 async def test_a_queue_that_takes_no_more_refuses_what_it_does_not_take(
-    broker: services.RabbitMQServer, queue_prefix: str
+    private_rabbitmq: services.RabbitMQServer, queue_prefix: str
 ) -> None:
     policy = '{"max-length": 2, "overflow": "reject-publish"}'
-    await asyncio.to_thread(broker.ctl, "set_policy", "narrow", f"^{queue_prefix}", policy, "--apply-to", "queues")
-    async with open_rig(broker.url, queue_prefix) as rig:
+    await asyncio.to_thread(
+        private_rabbitmq.ctl, "set_policy", "narrow", f"^{queue_prefix}", policy, "--apply-to", "queues"
+    )
+    async with open_rig(private_rabbitmq.url, queue_prefix) as rig:
         queue = rig.queue()
         answers = [await _answer(queue, number) for number in range(20)]
         refused = [error for error in answers if error is not None]
@@ -78,14 +73,14 @@ async def _answer(queue: RabbitMQQueue, number: int) -> BackendError | None:
 
 
 async def test_a_message_over_the_limit_of_the_broker_fails_alone(
-    broker: services.RabbitMQServer, queue_prefix: str
+    private_rabbitmq: services.RabbitMQServer, queue_prefix: str
 ) -> None:
     def limit_to(size: int) -> None:
-        broker.ctl("eval", f"application:set_env(rabbit, max_message_size, {size}).")
+        private_rabbitmq.ctl("eval", f"application:set_env(rabbit, max_message_size, {size}).")
 
     await asyncio.to_thread(limit_to, 100_000)
     try:
-        async with open_rig(broker.url, queue_prefix) as rig:
+        async with open_rig(private_rabbitmq.url, queue_prefix) as rig:
             queue = rig.queue()
             big = queue.publish(message("big", body=b"b" * 200_000))
             results = await asyncio.gather(

@@ -10,8 +10,9 @@ import pytest
 from aiormq.exceptions import ChannelPreconditionFailed
 
 from specstar.backends.rabbitmq.faults import UnknownArgumentError
+from specstar.backends.rabbitmq.job_queues import JobQueues
 from specstar.backends.rabbitmq.options import RabbitMQOptions
-from specstar.backends.rabbitmq.topology import JobQueues, Topology
+from specstar.backends.rabbitmq.topology import Topology
 from specstar.errors import BackendError
 
 
