@@ -80,7 +80,7 @@ class ReturnedError(Exception):
     """The broker handed a message back: no such queue. Never reaches a user."""
 
 
-class NotTakenError(BackendError):
+class NotTakenError(BackendUnavailable):
     """The broker did not take a message: its queue is full, has no leader, or was deleted just then."""
 
     def __init__(self, queue: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 import aiormq
@@ -32,6 +33,8 @@ __all__ = ["Link"]
 logger = logging.getLogger("specstar")
 # Frames of one channel that may lie unread; aiormq's own 10 stalls the reader of a busy consumer.
 _FRAME_BUFFER = 1000
+# Channels are not opened faster than this in place of those that reach no leader.
+_REPLACE_SECONDS = 0.25
 
 
 class Link:
@@ -48,6 +51,8 @@ class Link:
         self._connection = connection
         self._publisher_lock = asyncio.Lock()
         self._discarded: set[asyncio.Task[None]] = set()
+        self._replaced: set[Publisher] = set()
+        self._next_replacement = 0.0
         self._closing = False
         self._observer = connection.closing
         self._observer.add_done_callback(self._on_lost)
@@ -123,7 +128,10 @@ class Link:
         await asyncio.shield(self._closing_of(channel))
 
     def _closing_of(self, channel: Channel) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(self._close(channel))
+        return self._tracked(self._close(channel))
+
+    def _tracked(self, closing: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(closing)
         self._discarded.add(task)
         task.add_done_callback(self._discarded.discard)
         return task
@@ -150,11 +158,31 @@ class Link:
                 self.publisher = publisher
             return publisher
 
+    def replace_publisher(self, publisher: Publisher) -> None:
+        """Have the next message open a channel; this one is closed once nobody waits for a confirm on it.
+
+        Does nothing if it is replaced already, or if it has just replaced another.
+        """
+        now = publisher.time()
+        if self.publisher is publisher and now >= self._next_replacement:
+            self._next_replacement = now + _REPLACE_SECONDS
+            self.publisher = None
+            self._replaced.add(publisher)
+            self._tracked(self._close_replaced(publisher))
+
+    async def _close_replaced(self, publisher: Publisher) -> None:
+        try:
+            await publisher.drain()
+            await self._close(publisher.channel)
+        finally:
+            self._replaced.discard(publisher)
+
     async def aclose(self) -> None:
         """Wait for what is in flight, then say goodbye. The caller bounds the time."""
         self._closing = True
-        if self.live and self.publisher is not None:
-            await self.publisher.drain()
+        for publisher in [self.publisher, *self._replaced]:
+            if self.live and publisher is not None:
+                await publisher.drain()
         if self.live:
             # Frames that the driver has not written yet, such as acks, would be dropped by its close.
             await self._connection.write_queue.join()

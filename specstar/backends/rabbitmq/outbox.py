@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from specstar.backends.rabbitmq.faults import BLOCKED, LinkLostError, NotTakenError, ReturnedError, refused, unavailable
+from specstar.backends.rabbitmq.job_queues import TYPE
 from specstar.errors import LimitExceededError
 
 if TYPE_CHECKING:
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from specstar.backends.rabbitmq.job_queues import QueueSpec
     from specstar.backends.rabbitmq.link import Link
     from specstar.backends.rabbitmq.options import RabbitMQOptions
+    from specstar.backends.rabbitmq.publisher import Publisher
+    from specstar.errors import BackendError
     from specstar.runtime import LazyConnection
 
 __all__ = ["Outbox", "TooLarge"]
@@ -23,8 +26,10 @@ TooLarge = dict[int, LimitExceededError]
 
 # So that a channel that opens and breaks at once does not become a busy loop.
 _PAUSE_AFTER_LOSS = 0.02
-# A purge may delete a queue between its declaration and the message, and another purge the next one.
-_MOST_VANISHED = 8
+_LONGEST_PAUSE = 0.5
+# A purge may delete a queue between its declaration and the message, and another purge the next one; a queue whose node
+# was killed has a new leader within a second or two.
+_PATIENCE_SECONDS = 5.0
 
 
 class Outbox:
@@ -61,12 +66,13 @@ class Outbox:
             try:
                 await publisher.publish(queue.name, body, deadline=deadline, priority=priority, headers=headers)
             except (LinkLostError, ReturnedError, NotTakenError) as error:
-                if not _heals(error, queue):
+                if not _heals(error, queue, publisher):
                     raise
-                await self._send_again(link, queue, [(body, priority)], headers, deadline, error)
+                _prepare(error, queue, link, publisher)
+                await self._send_again(queue, [(body, priority)], headers, deadline, error)
             return
         deadline = asyncio.get_running_loop().time() + self._timeout
-        await self._send_again(None, queue, [(body, priority)], headers, deadline, None)
+        await self._send_again(queue, [(body, priority)], headers, deadline, None)
 
     async def send_many(
         self, queue: QueueSpec, items: Sequence[tuple[bytes, int]], *, too_large: TooLarge | None = None
@@ -80,11 +86,10 @@ class Outbox:
         if self._connection.opened is None:
             await self._connection.get()
         deadline = asyncio.get_running_loop().time() + self._timeout
-        await self._send_again(None, queue, list(items), None, deadline, None, too_large)
+        await self._send_again(queue, list(items), None, deadline, None, too_large)
 
     async def _send_again(
         self,
-        failed_on: Link | None,
         queue: QueueSpec,
         items: list[tuple[bytes, int]],
         headers: dict[str, Any] | None,
@@ -92,17 +97,18 @@ class Outbox:
         error: Exception | None,
         too_large: TooLarge | None = None,
     ) -> None:
-        vanished = int(error is not None and not isinstance(error, LinkLostError))
-        if vanished and failed_on is not None:
-            failed_on.topology.forget(queue.name)
         connection = self._connection.opened or await self._connection.get()
-        link = failed_on
+        clock = asyncio.get_running_loop().time
+        link: Link | None = None
+        publisher: Publisher | None = None
+        pause = _PAUSE_AFTER_LOSS
+        patience: float | None = None
         places = list(range(len(items)))
         try:
             async with asyncio.timeout_at(deadline):
                 while items:
                     try:
-                        link = connection.current or await connection.link(deadline - asyncio.get_running_loop().time())
+                        link = connection.current or await connection.link(deadline - clock())
                         await link.topology.ensure(*self._also, queue)
                         publisher = await link.open_publisher()
                         if headers is not None:
@@ -129,17 +135,15 @@ class Outbox:
                         await asyncio.sleep(_PAUSE_AFTER_LOSS)
                     except (ReturnedError, NotTakenError) as problem:
                         error = problem
-                        vanished += 1
-                        if not _heals(problem, queue):
+                        if link is None or publisher is None or not _heals(problem, queue, publisher):
                             raise
-                        if vanished > _MOST_VANISHED or link is None:
-                            if isinstance(problem, NotTakenError):
-                                raise
-                            raise refused(
-                                f"queue {queue.name!r} vanishes as soon as it is declared: does a policy expire it?"
-                            ) from problem
-                        link.topology.forget(queue.name)
-                        await asyncio.sleep(_PAUSE_AFTER_LOSS * (vanished - 1))
+                        if patience is None:
+                            patience = clock() + _PATIENCE_SECONDS
+                        if clock() >= patience:
+                            raise _given_up(problem, queue) from problem
+                        _prepare(problem, queue, link, publisher)
+                        await asyncio.sleep(pause)
+                        pause = min(2 * pause, _LONGEST_PAUSE)
         except TimeoutError as over:
             blocked = link is not None and link.live and link.blocked()
             why = f"last: {error}" if error is not None else "the broker did not confirm in time"
@@ -150,17 +154,41 @@ class Outbox:
             ) from (error or over)
 
 
-def _heals(error: Exception, queue: QueueSpec) -> bool:
-    """False if sending again would end the same way. A delay queue is not full: what it does not take came as it was deleted."""
-    return queue.renew_seconds is not None if isinstance(error, NotTakenError) else True
+def _heals(error: Exception, queue: QueueSpec, publisher: Publisher) -> bool:
+    """False if sending again would end the same way.
+
+    A delay queue is not full: what it does not take came as it was deleted, or had no leader. A quorum queue that is full
+    cannot be told from one without a leader, until a message was taken by it.
+    """
+    return (
+        not isinstance(error, NotTakenError)
+        or queue.renew_seconds is not None
+        or (queue.arguments[TYPE] == "quorum" and not publisher.reaches(queue.name))
+    )
+
+
+def _prepare(error: Exception, queue: QueueSpec, link: Link, publisher: Publisher) -> None:
+    """Before a message is sent again: its queue is gone, or its channel may keep to a leader that is no more.
+
+    A channel of RabbitMQ does so for as long as it lives, if the first message over it to a quorum queue finds no leader
+    (`rabbit_fifo_client` of 3.10).
+    """
+    if isinstance(error, ReturnedError):
+        link.topology.forget(queue.name)
+    elif isinstance(error, NotTakenError) and not publisher.reaches(queue.name):
+        link.replace_publisher(publisher)
+
+
+def _given_up(error: Exception, queue: QueueSpec) -> BackendError:
+    if isinstance(error, NotTakenError):
+        return NotTakenError(queue.name)
+    return refused(f"queue {queue.name!r} vanishes as soon as it is declared: does a policy expire it?")
 
 
 def _worst(problems: list[Exception]) -> Exception:
-    """The error that decides: one for the user, before one that sending again may heal."""
-    for problem in problems:
-        if not isinstance(problem, LinkLostError | ReturnedError):
-            return problem
-    for problem in problems:
-        if isinstance(problem, ReturnedError):
-            return problem
+    """The error that decides: one for the user, before those that sending again may heal."""
+    for healed in ((LinkLostError, ReturnedError, NotTakenError), (LinkLostError, ReturnedError), LinkLostError):
+        for problem in problems:
+            if not isinstance(problem, healed):
+                return problem
     return problems[0]

@@ -38,6 +38,8 @@ _DRAIN_POLL_SECONDS = 0.01
 _NO_ROUTE = 312
 # So many go at once, and then more the more are under way: the broker begins while the other callers of a turn still run.
 _FIRST = 8
+# Of queues, as prefixes and jobs may come and go.
+_MOST_NAMES = 1024
 
 
 class Outgoing(ABC):
@@ -140,6 +142,7 @@ class Publisher:
         # By tag, oldest first. An ordered dictionary forgets its oldest entry without a walk over all those before.
         self._unconfirmed: OrderedDict[int, Outgoing] = OrderedDict()
         self._tag = 0
+        self._taken: set[str] = set()
         self._returns = Contents((RETURN,), self._returned)
         # Where the driver's inner parts are not as expected, this holds what the driver's own call is sending.
         self._sending: dict[int, Outgoing] = {}
@@ -152,6 +155,10 @@ class Publisher:
     def open(self) -> bool:
         """False once the channel is gone."""
         return not self._closed and not self._ending and not self.channel.is_closed
+
+    def reaches(self, queue: str) -> bool:
+        """True if a message for this queue was confirmed here: what is refused since then is refused by the queue itself."""
+        return queue in self._taken
 
     async def drain(self) -> None:
         """Wait until nobody waits for a confirm any more."""
@@ -221,6 +228,8 @@ class Publisher:
         """A message for no queue. Its confirm follows, and frees its place."""
         code, text, tag = wire.returned(method, header)
         outgoing = self._unconfirmed.get(tag)
+        if outgoing is not None:
+            self._taken.discard(outgoing.queue)
         if outgoing is not None and not outgoing.over():
             outgoing.finish(_returned_by_broker(code, text, outgoing.queue))
 
@@ -233,6 +242,8 @@ class Publisher:
             self._scheduled = True
             self._loop.call_soon(self._flush)
         if not outgoing.over():
+            if error is None and len(self._taken) < _MOST_NAMES:
+                self._taken.add(outgoing.queue)
             outgoing.finish(error)
 
     # Sending.
@@ -278,7 +289,7 @@ class Publisher:
                 method = methods.get(outgoing.queue)
                 if method is None:
                     method = wire.publish_method(number, outgoing.queue)
-                    if len(methods) < 1024:
+                    if len(methods) < _MOST_NAMES:
                         methods[outgoing.queue] = method
                 content = wire.content(number, tag, outgoing.body, outgoing.priority, limit, outgoing.headers)
             except Exception as error:  # one message that cannot be encoded must not hold up the others
