@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from specstar.core import SpecStar, spec
     from specstar.health import RoleReport
     from specstar.message_queue import DelayRetry, Job, JobStatus, NoRetry
+    from specstar.metrics import BatchMetrics, JobMetrics, Metrics, PoolMetrics
     from specstar.query import QB
     from specstar.query.limits import QueryLimits, query_limits, set_query_limits
     from specstar.resource_manager.resource import Resource
@@ -30,14 +31,18 @@ _HOMES = {
     "BackendConfig": "specstar.config",
     "BackendDefaults": "specstar.config",
     "BackendProvider": "specstar.backends.provider",
+    "BatchMetrics": "specstar.metrics",
     "BlobInfo": "specstar.roles.records",
     "ConnectionProfile": "specstar.config",
     "DelayRetry": "specstar.message_queue",
     "Encoding": "specstar.config.encoding",
     "Job": "specstar.message_queue",
+    "JobMetrics": "specstar.metrics",
     "JobStatus": "specstar.message_queue",
+    "Metrics": "specstar.metrics",
     "NoRetry": "specstar.message_queue",
     "QB": "specstar.query",
+    "PoolMetrics": "specstar.metrics",
     "QueryLimits": "specstar.query.limits",
     "Resource": "specstar.resource_manager.resource",
     "ResourceMeta": "specstar.roles.records",
@@ -58,13 +63,17 @@ __all__ = [
     "BackendConfig",
     "BackendDefaults",
     "BackendProvider",
+    "BatchMetrics",
     "BlobInfo",
     "ConnectionProfile",
     "DelayRetry",
     "Encoding",
     "Job",
+    "JobMetrics",
     "JobStatus",
+    "Metrics",
     "NoRetry",
+    "PoolMetrics",
     "QueryLimits",
     "Resource",
     "ResourceMeta",

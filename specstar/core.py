@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from specstar.message_queue.options import JobOptions
     from specstar.message_queue.queue import JobQueue
     from specstar.message_queue.run import WorkerStop
+    from specstar.metrics import Metrics
     from specstar.resource_manager.factories import StorageFactory
 
 __all__ = ["Configured", "SpecStar", "spec"]
@@ -283,6 +284,12 @@ class SpecStar:
                 if role != "blob":  # of no model
                     bindings.append((model, role, bound))
         return await check_roles(self._gate, bindings, timeout=timeout)
+
+    def metrics(self) -> Metrics:
+        """What this SpecStar has done in this process, in numbers for a monitoring system. No I/O; from any thread."""
+        from specstar.metrics import metrics_of
+
+        return metrics_of(self._gate, list(self._queues.values()))
 
     async def sync(self) -> None:
         """Push what meta stores keep locally (S3 with `auto_sync` off). Raises what `ResourceManager.sync` raises."""

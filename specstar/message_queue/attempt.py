@@ -9,6 +9,7 @@ import threading
 import time
 from asyncio import events
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 import anyio
@@ -69,14 +70,17 @@ class Interrupted:
 
 
 class Attempt:
-    """A job in the hands of this worker. `snapshot` is None where no state is kept."""
+    """A job in the hands of this worker. `snapshot` is None where no state is kept, `due` where it is not known."""
 
-    __slots__ = ("began", "delivery", "over", "reason", "record", "scope", "snapshot")
+    __slots__ = ("began", "delivery", "due", "over", "reason", "record", "scope", "snapshot")
 
-    def __init__(self, record: JobRecord, snapshot: Snapshot | None, delivery: Delivery) -> None:
+    def __init__(
+        self, record: JobRecord, snapshot: Snapshot | None, delivery: Delivery, due: datetime | None = None
+    ) -> None:
         self.record = record
         self.snapshot = snapshot
         self.delivery = delivery
+        self.due = due
         self.began = time.monotonic()
         self.reason: Stopped | None = None
         self.scope: anyio.CancelScope | None = None

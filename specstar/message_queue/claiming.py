@@ -72,6 +72,7 @@ class Claims:
         except DecodeError as error:
             logger.warning("jobs %r: a message goes to the dead letters: %s", self._name, error)
             await self._outcomes.undecodable(message, f"DecodeError: {error}")
+            self._queue._counts.failed += 1
             self._queue._notify(message.id)
             await self._endings.end(delivery.dead(message, reason=f"DecodeError: {error}"), delivery)
             return None
@@ -90,6 +91,7 @@ class Claims:
                 attempt = await self._outcomes.again(lambda: self._claim(record, delivery, run), error)
         except DecodeError as error:
             # The stored state is damaged: nobody can tell whether to run it.
+            self._queue._counts.failed += 1
             await self._endings.end(delivery.dead(message, reason=f"DecodeError: {error}"), delivery)
         finally:
             if attempt is None:
@@ -172,7 +174,7 @@ class Claims:
                     started_time=datetime.now(UTC),
                     scheduled_time=None,
                 )
-                return Attempt(begun, await state.mark(snapshot, begun), delivery)
+                return Attempt(begun, await state.mark(snapshot, begun), delivery, _due(found, found.attempts))
             except (RevisionConflictError, ResourceNotFoundError, DuplicateResourceError, OutcomeUnknownError):
                 snapshot = await state.read(record.job_id)
         raise contended(record.job_id)
@@ -221,6 +223,7 @@ class Claims:
             )
             await self._state.settle(snapshot, failed)
             self._endings.log_dead(record.job_id, reason)
+            self._queue._counts.failed += 1
             self._queue._notify(record.job_id)
             await self._endings.end(delivery.dead(_replace(message, attempts=record.attempts), reason=reason), delivery)
 
@@ -240,7 +243,14 @@ class Claims:
             delivery=message.attempts,
             started_time=datetime.now(UTC),
         )
-        return Attempt(begun, None, delivery)
+        return Attempt(begun, None, delivery, _due(record, message.attempts))
+
+
+def _due(record: JobRecord, attempts: int) -> datetime | None:
+    """When it should have begun; None if that is not known, as its worker died."""
+    if record.scheduled_time is not None or attempts:
+        return record.scheduled_time
+    return record.created_time
 
 
 def _lives(found: JobRecord, later: Snapshot, version: int) -> bool:

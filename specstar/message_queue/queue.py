@@ -25,6 +25,7 @@ from specstar.message_queue import clearing
 from specstar.message_queue.attempt import Attempt, Stopped
 from specstar.message_queue.backend import JobBackend
 from specstar.message_queue.codec import DEFAULT_MAX_PAYLOAD_BYTES, JobCodec
+from specstar.message_queue.counts import JobCounts
 from specstar.message_queue.job import DeadJob, Job, JobStatus
 from specstar.message_queue.outcomes import cancelled
 from specstar.message_queue.retry import RetryPolicy, checked_seconds
@@ -110,10 +111,12 @@ class JobQueue(Generic[P]):
         )
         self._backend = backend
         self._gate = backend.gate
+        self._counts = JobCounts()
         self._sender = JobSender(
             self.name,
             self._codec,
             backend,
+            self._counts,
             keep_state=keep_state,
             priority=self.priority,
             max_priority=self.max_priority,
@@ -340,12 +343,15 @@ class JobQueue(Generic[P]):
             )
         return state
 
+    def _lanes_here(self) -> list[Lane]:
+        """Those of this process: not of the parent, before a fork."""
+        return [lane for lane in self._lanes if lane.pid == os.getpid()]
+
     def _running(self, job_id: str) -> Attempt | None:
         """The attempt at this job in this process, if there is one."""
-        here = os.getpid()
-        for lane in self._lanes:
+        for lane in self._lanes_here():
             attempt = lane.attempts.get(job_id)
-            if attempt is not None and lane.pid == here:  # not of the parent, before a fork
+            if attempt is not None:
                 return attempt
         return None
 

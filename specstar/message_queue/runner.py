@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ class JobRunner:
         self.attempts: dict[str, Attempt] = {}
         self._queue = queue
         self._name = queue.name
+        self._counts = queue._counts
         self._worker = worker
         self._state = queue._state()
         self._outcomes = Outcomes(self._state, worker, self._name)
@@ -69,8 +71,10 @@ class JobRunner:
         self.attempts[job_id] = attempt
         if self._worker.interrupted:
             attempt.stop(Stopped.shutdown)  # its claim was on the way when the others were told
+        self._counts.began(attempt.record.started_time, attempt.due)
         try:
             outcome = await attempt.run(self._invoke, self._queue._codec, self._queue.timeout, self._new_scope)
+            self._counts.run_seconds += time.monotonic() - attempt.began
             await self._settle(attempt, outcome)
         finally:
             if self.attempts.get(job_id) is attempt:
@@ -82,6 +86,7 @@ class JobRunner:
         """Record the outcome first, then end the delivery."""
         record, now = attempt.record, datetime.now(UTC)
         if isinstance(outcome, Succeeded):
+            self._counts.succeeded += 1
             done = _replace(
                 record,
                 status=JobStatus.succeeded,
@@ -95,10 +100,12 @@ class JobRunner:
         elif isinstance(outcome, Failed):
             await self._fail(attempt, outcome, now)
         elif outcome.reason is Stopped.cancelled:
+            self._counts.cancelled += 1
             await self._record(attempt, cancelled(record))
             await self._endings.end_of(attempt, lambda delivery: delivery.ack())
         else:
             # Not the job's fault: the attempt does not count.
+            self._counts.interrupted += 1
             attempts = record.attempts - 1
             back = _replace(record, status=JobStatus.retrying, attempts=attempts, worker=None, scheduled_time=now)
             stands = await self._record(attempt, back)
@@ -116,8 +123,10 @@ class JobRunner:
         final = outcome.final or record.attempts >= self._policy.max_attempts
         delay = self._endings.delay(outcome, record.attempts)
         if final:
+            self._counts.failed += 1
             failed = _replace(failed, status=JobStatus.failed, finished_time=now)
         else:
+            self._counts.retried += 1
             failed = _replace(failed, status=JobStatus.retrying, scheduled_time=now + timedelta(seconds=delay))
         if superseded(attempt, await self._record(attempt, failed)):
             await self._endings.end_of(attempt, lambda delivery: delivery.ack())

@@ -23,6 +23,7 @@ from specstar.errors import (
 )
 from specstar.message_queue.backend import JobBackend
 from specstar.message_queue.codec import JobCodec, envelope
+from specstar.message_queue.counts import JobCounts
 from specstar.message_queue.job import JobRecord, JobStatus
 from specstar.message_queue.retry import checked_seconds
 from specstar.message_queue.state import CONFLICTS, JobState
@@ -50,12 +51,14 @@ class JobSender:
         name: str,
         codec: JobCodec[Any],
         backend: JobBackend,
+        counts: JobCounts,
         *,
         keep_state: bool,
         priority: int,
         max_priority: int | None,
     ) -> None:
         self._name = name
+        self._counts = counts
         self._codec = codec
         self._backend = backend
         self._keep_state = keep_state
@@ -79,6 +82,7 @@ class JobSender:
         messages, state = self.messages(), self.state()
         if state is None:
             await messages.publish(message_of(record), delay=delay)
+            self._counts.enqueued += 1
             return record
         with self._backend.current().sendings:
             return await self._send(state, messages, record, delay, most_touches)
@@ -105,6 +109,7 @@ class JobSender:
                 # Nobody was told of this job. If the message went out after all, its worker makes the record again.
                 await _forget(state, [record])
                 raise
+            self._counts.enqueued += 1
             return record
         raise RevisionConflictError(record.job_id, model=self._name)
 
@@ -115,6 +120,7 @@ class JobSender:
         messages, state = self.messages(), self.state()
         if state is None:
             await messages.publish_many([message_of(record) for record in records], delay=delay)
+            self._counts.enqueued += len(records)
             return
         in_flight = True
         with self._backend.current().sendings:
@@ -125,6 +131,7 @@ class JobSender:
                     if isinstance(result, Exception):
                         raise result
                 await messages.publish_many([message_of(record) for record in records], delay=delay)
+                self._counts.enqueued += len(records)
             except BaseException:
                 await _forget(state, records, in_flight=in_flight)
                 raise

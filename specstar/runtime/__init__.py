@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from specstar.runtime.batcher import Batcher
 from specstar.runtime.cleanup import clean_up
-from specstar.runtime.connections import Connection, Connections, LazyConnection, ServerInfo
+from specstar.runtime.connections import Connection, Connections, LazyConnection, PoolUse, ServerInfo
 from specstar.runtime.entry import Gated, Portable, gated, portable
 from specstar.runtime.gate import Gate
 from specstar.runtime.generations import PerGeneration
@@ -29,6 +29,7 @@ __all__ = [
     "NewFile",
     "Outage",
     "PerGeneration",
+    "PoolUse",
     "Portable",
     "ServerInfo",
     "Waiter",

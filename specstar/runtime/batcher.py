@@ -10,6 +10,7 @@ import anyio
 import anyio.lowlevel
 
 from specstar.errors import BackendError, BackendUnavailable, OutcomeUnknownError, twin_of
+from specstar.runtime.counts import BatchCounts
 from specstar.runtime.home import Home, Waiter
 from specstar.runtime.sending import send
 
@@ -69,8 +70,7 @@ class Batcher(Generic[Item, Result]):
         gathers: bool = False,
     ) -> None:
         self.name = name
-        self.flushes = 0
-        self.items = 0
+        self.counts = BatchCounts()
         self._home = home
         self._flush = flush
         self._max_items = max_items
@@ -91,6 +91,7 @@ class Batcher(Generic[Item, Result]):
         self._idle: anyio.Event | None = None
         # One entry per key that is pending or in flight; the deque holds those that must wait for it.
         self._keys: dict[Hashable, deque[_Entry[Item]] | None] = {}
+        home.batches.add(self)
 
     @property
     def pending(self) -> int:
@@ -227,6 +228,7 @@ class Batcher(Generic[Item, Result]):
                     f"{self.name}: not sent within {self._max_wait:g} s, {len(pending)} more calls wait; retry later"
                 )
                 entry.waiter.set_exception(BackendUnavailable(message))
+                self.counts.failed += 1
                 self._release(entry)
                 continue
             if self._size_of is not None:
@@ -238,8 +240,11 @@ class Batcher(Generic[Item, Result]):
         return batch
 
     async def _send(self, batch: list[_Entry[Item]]) -> None:
-        self.flushes += 1
-        self.items += len(batch)
+        counts, now = self.counts, self._home.time
+        began = now()
+        counts.requests += 1
+        counts.calls += len(batch)
+        counts.waited += began - batch[0].since
         self._items_in_flight += len(batch)
         try:
             results = await self._flush([entry.item for entry in batch])
@@ -247,6 +252,7 @@ class Batcher(Generic[Item, Result]):
             self._fail(batch, error)
             return
         finally:
+            counts.seconds += now() - began
             self._items_in_flight -= len(batch)
         if len(results) != len(batch):
             self._fail(batch, BackendError(f"{self.name}: {len(results)} results for {len(batch)} items"))
@@ -254,6 +260,7 @@ class Batcher(Generic[Item, Result]):
         for entry, result in zip(batch, results, strict=True):
             if not entry.waiter.done():
                 if isinstance(result, Exception):
+                    counts.failed += 1
                     entry.waiter.set_exception(result)
                 else:
                     entry.waiter.set_result(result)
@@ -261,6 +268,7 @@ class Batcher(Generic[Item, Result]):
                 self._release(entry)
 
     def _fail(self, batch: list[_Entry[Item]], error: Exception) -> None:
+        self.counts.failed += len(batch)
         for entry in batch:
             if not entry.waiter.done():
                 entry.waiter.set_exception(twin_of(error) if len(batch) > 1 else error)

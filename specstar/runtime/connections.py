@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from specstar.errors import BackendUnavailable
 
-__all__ = ["Connection", "Connections", "LazyConnection", "ServerInfo"]
+__all__ = ["Connection", "Connections", "LazyConnection", "PoolUse", "ServerInfo"]
 
 logger = logging.getLogger("specstar")
 
@@ -23,6 +23,15 @@ class ServerInfo(Struct, frozen=True, kw_only=True):
 
     version: str
     detail: str = ""
+
+
+class PoolUse(Struct, frozen=True, kw_only=True):
+    """A pool's connections: how many are in use, of how many at most; how many calls wait for one, and how many have had one."""
+
+    in_use: int
+    limit: int
+    waiting: int
+    taken: int
 
 
 class Connection(ABC):
@@ -43,6 +52,10 @@ class Connection(ABC):
     @abstractmethod
     async def ping(self) -> ServerInfo:
         """Ask the server for its version, within the configured timeout."""
+
+    def use(self) -> PoolUse | None:
+        """The state of its pool now, from any thread; None if it has none."""
+        return None
 
     @abstractmethod
     async def aclose(self) -> None:

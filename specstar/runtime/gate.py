@@ -18,6 +18,7 @@ from specstar.errors import BackendUnavailable, OutcomeUnknownError, UsageError
 from specstar.runtime.blocking import Movable, refuse_on_a_loop, run_here
 from specstar.runtime.closing import HURRIED_SECONDS, End, close_in_order
 from specstar.runtime.connections import Connections
+from specstar.runtime.counts import Batches
 from specstar.runtime.crossing import NotStarted, block_on, choose_home, reach
 from specstar.runtime.home import Home
 from specstar.runtime.interrupts import uninterrupted
@@ -51,6 +52,8 @@ class Gate:
     def __init__(self) -> None:
         self.home: Home | None = None
         self.connections = Connections()
+        self.batches = Batches()
+        """Of all homes that this gate has had."""
         self.native = True
         self.generation = 0
         self.close_timeout = 10.0
@@ -82,6 +85,7 @@ class Gate:
                 logger.info("the event loop of the connections is gone: connecting anew")
                 self._drop()
             home = choose_home(native=self.native, blocking=blocking)
+            home.batches = self.batches
             home.at_end(_Ending(self, home))
             self.home = home
             return home

@@ -12,6 +12,7 @@ from asyncio import events
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from typing import Any, Generic, Protocol, TypeVar
 
+from specstar.runtime.counts import Batches
 from specstar.runtime.mailbox import Mailbox
 
 __all__ = ["AsyncioHome", "Call", "Home", "Outcome", "TaskHandle", "Waiter", "callers_context", "log_task_error"]
@@ -149,7 +150,7 @@ class Home(ABC):
     `lose_calls` are called on the loop.
 
     `claimed`: someone closes it, and workers end first; `closing`: nothing new begins here; `ending`: because the loop
-    itself ends; `over`: it takes nothing up any more.
+    itself ends; `over`: it takes nothing up any more. `batches` is what sends batches here.
     """
 
     library: str
@@ -161,6 +162,7 @@ class Home(ABC):
         self.over = False
         self.mailbox = mailbox
         self.calls: set[Call[Any]] = set()
+        self.batches = Batches()
 
     @abstractmethod
     def is_current(self) -> bool:

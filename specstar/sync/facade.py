@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from specstar.message_queue.factories import BoundMessageQueueFactory
     from specstar.message_queue.options import JobOptions
     from specstar.message_queue.queue import JobQueue as AsyncJobQueue
+    from specstar.metrics import Metrics
     from specstar.query import IndexedField
     from specstar.resource_manager.factories import StorageFactory
 
@@ -171,6 +172,10 @@ class SpecStar:
         storage of their own follow: their reports name the `model`.
         """
         return self._gate.call(functools.partial(self._inner.check, timeout=timeout))
+
+    def metrics(self) -> Metrics:
+        """What this SpecStar has done in this process, in numbers for a monitoring system. No I/O; on a loop too."""
+        return self._inner.metrics()
 
     def sync(self) -> None:
         """Push what meta stores keep locally (S3 with `auto_sync` off)."""

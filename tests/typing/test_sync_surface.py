@@ -11,7 +11,7 @@ from typing import assert_type
 
 import msgspec
 
-from specstar import Job, JobStatus, Resource, RevisionInfo
+from specstar import Job, JobStatus, Metrics, Resource, RevisionInfo
 from specstar.query import QB
 from specstar.roles import BlobInfo, ResourceMeta, UploadSession
 from specstar.sync import JobQueue, ResourceManager, SpecStar
@@ -96,6 +96,8 @@ def test_jobs() -> None:
 
         assert_type(send, JobQueue[Email])
         assert_type(send_plainly, JobQueue[Email])
+        assert_type(spec.metrics(), Metrics)
+        assert_type(spec.metrics().jobs[0].failed, int)
         assert_type(spec.add_job(User, lambda job: job.payload.name, name="greet"), JobQueue[User])
         job = assert_type(send.enqueue(Email("ada@example.com"), delay=60), Job[Email])
         assert_type(job.status, JobStatus)

@@ -17,7 +17,7 @@ from specstar.backends.postgres.outcomes import AnswerLost, BadValue, ServerSess
 from specstar.backends.postgres.pool import SessionPool, drop
 from specstar.backends.postgres.session import Session, in_transaction
 from specstar.errors import BackendError, ConfigError, SpecstarError
-from specstar.runtime import Connection, ServerInfo
+from specstar.runtime import Connection, PoolUse, ServerInfo
 
 __all__ = ["PostgresConnection", "Row"]
 
@@ -260,6 +260,9 @@ class PostgresConnection(Connection):
         rows = await self.fetch("SELECT current_setting('server_version'), current_database()", doing="check")
         version, database = rows[0]
         return ServerInfo(version=f"PostgreSQL {version}", detail=f"database {database}, {self.pool.usage()}")
+
+    def use(self) -> PoolUse:
+        return self.pool.use()
 
     async def aclose(self) -> None:
         await self.pool.aclose()

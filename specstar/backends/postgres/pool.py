@@ -17,6 +17,7 @@ import asyncpg
 from specstar.backends.postgres.hosts import connect
 from specstar.backends.postgres.session import Session
 from specstar.errors import BackendUnavailable
+from specstar.runtime import PoolUse
 
 __all__ = ["SessionPool", "drop"]
 
@@ -56,6 +57,7 @@ class SessionPool:
         self._sweep: asyncio.TimerHandle | None = None
         self._busy = 0
         self._waiting = 0
+        self._taken = 0
         self.closing = False
         sessions: weakref.WeakSet[Session] = weakref.WeakSet()
         self._sessions = sessions
@@ -99,6 +101,10 @@ class SessionPool:
         """The number of connections in use."""
         return self._busy
 
+    def use(self) -> PoolUse:
+        """The state of the pool in numbers."""
+        return PoolUse(in_use=self._busy, limit=self._max_size, waiting=self._waiting, taken=self._taken)
+
     def usage(self) -> str:
         """The state of the pool in words."""
         return f"pool of {self._max_size}: {self.size} open, {self._busy} in use, {self._waiting} calls waiting"
@@ -107,6 +113,7 @@ class SessionPool:
         """A connection. Raises `BackendUnavailable` if no turn comes in time, and what the driver raises on connecting."""
         await self._take_turn(self._turns)
         self._busy += 1
+        self._taken += 1
         try:
             if self.closing or self._pool is None:
                 raise BackendUnavailable("the connection pool is closed", backend="postgres")

@@ -33,8 +33,9 @@ from specstar.backends.s3.errors import (
 from specstar.backends.s3.options import S3Options
 from specstar.backends.s3.redirects import ask_once_for_region
 from specstar.backends.s3.signing import sign_known_hashes
+from specstar.backends.s3.turns import Turns
 from specstar.errors import BackendError, BackendUnavailable, SpecstarError
-from specstar.runtime import Connection, ServerInfo
+from specstar.runtime import Connection, PoolUse, ServerInfo
 
 __all__ = ["MetaObjectHandle", "S3Connection", "bare_etag", "server_time"]
 
@@ -82,8 +83,7 @@ class S3Connection(Connection):
         self.meta_objects: dict[Hashable, MetaObjectHandle] = {}
         self.probed: set[tuple[str, str]] = set()
         self.probing = asyncio.Lock()
-        self.busy = asyncio.Semaphore(options.max_pool_connections)
-        self._waiting = 0
+        self._turns = Turns(options.max_pool_connections)
         self._context: Any = None
         self._client: Any = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -187,6 +187,9 @@ class S3Connection(Connection):
         server = headers.get("server") or ("Ceph RGW" if "x-rgw-object-count" in headers else "S3-compatible")
         return ServerInfo(version=server, detail=f"{endpoint_of(self.options)}, bucket {', '.join(answers)}")
 
+    def use(self) -> PoolUse:
+        return self._turns.use()
+
     async def call(
         self,
         operation: str,
@@ -252,12 +255,7 @@ class S3Connection(Connection):
         pieces: bool,
         sha256: str | None,
     ) -> dict[str, Any]:
-        self._waiting += 1
-        try:
-            await self.busy.acquire()
-        finally:
-            self._waiting -= 1
-        try:
+        async with self._turns:
             if self._client is None:  # closed while this waited for its turn
                 raise self._closed()
             body = params.get("Body")
@@ -269,14 +267,12 @@ class S3Connection(Connection):
                 async with stream:
                     answer["Body"] = await _pieces(stream) if pieces else await stream.read()
             return answer
-        finally:
-            self.busy.release()
 
     def _too_late(self, operation: str, params: dict[str, Any], seconds: float) -> RequestFailed:
         target = params.get("Key") or params.get("Bucket", "")
         return RequestFailed(
             f"{operation} {target}: not done within {seconds:g} s (pool of {self.options.max_pool_connections} connections, "
-            f"{self._waiting} more requests wait); retry later",
+            f"{self._turns.waiting} more requests wait); retry later",
             backend=f"s3 at {endpoint_of(self.options)}",
             sent=True,
         )

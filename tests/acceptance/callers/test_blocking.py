@@ -55,11 +55,12 @@ from specstar.runtime import Batcher
 with spec:
     users.create(User("first"))
     batchers = [item for item in gc.get_objects() if isinstance(item, Batcher)]
-    before = sum(item.flushes for item in batchers), sum(item.items for item in batchers)
+    before = sum(item.counts.requests for item in batchers), sum(item.counts.calls for item in batchers)
     with ThreadPoolExecutor(32) as pool:
         ids = list(pool.map(lambda n: users.create(User("user", n)).resource_id, range(1600)))
         read = list(pool.map(lambda n: users.get(ids[n]).data.age, range(1600)))
-    flushes, items = (sum(item.flushes for item in batchers) - before[0], sum(item.items for item in batchers) - before[1])
+    flushes = sum(item.counts.requests for item in batchers) - before[0]
+    items = sum(item.counts.calls for item in batchers) - before[1]
     say(read == list(range(1600)), len(set(ids)), items >= 3200, flushes * 2 <= items, (flushes, items))
     say(threading.active_count() < 80)
 """,

@@ -62,14 +62,19 @@ def test_after_os_fork_both_go_on(programs: Programs, backend: Backend) -> None:
         + """
 with spec:
     known = use("parent")
+    for _ in range(20):
+        users.exists(known)
+    calls = sum(batch.calls for batch in spec.metrics().batches)
     before = sessions()
     for number in range(3):
         child = os.fork()
         if child == 0:
             durable = BACKEND["meta"]["type"] != "memory"
             try:
+                assert all(batch.calls == 0 for batch in spec.metrics().batches)
                 mine = use(f"child {number}")
                 assert users.exists(known)
+                assert sum(batch.calls for batch in spec.metrics().batches) <= calls
                 spec.close()
                 os._exit(0)
             except BaseException:

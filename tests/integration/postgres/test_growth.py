@@ -68,7 +68,7 @@ async def test_the_update_of_a_batch_does_not_read_the_whole_of_a_table_that_has
         for _ in range(6):  # from the sixth on, one plan is kept for all
             await session.fetch(f"EXECUTE changes({arguments})")
         await asyncio.gather(*(storage.write(new(name)) for name in ids("r", 3000)))
-        assert writer._batcher.items == 3001
+        assert writer._batcher.counts.calls == 3001
         await looked(storage._tables.growth)
         plan = [row[0] for row in await session.fetch(f"EXPLAIN EXECUTE changes({arguments})")]
         await session.execute("DEALLOCATE changes")

@@ -27,7 +27,7 @@ from tests.integration.postgres.rig import Rig, admin, advance_of, change_of, id
 
 
 def flushes(storage: Any) -> int:
-    return int(storage._writer._batcher.flushes)
+    return int(storage._writer._batcher.counts.requests)
 
 
 async def payload_of(storage: Storage, resource_id: str) -> bytes | None:
@@ -272,7 +272,7 @@ async def test_erasures_that_wait_together_share_statements_and_each_gets_its_ow
             strict=True,
         )
     )
-    assert store._eraser._batcher.flushes <= 8
+    assert store._eraser._batcher.counts.requests <= 8
     assert isinstance(outcomes.pop("nul\0"), InvalidInputError)
     for name in stale:
         conflict = outcomes.pop(name)

@@ -83,7 +83,7 @@ async def test_many_callers_are_shared_out_among_the_flushes_under_way() -> None
             group.start_soon(call, number)
     assert most == 2
     # Two flushes of 32, again and again: neither one of 64, nor crumbs. (trio wakes them in any order, and a late timer in two.)
-    assert 10 <= batcher.flushes <= 20
+    assert 10 <= batcher.counts.requests <= 20
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
