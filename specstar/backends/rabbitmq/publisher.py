@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from abc import ABC, abstractmethod
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,7 @@ from specstar.backends.rabbitmq.faults import (
     unavailable,
 )
 from specstar.backends.rabbitmq.intake import METHOD
+from specstar.backends.rabbitmq.outgoing import Group, Grouped, Outgoing, Single
 
 if TYPE_CHECKING:
     from aiormq.abc import DeliveredMessage
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from specstar.backends.rabbitmq.transport import KeptTransport
 
-__all__ = ["Outgoing", "Publisher"]
+__all__ = ["Publisher"]
 
 _MAX_BYTES_IN_FLIGHT = 32 << 20
 _WRITER_FULL_SECONDS = 0.002
@@ -40,74 +40,6 @@ _NO_ROUTE = 312
 _FIRST = 8
 # Of queues, as prefixes and jobs may come and go.
 _MOST_NAMES = 1024
-
-
-class Outgoing(ABC):
-    """One message on its way."""
-
-    __slots__ = ("body", "deadline", "headers", "priority", "queue", "sent")
-
-    def __init__(
-        self, queue: str, body: bytes, deadline: float, priority: int = 0, headers: dict[str, Any] | None = None
-    ) -> None:
-        self.queue = queue
-        self.body = body
-        self.deadline = deadline
-        self.priority = priority
-        self.headers = headers
-        self.sent = False
-
-    @abstractmethod
-    def over(self) -> bool:
-        """True once nobody waits for it any more: its caller has a result, or gave up."""
-
-    @abstractmethod
-    def finish(self, error: Exception | None) -> None:
-        """Give its caller the result."""
-
-
-class _Single(Outgoing):
-    __slots__ = ("waiter",)
-
-    waiter: asyncio.Future[None]
-
-    def over(self) -> bool:
-        return self.waiter.done()
-
-    def finish(self, error: Exception | None) -> None:
-        if error is None:
-            self.waiter.set_result(None)
-        else:
-            self.waiter.set_exception(error)
-
-
-class _Grouped(Outgoing):
-    __slots__ = ("group", "is_over")
-
-    group: _Group
-
-    def over(self) -> bool:
-        return self.is_over or self.group.waiter.done()
-
-    def finish(self, error: Exception | None) -> None:
-        self.is_over = True
-        self.group.one_ended(self, error)
-
-
-class _Group:
-    """Messages that one caller waits for together: over once each has ended."""
-
-    def __init__(self, waiter: asyncio.Future[None], count: int) -> None:
-        self.waiter = waiter
-        self.left = count
-        self.failed: list[tuple[Outgoing, Exception]] = []
-
-    def one_ended(self, outgoing: Outgoing, error: Exception | None) -> None:
-        if error is not None:
-            self.failed.append((outgoing, error))
-        self.left -= 1
-        if self.left == 0 and not self.waiter.done():
-            self.waiter.set_result(None)
 
 
 class Publisher:
@@ -170,7 +102,7 @@ class Publisher:
     ) -> asyncio.Future[None]:
         """Send one message. The future ends with its confirm, `LinkLostError`, `ReturnedError`, or a user's error."""
         waiter: asyncio.Future[None] = self._loop.create_future()
-        outgoing = _Single(queue, body, deadline, priority, headers)
+        outgoing = Single(queue, body, deadline, priority, headers)
         outgoing.waiter = waiter
         if self._closed:
             outgoing.finish(LinkLostError("the channel is closed"))
@@ -183,10 +115,10 @@ class Publisher:
         self, queue: str, items: Sequence[tuple[bytes, int]], *, deadline: float
     ) -> list[tuple[int, Exception]]:
         """Send several (body, priority). Returns the indices of those that failed, each with its error."""
-        group = _Group(self._loop.create_future(), len(items))
+        group = Group(self._loop.create_future(), len(items))
         places: dict[int, int] = {}
         for index, (body, priority) in enumerate(items):
-            outgoing = _Grouped(queue, body, deadline, priority)
+            outgoing = Grouped(queue, body, deadline, priority)
             outgoing.group = group
             outgoing.is_over = False
             places[id(outgoing)] = index
