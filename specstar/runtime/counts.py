@@ -10,6 +10,9 @@ from specstar.runtime.process import join
 
 __all__ = ["BatchCounts", "Batches"]
 
+# Kept before it is worth a look which of them are gone.
+_FEWEST = 64
+
 
 class BatchCounts:
     """Of the batches of one kind. `calls` were sent in `requests`, which took `seconds`; `failed` of them ended in an error.
@@ -60,20 +63,28 @@ class Batches:
     def __init__(self) -> None:
         self._living: list[tuple[weakref.ref[Counted], str, BatchCounts]] = []
         self._gone: dict[str, BatchCounts] = {}
+        self._most = _FEWEST
         self._lock = threading.Lock()
         join(self)
 
     def add(self, counted: Counted) -> None:
         """Count this one's batches too. It is not kept alive by that."""
         with self._lock:
-            living = []
-            for entry in [*self._living, (weakref.ref(counted), counted.name, counted.counts)]:
-                reference, name, counts = entry
-                if reference() is None:
-                    self._gone.setdefault(name, BatchCounts()).add(counts)
-                else:
-                    living.append(entry)
-            self._living = living
+            self._living.append((weakref.ref(counted), counted.name, counted.counts))
+            if len(self._living) > self._most:
+                self._fold()
+
+    def _fold(self) -> None:
+        """Keep of those that are gone only their sums. Done whenever twice as many are there: a program may have thousands."""
+        living = []
+        for entry in self._living:
+            reference, name, counts = entry
+            if reference() is None:
+                self._gone.setdefault(name, BatchCounts()).add(counts)
+            else:
+                living.append(entry)
+        self._living = living
+        self._most = max(_FEWEST, 2 * len(living))
 
     def read(self) -> dict[str, tuple[BatchCounts, int]]:
         """The counts and the calls that wait, by name."""

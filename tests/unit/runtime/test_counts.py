@@ -58,16 +58,19 @@ async def test_calls_requests_and_errors_are_counted() -> None:
 async def test_what_others_of_the_name_have_counted_is_added_up_and_kept() -> None:
     store = Store()
     store.go.set()
-    for _ in range(3):
+    for _ in range(200):
         await store.batcher().submit(2)
     other = store.batcher("writes")
     await other.submit(4)
     gc.collect()
     kept = store.batcher()
-    assert {name: counts.calls for name, (counts, _) in store.home.batches.read().items()} == {"reads": 3, "writes": 1}
+    assert {name: counts.calls for name, (counts, _) in store.home.batches.read().items()} == {
+        "reads": 200,
+        "writes": 1,
+    }
     await kept.submit(6)
-    assert store.home.batches.read()["reads"][0].calls == 4
-    assert len(store.home.batches._living) == 2
+    assert store.home.batches.read()["reads"][0].calls == 201
+    assert len(store.home.batches._living) <= 65
 
 
 async def test_a_forked_child_begins_at_zero() -> None:
@@ -78,6 +81,5 @@ async def test_a_forked_child_begins_at_zero() -> None:
     await batcher.submit(2)
     del gone
     gc.collect()
-    store.home.batches.add(batcher)
     store.home.batches.after_fork()
-    assert {name: counts.calls for name, (counts, _) in store.home.batches.read().items()} == {"reads": 0}
+    assert {name: counts.calls for name, (counts, _) in store.home.batches.read().items()} == {"gone": 0, "reads": 0}
