@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from specstar.backends.registry import register_backend_provider
     from specstar.config import BackendBinding, BackendConfig, BackendDefaults, ConnectionProfile
     from specstar.config.encoding import Encoding
+    from specstar.copying import CopyReport
     from specstar.core import SpecStar, spec
     from specstar.health import RoleReport
     from specstar.message_queue import DelayRetry, Job, JobStatus, NoRetry
@@ -34,6 +35,7 @@ _HOMES = {
     "BatchMetrics": "specstar.metrics",
     "BlobInfo": "specstar.roles.records",
     "ConnectionProfile": "specstar.config",
+    "CopyReport": "specstar.copying",
     "DelayRetry": "specstar.message_queue",
     "Encoding": "specstar.config.encoding",
     "Job": "specstar.message_queue",
@@ -66,6 +68,7 @@ __all__ = [
     "BatchMetrics",
     "BlobInfo",
     "ConnectionProfile",
+    "CopyReport",
     "DelayRetry",
     "Encoding",
     "Job",

@@ -25,9 +25,10 @@ from specstar.runtime.blocking import on_a_loop
 from specstar.suggestions import closest, did_you_mean
 
 if TYPE_CHECKING:
-    from specstar.config import BackendConfig, ResolvedBackend
+    from specstar.config import BackendConfig, ConfigSource, ResolvedBackend
     from specstar.config.structs import Role
     from specstar.configuration import Configuration
+    from specstar.copying import CopyReport
     from specstar.health import RoleReport
     from specstar.message_queue.backend import JobBackend
     from specstar.message_queue.factories import BoundMessageQueueFactory
@@ -307,6 +308,26 @@ class SpecStar:
             blobs = await self.blobs.collect_garbage(older_than_seconds=older_than_seconds)
             removed["blobs"] = removed.get("blobs", 0) + blobs
         return removed
+
+    async def copy_to(
+        self, backend: ConfigSource | StorageFactory, *, progress: Callable[[CopyReport], None] | None = None
+    ) -> list[CopyReport]:
+        """Copy all resources of the declared models, and all blobs, into another configuration's backends, and compare them.
+
+        With ids, revisions, times and users; deleted ones too. What is there and equal stays, so that it can be repeated
+        until nothing is left; what the target has of its own is never touched. Let nothing write meanwhile. Models with a
+        storage of their own are left out, and so are messages of jobs. `progress` hears of each page. Raises `ConfigError`,
+        `BackendError` and `BackendUnavailable`; what fails alone is in the reports: one for each model, and one for "blobs".
+        """
+        from specstar.copying import copy_all, target_of
+
+        target, source = target_of(backend), self._configured()
+        if not target.native:
+            self._gate.require_asyncio()
+        managers = [manager for name, manager in self._managers.items() if name not in self._own_factories]
+        return await self._gate.run(
+            functools.partial(copy_all, self._gate, managers, source, target, progress or (lambda _: None))
+        )
 
     async def aclose(self) -> None:
         """Close all connections, within a time limit, whatever is in flight. The next call opens them again."""

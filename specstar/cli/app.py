@@ -34,6 +34,7 @@ _COMMANDS = {
     "job": "Show one job of a program, or cancel it.",
     "jobs": "Show how many jobs a program has, by status.",
     "dead": "Show the dead letters of a job, send them back to work, or delete them.",
+    "copy": "Copy all that a program keeps into the backends of another configuration.",
     "gc": "Remove what killed writers and unfinished uploads left behind.",
 }
 _MODULES = {"dead": "jobs"}
@@ -43,7 +44,7 @@ def _app() -> App:
     plain = not sys.stdout.isatty() or os.environ.get("TERM") == "dumb"
     app = App(
         name="specstar",
-        help="Check and show configurations, run workers, look after jobs, remove garbage.",
+        help="Check and show configurations, run workers, look after jobs, copy what is kept, remove garbage.",
         version=version,
         help_format="plaintext",
         help_formatter="plain" if plain else "default",

@@ -15,7 +15,8 @@ from specstar.sync._generated import BlobManager as GeneratedBlobManager
 from specstar.sync._generated import BlobStream, JobQueue, ResourceManager
 
 if TYPE_CHECKING:
-    from specstar.config import BackendConfig
+    from specstar.config import BackendConfig, ConfigSource
+    from specstar.copying import CopyReport
     from specstar.health import RoleReport
     from specstar.message_queue import Job, WorkerStop
     from specstar.message_queue.factories import BoundMessageQueueFactory
@@ -184,6 +185,15 @@ class SpecStar:
     def collect_garbage(self, *, older_than_seconds: float = 3600.0) -> dict[str, int]:
         """Remove what killed writers and unfinished uploads left, if older than this; the counts by model, and "blobs"."""
         return self._gate.call(functools.partial(self._inner.collect_garbage, older_than_seconds=older_than_seconds))
+
+    def copy_to(
+        self, backend: ConfigSource | StorageFactory, *, progress: Callable[[CopyReport], None] | None = None
+    ) -> list[CopyReport]:
+        """Copy all resources of the declared models, and all blobs, into another configuration's backends, and compare them.
+
+        See `specstar.SpecStar.copy_to`. `progress` is called in the thread of the connections.
+        """
+        return self._gate.call(functools.partial(self._inner.copy_to, backend, progress=progress))
 
     def close(self) -> None:
         """Close all connections, within a time limit. The next call opens them again."""

@@ -10,7 +10,6 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from opentelemetry.metrics import set_meter_provider
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from prometheus_client import CollectorRegistry, generate_latest
@@ -70,8 +69,8 @@ async def test_prometheus_reads_all(spec: SpecStar) -> None:
 
 async def test_opentelemetry_reads_all(spec: SpecStar) -> None:
     reader = InMemoryMetricReader()
-    set_meter_provider(MeterProvider([reader]))
-    example("opentelemetry_metrics").observe(spec)
+    provider = MeterProvider([reader])
+    example("opentelemetry_metrics").observe(spec, provider)
     data: Any = reader.get_metrics_data()
     points = {
         (metric.name, *point.attributes.values()): point.value
@@ -84,3 +83,4 @@ async def test_opentelemetry_reads_all(spec: SpecStar) -> None:
     assert points["specstar.jobs.running", "mails"] == 0
     assert points["specstar.pools.limit", "postgres"] == 8
     assert points["specstar.batches.calls", "postgres writes of specstar.jobs"] >= 3
+    provider.shutdown()

@@ -11,7 +11,7 @@ from typing import assert_type
 
 import msgspec
 
-from specstar import Job, JobStatus, Metrics, Resource, RevisionInfo, SpecStar
+from specstar import CopyReport, Job, JobStatus, Metrics, Resource, RevisionInfo, SpecStar
 from specstar.message_queue import JobQueue
 from specstar.query import QB
 from specstar.resource_manager import ResourceManager
@@ -104,6 +104,11 @@ async def test_jobs() -> None:
         assert_type(job.status, JobStatus)
         assert_type(await send.get(job.job_id), Job[Email])
         assert_type(await send.cancel(job.job_id), bool)
+
+
+async def copies(spec: SpecStar) -> None:
+    """Never run."""
+    assert_type(await spec.copy_to("backend.json", progress=lambda report: print(report.copied)), list[CopyReport])
 
 
 async def mistakes_are_found(spec: SpecStar) -> None:

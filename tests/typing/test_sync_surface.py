@@ -11,7 +11,7 @@ from typing import assert_type
 
 import msgspec
 
-from specstar import Job, JobStatus, Metrics, Resource, RevisionInfo
+from specstar import CopyReport, Job, JobStatus, Metrics, Resource, RevisionInfo
 from specstar.query import QB
 from specstar.roles import BlobInfo, ResourceMeta, UploadSession
 from specstar.sync import JobQueue, ResourceManager, SpecStar
@@ -103,6 +103,11 @@ def test_jobs() -> None:
         assert_type(job.status, JobStatus)
         assert_type(send.get(job.job_id), Job[Email])
         assert_type(send.cancel(job.job_id), bool)
+
+
+def copies(spec: SpecStar) -> None:
+    """Never run."""
+    assert_type(spec.copy_to("backend.json", progress=lambda report: print(report.copied)), list[CopyReport])
 
 
 def mistakes_are_found(spec: SpecStar) -> None:

@@ -1,19 +1,19 @@
-"""The metrics of a SpecStar for OpenTelemetry: `observe(spec)` once, after a MeterProvider was set."""
+"""The metrics of a SpecStar for OpenTelemetry: `observe(spec)` once, with a MeterProvider or after a global one was set."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
 import msgspec
-from opentelemetry.metrics import CallbackOptions, Observation, get_meter
+from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter
 
 from specstar import BatchMetrics, JobMetrics, PoolMetrics, SpecStar
 
 GAUGES = {"waiting", "in_use", "limit", "running"}
 
 
-def observe(spec: SpecStar) -> None:
-    meter = get_meter("specstar")
+def observe(spec: SpecStar, provider: MeterProvider | None = None) -> None:
+    meter = get_meter("specstar", meter_provider=provider)
 
     def reader(part: str, label: str, field: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
         def read(_: CallbackOptions) -> Iterable[Observation]:

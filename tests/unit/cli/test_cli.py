@@ -282,6 +282,62 @@ def test_gc_says_what_it_removed(capsys: pytest.CaptureFixture[str], tmp_path: P
     assert json.loads(run(capsys, "gc", path, "--json", "--older-than-seconds", 60)[1]) == {"removed": {"blobs": 0}}
 
 
+COPIED = """
+import json
+from msgspec import Struct
+from specstar.sync import SpecStar
+
+class User(Struct):
+    name: str
+
+def on(folder):
+    disk = {"type": "disk", "options": {"rootdir": folder}}
+    return {"meta": disk, "resource": disk, "blob": disk}
+
+spec = SpecStar()
+users = spec.add_model(User)
+spec.configure(backend=on("old"))
+other = SpecStar()
+theirs = other.add_model(User)
+other.configure(backend=on("new"))
+with open("new.json", "w") as file:
+    json.dump(on("new"), file)
+"""
+
+
+def test_copy_says_what_it_copied_and_what_it_did_not(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "copied_program.py").write_text(COPIED)
+    sys.path.insert(0, str(tmp_path))
+    program: Any = importlib.import_module("copied_program")
+    with program.spec:
+        for name in ("ada", "bob"):
+            program.users.create(program.User(name), resource_id=name)
+        program.spec.blobs.put(b"bytes")
+    status, out, err = run(capsys, "copy", "copied_program:spec", "new.json")
+    assert (status, err) == (0, "")
+    assert [line.split() for line in out.splitlines()] == [
+        ["of", "copied", "unchanged", "failed"],
+        ["User", "2", "0", "0"],
+        ["blobs", "1", "0", "0"],
+    ]
+    with program.other:
+        assert program.theirs.get("ada").data.name == "ada"
+        program.theirs.update("ada", program.User("of the target"))
+    status, out, _ = run(capsys, "copy", "copied_program:spec", "new.json")
+    assert status == 1
+    assert "User 'ada': the target has another resource of this id" in out
+    status, out, _ = run(capsys, "copy", "copied_program:spec", "new.json", "--json")
+    assert [(each["name"], each["unchanged"], each["failed"]) for each in json.loads(out)["copied"]] == [
+        ("User", 1, 1),
+        ("blobs", 1, 0),
+    ]
+    assert "no such file" in run(capsys, "copy", "copied_program:spec", "missing.json")[2].lower()
+
+
 def process(*arguments: object, **environ: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "specstar.cli", *map(str, arguments)],

@@ -1,0 +1,207 @@
+"""`copy_to`: what a program keeps, in other backends, as it is; repeated, interrupted, and with a target of its own mind."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from specstar import QB, CopyReport, SpecStar
+from specstar.errors import BackendUnavailable, ConfigError
+from specstar.roles import Storage
+from specstar.roles.storage import StorageWrite
+from tests.conformance.managers.users import FIELDS, Address, User, Users
+
+MEMORY = {"type": "memory"}
+ODD = "../etc/ü\n%2f"
+BLOBS = [b"", b"some bytes", bytes(range(256)) * 12_000]
+
+
+class Note(msgspec.Struct):
+    text: str
+
+
+@asynccontextmanager
+async def on(backend: dict[str, Any]) -> AsyncIterator[tuple[SpecStar, Users]]:
+    spec = SpecStar()
+    users = spec.add_model(User, indexed_fields=FIELDS)
+    spec.add_model(Note)
+    spec.configure(backend=backend)
+    async with spec:
+        yield spec, users
+
+
+def folder(path: Path) -> dict[str, Any]:
+    disk = {"type": "disk", "options": {"rootdir": str(path)}}
+    return {"meta": disk, "resource": disk, "blob": disk}
+
+
+async def fill(spec: SpecStar, users: Users) -> None:
+    for number in range(5):
+        await users.create(User(name=f"user {number}", age=number, score=number / 3), resource_id=f"user{number}")
+    await users.create(
+        User(name="Zoë \U0001f40d", tags=["a", "ü"], joined=datetime(2026, 1, 1, tzinfo=UTC)), resource_id=ODD
+    )
+    first = await users.create(User(name="many"), resource_id="many")
+    for number in range(4):
+        await users.update("many", User(name="many", age=number, address=Address(city="Köln")))
+    await users.switch("many", first.revision_id)
+    await users.create(User(name="draft"), resource_id="draft", status="draft")
+    await users.modify("draft", User(name="draft", age=7))
+    await users.create(User(name="gone", email="g" * 20_000), resource_id="gone")
+    await users.delete("gone")
+    await spec.get_resource_manager(Note).create(Note("a note"), resource_id="note")
+    for data in BLOBS:
+        await spec.blobs.put(data, content_type="text/x-test")
+
+
+async def everything(users: Users) -> dict[str, Any]:
+    """All that a program can see of the users."""
+    found: dict[str, Any] = {}
+    for resource_id in [*(f"user{number}" for number in range(5)), ODD, "many", "draft", "gone"]:
+        revisions = await users.list_revisions(resource_id)
+        read = [
+            await users.get(resource_id, revision_id=revision.revision_id, include_deleted=True)
+            for revision in revisions
+        ]
+        found[resource_id] = (await users.get_meta(resource_id), revisions, [one.data for one in read])
+    return found
+
+
+def told(reports: list[CopyReport]) -> dict[str, tuple[int, int, int]]:
+    return {report.name: (report.copied, report.unchanged, report.failed) for report in reports}
+
+
+async def test_all_is_there_as_it_was(backend: dict[str, Any], binding: str, tmp_path: Path) -> None:
+    """From every binding into a folder, and from there into every binding that is durable."""
+    async with on(backend) as (spec, users):
+        await fill(spec, users)
+        before = await everything(users)
+        pages: list[CopyReport] = []
+        reports = await spec.copy_to(folder(tmp_path / "first"), progress=pages.append)
+        assert told(reports) == {"User": (9, 0, 0), "Note": (1, 0, 0), "blobs": (3, 0, 0)}
+        assert all(report.ok for report in reports)
+        assert pages[0] == reports[0]
+    async with on(folder(tmp_path / "first")) as (spec, users):
+        assert await everything(users) == before
+        known = await spec.blobs.put(b"some bytes")
+        assert (await spec.blobs.get(known.file_id), known.content_type) == (b"some bytes", "text/x-test")
+        if binding == "memory":
+            return
+        backend["resource"]["options"] = _elsewhere(backend["resource"], "resource", tmp_path)
+        backend["meta"]["options"] = _elsewhere(backend["meta"], "meta", tmp_path)
+        reports = await spec.copy_to(backend)
+        assert told(reports) | {"blobs": ()} == {"User": (9, 0, 0), "Note": (1, 0, 0), "blobs": ()}
+        again = await spec.copy_to(backend)
+        assert told(again) | {"blobs": ()} == {"User": (0, 9, 0), "Note": (0, 1, 0), "blobs": ()}
+    async with on(backend) as (spec, users):
+        assert await everything(users) == before
+        assert {one.info.resource_id for one in await users.search(QB["age"] >= 3)} == {"user3", "user4", "draft"}
+        # It goes on from there.
+        await users.update("many", User(name="more"))
+        assert (await users.get_meta("many")).revision_count == 6
+
+
+def _elsewhere(binding: dict[str, Any], role: str, tmp_path: Path) -> dict[str, Any]:
+    """The same backend, at a place where nothing is yet."""
+    options = dict(binding["options"])
+    if binding["type"] == "disk":
+        return options | {"rootdir": str(tmp_path / "second")}
+    return options | ({"schema": "second"} if binding["type"] == "postgres" else {"prefix": f"second-{role}"})
+
+
+async def test_what_changed_since_is_copied_and_what_the_target_changed_is_not_touched(tmp_path: Path) -> None:
+    source, target = folder(tmp_path / "source"), folder(tmp_path / "target")
+    async with on(source) as (spec, users):
+        await fill(spec, users)
+        await spec.copy_to(target)
+        await users.update("user1", User(name="changed"))
+        await users.restore("gone")
+        await users.permanently_delete("user4")
+        await spec.blobs.put(b"new")
+        async with on(target) as (_, theirs):
+            await theirs.update("user2", User(name="of the target"))
+            await theirs.delete("user3")
+            await theirs.create(User(name="new there"), resource_id="theirs")
+        await users.create(User(name="new here"), resource_id="theirs")
+        reports = await spec.copy_to(target)
+        assert told(reports) == {"User": (2, 4, 3), "Note": (0, 1, 0), "blobs": (1, 3, 0)}
+        assert not reports[0].ok
+        assert sorted(problem.split(":")[0] for problem in reports[0].problems) == ["'theirs'", "'user2'", "'user3'"]
+        assert all(
+            "the target has another resource of this id, or has changed it" in each for each in reports[0].problems
+        )
+    async with on(target) as (_, theirs):
+        assert (await theirs.get("user1")).data.name == "changed"
+        assert (await theirs.get("gone")).data.name == "gone"
+        assert (await theirs.get("user2")).data.name == "of the target"
+        assert (await theirs.get_meta("user3")).is_deleted
+        assert (await theirs.get("theirs")).data.name == "new there"
+        assert await theirs.exists("user4")  # erased here, kept there
+
+
+async def test_rows_that_are_shared_are_not_taken_for_a_copy(tmp_path: Path) -> None:
+    """Payloads moved to another place beside the same rows: they would not be there."""
+    source, other = folder(tmp_path / "source"), folder(tmp_path / "other")
+    for backend in (source, other):
+        backend["resource"]["options"]["inline_payload_bytes"] = 0
+    async with on(source) as (spec, users):
+        await users.create(User(name="Ada"), resource_id="ada")
+        reports = await spec.copy_to({**other, "meta": source["meta"]})
+        assert told(reports)["User"] == (0, 0, 1)
+        assert "is gone from" in reports[0].problems[0]
+        assert (await users.get("ada")).data.name == "Ada"
+
+
+async def test_a_copy_that_was_broken_off_is_made_whole_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = folder(tmp_path / "source"), folder(tmp_path / "target")
+    async with on(source) as (spec, users):
+        await fill(spec, users)
+        before = await everything(users)
+        with monkeypatch.context() as broken:
+            _fails_after(broken, type(users._slot.storage), 6)
+            with pytest.raises(BackendUnavailable, match="away"):
+                await spec.copy_to(target)
+        async with on(target) as (_, theirs):
+            # Nobody takes half a resource for a whole one.
+            for one in await theirs.search():
+                assert (await theirs.get_meta(one.info.resource_id)) == before[one.info.resource_id][0]
+        reports = await spec.copy_to(target)
+        assert sum(told(reports)["User"]) == 9
+        assert reports[0].ok
+    async with on(target) as (_, theirs):
+        assert await everything(theirs) == before
+
+
+def _fails_after(monkeypatch: pytest.MonkeyPatch, kind: type[Storage], count: int) -> None:
+    written = 0
+    write = kind.write
+
+    async def fails(self: Storage, item: StorageWrite) -> None:
+        nonlocal written
+        written += 1
+        if written > count:
+            raise BackendUnavailable("away")
+        await write(self, item)
+
+    monkeypatch.setattr(kind, "write", fails)
+
+
+async def test_targets_that_keep_nothing_are_refused(tmp_path: Path) -> None:
+    async with on(folder(tmp_path)) as (spec, users):
+        await users.create(User(name="Ada"))
+        with pytest.raises(ConfigError, match="a copy in memory would be gone"):
+            await spec.copy_to({"meta": MEMORY, "resource": MEMORY, "blob": MEMORY})
+        with pytest.raises(ConfigError, match="rootdirr"):
+            await spec.copy_to({"meta": {"type": "disk", "options": {"rootdirr": "x"}}})
+        await spec.blobs.put(b"one")
+        reports = await spec.copy_to({**folder(tmp_path / "target"), "blob": MEMORY})
+        assert told(reports)["blobs"] == (0, 0, 1)
+        assert reports[-1].problems == ("1 blobs are not copied: the target binds blob to nothing durable",)
