@@ -22,8 +22,9 @@ __all__ = ["CopyReport", "Tell", "copy_all", "target_of"]
 
 T = TypeVar("T")
 _PAGE = 200
-# At once: each holds one payload, or chunks of a blob.
+# At once: each holds a payload twice, to compare it, or some chunks of a blob.
 _RESOURCES, _BLOBS = 32, 4
+_BIG, _BIG_AT_ONCE = 1 << 20, 2
 _MOST_PROBLEMS = 100
 _CHANGES = 5
 _CLEANUP_SECONDS = 30.0
@@ -108,8 +109,10 @@ async def _copy_resources(name: str, source: Storage, target: Storage, tell: Tel
             yield rows
             query = replace(query, after=cursor_of(query, rows[-1]))
 
+    big = anyio.Semaphore(_BIG_AT_ONCE)
+
     async def copy(meta: ResourceMeta) -> bool | None:
-        return await _copy_resource(meta.resource_id, source, target)
+        return await _copy_resource(meta.resource_id, source, target, big)
 
     report = await _copy_each(name, pages(), copy, lambda meta: meta.resource_id, most=_RESOURCES, tell=tell)
     await target.sync()
@@ -173,12 +176,21 @@ def _with_problem(report: CopyReport, problem: str) -> CopyReport:
     return replace(report, failed=report.failed + 1, problems=problems)
 
 
-async def _copy_resource(resource_id: str, source: Storage, target: Storage) -> bool | None:
+async def _copy_resource(resource_id: str, source: Storage, target: Storage, big: anyio.Semaphore) -> bool | None:
     found = await _whole(resource_id, source)
     if found is None:
         return None
     meta, revisions = found
-    known = await target.read_meta(resource_id)
+    if max((revision.size for revision in revisions), default=0) <= _BIG:
+        return await _copy_revisions(meta, revisions, source, target)
+    async with big:
+        return await _copy_revisions(meta, revisions, source, target)
+
+
+async def _copy_revisions(
+    meta: ResourceMeta, revisions: Sequence[RevisionInfo], source: Storage, target: Storage
+) -> bool:
+    known = await target.read_meta(meta.resource_id)
     if known != meta:
         if known is not None:
             await _make_room(known, meta, revisions, target)
