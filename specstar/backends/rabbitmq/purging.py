@@ -28,9 +28,7 @@ async def purge(queue: RabbitMQQueue) -> int:
 
     async def prepare(topology: Topology) -> list[str]:
         await queue.declare_all(topology)
-        shards = await queue.used_shards(topology)
-        await topology.ensure(*shards)
-        return [spec.name for spec in shards]
+        return [spec.name for spec in await queue.used_shards(topology)]
 
     names, announced = queue.queues.names, queue.queues.purging
     targets = [names.main, *await queue.on_topology(prepare)]

@@ -268,9 +268,8 @@ class RabbitMQQueue(MessageQueue):
 
     async def declare_all(self, topology: Topology) -> None:
         """All queues that every job has."""
-        await topology.ensure(self.queues.main, self.queues.dead)
+        await topology.ensure(self.queues.main, self.queues.dead, self.queues.partitions)
         await self._declare_retry(topology)
-        await topology.ensure(self.queues.partitions)
 
     async def _declare_retry(self, topology: Topology) -> bool:
         """The retry queue; False if it has another TTL or cannot be made, where a delay queue takes its place."""
@@ -364,9 +363,12 @@ class RabbitMQQueue(MessageQueue):
                 await asyncio.sleep(_PAUSE_AFTER_LOSS)
 
     async def used_shards(self, topology: Topology) -> list[QueueSpec]:
+        """The queues of partition keys, declared; none while no keys are in use."""
         if not await topology.declare(self.queues.partitions):
             return []
-        return [self.queues.shard(number) for number in range(self.queues.shards)]
+        shards = [self.queues.shard(number) for number in range(self.queues.shards)]
+        await topology.ensure(*shards)
+        return shards
 
 
 def _priority(message: Message | bytes) -> int:

@@ -52,6 +52,8 @@ class Topology:
         self._link = link
         self._timeout = timeout
         self._declared: dict[str, float] = {}
+        # Declared here for the first time, and not yet settled: by queue, when.
+        self._unsettled: dict[str, float] = {}
         self._partitioned: dict[str, float] = {}
         # By queue, the arguments that this broker, or the queue as it is there, does not take.
         self._left_out: dict[str, set[str]] = {}
@@ -63,7 +65,9 @@ class Topology:
 
     def fresh(self, spec: QueueSpec) -> bool:
         """True if the queue is declared, and will be there for as long as a message in it needs."""
-        declared = self._declared.get(spec.name)
+        return self._recent(spec, self._declared.get(spec.name))
+
+    def _recent(self, spec: QueueSpec, declared: float | None) -> bool:
         if declared is None:
             return False
         return spec.renew_seconds is None or self._loop.time() - declared < spec.renew_seconds
@@ -71,6 +75,7 @@ class Topology:
     def forget(self, name: str) -> None:
         """The queue is not there after all."""
         self._declared.pop(name, None)
+        self._unsettled.pop(name, None)
         self._partitioned.pop(name, None)
         self._left_out.pop(name, None)
 
@@ -79,13 +84,17 @@ class Topology:
 
         Raises `QueueMismatchError`, `UnmadeQueueError`, `BackendError`, `BackendUnavailable` or `LinkLostError`.
         """
-        for spec in specs:
-            if not self.fresh(spec):
-                await self._declare_as_it_is(spec)
+        missing = [spec for spec in specs if not self.fresh(spec)]
+        for spec in missing:
+            await self._declare_as_it_is(spec)
+        if missing:
+            await self._settle()
 
     async def declare(self, spec: QueueSpec) -> int:
         """Declare in any case; returns the number of messages ready in the queue."""
-        return await self._declare_as_it_is(spec, always=True)
+        ready = await self._declare_as_it_is(spec, always=True)
+        await self._settle()
+        return ready
 
     async def _declare_as_it_is(self, spec: QueueSpec, *, always: bool = False) -> int:
         """Without what makes no difference to the jobs in it, where that is not taken."""
@@ -160,6 +169,7 @@ class Topology:
         queues of its node (`rabbit_fifo_dlx_sup` of RabbitMQ 3.10), and leaves a name that cannot be declared any more.
         Waits for the end of another purge.
         """
+        await self.ensure(spec)
         doing = f"writing to queue {spec.name!r}"
         patience = self._loop.time() + self._timeout
 
@@ -212,30 +222,45 @@ class Topology:
     async def _declare(self, channel: Channel, spec: QueueSpec, *, always: bool = False) -> int | None:
         """Returns how many messages are ready; None if it is not declared, as a purge goes on."""
         # Another caller may have declared it while this one waited for its turn.
-        if not always and self.fresh(spec):
+        if not always and self._recent(spec, self._declared.get(spec.name, self._unsettled.get(spec.name))):
             return 0
-        if spec.unless is not None:
-            announced = await channel.queue_declare(spec.unless.name, durable=True, arguments=spec.unless.arguments)
-            if announced.message_count:
-                return None
+        if spec.unless is not None and await self._made(channel, spec.unless):
+            return None
+        return await self._made(channel, spec)
+
+    async def _made(self, channel: Channel, spec: QueueSpec) -> int:
         asked = self._loop.time()
         answer = await channel.queue_declare(spec.name, durable=True, arguments=spec.arguments)
-        if spec.name not in self._declared and spec.arguments.get(TYPE) == "quorum":
-            await self._settle(channel, spec)
         if len(self._declared) > 10_000:
             self._declared.clear()
-        self._declared[spec.name] = asked
+        new = spec.name not in self._declared and spec.arguments.get(TYPE) == "quorum"
+        (self._unsettled if new else self._declared)[spec.name] = asked
         return answer.message_count or 0
 
-    async def _settle(self, channel: Channel, spec: QueueSpec) -> None:
-        """Make the node write down that a new quorum queue is there.
+    async def _settle(self) -> None:
+        """Make the node write down that the new quorum queues are there: nothing is sent to them before.
 
         RabbitMQ 3.10 does so with the next such change, or a second later (seen in 8 of 8 kills in that second). A node
         that is killed before starts with a queue that never gets a leader, and without what was confirmed in it.
+        Another new quorum queue is such a change; a classic one, or one that was there before, is not.
         """
-        name = f"{spec.name[:200]}:settling:{secrets.token_hex(4)}"
-        # It expires instead of being deleted: that takes 5 s while a node of a cluster is down.
-        await channel.queue_declare(name, durable=True, arguments={TYPE: "quorum", "x-expires": _SETTLED_MILLISECONDS})
+
+        async def settle(channel: Channel) -> None:
+            # By now another caller may have done it for this one.
+            if not self._unsettled:
+                return
+            made = dict(self._unsettled)
+            name = f"{next(iter(made))[:200]}:settling:{secrets.token_hex(4)}"
+            # It expires instead of being deleted: that takes 5 s while a node of a cluster is down.
+            await channel.queue_declare(
+                name, durable=True, arguments={TYPE: "quorum", "x-expires": _SETTLED_MILLISECONDS}
+            )
+            for each, asked in made.items():
+                if self._unsettled.pop(each, None) is not None:
+                    self._declared[each] = asked
+
+        if self._unsettled:
+            await self._request("declaring a queue that settles others", settle)
 
     def _answered(self) -> None:
         """One of many that were asked for in this request is done: the next has its own time."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from types import SimpleNamespace
 from typing import Any, cast
@@ -29,6 +30,9 @@ class NewerBroker:
         self.declared: dict[str, dict[str, Any]] = {}
         self.requests = 0
         self.is_closed = False
+        self.settles = asyncio.Event()
+        self.settles.set()
+        self.asked_to_settle = asyncio.Event()
 
     async def open_channel(self, *, confirms: bool) -> NewerBroker:
         assert not confirms
@@ -43,6 +47,9 @@ class NewerBroker:
     async def queue_declare(self, name: str, *, durable: bool, arguments: dict[str, Any]) -> object:
         assert durable
         self.requests += 1
+        if ":settling:" in name:
+            self.asked_to_settle.set()
+            await self.settles.wait()
         kind = arguments["x-queue-type"]
         if "x-consumer-timeout" in arguments and kind == "classic":
             raise ChannelPreconditionFailed(
@@ -119,3 +126,57 @@ async def test_no_other_argument_is_left_out() -> None:
     with pytest.raises(UnknownArgumentError, match="x-unheard-of") as caught:
         await topology.ensure(main)
     assert isinstance(caught.value, BackendError)
+
+
+def _settling(broker: NewerBroker) -> int:
+    return sum(":settling:" in name for name in broker.declared)
+
+
+async def test_queues_that_are_declared_together_are_settled_together() -> None:
+    broker = NewerBroker()
+    topology = Topology(cast("Any", broker), 5.0)
+    queues = _queues("quorum")
+    specs = [queues.main, queues.retry, *(queues.shard(number) for number in range(16))]
+    await topology.ensure(*specs)
+    assert _settling(broker) == 1
+    assert all(topology.fresh(spec) for spec in specs)
+    await topology.ensure(*specs)
+    assert await topology.declare(queues.main) == 0
+    assert _settling(broker) == 1
+
+
+async def test_what_many_need_at_once_is_declared_and_settled_once() -> None:
+    broker = NewerBroker()
+    topology = Topology(cast("Any", broker), 5.0)
+    delay = _queues("quorum").delay("mail", 2000)
+    await asyncio.gather(*(topology.ensure(delay) for _ in range(20)))
+    assert topology.fresh(delay)
+    assert _settling(broker) == 1
+    # The queue that announces purges, this one, and the one that settles both.
+    assert broker.requests == 3
+
+
+async def test_a_queue_is_not_used_until_it_is_settled() -> None:
+    """Whoever declared it may have been cancelled before."""
+    broker = NewerBroker()
+    topology = Topology(cast("Any", broker), 5.0)
+    main = _queues("quorum").main
+    broker.settles.clear()
+    first = asyncio.create_task(topology.ensure(main))
+    await broker.asked_to_settle.wait()
+    assert main.name in broker.declared
+    first.cancel()
+    await asyncio.wait([first])
+    assert not topology.fresh(main)
+    broker.settles.set()
+    await topology.ensure(main)
+    assert topology.fresh(main)
+    assert _settling(broker) == 1
+
+
+async def test_classic_queues_are_not_settled() -> None:
+    broker = NewerBroker()
+    topology = Topology(cast("Any", broker), 5.0)
+    queues = _queues("classic")
+    await topology.ensure(queues.main, queues.dead, queues.partitions)
+    assert _settling(broker) == 0
