@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from specstar.backends.rabbitmq.delivery import RabbitMQDelivery
 from specstar.backends.rabbitmq.faults import LinkLostError, unavailable
+from specstar.backends.rabbitmq.parking import Parking
 from specstar.backends.rabbitmq.subscription import Subscription
 from specstar.errors import BackendError, BackendUnavailable
 from specstar.roles import Consumer, Delivery
@@ -40,6 +41,7 @@ class RabbitMQConsumer(Consumer):
         self.queue = queue
         self.home = home
         self.stopped = False
+        self.parking = Parking(queue)
         self.hold_seconds = queue.options.consumer_timeout_seconds or _BROKERS_CONSUMER_TIMEOUT
         self._prefetch = prefetch
         self._loop = asyncio.get_running_loop()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
+from specstar.backends.rabbitmq.envelope import NO_LIMIT, pack
 from specstar.backends.rabbitmq.faults import unavailable
 from specstar.errors import LimitExceededError
 from specstar.roles import Delivery, Message
@@ -53,7 +54,12 @@ class RabbitMQDelivery(Delivery):
     async def dead(self, message: Message, *, reason: str) -> None:
         self._check()
         if not self.ended:
-            await self._send(self._subscription.consumer.queue.send_dead(message, reason))
+            consumer = self._subscription.consumer
+            if message is self.message:  # nobody could read it: it may as well come again later
+                packed = pack(message, NO_LIMIT)
+                await self._send(consumer.parking.park(self._subscription.queue.name, packed, reason))
+            else:
+                await self._send(consumer.queue.send_dead(message, reason))
             self._end()
 
     async def _send(self, sending: Awaitable[None]) -> None:

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from specstar.backends.rabbitmq.envelope import HIGHEST_PRIORITY, pack
+from specstar.backends.rabbitmq.envelope import HIGHEST_PRIORITY, NO_LIMIT, pack
 from specstar.backends.rabbitmq.names import LONGEST_DELAY_SECONDS, longer_step, shard_of, step_of
 from specstar.errors import BackendUnavailable, InvalidInputError
 from specstar.roles import Consumer, DeadLetter, Message, MessageQueue, MessageQueueFactory
@@ -29,8 +29,6 @@ __all__ = ["RabbitMQQueue", "RabbitMQQueueFactory"]
 
 T = TypeVar("T")
 logger = logging.getLogger("specstar")
-# For what was in a queue before: it may have come in under a larger limit, and must find its way all the same.
-_NO_LIMIT = 1 << 40
 # So that a connection that is made and lost at once does not become a busy loop.
 _PAUSE_AFTER_LOSS = 0.02
 
@@ -95,7 +93,7 @@ class RabbitMQQueue(MessageQueue):
 
     async def send_again(self, messages: Sequence[Message | bytes]) -> TooLarge:
         """Publish what was in a queue before, bytes as they are. Returns what the broker does not take any more."""
-        packed = [pack(each, _NO_LIMIT) if isinstance(each, Message) else each for each in messages]
+        packed = [pack(each, NO_LIMIT) if isinstance(each, Message) else each for each in messages]
         too_large: TooLarge = {}
         for queue, places in (await self._routes(messages, 0)).values():
             items = [(packed[place], _priority(messages[place])) for place in places]
@@ -139,7 +137,7 @@ class RabbitMQQueue(MessageQueue):
 
     async def send_retry(self, message: Message, delay: float) -> None:
         """Publish the copy that replaces a delivery. A delay beyond the longest one is that one."""
-        body, priority = pack(message, _NO_LIMIT), _checked(message.priority)
+        body, priority = pack(message, NO_LIMIT), _checked(message.priority)
         async with self._publish_timeout():
             route = await self._route(message, min(delay, LONGEST_DELAY_SECONDS))
             await self._send_by(route, partial(self._outbox.send, body=body, priority=priority))
@@ -158,13 +156,28 @@ class RabbitMQQueue(MessageQueue):
 
     async def send_dead(self, message: Message, reason: str) -> None:
         """Publish to the dead letters."""
-        await self.send_dead_bytes(pack(message, _NO_LIMIT), reason)
+        await self.send_dead_bytes(pack(message, NO_LIMIT), reason)
 
     async def send_dead_bytes(self, body: bytes, reason: str) -> None:
         """Publish bytes as they are to the dead letters."""
         from specstar.backends.rabbitmq.dead_letters import reason_headers
 
         await self._outbox.send(self.queues.dead, body, headers=reason_headers(reason))
+
+    async def put_off_bytes(self, body: bytes, target: str, delay: float) -> None:
+        """Send bytes as they are back to a queue of work, where they are after a delay."""
+        async with self._publish_timeout():
+            await self._send_by(self._delay(target, step_of(delay)), partial(self._outbox.send, body=body))
+
+    def replace_publisher(self) -> None:
+        """Send over a new channel from now on.
+
+        RabbitMQ 3.10 goes on to refuse what comes for a quorum queue over a channel that it refused, once the policy that
+        bounded the queue is gone.
+        """
+        link = self._context.connection.opened and self._context.connection.opened.current
+        if link and link.publisher is not None:
+            link.replace_publisher(link.publisher)
 
     @asynccontextmanager
     async def consume(self, *, prefetch: int) -> AsyncIterator[Consumer]:

@@ -150,19 +150,16 @@ class Subscription:
 
     async def _park(self, tag: int, body: bytes, reason: str) -> None:
         """A message that is not ours: among the dead letters it harms nobody, and is not lost."""
-        name = self.queue.name
-        logger.warning("a message in queue %r goes to the dead letters: %s", name, reason)
         try:
-            await self.consumer.queue.send_dead_bytes(body, reason)
-        except BackendError as error:
-            logger.error("a message in queue %r could not be parked yet: %s", name, error)  # noqa: TRY400
+            await self.consumer.parking.park(self.queue.name, body, reason)
+        except BackendError:
             await asyncio.sleep(_GIVE_BACK_SECONDS)
             if not self.lost:
                 self._acks.give_back(tag)
             return
         except LimitExceededError as error:
             # Given back, it would come again for ever.
-            logger.error("a message in queue %r is dropped, it cannot be parked: %s", name, error)  # noqa: TRY400
+            logger.error("a message in queue %r is dropped, it cannot be parked: %s", self.queue.name, error)  # noqa: TRY400
         if not self.lost:
             self._acks.done(tag)
 

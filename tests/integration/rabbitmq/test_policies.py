@@ -11,6 +11,7 @@ import pytest
 
 import services
 from specstar import Job, JobStatus, NoRetry, SpecStar
+from specstar.backends.rabbitmq.queue import RabbitMQQueue
 from specstar.errors import BackendError
 from specstar.message_queue import JobQueue
 from tests.conformance.jobs.harness import Mail, dead_jobs, eventually, eventually_gives, workers
@@ -19,6 +20,7 @@ from tests.integration.rabbitmq.rig import message, open_rig, raw_channel, take_
 pytestmark = [pytest.mark.xdist_group("rabbitmq-faults"), pytest.mark.timeout(180)]
 MEMORY = {"type": "memory"}
 MOST = 5
+FILLS = "it fills the queue"
 
 SetPolicy = Callable[[str, dict[str, Any]], None]
 
@@ -101,6 +103,65 @@ async def test_a_job_that_failed_comes_again_until_there_is_room_for_its_dead_le
         assert len(await mails.list_dead()) < 2 * MOST
         await asyncio.to_thread(set_policy, "^of nobody$", {"max-length": MOST})
         await dead_jobs(mails, 2 * MOST)
+
+
+@pytest.mark.parametrize("queue_type", ["classic", "quorum"])
+@pytest.mark.parametrize("partition_key", [None, "k"])
+async def test_what_nobody_can_read_stands_in_no_jobs_way_while_the_dead_letters_are_full(
+    private_rabbitmq: services.RabbitMQServer,
+    queue_prefix: str,
+    set_policy: SetPolicy,
+    caplog: pytest.LogCaptureFixture,
+    queue_type: str,
+    partition_key: str | None,
+) -> None:
+    """More of it than a worker has room for, before the jobs: neither an envelope of ours, nor a job in one."""
+    ran: list[int] = []
+
+    async def handle(job: Job[Mail]) -> None:
+        ran.append(job.payload.number)
+
+    spec, mails = program(
+        private_rabbitmq, queue_prefix, handle, queue_type=queue_type, partition_shards=1, partition_prefetch=2
+    )
+    await asyncio.to_thread(set_policy, f"^{queue_prefix}mails:dead$", {"max-length": 1})
+    async with spec:
+        queue = mails._messages()
+        assert isinstance(queue, RabbitMQQueue)
+        source = queue.queues.main if partition_key is None else queue.queues.shard(0)
+        foreign = [f"not ours {number}".encode() for number in range(MOST)]
+        ours = [f"not a job {number}" for number in range(MOST)]
+        await _fill(queue)
+        await queue.publish_many([message(identity, partition_key=partition_key) for identity in ours])
+        async with raw_channel(private_rabbitmq.url) as channel:
+            for body in foreign:
+                await channel.basic_publish(body, routing_key=source.name)
+        await mails.enqueue_many([Mail(number=number) for number in range(MOST)], partition_key=partition_key)
+        async with workers(spec, concurrency=2):
+            await eventually_gives(lambda: _ended(mails, MOST))
+            assert sorted(ran) == list(range(MOST))
+            await eventually(lambda: "cannot go to the dead letters" in caplog.text)
+            # As often as it was tried: it told of it once.
+            assert caplog.text.count("cannot go to the dead letters") == 1
+            await asyncio.to_thread(set_policy, "^of nobody$", {"max-length": MOST})
+            await eventually_gives(lambda: _are_parked(queue, 2 * MOST), within=60)
+        parked = {letter.message.body for letter in await queue.dead_letters() if letter.reason != FILLS}
+        assert parked == {*foreign, *(message(identity).body for identity in ours)}
+        assert await queue.depth() == 0
+
+
+async def _fill(queue: RabbitMQQueue) -> None:
+    """A queue takes some more than its bound at first."""
+    for number in range(4 * MOST):
+        try:
+            await queue.send_dead(message(number), FILLS)
+        except BackendError:
+            return
+    raise AssertionError("the queue takes more than its bound")
+
+
+async def _are_parked(queue: RabbitMQQueue, count: int) -> bool:
+    return sum(letter.reason != FILLS for letter in await queue.dead_letters()) == count
 
 
 async def test_a_queue_that_is_there_without_it_is_used_as_it_is(
