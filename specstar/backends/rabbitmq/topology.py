@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import secrets
@@ -21,6 +22,8 @@ from specstar.backends.rabbitmq.faults import (
     unmade,
 )
 from specstar.backends.rabbitmq.job_queues import CONSUMER_TIMEOUT, MODE, OVERFLOW, TYPE, JobQueues, QueueSpec
+from specstar.errors import BackendError
+from specstar.runtime import clean_up
 
 if TYPE_CHECKING:
     from aiormq.channel import Channel
@@ -43,6 +46,7 @@ _ANNOUNCED_SECONDS = 60.0
 _UNDER_WAY_SECONDS = 1.0
 _ANNOUNCED_PURGE_MILLISECONDS = 20_000
 _PURGE_POLL_SECONDS = 0.2
+_WITHDRAW_SECONDS = 2.0
 
 
 class Topology:
@@ -167,22 +171,35 @@ class Topology:
 
         A quorum queue that is deleted in the moment in which it is made can take down what moves messages on in all quorum
         queues of its node (`rabbit_fifo_dlx_sup` of RabbitMQ 3.10), and leaves a name that cannot be declared any more.
-        Waits for the end of another purge.
+        Waits for the end of another purge. If it fails, or is cancelled, nothing stays announced.
         """
         await self.ensure(spec)
         doing = f"writing to queue {spec.name!r}"
         patience = self._loop.time() + self._timeout
+        written = False
 
         async def announce(channel: Channel) -> bool:
+            nonlocal written
             if await self._declare(channel, spec, always=True):
                 return False
+            written = True
             await self._put_announcement(channel, spec)
             return True
 
-        while not await self._request(doing, announce):
-            # The others have their turn between two purges.
-            await self._while_a_purge_goes_on(doing, patience, 5 * _PURGE_POLL_SECONDS)
-        await asyncio.sleep(_UNDER_WAY_SECONDS)
+        try:
+            while not await self._request(doing, announce):
+                # The others have their turn between two purges.
+                await self._while_a_purge_goes_on(doing, patience, 5 * _PURGE_POLL_SECONDS)
+            await asyncio.sleep(_UNDER_WAY_SECONDS)
+        except BaseException:
+            if written:
+                await clean_up(lambda: self._withdraw(spec), seconds=_WITHDRAW_SECONDS)
+            raise
+
+    async def _withdraw(self, spec: QueueSpec) -> None:
+        # If it fails, the announcement goes by itself.
+        with contextlib.suppress(BackendError, LinkLostError):
+            await self.purge(spec.name)
 
     async def _put_announcement(self, channel: Channel, spec: QueueSpec) -> None:
         """In place of the last one. It goes by itself, should this program end before the purge does."""

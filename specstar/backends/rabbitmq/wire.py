@@ -107,14 +107,20 @@ async def delete_queues(
         if number % _ANNOUNCED_EACH == 0:
             frames += announcement
         frames.append(spec.Queue.Delete(queue=name))
-    removed = 0
-    async with channel.lock:
-        await channel.write_queue.put(ChannelFrame.marshall(channel.number, frames))
-        for _ in names:
-            answer: Any = await channel.rpc_frames.get()
-            channel.rpc_frames.task_done()
-            removed += answer.message_count or 0
-            answered()
+
+    async def delete() -> int:
+        removed = 0
+        async with channel.lock:
+            await channel.write_queue.put(ChannelFrame.marshall(channel.number, frames))
+            for _ in names:
+                answer: Any = await channel.rpc_frames.get()
+                channel.rpc_frames.task_done()
+                removed += answer.message_count or 0
+                answered()
+        return removed
+
+    # A task of the channel's ends with it, as its own requests do; else the answers would be awaited in vain.
+    removed: int = await channel.create_task(delete())
     return removed
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from specstar.backends.rabbitmq import topology
 from specstar.backends.rabbitmq.queue import RabbitMQQueue
-from specstar.errors import BackendUnavailable
-from tests.integration.rabbitmq.rig import message, open_rig, take_and_ack
+from specstar.errors import BackendError, BackendUnavailable
+from tests.integration.rabbitmq.rig import message, open_rig, raw_channel, take_and_ack
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -57,6 +57,49 @@ async def test_a_purge_that_ended_with_its_program_holds_nobody_up_for_long(
         await queue.publish(message("late"), delay=0.05)
         async with queue.consume(prefetch=1) as consumer:
             assert [item.id for item in await take_and_ack(consumer, 1)] == ["late"]
+
+
+async def test_a_purge_that_is_cancelled_holds_nobody_up(
+    amqp_url: str, queue_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in the second in which it waits for others to have seen it."""
+    monkeypatch.setattr(topology, "_UNDER_WAY_SECONDS", 60.0)
+    async with open_rig(amqp_url, queue_prefix) as rig, open_rig(amqp_url, queue_prefix, keep=True) as other:
+        queue, purger = rig.queue(), other.queue()
+        purging = asyncio.create_task(purger.purge())
+        looks = await announced(queue)
+        purging.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await purging
+        assert await looks.declare(queue.queues.purging) == 0
+
+
+async def test_a_purge_that_is_cancelled_leaves_the_announcement_of_another(amqp_url: str, queue_prefix: str) -> None:
+    async with open_rig(amqp_url, queue_prefix) as rig, open_rig(amqp_url, queue_prefix, keep=True) as other:
+        queue = rig.queue()
+        looks = (await queue.live_link()).topology
+        await looks.announce_purge(queue.queues.purging)
+        purger = other.queue()
+        waits = (await purger.live_link()).topology
+        waiting = asyncio.create_task(purger.purge())
+        async with asyncio.timeout(20):
+            while not waits.purged:  # noqa: ASYNC110  asked of a broker
+                await asyncio.sleep(0.01)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert await looks.declare(queue.queues.purging) == 1
+
+
+async def test_a_queue_that_cannot_be_deleted_is_told_with_the_brokers_reason(amqp_url: str, queue_prefix: str) -> None:
+    """Not as an answer that did not come."""
+    async with open_rig(amqp_url, queue_prefix) as rig, raw_channel(amqp_url) as channel:
+        looks = (await rig.queue().live_link()).topology
+        name = f"{queue_prefix}exclusive"
+        await channel.queue_declare(name, exclusive=True)
+        with pytest.raises(BackendError, match="RESOURCE_LOCKED"):
+            await looks.delete([f"{queue_prefix}none", name, f"{queue_prefix}neither"])
+        assert await looks.delete([f"{queue_prefix}none"]) == 0
 
 
 async def test_who_waits_in_vain_for_the_end_of_a_purge_is_told_of_it(amqp_url: str, queue_prefix: str) -> None:
