@@ -60,6 +60,8 @@ class Subscription:
         self._consumer_tag = ""
         self._changing = asyncio.Lock()
         self._open: dict[int, RabbitMQDelivery] = {}
+        # How many that nobody can read are on their way elsewhere.
+        self._parked = 0
         # Partition keys in hand, each with what waits behind it.
         self._keys: dict[str, deque[RabbitMQDelivery]] = {}
         problem = wire.problem(channel)
@@ -113,7 +115,8 @@ class Subscription:
     @property
     def idle(self) -> bool:
         """True if it should get the next message: it takes some, has none, and in a partition was chosen by the broker."""
-        return not (self.lost or self.paused or self.leaving or self._open) and (self.taken > 0 or not self.partition)
+        in_hand = self._open or self._parked
+        return not (self.lost or self.paused or self.leaving or in_hand) and (self.taken > 0 or not self.partition)
 
     # Deliveries coming in.
 
@@ -150,18 +153,20 @@ class Subscription:
 
     async def _park(self, tag: int, body: bytes, reason: str) -> None:
         """A message that is not ours: among the dead letters it harms nobody, and is not lost."""
+        end = self._acks.done
+        self._parked += 1
         try:
             await self.consumer.parking.park(self.queue.name, body, reason)
         except BackendError:
             await asyncio.sleep(_GIVE_BACK_SECONDS)
-            if not self.lost:
-                self._acks.give_back(tag)
-            return
+            end = self._acks.give_back
         except LimitExceededError as error:
             # Given back, it would come again for ever.
             logger.error("a message in queue %r is dropped, it cannot be parked: %s", self.queue.name, error)  # noqa: TRY400
+        finally:
+            self._parked -= 1
         if not self.lost:
-            self._acks.done(tag)
+            end(tag)
 
     # Deliveries that end.
 

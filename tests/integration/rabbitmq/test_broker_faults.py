@@ -9,10 +9,11 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 import services
+from specstar.backends.rabbitmq.consumer import RabbitMQConsumer
 from specstar.backends.rabbitmq.queue import RabbitMQQueue
 from specstar.errors import BackendUnavailable
 from specstar.roles import Consumer
-from tests.integration.rabbitmq.rig import Rig, message, open_rig, some_dead_letters, take, take_and_ack
+from tests.integration.rabbitmq.rig import Rig, message, open_rig, raw_channel, some_dead_letters, take, take_and_ack
 
 pytestmark = [pytest.mark.xdist_group("rabbitmq-faults"), pytest.mark.timeout(180)]
 
@@ -123,6 +124,39 @@ async def test_connections_closed_by_the_broker_come_back_under_load(
         results = await asyncio.gather(*tasks, return_exceptions=True)
     assert not [result for result in results if isinstance(result, Exception)]
     assert (load.refused, (await own_rig.connection()).reconnects) == (0, 2)
+
+
+async def test_a_message_on_its_way_to_the_dead_letters_is_in_hand(
+    private_rabbitmq: services.RabbitMQServer,
+    queue_prefix: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A consumer that can take nothing more while it waits for that is not one that the broker forgot."""
+    monkeypatch.setattr("specstar.backends.rabbitmq.consumer._WATCH_SECONDS", 0.2)
+    async with open_rig(private_rabbitmq.url, queue_prefix, keep=True) as rig:
+        queue = rig.queue()
+        await queue.publish(message("made"))
+        async with raw_channel(private_rabbitmq.url) as channel:
+            await channel.queue_purge(queue.queues.names.main)
+            await channel.basic_publish(b"not ours", routing_key=queue.queues.names.main)
+        await queue.publish(message("behind it"))
+        # Nobody can send to the dead letters.
+        await asyncio.to_thread(private_rabbitmq.ctl, "set_vm_memory_high_watermark", "0.0000001")
+        try:
+            async with queue.consume(prefetch=1) as consumer:
+                assert isinstance(consumer, RabbitMQConsumer)
+                looks: set[float] = set()
+                async with asyncio.timeout(20):
+                    while len(looks) < 10:
+                        looks.add(consumer._watched)
+                        await asyncio.sleep(0.05)
+                assert "consuming anew" not in caplog.text
+                await asyncio.to_thread(private_rabbitmq.ctl, "set_vm_memory_high_watermark", "0.4")
+                assert [item.id for item in await take_and_ack(consumer, 1)] == ["behind it"]
+        finally:
+            await asyncio.to_thread(private_rabbitmq.ctl, "set_vm_memory_high_watermark", "0.4")
+        assert [letter.message.body for letter in await some_dead_letters(queue)] == [b"not ours"]
 
 
 async def test_a_memory_alarm_bounds_publishing_and_says_so(broker: services.RabbitMQServer, queue_prefix: str) -> None:
