@@ -35,3 +35,18 @@ async def test_a_node_that_is_killed_at_once_keeps_what_is_in_new_queues(
         async with queue.consume(prefetch=20) as consumer:
             assert {found.id for found in await take_and_ack(consumer, len(sent))} == {each.id for each in sent}
         assert [letter.message.id for letter in await queue.dead_letters()] == ["dead"]
+
+
+@pytest.mark.parametrize("delay_queue_type", ["quorum", "classic"])
+async def test_the_queue_that_announces_purges_takes_messages_afterwards(
+    private_rabbitmq: services.RabbitMQServer, queue_prefix: str, delay_queue_type: str
+) -> None:
+    options: dict[str, Any] = {"queue_type": "quorum", "delay_queue_type": delay_queue_type}
+    async with open_rig(private_rabbitmq.url, queue_prefix, keep=True, **options) as rig:
+        queue = rig.queue()
+        await queue.publish(message("waits"), delay=1000)
+        await asyncio.to_thread(private_rabbitmq.kill)
+        await asyncio.to_thread(private_rabbitmq.start)
+        topology = (await queue.live_link()).topology
+        await topology.announce_purge(queue.queues.purging)
+        assert await topology.declare(queue.queues.purging) == 1
