@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
@@ -33,8 +34,10 @@ __all__ = ["Link"]
 logger = logging.getLogger("specstar")
 # Frames of one channel that may lie unread; aiormq's own 10 stalls the reader of a busy consumer.
 _FRAME_BUFFER = 1000
-# Channels are not opened faster than this in place of those that reach no leader.
+# Channels are not opened faster than this in place of those over which a quorum queue takes nothing.
 _REPLACE_SECONDS = 0.25
+# What a queue said over one channel holds for the next for so long.
+_FULL_SECONDS = 60.0
 
 
 class Link:
@@ -53,6 +56,7 @@ class Link:
         self._discarded: set[asyncio.Task[None]] = set()
         self._replaced: set[Publisher] = set()
         self._next_replacement = 0.0
+        self._full: dict[str, float] = {}
         self._closing = False
         self._observer = connection.closing
         self._observer.add_done_callback(self._on_lost)
@@ -158,10 +162,19 @@ class Link:
                 self.publisher = publisher
             return publisher
 
+    def is_full(self, queue: str, publisher: Publisher) -> bool:
+        """Whether it was the queue itself that just refused a message over this channel, or over one before: it was reached."""
+        now = publisher.time()
+        if publisher.reaches(queue):
+            self._full[queue] = now
+        return now - self._full.get(queue, -math.inf) < _FULL_SECONDS
+
     def replace_publisher(self, publisher: Publisher) -> None:
         """Have the next message open a channel; this one is closed once nobody waits for a confirm on it.
 
-        Does nothing if it is replaced already, or if it has just replaced another.
+        For a channel over which a quorum queue did not take a message. RabbitMQ 3.10 (`rabbit_fifo_client`) keeps to a leader
+        that is no more, if the first message finds none, and goes on to refuse once the policy that bounded the queue is gone:
+        both for as long as the channel lives. Does nothing if it is replaced already, or if it has just replaced another.
         """
         now = publisher.time()
         if self.publisher is publisher and now >= self._next_replacement:

@@ -66,9 +66,8 @@ class Outbox:
             try:
                 await publisher.publish(queue.name, body, deadline=deadline, priority=priority, headers=headers)
             except (LinkLostError, ReturnedError, NotTakenError) as error:
-                if not _heals(error, queue, publisher):
+                if not _heals(error, queue, link, publisher):
                     raise
-                _prepare(error, queue, link, publisher)
                 await self._send_again(queue, [(body, priority)], headers, deadline, error)
             return
         deadline = asyncio.get_running_loop().time() + self._timeout
@@ -135,13 +134,12 @@ class Outbox:
                         await asyncio.sleep(_PAUSE_AFTER_LOSS)
                     except (ReturnedError, NotTakenError) as problem:
                         error = problem
-                        if link is None or publisher is None or not _heals(problem, queue, publisher):
+                        if link is None or publisher is None or not _heals(problem, queue, link, publisher):
                             raise
                         if patience is None:
                             patience = clock() + _PATIENCE_SECONDS
                         if clock() >= patience:
                             raise _given_up(problem, queue) from problem
-                        _prepare(problem, queue, link, publisher)
                         await asyncio.sleep(pause)
                         pause = min(2 * pause, _LONGEST_PAUSE)
         except TimeoutError as over:
@@ -154,29 +152,23 @@ class Outbox:
             ) from (error or over)
 
 
-def _heals(error: Exception, queue: QueueSpec, publisher: Publisher) -> bool:
-    """False if sending again would end the same way.
+def _heals(error: Exception, queue: QueueSpec, link: Link, publisher: Publisher) -> bool:
+    """Prepare for sending again, or later; False if to do so now would end the same way.
 
     A delay queue is not full: what it does not take came as it was deleted, or had no leader. A quorum queue that is full
     cannot be told from one without a leader, until a message was taken by it.
     """
-    return (
-        not isinstance(error, NotTakenError)
-        or queue.renew_seconds is not None
-        or (queue.arguments[TYPE] == "quorum" and not publisher.reaches(queue.name))
-    )
-
-
-def _prepare(error: Exception, queue: QueueSpec, link: Link, publisher: Publisher) -> None:
-    """Before a message is sent again: its queue is gone, or its channel may keep to a leader that is no more.
-
-    A channel of RabbitMQ does so for as long as it lives, if the first message over it to a quorum queue finds no leader
-    (`rabbit_fifo_client` of 3.10).
-    """
+    if isinstance(error, LinkLostError):
+        return True
     if isinstance(error, ReturnedError):
         link.topology.forget(queue.name)
-    elif isinstance(error, NotTakenError) and not publisher.reaches(queue.name):
-        link.replace_publisher(publisher)
+        return True
+    delays = queue.renew_seconds is not None
+    if queue.arguments[TYPE] != "quorum":
+        return delays
+    full = link.is_full(queue.name, publisher)
+    link.replace_publisher(publisher)
+    return delays or not full
 
 
 def _given_up(error: Exception, queue: QueueSpec) -> BackendError:

@@ -7,7 +7,6 @@ import logging
 import math
 from typing import TYPE_CHECKING
 
-from specstar.backends.rabbitmq.faults import NotTakenError
 from specstar.errors import BackendError
 from specstar.runtime import Outage
 
@@ -61,8 +60,6 @@ class Parking:
         if now >= self._rests_until:  # the first of those that were tried together
             self._rest = min(_LONGEST_REST_SECONDS, max(_FIRST_REST_SECONDS, 2 * self._rest))
             self._rests_until = now + self._rest
-        if isinstance(error, NotTakenError):
-            self._queue.replace_publisher()
         if (lasted := self._outage.fails()) is not None:
             logger.error(
                 "messages in queue %r that nobody can read cannot go to the dead letters%s, and are tried again: %s; one of "

@@ -169,16 +169,6 @@ class RabbitMQQueue(MessageQueue):
         async with self._publish_timeout():
             await self._send_by(self._delay(target, step_of(delay)), partial(self._outbox.send, body=body))
 
-    def replace_publisher(self) -> None:
-        """Send over a new channel from now on.
-
-        RabbitMQ 3.10 goes on to refuse what comes for a quorum queue over a channel that it refused, once the policy that
-        bounded the queue is gone.
-        """
-        link = self._context.connection.opened and self._context.connection.opened.current
-        if link and link.publisher is not None:
-            link.replace_publisher(link.publisher)
-
     @asynccontextmanager
     async def consume(self, *, prefetch: int) -> AsyncIterator[Consumer]:
         from specstar.backends.rabbitmq.consumer import RabbitMQConsumer

@@ -13,7 +13,7 @@ from specstar.backends.rabbitmq.faults import NotTakenError
 from specstar.backends.rabbitmq.link import Link
 from specstar.backends.rabbitmq.queue import RabbitMQQueue
 from specstar.errors import BackendUnavailable
-from tests.conformance.jobs.harness import eventually
+from tests.conformance.jobs.harness import eventually, eventually_gives
 from tests.integration.rabbitmq.rig import Rig, message, nothing_more, open_rig, take_and_ack
 
 pytestmark = pytest.mark.xdist_group("rabbitmq-faults")
@@ -65,6 +65,31 @@ async def test_closing_waits_for_what_is_under_way_over_a_replaced_channel(amqp_
         assert await asyncio.gather(*sent) == [None] * 300
     async with open_rig(amqp_url, queue_prefix) as rig, rig.queue().consume(prefetch=100) as consumer:
         assert len(await take_and_ack(consumer, 301)) == 301
+
+
+async def test_a_quorum_queue_that_was_full_takes_more_once_its_policy_is_gone(
+    private_rabbitmq: services.RabbitMQServer, queue_prefix: str
+) -> None:
+    """The broker would go on to refuse, over the channel over which it has refused."""
+    policy = '{"max-length": 2}'
+    await asyncio.to_thread(private_rabbitmq.ctl, "set_policy", "narrow", f"^{queue_prefix}job$", policy)
+    async with open_rig(private_rabbitmq.url, queue_prefix, queue_type="quorum") as rig:
+        queue = rig.queue()
+        for _ in range(2):
+            with pytest.raises(NotTakenError):
+                await _fill(queue)
+        await asyncio.to_thread(private_rabbitmq.ctl, "clear_policy", "narrow")
+        await eventually_gives(lambda: _takes(queue))
+        async with asyncio.timeout(outbox._PATIENCE_SECONDS):
+            await _fill(queue)
+
+
+async def _takes(queue: RabbitMQQueue) -> bool:
+    try:
+        await queue.publish(message("again"))
+    except NotTakenError:
+        return False
+    return True
 
 
 async def test_a_full_quorum_queue_is_told_to_programs_that_come_later(
