@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable, Sequence
-from typing import Any, Generic, TypeVar, cast
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
+from typing import Any, Generic, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -108,12 +108,14 @@ class Batcher(Generic[Item, Result]):
         """True if something waits or is in flight."""
         return self._in_flight > 0 or bool(self._pending)
 
-    async def submit(self, item: Item) -> Result:
+    def submit(self, item: Item) -> Coroutine[Any, Any, Result]:
         """Send one item with the next batch and wait for its own result or error. From any thread and loop."""
         home = self._home
-        if not home.is_current():
-            return cast("Result", await send(home, self._put_from_afar, item))
-        waiter = home.waiter()
+        return self.submit_here(item) if home.is_current() else send(home, self._put_from_afar, item)
+
+    async def submit_here(self, item: Item) -> Result:
+        """`submit` for those who know that they are on the home loop."""
+        waiter = self._home.waiter()
         if self._put(item, waiter):
             self._shares = True
             self._start()

@@ -87,9 +87,9 @@ class Lanes:
             max_in_flight=1 if _PROCESSORS == 1 else 2,
             worth=lambda: _SHARE_FROM,
         )
-        # Bound here: on the way of every call.
-        self.write = self._writes.submit
-        self.read = self._reads.submit
+        # Bound here: on the way of every call. Where a call is, the gate has seen to.
+        self.write = self._writes.submit_here
+        self.read = self._reads.submit_here
         self.search = self._searches.search
 
     async def write_all(self, operations: Sequence[_Sized]) -> list[Any]:

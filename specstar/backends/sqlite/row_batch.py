@@ -20,6 +20,8 @@ __all__ = ["RowBatch"]
 # Few sizes: each is a statement that is prepared once and kept. What is left of one is filled with nothing, at a price.
 _SIZES = (1, 2, 4, 8, 16, 24, 32, 40, 48, 64, 96, 128, 192, 256)
 
+_ROWS = (WriteRow, AdvanceRow)
+
 
 class RowBatch:
     """Operations of one model, by the values that each has for the statement. All of them are done, or none.
@@ -47,7 +49,7 @@ class RowBatch:
         tables: ModelTables | None = None
         rows: list[tuple[Any, ...]] = []
         for operation in operations:
-            if not isinstance(operation, WriteRow | AdvanceRow):
+            if not isinstance(operation, _ROWS):
                 return None
             if tables is None:
                 tables = operation.tables

@@ -73,13 +73,15 @@ def encode_indexed(indexed_data: dict[str, Any]) -> str:
 
 def encode_meta(meta: ResourceMeta) -> tuple[Any, ...]:
     """The values of `META_COLUMNS`. Raises `InvalidInputError` for values that have no JSON form."""
+    created, updated = meta.created_time, meta.updated_time
+    created_micros = micros_of(created)
     return (
         meta.resource_id,
         meta.current_revision_id,
         meta.revision_count,
         meta.version,
-        micros_of(meta.created_time),
-        micros_of(meta.updated_time),
+        created_micros,
+        created_micros if updated is created else micros_of(updated),
         meta.created_by,
         meta.updated_by,
         meta.is_deleted,
