@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from specstar.backends.sqlite.names import table_suffix
 from specstar.backends.sqlite.rows import META_COLUMNS
 from specstar.query import Fields, quote_identifier
@@ -101,39 +103,7 @@ class ModelTables:
         self._rows_name = quote_identifier(f"rows_{suffix}")
         row_columns = (*META_COLUMNS, "revision_id", "payload_id", "info", "payload", "expected_version", "parent_id")
         self.row_width = len(row_columns)
-        is_new = "NEW.expected_version IS NULL AND NEW.parent_id IS NULL"
-        # For one connection: a view to insert into, which writes to both tables. A row whose condition does not hold undoes
-        # the whole statement.
-        self.prepare_rows = (
-            f"CREATE TEMP VIEW IF NOT EXISTS {self._rows_name} AS SELECT {', '.join(f'NULL AS {name}' for name in row_columns)}",
-            f"""CREATE TEMP TRIGGER IF NOT EXISTS {quote_identifier(f"rows_{suffix}_new")}
-            INSTEAD OF INSERT ON {self._rows_name} WHEN NEW.resource_id IS NOT NULL AND {is_new} BEGIN
-                INSERT INTO {revisions} ({_REVISION_COLUMNS})
-                    VALUES (NEW.resource_id, NEW.revision_id, NEW.payload_id, NEW.info, NEW.payload);
-                INSERT INTO {meta} ({columns}, {CURRENT_ROW})
-                    VALUES ({", ".join(f"NEW.{column}" for column in META_COLUMNS)}, last_insert_rowid());
-            END""",
-            f"""CREATE TEMP TRIGGER IF NOT EXISTS {quote_identifier(f"rows_{suffix}_changed")}
-            INSTEAD OF INSERT ON {self._rows_name} WHEN NOT ({is_new}) BEGIN
-                INSERT INTO {revisions} ({_REVISION_COLUMNS})
-                    SELECT NEW.resource_id, NEW.revision_id, NEW.payload_id, NEW.info, NEW.payload
-                    WHERE NEW.revision_id IS NOT NULL;
-                UPDATE {meta} SET
-                    current_revision_id = NEW.current_revision_id,
-                    revision_count = ifnull(NEW.revision_count, revision_count + 1),
-                    version = ifnull(NEW.version, version + 1),
-                    updated_time = NEW.updated_time,
-                    updated_by = NEW.updated_by,
-                    is_deleted = ifnull(NEW.is_deleted, is_deleted),
-                    schema_version = NEW.schema_version,
-                    indexed = NEW.indexed,
-                    {CURRENT_ROW} = CASE WHEN NEW.revision_id IS NOT NULL THEN last_insert_rowid()
-                        WHEN current_revision_id = NEW.current_revision_id THEN {CURRENT_ROW} END
-                WHERE resource_id = NEW.resource_id AND CASE WHEN NEW.parent_id IS NULL THEN version = NEW.expected_version
-                    ELSE current_revision_id = NEW.parent_id AND NOT is_deleted AND updated_time <= NEW.updated_time END;
-                SELECT RAISE(ABORT, 'the condition of a change does not hold') WHERE changes() = 0;
-            END""",
-        )
+        self.prepare_rows = self._prepare_rows(row_columns)
         self.insert_meta = self._insert_metas(1)
         self.replace_meta = f"INSERT OR REPLACE INTO {meta} ({columns}) VALUES ({places})"
         self.update_meta = (
@@ -189,6 +159,51 @@ class ModelTables:
         self.list_payloads = (
             f"SELECT rowid, resource_id, payload_id, length(payload), modified_time FROM {payloads} "
             "WHERE rowid > ? ORDER BY rowid LIMIT ?"
+        )
+
+    def _prepare_rows(self, row_columns: Sequence[str]) -> tuple[str, ...]:
+        """For one connection: a view to insert into, which writes to both tables. A row whose condition does not hold undoes
+        the whole statement.
+        """
+        meta, revisions, suffix, columns = self.meta, self.revisions, self.suffix, self.columns
+        is_new = "NEW.expected_version IS NULL AND NEW.parent_id IS NULL"
+        # SQLite writes the entries of a row anew in each index on a column that is set, changed or not: in a large store that is
+        # pages far apart. So each change goes by the one of three statements that sets no more than it must; a row which one of
+        # them has moved on meets the conditions of those after it no more. It then has its new revision, as no row had before.
+        moved = f"""current_revision_id = NEW.current_revision_id,
+                    revision_count = ifnull(NEW.revision_count, revision_count + 1),
+                    version = ifnull(NEW.version, version + 1),
+                    updated_time = NEW.updated_time,
+                    updated_by = NEW.updated_by,
+                    schema_version = NEW.schema_version,
+                    {CURRENT_ROW} = CASE WHEN NEW.revision_id IS NOT NULL THEN last_insert_rowid()
+                        WHEN current_revision_id = NEW.current_revision_id THEN {CURRENT_ROW} END"""
+        expected = """resource_id = NEW.resource_id AND CASE WHEN NEW.parent_id IS NULL THEN version = NEW.expected_version
+                    ELSE current_revision_id = NEW.parent_id AND NOT is_deleted AND updated_time <= NEW.updated_time END"""
+        alike = "NEW.revision_id IS NOT NULL AND is_deleted = ifnull(NEW.is_deleted, is_deleted)"
+        return (
+            f"CREATE TEMP VIEW IF NOT EXISTS {self._rows_name} AS SELECT {', '.join(f'NULL AS {name}' for name in row_columns)}",
+            f"""CREATE TEMP TRIGGER IF NOT EXISTS {quote_identifier(f"rows_{suffix}_new")}
+            INSTEAD OF INSERT ON {self._rows_name} WHEN NEW.resource_id IS NOT NULL AND {is_new} BEGIN
+                INSERT INTO {revisions} ({_REVISION_COLUMNS})
+                    VALUES (NEW.resource_id, NEW.revision_id, NEW.payload_id, NEW.info, NEW.payload);
+                INSERT INTO {meta} ({columns}, {CURRENT_ROW})
+                    VALUES ({", ".join(f"NEW.{column}" for column in META_COLUMNS)}, last_insert_rowid());
+            END""",
+            f"""CREATE TEMP TRIGGER IF NOT EXISTS {quote_identifier(f"rows_{suffix}_changed")}
+            INSTEAD OF INSERT ON {self._rows_name} WHEN NOT ({is_new}) BEGIN
+                INSERT INTO {revisions} ({_REVISION_COLUMNS})
+                    SELECT NEW.resource_id, NEW.revision_id, NEW.payload_id, NEW.info, NEW.payload
+                    WHERE NEW.revision_id IS NOT NULL;
+                UPDATE {meta} SET {moved}
+                    WHERE {expected} AND {alike} AND indexed = NEW.indexed;
+                UPDATE {meta} SET {moved}, indexed = NEW.indexed
+                    WHERE {expected} AND {alike};
+                UPDATE {meta} SET {moved}, indexed = NEW.indexed, is_deleted = NEW.is_deleted
+                    WHERE {expected} AND NEW.is_deleted IS NOT NULL;
+                SELECT RAISE(ABORT, 'the condition of a change does not hold') WHERE changes() = 0 AND NOT EXISTS (
+                    SELECT 1 FROM {meta} WHERE resource_id = NEW.resource_id AND current_revision_id = NEW.revision_id);
+            END""",
         )
 
     def from_matching(self, matching: str) -> str:

@@ -25,10 +25,12 @@ from specstar.errors import (
     ResourceNotFoundError,
     RevisionConflictError,
 )
+from specstar.query import IndexedField
 from specstar.roles import Advance, MetaWrite, ModelSpec, ResourceMeta, RevisionInfo
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
-TABLES = ModelTables(ModelSpec(name="x"))
+FIELD = IndexedField(path="n", kinds=frozenset({"number", "string"}))
+TABLES = ModelTables(ModelSpec(name="x", indexed_fields=(FIELD,)))
 
 
 def meta_of(number: int) -> ResourceMeta:
@@ -61,8 +63,8 @@ def revision_of(meta: ResourceMeta, **changes: Any) -> RevisionInfo:
     return replace(revision, **changes)
 
 
-def changed(number: int, name: str, *, version: int, count: int = 2) -> WriteRow:
-    """The row at `version`, given another revision."""
+def changed(number: int, name: str, *, version: int, count: int = 2, value: Any = None) -> WriteRow:
+    """The row at `version`, given another revision; `value` is what is indexed, if not the name."""
     after = replace(
         meta_of(number),
         current_revision_id=name,
@@ -70,7 +72,7 @@ def changed(number: int, name: str, *, version: int, count: int = 2) -> WriteRow
         revision_count=count,
         updated_by="bob",
         updated_time=NOW + timedelta(seconds=version),
-        indexed_data={"n": name},
+        indexed_data={"n": name if value is None else value},
     )
     return WriteRow(TABLES, MetaWrite(after, revision_of(after), version), name.encode())
 
@@ -81,7 +83,9 @@ def touched(number: int, *, version: int, deleted: bool = True) -> WriteRow:
     return WriteRow(TABLES, MetaWrite(after, None, version))
 
 
-def advance(number: int, name: str, *, parent: str | None = None, time: datetime = NOW) -> AdvanceRow:
+def advance(
+    number: int, name: str, *, parent: str | None = None, time: datetime = NOW, value: Any = None
+) -> AdvanceRow:
     revision = RevisionInfo(
         resource_id=f"resource-{number}",
         revision_id=name,
@@ -94,7 +98,7 @@ def advance(number: int, name: str, *, parent: str | None = None, time: datetime
         schema_version="2",
     )
     payload = name.encode()
-    return AdvanceRow(TABLES, Advance(revision, {"n": name}, payload), payload)
+    return AdvanceRow(TABLES, Advance(revision, {"n": name if value is None else value}, payload), payload)
 
 
 @pytest.fixture
@@ -188,19 +192,50 @@ def test_any_mixture_ends_as_it_would_one_by_one() -> None:
             for place in range(kinds.randrange(1, 12)):
                 number, name = kinds.randrange(6), f"r{step}-{place}"
                 version = kinds.randrange(1, 6)
+                value = kinds.choice([None, number])
                 parent = kinds.choice([f"revision-{number}", *(f"r{s}-{p}" for s in range(step) for p in range(4))])
                 operations.append(
                     kinds.choice(
                         [
                             new(number),
-                            changed(number, name, version=version),
+                            changed(number, name, version=version, value=value),
                             touched(number, version=version, deleted=kinds.random() < 0.5),
-                            advance(number, name, parent=parent, time=NOW + timedelta(seconds=kinds.randrange(5))),
+                            advance(
+                                number,
+                                name,
+                                parent=parent,
+                                time=NOW + timedelta(seconds=kinds.randrange(5)),
+                                value=value,
+                            ),
                         ]
                     )
                 )
             assert shown(write(one, operations)) == shown(other.write(operations))
             assert rows(one) == rows(other)
+        # That every index has what the rows have, too.
+        assert one.execute("PRAGMA integrity_check") == [("ok",)]
+
+
+def test_an_index_whose_values_stay_is_left_alone(database: Database) -> None:
+    write(database, [new(number) for number in range(200)])
+
+    def in_indexes(operations: list[Any]) -> set[int]:
+        """The pages of indexes for searches that these changes write."""
+        before = database.log_pages()[0]
+        assert write(database, operations) == [None] * len(operations)
+        log = Path(f"{database.name}-wal").read_bytes()
+        frames = range(before, database.log_pages()[0])
+        written = {int.from_bytes(log[start : start + 4]) for start in (32 + frame * (24 + 4096) for frame in frames)}
+        pages = database.execute("SELECT pageno FROM dbstat WHERE name GLOB 'ix_*'")
+        assert written
+        return written & {page for (page,) in pages}
+
+    assert not in_indexes([advance(number, f"a{number}", value=number) for number in range(50)])
+    assert not in_indexes([changed(number, f"b{number}", version=1, value=number) for number in range(50, 100)])
+    assert in_indexes([advance(100, "c", value=-1)])
+    assert in_indexes([changed(101, "d", version=1, value=-1)])
+    assert in_indexes([touched(102, version=1)])
+    assert database.execute("PRAGMA integrity_check") == [("ok",)]
 
 
 def shown(results: list[Any]) -> list[Any]:
