@@ -16,7 +16,7 @@ from queue import SimpleQueue
 from specstar.backends.checksums import Checksums
 from specstar.backends.disk.beside import beside
 from specstar.backends.disk.blob_trailer import Trailer, packed
-from specstar.backends.disk.durable import TempFolder, disk_errors, write_fully
+from specstar.backends.disk.durable import TempFolder, disk_errors, start_writing, write_fully
 from specstar.roles import BlobInfo
 
 __all__ = ["PARALLEL", "NewBlob", "UnreadableSource"]
@@ -25,6 +25,8 @@ PARALLEL = 1 << 20
 """Below so many bytes a second thread costs more than it saves."""
 # Smaller ones cost the file system more, and two threads the interpreter.
 _PIECE = 1 << 20
+# After so many bytes the disk begins, and need not wait for fsync: it and the hash work at the same time.
+_BEGUN_AT_ONCE = 8 << 20
 _FICLONE = 0x40049409
 
 
@@ -45,6 +47,7 @@ class NewBlob:
         self._temps = temps
         self._descriptor: int | None = descriptor
         self.size = 0
+        self._begun = 0
         self._content_type = content_type
         self._sums = Checksums()
         self._trailer: Trailer | None = None
@@ -53,9 +56,15 @@ class NewBlob:
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append, and hash."""
         with disk_errors(self.path):
-            write_fully(self.descriptor, data)
+            self._put(data)
         self._sums.update(data)
+
+    def _put(self, data: bytes | bytearray | memoryview) -> None:
+        write_fully(self.descriptor, data)
         self.size += len(data)
+        if self.size - self._begun >= _BEGUN_AT_ONCE:
+            start_writing(self.descriptor, self._begun, self.size - self._begun)
+            self._begun = self.size
 
     def write_all(self, data: bytes) -> None:
         """All of the content at once."""
@@ -63,9 +72,11 @@ class NewBlob:
             self.write(data)
             return
         with disk_errors(self.path), beside(lambda: self._sums.sha256.update(data)):
-            write_fully(self.descriptor, data)
-            self._sums.xxh3.update(data)
-            self.size = len(data)
+            view = memoryview(data)
+            for start in range(0, len(view), _BEGUN_AT_ONCE):
+                piece = view[start : start + _BEGUN_AT_ONCE]
+                self._put(piece)
+                self._sums.xxh3.update(piece)
             self._seal()
 
     def copy(self, sources: Iterable[int], *, clone: bool = False) -> None:
@@ -97,9 +108,10 @@ class NewBlob:
         buffer = memoryview(bytearray(_PIECE))
         while count := _read(source, buffer):
             piece = buffer[:count]
-            if not cloned:
-                write_fully(self.descriptor, piece)
-            self.size += count
+            if cloned:
+                self.size += count
+            else:
+                self._put(piece)
             copied.put(self.size)
             self._sums.xxh3.update(piece)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +15,18 @@ from typing import Any
 
 import pytest
 
-from specstar.backends.disk import durable
+from specstar.backends.disk import durable, new_blob
 from specstar.backends.disk.blob_files import BlobFiles
-from specstar.backends.disk.durable import FolderTree, TempFolder, disk_errors, link_new, make_folder, write_fully
+from specstar.backends.disk.durable import (
+    FolderTree,
+    TempFolder,
+    disk_errors,
+    link_new,
+    make_folder,
+    start_writing,
+    write_fully,
+)
+from specstar.backends.disk.new_blob import NewBlob
 from specstar.backends.disk.payload_files import PayloadFiles
 from specstar.errors import BackendError, BackendUnavailable, BlobIntegrityError, BlobNotFoundError, DecodeError
 from specstar.roles import PayloadKey
@@ -377,3 +388,62 @@ def test_much_at_once_needs_no_second_fsync_for_the_trailer(
     assert [Path(path).parent for path in synced[:1]] == [blobs.temps.path]
     assert all(Path(path).is_dir() for path in synced[1:])
     assert synced[-1] == str(blobs.path_of(info.file_id).parent)
+
+
+def put_at_once(blobs: BlobFiles, data: bytes, _: Path) -> str:
+    return blobs.put_bytes(data, "a/b").file_id
+
+
+def put_from_file(blobs: BlobFiles, data: bytes, folder: Path) -> str:
+    (folder / "source").write_bytes(data)
+    return blobs.put_file(folder / "source", "a/b").file_id
+
+
+def put_bit_by_bit(blobs: BlobFiles, data: bytes, _: Path) -> str:
+    new = NewBlob(blobs.temps, "a/b")
+    try:
+        for start in range(0, len(data), 3 << 20):
+            new.write(data[start : start + (3 << 20)])
+        return blobs.keep(new).file_id
+    finally:
+        new.drop()
+
+
+@pytest.mark.parametrize("put", [put_at_once, put_from_file, put_bit_by_bit])
+@pytest.mark.parametrize("can", [True, False], ids=["started", "without"])
+def test_a_large_blob_is_on_its_way_to_the_disk_before_the_fsync(
+    blobs: BlobFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, put: Callable[..., str], can: bool
+) -> None:
+    begun: list[tuple[int, int]] = []
+
+    def start(descriptor: int, start: int, size: int) -> None:
+        assert os.fstat(descriptor).st_size >= start + size
+        begun.append((start, size))
+        start_writing(descriptor, start, size)
+
+    monkeypatch.setattr(new_blob, "start_writing", start)
+    monkeypatch.setattr(NewBlob, "_clone", lambda *_: False)
+    if not can:
+        monkeypatch.setattr(durable, "_sync_file_range", lambda: None)
+    data = os.urandom(1 << 20) * 20
+    file_id = put(blobs, data, tmp_path)
+    assert file_id == hashlib.sha256(data).hexdigest()
+    assert blobs.get(file_id, 0, None, at_most=1 << 30) == data
+    assert len(begun) == 2
+    assert begun[0][0] == 0
+    assert begun[1][0] == begun[0][1]
+    assert 16 << 20 <= sum(begun[1]) <= 20 << 20
+
+
+def test_what_cannot_be_started_is_left_to_the_fsync(tmp_path: Path) -> None:
+    with (tmp_path / "x").open("wb") as file:
+        start_writing(file.fileno(), 0, 1 << 20)  # more than there is
+        start_writing(file.fileno(), -1, 1)
+    read, write = os.pipe()
+    try:
+        start_writing(write, 0, 1)
+    finally:
+        os.close(read)
+        os.close(write)
+    start_writing(-1, 0, 1)
+    assert durable._sync_file_range() is not None or not sys.platform.startswith("linux")
