@@ -22,7 +22,7 @@ ARGS ?=
 # What make lint and make types look at, of what is there.
 CODE := $(wildcard specstar tests benchmarks services tools docs/examples)
 
-.PHONY: help demo test lint types bench bench-quick faults docs services clean
+.PHONY: help demo others test lint types types-mypy types-pyright bench bench-quick faults docs services clean
 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,23 @@ $(BENCH_STAMP): $(STAMP)
 	@.venv-3.$*/bin/python $(PIP_INSTALL) -e '.[all,dev]'
 	@touch $@
 
+# Kept: without this, make takes it for a file in between, removes it, and installs everything again next time.
+.PRECIOUS: .venv-3.%/.installed
+
+# $(call on_others,WHAT): makes WHAT, with the version for each @, for the other Pythons that are installed.
+define on_others
++@main=$$($(PYTHON) -c 'import sys; print("{}.{}".format(*sys.version_info))'); \
+	for version in $(OTHERS); do \
+		if [ "$$version" = "$$main" ]; then continue; fi; \
+		if .ci/find-python $$version >/dev/null; then $(MAKE) $(subst @,$$version,$(1)); \
+		else echo "Python $$version is not installed: its quick run is left out"; fi; \
+	done
+endef
+
+# The environments of the other Pythons, for make -j beside what needs only the first one.
+others:
+	$(call on_others,.venv-@/.installed)
+
 demo: $(STAMP) ## Archive a folder (DIR=..., by default the standard library) on BACKEND=FILE.json, by default on disk
 ifneq ($(BACKEND),)
 	@$(BIN)/python -m services run --install --for '$(BACKEND)' -- \
@@ -58,12 +75,7 @@ services: $(STAMP) ## Install PostgreSQL, PgBouncer, RabbitMQ, Ceph's S3 gateway
 
 test: $(STAMP) services ## Run all tests against real servers, and the quick ones on other Pythons that are installed
 	$(BIN)/python -m pytest -q -n $(WORKERS) $(ARGS)
-	@main=$$($(BIN)/python -c 'import sys; print("{}.{}".format(*sys.version_info))'); \
-	for version in $(OTHERS); do \
-		if [ "$$version" = "$$main" ]; then continue; fi; \
-		if .ci/find-python $$version >/dev/null; then $(MAKE) test-$$version; \
-		else echo "Python $$version is not installed: its quick run is left out"; fi; \
-	done
+	$(call on_others,test-@)
 
 # make test-3.13: the quick tests on that Python.
 test-3.%: .venv-3.%/.installed
@@ -74,8 +86,12 @@ lint: $(STAMP) ## Check style and format, and that generated code is fresh
 	$(BIN)/ruff format --check .
 	$(if $(wildcard tools/generate_sync.py),$(BIN)/python tools/generate_sync.py --check)
 
-types: $(STAMP) ## Check types: mypy, strict, and pyright on the public surface
+types: types-mypy types-pyright ## Check types: mypy, strict, and pyright on the public surface
+
+types-mypy: $(STAMP)
 	$(BIN)/mypy $(CODE)
+
+types-pyright: $(STAMP)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(BENCH_STAMP) services ## Measure against the raw drivers and other libraries, and renew docs/performance.md
