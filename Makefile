@@ -22,7 +22,7 @@ ARGS ?=
 # What make lint and make types look at, of what is there.
 CODE := $(wildcard specstar tests benchmarks services tools docs/examples)
 
-.PHONY: help demo others test lint types types-mypy types-pyright bench bench-quick faults docs services clean
+.PHONY: help demo others test test-main test-others lint types types-mypy types-pyright bench bench-quick faults docs services clean
 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,8 +73,12 @@ endif
 services: $(STAMP) ## Install PostgreSQL, PgBouncer, RabbitMQ, Ceph's S3 gateway, and what the fault tests need
 	@$(BIN)/python -m services install
 
-test: $(STAMP) services ## Run all tests against real servers, and the quick ones on other Pythons that are installed
+test: test-main test-others ## Run all tests against real servers, and the quick ones on other Pythons that are installed
+
+test-main: $(STAMP) services
 	$(BIN)/python -m pytest -q -n $(WORKERS) $(ARGS)
+
+test-others:
 	$(call on_others,test-@)
 
 # make test-3.13: the quick tests on that Python.
