@@ -22,7 +22,7 @@ ARGS ?=
 # What make lint and make types look at, of what is there.
 CODE := $(wildcard specstar tests benchmarks services tools docs/examples)
 
-.PHONY: help demo others test test-main test-others lint types types-mypy types-pyright bench bench-quick faults docs services clean
+.PHONY: help demo others collect test test-main test-others lint types types-mypy types-pyright bench bench-quick faults docs services clean
 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,6 +74,10 @@ services: $(STAMP) ## Install PostgreSQL, PgBouncer, RabbitMQ, Ceph's S3 gateway
 	@$(BIN)/python -m services install
 
 test: test-main test-others ## Run all tests against real servers, and the quick ones on other Pythons that are installed
+
+# Imports and compiles all tests, once for all workers.
+collect: $(STAMP)
+	@said=$$($(BIN)/python -m pytest -q --collect-only 2>&1) || { echo "$$said"; exit 1; }; echo "$$said" | tail -n 1
 
 test-main: $(STAMP) services
 	$(BIN)/python -m pytest -q -n $(WORKERS) $(ARGS)
