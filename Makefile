@@ -18,6 +18,8 @@ BACKEND ?=
 OTHERS := 3.13 3.14
 # make test: workers, and anything else for pytest, such as ARGS="-k blobs".
 WORKERS ?= 4
+# Of the quick tests on other Pythons.
+OTHER_WORKERS ?= $(WORKERS)
 ARGS ?=
 # What make lint and make types look at, of what is there.
 CODE := $(wildcard specstar tests benchmarks services tools docs/examples)
@@ -87,7 +89,7 @@ test-others:
 
 # make test-3.13: the quick tests on that Python.
 test-3.%: .venv-3.%/.installed
-	.venv-3.$*/bin/python -m pytest -q -n $(WORKERS) -m 'not slow' -p no:cacheprovider tests/unit $(ARGS)
+	.venv-3.$*/bin/python -m pytest -q -n $(OTHER_WORKERS) -m 'not slow' -p no:cacheprovider tests/unit $(ARGS)
 
 lint: $(STAMP) ## Check style and format, and that generated code is fresh
 	$(BIN)/ruff check .
