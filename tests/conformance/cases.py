@@ -19,7 +19,7 @@ from specstar.backends.postgres import PostgresOptions, PostgresProvider
 from specstar.backends.provider import BackendProvider
 from specstar.backends.s3 import S3Options, S3Provider
 
-__all__ = ["CASES", "VARIANTS", "WITHOUT_SERVER", "Case", "Suite"]
+__all__ = ["CASES", "WITHOUT_SERVER", "Case", "Suite"]
 
 Suite = Literal["meta", "resource", "blob", "storage"]
 
@@ -131,6 +131,3 @@ CASES: dict[Suite, dict[str, CaseFactory]] = {
 
 WITHOUT_SERVER = {"memory", "disk", "disk-files", "disk-composed"}
 """Cases that cost little: they are run for one more kind of caller."""
-
-VARIANTS = {"pgbouncer", "postgres-composed", "s3-reload", "s3-local"}
-"""Cases with other options of `postgres` and `s3`, the same calls and no longer ones: called from asyncio only."""

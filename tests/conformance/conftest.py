@@ -1,6 +1,6 @@
 """Each suite runs its tests over every case of its role: the fixtures `bench`, then the store by the name of its role.
 
-Each backend is called from asyncio and from trio; those without a server also by blocked threads, as `specstar.sync` calls.
+Each case is called from asyncio and from trio; those without a server also by blocked threads, as `specstar.sync` calls.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from tests.conformance.cases import CASES, VARIANTS, WITHOUT_SERVER, Suite
+from tests.conformance.cases import CASES, WITHOUT_SERVER, Suite
 from tests.conformance.harness import Bench
 from tests.services_plugin import PostgresAdmin
 
@@ -27,19 +27,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Blocked threads are the same whichever loop the test itself runs on, and variants of a server for every caller."""
+    """Blocked threads are the same whichever loop the test itself runs on."""
     items[:] = [item for item in items if not _adds_nothing(item)]
 
 
 def _adds_nothing(item: pytest.Item) -> bool:
     parameters = getattr(getattr(item, "callspec", None), "params", {})
-    if "bench" not in parameters:
+    if "bench" not in parameters or parameters["bench"][2] == "async":
         return False
-    name, _, caller = parameters["bench"]
-    on_trio = parameters.get("anyio_backend", ("asyncio",))[0] == "trio"
-    if caller == "async":
-        return on_trio and name in VARIANTS
-    return on_trio or item.name.partition("[")[0] in OF_ONE_LOOP
+    return parameters["anyio_backend"][0] == "trio" or item.name.partition("[")[0] in OF_ONE_LOOP
 
 
 @pytest.fixture
