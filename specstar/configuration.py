@@ -43,7 +43,7 @@ def configuration_of(
         resolved = resolve_config(backend)
         for warning in resolved.warnings():
             logger.warning("%s", warning)
-        storage_factory = BoundStorageFactory(meta=resolved.meta, resource=resolved.resource, blob=resolved.blob)
+        storage_factory = BoundStorageFactory.of(resolved)
         if resolved.mq is not None:
             if message_queue_factory is not None:
                 raise ConfigError("backend= binds mq already; leave message_queue_factory= out, or mq")

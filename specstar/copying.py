@@ -62,7 +62,7 @@ def target_of(backend: ConfigSource | StorageFactory) -> StorageFactory:
         factory = backend
     else:
         resolved = resolve_config(backend)
-        factory = BoundStorageFactory(meta=resolved.meta, resource=resolved.resource, blob=resolved.blob)
+        factory = BoundStorageFactory.of(resolved)
     if not factory.durable:
         raise ConfigError(
             "a copy in memory would be gone with this process: bind meta and resource to something durable"

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
-from specstar.config import BackendBinding, BackendConfig, ConfigSource, ResolvedBackend, resolve_config
+from specstar.config import BackendBinding, BackendConfig, ConfigSource, ResolvedBackend, ResolvedConfig, resolve_config
 from specstar.config.encoding import Encoding
 from specstar.config.resolved import blob_warning
 from specstar.config.structs import Role
@@ -86,6 +86,11 @@ class BoundStorageFactory(StorageFactory):
             raise ConfigError(
                 ConfigProblem("mq", "a storage factory has no queue: bind it where spec.configure is called")
             )
+        return BoundStorageFactory.of(resolved)
+
+    @classmethod
+    def of(cls, resolved: ResolvedConfig) -> BoundStorageFactory:
+        """The factory of a configuration that is resolved already; its queue is left out."""
         return BoundStorageFactory(meta=resolved.meta, resource=resolved.resource, blob=resolved.blob)
 
     @property

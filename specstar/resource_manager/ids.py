@@ -43,7 +43,7 @@ def new_id() -> str:
     """
     global _last_stamp, _head
     with _lock:
-        stamp = (time_ns() << 6) // 15_625  # `_stamp_of`, without the call
+        stamp = _stamp_of(time_ns())
         if stamp <= _last_stamp:
             stamp = _last_stamp + 1
         _last_stamp = stamp
