@@ -31,9 +31,10 @@ if TYPE_CHECKING:
     from specstar.copying import CopyReport
     from specstar.health import RoleReport
     from specstar.message_queue.backend import JobBackend
+    from specstar.message_queue.declaring import DeclareJob, DeclareJobWithResult
     from specstar.message_queue.factories import BoundMessageQueueFactory
     from specstar.message_queue.job import Job
-    from specstar.message_queue.options import JobOptions
+    from specstar.message_queue.options import JobOptions, PlainJobOptions
     from specstar.message_queue.queue import JobQueue
     from specstar.message_queue.run import WorkerStop
     from specstar.metrics import Metrics
@@ -43,6 +44,7 @@ __all__ = ["Configured", "SpecStar", "spec"]
 
 T = TypeVar("T")
 P = TypeVar("P")
+R = TypeVar("R")
 _MAX_NAME_LENGTH = 512
 
 
@@ -187,10 +189,19 @@ class SpecStar:
         raise NotConfiguredError(f"no model {shown!r} is declared; declare it with spec.add_model(...){hint}")
 
     @overload
-    def job(self, handler: Callable[[Job[P]], Any], /) -> JobQueue[P]: ...
+    def job(self, handler: Callable[[Job[P]], Awaitable[R]], /) -> JobQueue[P, R]: ...
 
     @overload
-    def job(self, /, **options: Unpack[JobOptions]) -> Callable[[Callable[[Job[P]], Any]], JobQueue[P]]: ...
+    def job(self, handler: Callable[[Job[P]], Awaitable[R] | R], /) -> JobQueue[P, R]: ...
+
+    @overload
+    def job(self, /, **options: Unpack[PlainJobOptions]) -> DeclareJob: ...
+
+    @overload
+    def job(self, /, *, result_type: type[R], **options: Unpack[PlainJobOptions]) -> DeclareJobWithResult[R]: ...
+
+    @overload
+    def job(self, /, *, result_type: Any, **options: Unpack[PlainJobOptions]) -> DeclareJobWithResult[Any]: ...
 
     def job(
         self,
@@ -206,25 +217,55 @@ class SpecStar:
             return functools.partial(self._declare, options)
         return self._declare(options, handler)
 
+    @overload
+    def add_job(
+        self, payload_type: type[P], handler: Callable[[Job[P]], Awaitable[R]], **options: Unpack[PlainJobOptions]
+    ) -> JobQueue[P, R]: ...
+
+    @overload
+    def add_job(
+        self, payload_type: type[P], handler: Callable[[Job[P]], Awaitable[R] | R], **options: Unpack[PlainJobOptions]
+    ) -> JobQueue[P, R]: ...
+
+    @overload
+    def add_job(
+        self,
+        payload_type: type[P],
+        handler: Callable[[Job[P]], Any],
+        *,
+        result_type: type[R],
+        **options: Unpack[PlainJobOptions],
+    ) -> JobQueue[P, R]: ...
+
+    @overload
+    def add_job(
+        self,
+        payload_type: type[P],
+        handler: Callable[[Job[P]], Any],
+        *,
+        result_type: Any,
+        **options: Unpack[PlainJobOptions],
+    ) -> JobQueue[P, Any]: ...
+
     def add_job(
         self,
         payload_type: type[P],
         handler: Callable[[Job[P]], Any],
         **options: Unpack[JobOptions],
-    ) -> JobQueue[P]:
+    ) -> JobQueue[P, Any]:
         """Declare a job by the type of its payload and its handler. Options: see `JobQueue`.
 
         Raises `InvalidInputError` for a name that is taken.
         """
         return self._declare({**options, "payload_type": payload_type}, handler)
 
-    def _declare(self, options: Mapping[str, Any], handler: Callable[[Job[P]], Any]) -> JobQueue[P]:
+    def _declare(self, options: Mapping[str, Any], handler: Callable[[Job[P]], Any]) -> JobQueue[P, Any]:
         from specstar.message_queue.job import INDEXED_FIELDS, MODEL_NAME, JobRecord
         from specstar.message_queue.queue import JobQueue
         from specstar.message_queue.stored_state import told_by_row
 
         self.add_model(JobRecord, name=MODEL_NAME, indexed_fields=INDEXED_FIELDS)._live_by_rows(told_by_row)
-        queue: JobQueue[P] = JobQueue(self._job_backend, handler, **options)
+        queue: JobQueue[P, Any] = JobQueue(self._job_backend, handler, **options)
         if queue.name in self._queues:
             raise InvalidInputError(f"a job named {queue.name!r} is declared already; give another name=", field="name")
         self._queues[queue.name] = queue

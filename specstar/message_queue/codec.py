@@ -13,7 +13,7 @@ from msgspec import Raw
 from specstar.checks import checked_count
 from specstar.config.encoding import Encoding
 from specstar.errors import DecodeError, InvalidInputError, LimitExceededError
-from specstar.message_queue.job import FORMAT, NO_RESULT, DeadJob, Job, JobRecord
+from specstar.message_queue.job import FORMAT, NO_RESULT, DeadJob, Job, JobRecord, R_co
 from specstar.resource_manager.decodable import decodable_type
 from specstar.resource_manager.finite import refuse_nonfinite
 from specstar.resource_manager.nesting import TOO_DEEP, Nesting
@@ -57,7 +57,7 @@ class ResultError(Exception):
     """A handler returned what cannot be kept."""
 
 
-class JobCodec(Generic[P]):
+class JobCodec(Generic[P, R_co]):
     """Encodes and decodes the payloads and results of one job type."""
 
     def __init__(
@@ -77,7 +77,7 @@ class JobCodec(Generic[P]):
                 f"the payload of job {name!r} cannot be decoded: {error}", field="payload_type"
             ) from error
         try:
-            self._result: msgspec.json.Decoder[Any] = msgspec.json.Decoder(result_type)
+            self._result: msgspec.json.Decoder[R_co] = msgspec.json.Decoder(result_type)
             self._nesting_of_result = Nesting(decodable_type(result_type), what="it", field="result")
         except (TypeError, NameError, ValueError) as error:
             raise InvalidInputError(
@@ -144,13 +144,13 @@ class JobCodec(Generic[P]):
             )
         return Raw(result)
 
-    def job(self, record: JobRecord) -> Job[P]:
+    def job(self, record: JobRecord) -> Job[P, R_co]:
         """The public form of a record. Raises `DecodeError`."""
         return self.job_with(record, self.decode_payload(record))
 
-    def job_with(self, record: JobRecord, payload: P, *, strict: bool = True) -> Job[P]:
+    def job_with(self, record: JobRecord, payload: P, *, strict: bool = True) -> Job[P, R_co]:
         """The same, with its payload decoded already. Raises `DecodeError`; unless `strict`, an unfit result is None."""
-        result = None
+        result: Any = None
         if record.result is not NO_RESULT:
             try:
                 result = self._result.decode(record.result)

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import enum
+import sys
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, cast
 
 from msgspec import Raw, Struct
 
 from specstar.message_queue.retry import checked_seconds
 from specstar.query import IndexedField
+
+if sys.version_info >= (3, 13):
+    from typing import TypeVar
+else:
+    from typing_extensions import TypeVar
 
 __all__ = [
     "FORMAT",
@@ -25,6 +31,8 @@ __all__ = [
 ]
 
 P = TypeVar("P")
+R_co = TypeVar("R_co", covariant=True, default=Any)
+"""What a handler returns. With a default: `Job[Payload]` is a job whose result may be anything."""
 FORMAT = 1
 MODEL_NAME = "specstar.jobs"
 """The model under which the state of all jobs is kept."""
@@ -62,10 +70,11 @@ class JobStatus(enum.StrEnum):
 _FINISHED = frozenset({JobStatus.succeeded, JobStatus.failed, JobStatus.cancelled})
 
 
-class Job(Struct, Generic[P], frozen=True, kw_only=True):
+class Job(Struct, Generic[P, R_co], frozen=True, kw_only=True):
     """One job as handlers and callers see it: a snapshot. Times are aware and in UTC.
 
-    `attempts` counts the runs begun so far, the present one included. `error` is the last failure as text, `traceback` the
+    `attempts` counts the runs begun so far, the present one included. `result` is what the handler
+    returned, None until it has succeeded. `error` is the last failure as text, `traceback` the
     end of its traceback. `scheduled_time` is when a delayed or retried job is due.
     """
 
@@ -74,7 +83,7 @@ class Job(Struct, Generic[P], frozen=True, kw_only=True):
     payload: P
     status: JobStatus = JobStatus.pending
     attempts: int = 0
-    result: Any = None
+    result: R_co = cast(Any, None)
     error: str | None = None
     traceback: str | None = None
     created_time: datetime

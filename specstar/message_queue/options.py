@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from typing import Any, TypedDict
 
-__all__ = ["JobOptions"]
+__all__ = ["JobOptions", "PlainJobOptions"]
 
 
-class JobOptions(TypedDict, total=False):
-    """Keyword arguments of a job's declaration; all optional.
-
-    Times are in seconds. `max_retries` and `retry_delay` default to the queue backend's. `every` makes the job periodic.
-    Workers erase the state of jobs that finished `forget_after` ago. `keep_state=False` keeps no record of the jobs: faster,
-    but without `wait`, `get`, `search` and idempotency keys.
-    """
+class PlainJobOptions(TypedDict, total=False):
+    """Those of a job whose result has the type that its handler returns."""
 
     name: str
-    result_type: Any
     max_retries: int
     retry_delay: float
     retry_backoff: float
@@ -30,3 +24,14 @@ class JobOptions(TypedDict, total=False):
     concurrency: int
     max_payload_bytes: int
     forget_after: float
+
+
+class JobOptions(PlainJobOptions, total=False):
+    """Keyword arguments of a job's declaration; all optional.
+
+    Times are in seconds. `max_retries` and `retry_delay` default to the queue backend's. `every` makes the job periodic.
+    Workers erase the state of jobs that finished `forget_after` ago. `keep_state=False` keeps no record of the jobs: faster,
+    but without `wait`, `get`, `search` and idempotency keys.
+    """
+
+    result_type: Any

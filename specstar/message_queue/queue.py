@@ -26,7 +26,7 @@ from specstar.message_queue.attempt import Attempt, Stopped
 from specstar.message_queue.backend import JobBackend
 from specstar.message_queue.codec import DEFAULT_MAX_PAYLOAD_BYTES, JobCodec
 from specstar.message_queue.counts import JobCounts
-from specstar.message_queue.job import DeadJob, Job, JobStatus
+from specstar.message_queue.job import DeadJob, Job, JobStatus, R_co
 from specstar.message_queue.outcomes import cancelled
 from specstar.message_queue.retry import RetryPolicy, checked_seconds
 from specstar.message_queue.sender import MAX_PRIORITY, JobSender
@@ -47,7 +47,7 @@ __all__ = ["MAX_PRIORITY", "JobQueue"]
 P = TypeVar("P")
 
 
-class JobQueue(Generic[P]):
+class JobQueue(Generic[P, R_co]):
     """One job type: its queue, its handler and the state of its jobs. Made by `@spec.job` and `spec.add_job`.
 
     Every coroutine may be called from asyncio, trio and any thread's loop. All raise `NotConfiguredError` while no mq is
@@ -106,7 +106,7 @@ class JobQueue(Generic[P]):
         self.max_priority = (
             None if max_priority is None else checked_count(max_priority, "max_priority", 0, MAX_PRIORITY)
         )
-        self._codec: JobCodec[P] = JobCodec(
+        self._codec: JobCodec[P, R_co] = JobCodec(
             self.name, self.payload_type, self.result_type, max_payload_bytes=max_payload_bytes
         )
         self._backend = backend
@@ -149,7 +149,7 @@ class JobQueue(Generic[P]):
         idempotency_key: str | None = None,
         partition_key: str | None = None,
         priority: int | None = None,
-    ) -> Job[P]:
+    ) -> Job[P, R_co]:
         """Send a job; returns once the broker has confirmed that it keeps it.
 
         `delay` in seconds before it may run. Jobs with one `partition_key` run one at a time. The same `idempotency_key`
@@ -168,7 +168,7 @@ class JobQueue(Generic[P]):
         delay: float | None = None,
         partition_key: str | None = None,
         priority: int | None = None,
-    ) -> list[Job[P]]:
+    ) -> list[Job[P, R_co]]:
         """Send many jobs in the fewest steps, in order; returns once all are confirmed.
 
         After an error any of them may have been sent. Raises what `enqueue` raises.
@@ -180,12 +180,12 @@ class JobQueue(Generic[P]):
     # Looking
 
     @gated
-    async def get(self, job_id: str) -> Job[P]:
+    async def get(self, job_id: str) -> Job[P, R_co]:
         """The job as it stands. Raises `JobNotFoundError`, `DecodeError` if it does not fit the types of this program."""
         return self._codec.job((await self._read(job_id)).record)
 
     @gated
-    async def wait(self, job_id: str, *, timeout: float | None = None) -> Job[P]:
+    async def wait(self, job_id: str, *, timeout: float | None = None) -> Job[P, R_co]:
         """Wait until the job has succeeded, failed for good or been cancelled, and return it.
 
         Raises `WaitTimeoutError` after `timeout` seconds (the job goes on), `JobNotFoundError`. Learns at once of what this
@@ -215,14 +215,14 @@ class JobQueue(Generic[P]):
         sort: Sequence[str | SortKey] = ("-created_time",),
         limit: int | None = 100,
         offset: int = 0,
-    ) -> list[Job[P]]:
+    ) -> list[Job[P, R_co]]:
         """The jobs of this queue that match; jobs that do not decode are left out.
 
         Fields: `status`, `attempts`, `partition_key`, `idempotency_key` and those of every resource, such as
         `created_time`. Raises `QueryError`.
         """
         found = await self._kept().search(self._condition(query, status), sort=sort, limit=limit, offset=offset)
-        jobs: list[Job[P]] = []
+        jobs: list[Job[P, R_co]] = []
         for snapshot in found:
             try:
                 jobs.append(self._codec.job(snapshot.record))

@@ -6,7 +6,7 @@ import functools
 import inspect
 import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -48,12 +48,15 @@ def signature_of(handler: Any) -> Signature:
     for parameter in inspect.signature(handler).parameters.values():
         payload = _payload_of(hints.get(parameter.name))
         break
-    return Signature(name, payload, hints.get("return", Any), inspect.iscoroutinefunction(function))
+    is_async, result = inspect.iscoroutinefunction(function), hints.get("return", Any)
+    if not is_async and typing.get_origin(result) in {Awaitable, Coroutine}:
+        result = typing.get_args(result)[-1]  # it is awaited
+    return Signature(name, payload, result, is_async)
 
 
 def _payload_of(hint: Any) -> Any:
     if typing.get_origin(hint) is Job:
-        (payload,) = typing.get_args(hint)
+        payload = typing.get_args(hint)[0]
         if not isinstance(payload, typing.TypeVar):
             return payload
     return None

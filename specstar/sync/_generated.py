@@ -18,7 +18,7 @@ from specstar.blobs import BlobStream as AsyncBlobStream
 from specstar.errors import (
     QueryError,
 )
-from specstar.message_queue.job import DeadJob, Job, JobStatus
+from specstar.message_queue.job import DeadJob, Job, JobStatus, R_co
 from specstar.message_queue.queue import JobQueue as AsyncJobQueue
 from specstar.message_queue.queue import P
 from specstar.query import Condition, Query, SortKey
@@ -394,7 +394,7 @@ class BlobManager:
         return self._gate.call(functools.partial(self._inner.collect_garbage, older_than_seconds=older_than_seconds))
 
 
-class JobQueue(Generic[P]):
+class JobQueue(Generic[P, R_co]):
     """One job type: its queue, its handler and the state of its jobs. Made by `@spec.job` and `spec.add_job`.
 
     Every method may be called from any thread. All raise `NotConfiguredError` while no mq is
@@ -402,7 +402,7 @@ class JobQueue(Generic[P]):
     at jobs raises `NotConfiguredError` if the job was declared with `keep_state=False`.
     """
 
-    def __init__(self, inner: AsyncJobQueue[P]) -> None:
+    def __init__(self, inner: AsyncJobQueue[P, R_co]) -> None:
         self._inner = inner
         self._gate = inner._gate
         self.name = inner.name
@@ -437,7 +437,7 @@ class JobQueue(Generic[P]):
         idempotency_key: str | None = None,
         partition_key: str | None = None,
         priority: int | None = None,
-    ) -> Job[P]:
+    ) -> Job[P, R_co]:
         """Send a job; returns once the broker has confirmed that it keeps it.
 
         `delay` in seconds before it may run. Jobs with one `partition_key` run one at a time. The same `idempotency_key`
@@ -462,7 +462,7 @@ class JobQueue(Generic[P]):
         delay: float | None = None,
         partition_key: str | None = None,
         priority: int | None = None,
-    ) -> list[Job[P]]:
+    ) -> list[Job[P, R_co]]:
         """Send many jobs in the fewest steps, in order; returns once all are confirmed.
 
         After an error any of them may have been sent. Raises what `enqueue` raises.
@@ -473,11 +473,11 @@ class JobQueue(Generic[P]):
             )
         )
 
-    def get(self, job_id: str) -> Job[P]:
+    def get(self, job_id: str) -> Job[P, R_co]:
         """The job as it stands. Raises `JobNotFoundError`, `DecodeError` if it does not fit the types of this program."""
         return self._gate.call(functools.partial(self._inner.get, job_id))
 
-    def wait(self, job_id: str, *, timeout: float | None = None) -> Job[P]:
+    def wait(self, job_id: str, *, timeout: float | None = None) -> Job[P, R_co]:
         """Wait until the job has succeeded, failed for good or been cancelled, and return it.
 
         Raises `WaitTimeoutError` after `timeout` seconds (the job goes on), `JobNotFoundError`. Learns at once of what this
@@ -493,7 +493,7 @@ class JobQueue(Generic[P]):
         sort: Sequence[str | SortKey] = ("-created_time",),
         limit: int | None = 100,
         offset: int = 0,
-    ) -> list[Job[P]]:
+    ) -> list[Job[P, R_co]]:
         """The jobs of this queue that match; jobs that do not decode are left out.
 
         Fields: `status`, `attempts`, `partition_key`, `idempotency_key` and those of every resource, such as

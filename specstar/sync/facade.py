@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
@@ -20,15 +20,17 @@ if TYPE_CHECKING:
     from specstar.health import RoleReport
     from specstar.message_queue import Job, WorkerStop
     from specstar.message_queue.factories import BoundMessageQueueFactory
-    from specstar.message_queue.options import JobOptions
+    from specstar.message_queue.options import JobOptions, PlainJobOptions
     from specstar.message_queue.queue import JobQueue as AsyncJobQueue
     from specstar.metrics import Metrics
     from specstar.query import IndexedField
     from specstar.resource_manager.factories import StorageFactory
+    from specstar.sync.declaring import DeclareJob, DeclareJobWithResult
 
 __all__ = ["BlobManager", "SpecStar", "spec"]
 
 P = TypeVar("P")
+R = TypeVar("R")
 T = TypeVar("T")
 
 
@@ -102,10 +104,19 @@ class SpecStar:
         return self._managers.setdefault(id(manager), ResourceManager(manager))
 
     @overload
-    def job(self, handler: Callable[[Job[P]], Any], /) -> JobQueue[P]: ...
+    def job(self, handler: Callable[[Job[P]], Awaitable[R]], /) -> JobQueue[P, R]: ...
 
     @overload
-    def job(self, /, **options: Unpack[JobOptions]) -> Callable[[Callable[[Job[P]], Any]], JobQueue[P]]: ...
+    def job(self, handler: Callable[[Job[P]], Awaitable[R] | R], /) -> JobQueue[P, R]: ...
+
+    @overload
+    def job(self, /, **options: Unpack[PlainJobOptions]) -> DeclareJob: ...
+
+    @overload
+    def job(self, /, *, result_type: type[R], **options: Unpack[PlainJobOptions]) -> DeclareJobWithResult[R]: ...
+
+    @overload
+    def job(self, /, *, result_type: Any, **options: Unpack[PlainJobOptions]) -> DeclareJobWithResult[Any]: ...
 
     def job(self, handler: Callable[[Job[P]], Any] | None = None, /, **options: Unpack[JobOptions]) -> Any:
         """Declare a job by its handler: `@spec.job` or `@spec.job(max_retries=5)` over `def f(job: Job[Payload])`.
@@ -117,13 +128,43 @@ class SpecStar:
         return self._queue(self._inner.job(handler))
 
     def _declare(
-        self, declare: Callable[[Callable[[Job[P]], Any]], AsyncJobQueue[P]]
-    ) -> Callable[[Callable[[Job[P]], Any]], JobQueue[P]]:
+        self, declare: Callable[[Callable[[Job[P]], Any]], AsyncJobQueue[P, Any]]
+    ) -> Callable[[Callable[[Job[P]], Any]], JobQueue[P, Any]]:
         return lambda handler: self._queue(declare(handler))
+
+    @overload
+    def add_job(
+        self, payload_type: type[P], handler: Callable[[Job[P]], Awaitable[R]], **options: Unpack[PlainJobOptions]
+    ) -> JobQueue[P, R]: ...
+
+    @overload
+    def add_job(
+        self, payload_type: type[P], handler: Callable[[Job[P]], Awaitable[R] | R], **options: Unpack[PlainJobOptions]
+    ) -> JobQueue[P, R]: ...
+
+    @overload
+    def add_job(
+        self,
+        payload_type: type[P],
+        handler: Callable[[Job[P]], Any],
+        *,
+        result_type: type[R],
+        **options: Unpack[PlainJobOptions],
+    ) -> JobQueue[P, R]: ...
+
+    @overload
+    def add_job(
+        self,
+        payload_type: type[P],
+        handler: Callable[[Job[P]], Any],
+        *,
+        result_type: Any,
+        **options: Unpack[PlainJobOptions],
+    ) -> JobQueue[P, Any]: ...
 
     def add_job(
         self, payload_type: type[P], handler: Callable[[Job[P]], Any], **options: Unpack[JobOptions]
-    ) -> JobQueue[P]:
+    ) -> JobQueue[P, Any]:
         """Declare a job by the type of its payload and its handler. Options: see `JobQueue`.
 
         Raises `InvalidInputError` for a name that is taken.
@@ -134,7 +175,7 @@ class SpecStar:
         """The queue of a declared job, by its name. Raises `NotConfiguredError` if there is none."""
         return self._queue(self._inner.get_job_queue(name))
 
-    def _queue(self, inner: AsyncJobQueue[P]) -> JobQueue[P]:
+    def _queue(self, inner: AsyncJobQueue[P, R]) -> JobQueue[P, R]:
         queue = self._queues.get(id(inner))
         if queue is None:
             queue = JobQueue(inner)

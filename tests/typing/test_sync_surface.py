@@ -5,13 +5,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from pathlib import Path
-from typing import assert_type
+from typing import Any, assert_type
 
 import msgspec
 
 from specstar import CopyReport, Job, JobStatus, Metrics, Resource, RevisionInfo
+from specstar.message_queue import DeadJob
 from specstar.query import QB
 from specstar.roles import BlobInfo, ResourceMeta, UploadSession
 from specstar.sync import JobQueue, ResourceManager, SpecStar
@@ -29,6 +30,10 @@ class Note:
 
 class Email(msgspec.Struct):
     to: str
+
+
+class Receipt(msgspec.Struct):
+    length: int
 
 
 def memory_spec() -> SpecStar:
@@ -87,22 +92,93 @@ def test_jobs() -> None:
     with memory_spec() as spec:
 
         @spec.job
-        def send(job: Job[Email]) -> int:
-            return len(job.payload.to)
+        async def send(job: Job[Email]) -> Receipt:
+            return Receipt(len(job.payload.to))
 
         @spec.job(max_retries=5, timeout=1.0)
-        def send_plainly(job: Job[Email]) -> None:
-            assert_type(job.payload, Email)
+        async def send_later(job: Job[Email]) -> Receipt | None:
+            return None
 
-        assert_type(send, JobQueue[Email])
-        assert_type(send_plainly, JobQueue[Email])
+        @spec.job
+        def send_plainly(job: Job[Email]) -> Receipt:
+            return Receipt(len(job.payload.to))
+
+        @spec.job(max_retries=5, timeout=1.0)
+        def send_quietly(job: Job[Email]) -> None:
+            assert_type(job.payload, Email)
+            assert_type(job.result, Any)
+
+        @spec.job
+        def hand_on(job: Job[Email]) -> Awaitable[Receipt]:
+            return receipt_of(job)
+
+        @spec.job(result_type=Receipt)
+        def send_somehow(job: Job[Email]) -> object:
+            return {"length": len(job.payload.to)}
+
+        @spec.job(result_type=Receipt | None)
+        def send_perhaps(job: Job[Email]) -> object:
+            return None
+
+        assert_type(send, JobQueue[Email, Receipt])
+        assert_type(send_later, JobQueue[Email, Receipt | None])
+        assert_type(send_plainly, JobQueue[Email, Receipt])
+        assert_type(send_quietly, JobQueue[Email, None])
+        assert_type(hand_on, JobQueue[Email, Receipt])
+        assert_type(send_somehow, JobQueue[Email, Receipt])
+        assert_type(send_perhaps, JobQueue[Email])
         assert_type(spec.metrics(), Metrics)
         assert_type(spec.metrics().jobs[0].failed, int)
-        assert_type(spec.add_job(User, lambda job: job.payload.name, name="greet"), JobQueue[User])
-        job = assert_type(send.enqueue(Email("ada@example.com"), delay=60), Job[Email])
+        assert_type(spec.add_job(Email, receipt_of, name="receipts"), JobQueue[Email, Receipt])
+        assert_type(spec.add_job(Email, plain_receipt_of, name="plain", max_retries=3), JobQueue[Email, Receipt])
+        assert_type(spec.add_job(User, lambda job: job.payload.name, name="greet"), JobQueue[User, str])
+        assert_type(spec.add_job(User, Handler(), name="object"), JobQueue[User, int])
+        assert_type(spec.add_job(User, Handler().plain, name="method"), JobQueue[User, str])
+        assert_type(spec.add_job(User, Handler(), name="said", result_type=float), JobQueue[User, float])
+        assert_type(spec.add_job(User, Handler(), name="union", result_type=int | None), JobQueue[User])
+        assert_type(spec.get_job_queue("send"), JobQueue[Any])
+        job = assert_type(send.enqueue(Email("ada@example.com"), delay=60), Job[Email, Receipt])
         assert_type(job.status, JobStatus)
-        assert_type(send.get(job.job_id), Job[Email])
+        assert_type(job.payload, Email)
+        assert_type(job.result, Receipt)
+        assert_type(send.enqueue_many([Email("a@example.com")], delay=60), list[Job[Email, Receipt]])
+        assert_type(send.get(job.job_id), Job[Email, Receipt])
+        assert_type(send.search(), list[Job[Email, Receipt]])
+        assert_type(send.list_dead(), list[DeadJob[Email]])
         assert_type(send.cancel(job.job_id), bool)
+        assert_type(send.wait(job.job_id, timeout=5), Job[Email, Receipt])
+
+
+def results_are_typed(send: JobQueue[Email, Receipt], untold: JobQueue[Email]) -> None:
+    """Never run."""
+    assert_type((send.wait("id")).result.length, int)
+    assert_type((untold.wait("id")).result, Any)
+    takes_any_result(send.get("id"), send)
+    may_have_no_result: JobQueue[Email, Receipt | None] = send
+    print(may_have_no_result)
+    print((send.get("id")).result.lenght)  # type: ignore[attr-defined]
+
+
+def takes_any_result(job: Job[Email], queue: JobQueue[Email]) -> None:
+    """With the result left out, an annotation means a job with any."""
+    assert_type(job, Job[Email, Any])
+    assert_type(queue, JobQueue[Email, Any])
+
+
+async def receipt_of(job: Job[Email]) -> Receipt:
+    return Receipt(len(job.payload.to))
+
+
+def plain_receipt_of(job: Job[Email]) -> Receipt:
+    return Receipt(len(job.payload.to))
+
+
+class Handler:
+    async def __call__(self, job: Job[User]) -> int:
+        return job.payload.age
+
+    def plain(self, job: Job[User]) -> str:
+        return job.payload.name
 
 
 def copies(spec: SpecStar) -> None:
@@ -116,4 +192,4 @@ def mistakes_are_found(spec: SpecStar) -> None:
     users.create(Note("no user"))  # type: ignore[arg-type]
     users.create(User("Ada"), resource_id=3)  # type: ignore[arg-type]
     print(users.get("id").data.nothing)  # type: ignore[attr-defined]
-    spec.add_job(Email, lambda job: None, max_retrys=3)  # type: ignore[call-arg]
+    spec.add_job(Email, lambda job: None, max_retrys=3)  # type: ignore[call-overload]

@@ -408,7 +408,8 @@ async def test_a_handler_that_ends_well_although_it_was_cancelled_is_cancelled(s
         await eventually(lambda: began)
         assert await stubborn.cancel(sent.job_id) is True
         done = await stubborn.wait(sent.job_id, timeout=20)
-    assert (done.status, done.result) == (JobStatus.cancelled, None)
+    assert done.status is JobStatus.cancelled
+    assert done.result is None
 
 
 async def test_dead_jobs_are_requeued_with_no_attempts_counted(spec: SpecStar) -> None:

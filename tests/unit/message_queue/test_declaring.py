@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+import pickle
+from collections.abc import Awaitable, Coroutine
+from datetime import UTC, datetime
+from typing import Any, get_origin
 
 import msgspec
 import pytest
@@ -41,6 +44,40 @@ def test_the_signature_tells_payload_result_and_kind() -> None:
     assert signature_of(CallableObject()) == ("CallableObject", Order, int, True)
     partial = functools.partial(a_plain_handler, extra=5)
     assert signature_of(partial)[:2] == ("a_plain_handler", Order)
+
+
+def test_the_result_of_a_job_may_be_named_and_left_out_of_annotations() -> None:
+    def told(job: Job[Order, int]) -> int:
+        return job.payload.number
+
+    assert signature_of(told) == ("told", Order, int, False)
+    # One class for all jobs, whatever their types: annotations make no others.
+    assert get_origin(Job[Order]) is get_origin(Job[Order, int]) is Job
+    assert Job[Order] == Job[Order, Any]
+    assert JobQueue[Order] == JobQueue[Order, Any]
+
+
+def test_jobs_are_pickled_shown_and_read_as_one_class() -> None:
+    job: Job[Order, int] = Job(job_id="1", queue="orders", payload=Order(5), created_time=datetime.now(UTC), result=7)
+    assert type(job) is Job
+    assert pickle.loads(pickle.dumps(job)) == job
+    assert repr(job).startswith("Job(job_id='1', queue='orders', payload=Order(number=5), ")
+    encoded = msgspec.json.encode(job)
+    assert msgspec.json.decode(encoded, type=Job[Order]) == job
+    assert msgspec.json.decode(encoded, type=Job[Order, int]) == job
+    with pytest.raises(msgspec.ValidationError, match=r"Expected `str`, got `int` - at `\$\.result`"):
+        msgspec.json.decode(encoded, type=Job[Order, str])
+
+
+def test_a_plain_handler_that_hands_on_a_coroutine_has_the_result_of_that() -> None:
+    def hand_on(job: Job[Order]) -> Awaitable[list[int]]:
+        return an_async_handler(job)
+
+    def hand_on_a_coroutine(job: Job[Order]) -> Coroutine[Any, Any, list[int]]:
+        return an_async_handler(job)
+
+    assert signature_of(hand_on) == ("hand_on", Order, list[int], False)
+    assert signature_of(hand_on_a_coroutine) == ("hand_on_a_coroutine", Order, list[int], False)
 
 
 def test_local_types_are_found_where_the_handler_is_declared() -> None:
