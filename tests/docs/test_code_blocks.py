@@ -5,21 +5,13 @@ from __future__ import annotations
 import ast
 import asyncio
 import inspect
-import re
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-PAGES = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
-
-
-def blocks(page: str) -> list[tuple[int, str]]:
-    text = (ROOT / page).read_text(encoding="utf-8")
-    return [(text[: match.start()].count("\n") + 2, match.group(1)) for match in BLOCK.finditer(text)]
+from tests.docs.code_blocks import PAGES, ROOT, blocks
 
 
 @pytest.fixture
@@ -42,7 +34,7 @@ def servers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)])
+@pytest.mark.parametrize("page", PAGES)
 def test_the_code_of_the_page_runs(
     page: str, servers: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
