@@ -14,7 +14,7 @@ from specstar.resource_manager.factories import BoundStorageFactory, StorageFact
 
 __all__ = ["Configuration", "configuration_of"]
 
-logger = logging.getLogger("specstar")
+logger: logging.Logger = logging.getLogger("specstar")
 
 
 class Configuration(NamedTuple):

@@ -64,7 +64,7 @@ class SpecStar:
         self._jobs: JobBackend | None = None
         self._declared: dict[str, tuple[Any, ...]] = {}
         self._own_factories: dict[str, StorageFactory] = {}
-        self.blobs = BlobManager(self._gate, self._blob_store)
+        self.blobs: BlobManager = BlobManager(self._gate, self._blob_store)
 
     # Configuring
 
@@ -446,5 +446,5 @@ def _checked_name(name: str) -> str:
     return name
 
 
-spec = SpecStar()
+spec: SpecStar = SpecStar()
 """The default instance, for programs that need one."""

@@ -18,7 +18,7 @@ from specstar.runtime import Gate
 
 __all__ = ["RoleReport", "check_roles"]
 
-logger = logging.getLogger("specstar")
+logger: logging.Logger = logging.getLogger("specstar")
 
 
 class RoleReport(Struct, frozen=True, kw_only=True):

@@ -103,8 +103,8 @@ def _class(node: ast.ClassDef, replaced: frozenset[str]) -> str:
     lines.append(f"    def __init__(self, inner: Async{node.name}{parameters}) -> None:")
     lines.append("        self._inner = inner")
     lines.append("        self._gate = inner._gate")
-    for attribute in _public_attributes(node):
-        lines.append(f"        self.{attribute} = inner.{attribute}")
+    for attribute, annotation in _public_attributes(node).items():
+        lines.append(f"        self.{attribute}{annotation} = inner.{attribute}")
     lines.append("")
     lines.append("    def __repr__(self) -> str:")
     lines.append('        return f"sync {self._inner!r}"')
@@ -120,13 +120,26 @@ def _class(node: ast.ClassDef, replaced: frozenset[str]) -> str:
     return "\n".join(lines)
 
 
-def _public_attributes(node: ast.ClassDef) -> list[str]:
+def _public_attributes(node: ast.ClassDef) -> dict[str, str]:
+    """Those that `__init__` sets, each with its annotation or that of the argument which it is, as ": type"."""
     init = next((item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__"), None)
-    found: list[str] = []
-    for item in ast.walk(init) if init else ():
-        if isinstance(item, ast.Attribute) and isinstance(item.ctx, ast.Store) and not item.attr.startswith("_"):
-            found.append(item.attr)
-    return list(dict.fromkeys(found))
+    if init is None:
+        return {}
+    given = {item.arg: item.annotation for item in init.args.args + init.args.kwonlyargs}
+    found: dict[str, str] = {}
+    for item in ast.walk(init):
+        annotation: ast.expr | None
+        if isinstance(item, ast.AnnAssign):
+            target: ast.expr = item.target
+            annotation = item.annotation
+        elif isinstance(item, ast.Assign):
+            target = item.targets[0]
+            annotation = given.get(item.value.id) if isinstance(item.value, ast.Name) else None
+        else:
+            continue
+        if isinstance(target, ast.Attribute) and not target.attr.startswith("_"):
+            found[target.attr] = f": {ast.unparse(annotation)}" if annotation else ""
+    return found
 
 
 def _method(member: ast.FunctionDef | ast.AsyncFunctionDef, owner: str) -> str:

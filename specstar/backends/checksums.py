@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 import xxhash
@@ -24,8 +25,8 @@ class Checksums:
     """Of what is written: both in turn by `update`, or each by itself, in a thread of its own."""
 
     def __init__(self) -> None:
-        self.sha256 = hashlib.sha256()
-        self.xxh3 = xxhash.xxh3_128()
+        self.sha256: hashlib._Hash = hashlib.sha256()
+        self.xxh3: xxhash.xxh3_128 = xxhash.xxh3_128()
 
     def update(self, data: bytes | bytearray | memoryview) -> None:
         """Append."""
@@ -54,7 +55,7 @@ class Check:
         digest = hashlib.sha256() if xxh3 is None else xxhash.xxh3_128()
         self._hexdigest = digest.hexdigest
         self._expected = file_id if xxh3 is None else xxh3
-        self.update = digest.update
+        self.update: Callable[[bytes | bytearray | memoryview], None] = digest.update
 
     def passed(self) -> bool:
         """True if what was read is what was stored."""

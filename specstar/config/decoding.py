@@ -55,11 +55,13 @@ class StructTable:
     ) -> None:
         fields = msgspec.structs.fields(struct_type)
         self.struct_type = struct_type
-        self.aliases = dict(aliases or {})
+        self.aliases: dict[str, str] = dict(aliases or {})
         self.types: dict[str, Any] = {field.encode_name: field.type for field in fields}
-        self.attributes = {field.encode_name: field.name for field in fields}
-        self.required = tuple(field.encode_name for field in fields if field.required)
-        self.secrets = frozenset(name for name in self.types if name in secrets or self.attributes[name] in secrets)
+        self.attributes: dict[str, str] = {field.encode_name: field.name for field in fields}
+        self.required: tuple[str, ...] = tuple(field.encode_name for field in fields if field.required)
+        self.secrets: frozenset[str] = frozenset(
+            name for name in self.types if name in secrets or self.attributes[name] in secrets
+        )
         self._required_attributes = tuple(self.attributes[name] for name in self.required)
         self._forbids = struct_type.__struct_config__.forbid_unknown_fields
 

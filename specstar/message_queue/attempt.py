@@ -45,7 +45,7 @@ class Succeeded:
     __slots__ = ("result",)
 
     def __init__(self, result: Raw) -> None:
-        self.result = result
+        self.result: Raw = result
 
 
 class Failed:
@@ -54,10 +54,10 @@ class Failed:
     __slots__ = ("delay", "final", "text", "traceback")
 
     def __init__(self, text: str, traceback: str | None, *, final: bool = False, delay: float | None = None) -> None:
-        self.text = text
-        self.traceback = traceback
-        self.final = final
-        self.delay = delay
+        self.text: str = text
+        self.traceback: str | None = traceback
+        self.final: bool = final
+        self.delay: float | None = delay
 
 
 class Interrupted:
@@ -66,7 +66,7 @@ class Interrupted:
     __slots__ = ("reason",)
 
     def __init__(self, reason: Stopped) -> None:
-        self.reason = reason
+        self.reason: Stopped = reason
 
 
 class Attempt:
@@ -77,14 +77,14 @@ class Attempt:
     def __init__(
         self, record: JobRecord, snapshot: Snapshot | None, delivery: Delivery, due: datetime | None = None
     ) -> None:
-        self.record = record
-        self.snapshot = snapshot
-        self.delivery = delivery
-        self.due = due
-        self.began = time.monotonic()
+        self.record: JobRecord = record
+        self.snapshot: Snapshot | None = snapshot
+        self.delivery: Delivery = delivery
+        self.due: datetime | None = due
+        self.began: float = time.monotonic()
         self.reason: Stopped | None = None
         self.scope: anyio.CancelScope | None = None
-        self.over = False
+        self.over: bool = False
 
     def stop(self, reason: Stopped) -> bool:
         """Cancel the handler. The first reason counts: False if it is another, or if the handler is over already."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["JobBackend", "Opened", "Sendings", "job_model"]
 
-logger = logging.getLogger("specstar")
+logger: logging.Logger = logging.getLogger("specstar")
 # Those that wait for a broker that is away are not waited for any longer.
 _SENDING_SECONDS = 5.0
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Claims"]
 
-logger = logging.getLogger("specstar")
+logger: logging.Logger = logging.getLogger("specstar")
 _PARTITION_GRACE_SECONDS = 2.0
 # Workers renew the state of a last attempt that lost its delivery every second.
 _SIGN_OF_LIFE_SECONDS = 5.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import traceback as tracebacks
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -50,7 +51,7 @@ _record_decoder = msgspec.json.Decoder(JobRecord)
 _head_decoder = msgspec.json.Decoder(_Head)
 _failures = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError, TypeError)
 
-encode_record = _encoder.encode
+encode_record: Callable[[JobRecord], bytes] = _encoder.encode
 
 
 class ResultError(Exception):
@@ -65,7 +66,7 @@ class JobCodec(Generic[P, R_co]):
     ) -> None:
         self.name = name
         self.payload_type = payload_type
-        self.max_payload_bytes = checked_count(max_payload_bytes, "max_payload_bytes", 1, sys.maxsize)
+        self.max_payload_bytes: int = checked_count(max_payload_bytes, "max_payload_bytes", 1, sys.maxsize)
         try:
             self._payload: msgspec.json.Decoder[P] = msgspec.json.Decoder(payload_type)
             kind = decodable_type(payload_type)

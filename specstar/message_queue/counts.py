@@ -44,15 +44,15 @@ class JobCounts:
 
     def after_fork(self) -> None:
         """In a forked child: what the parent did is the parent's."""
-        self.enqueued = 0
-        self.started = 0
-        self.succeeded = 0
-        self.failed = 0
-        self.retried = 0
-        self.cancelled = 0
-        self.interrupted = 0
-        self.run_seconds = 0.0
-        self.waited_seconds = 0.0
+        self.enqueued: int = 0
+        self.started: int = 0
+        self.succeeded: int = 0
+        self.failed: int = 0
+        self.retried: int = 0
+        self.cancelled: int = 0
+        self.interrupted: int = 0
+        self.run_seconds: float = 0.0
+        self.waited_seconds: float = 0.0
 
     def end(self) -> None:
         """The program ends: nothing to do."""

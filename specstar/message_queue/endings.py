@@ -17,10 +17,11 @@ from specstar.roles import Delivery
 
 if TYPE_CHECKING:
     from specstar.message_queue.queue import JobQueue
+    from specstar.message_queue.retry import RetryPolicy
 
 __all__ = ["Endings"]
 
-logger = logging.getLogger("specstar")
+logger: logging.Logger = logging.getLogger("specstar")
 _replace = msgspec.structs.replace
 
 
@@ -28,7 +29,7 @@ class Endings:
     """Of the deliveries of one queue in one worker."""
 
     def __init__(self, queue: JobQueue[Any], outcomes: Outcomes) -> None:
-        self.policy = queue._policy()
+        self.policy: RetryPolicy = queue._policy()
         self._queue = queue
         self._name = queue.name
         self._outcomes = outcomes

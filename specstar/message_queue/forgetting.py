@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["forget_for_ever"]
 
-logger = logging.getLogger("specstar")
+logger: logging.Logger = logging.getLogger("specstar")
 _SHORTEST_PAUSE = 1.0
 _LONGEST_PAUSE = 3600.0
 

@@ -42,7 +42,7 @@ class HandlerThreads:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.stuck = 0
+        self.stuck: int = 0
         self._home: Home | None = None
         self._idle: list[_Thread] = []
         self._closed = False

@@ -149,5 +149,5 @@ class DelayRetry(Exception):
     """Raised by a handler: try again after `seconds`. The attempt counts, so that no job is tried for ever."""
 
     def __init__(self, seconds: float, message: str = "") -> None:
-        self.seconds = checked_seconds(seconds, field="seconds")
+        self.seconds: float = checked_seconds(seconds, field="seconds")
         super().__init__(message or f"the handler asked to be tried again in {seconds:g} s")

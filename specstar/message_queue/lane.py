@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Lane"]
 
-logger = logging.getLogger("specstar")
+logger: logging.Logger = logging.getLogger("specstar")
 _TURN = 32
 # The broker's number has 16 bits.
 _MOST_PREFETCHED = 65_535
@@ -47,13 +47,13 @@ class Lane:
     def __init__(self, worker: Worker, queue: JobQueue[Any], *, limit: int) -> None:
         self.queue = queue
         self.limit = limit
-        self.pid = os.getpid()
+        self.pid: int = os.getpid()
         self._worker = worker
         self._runner = JobRunner(worker, queue)
         self._messages = queue._messages()
         self._waiting = Waiting(worker, queue, limit=limit)
         self._session: _Session | None = None
-        self.turns = 0
+        self.turns: int = 0
         """How many deliveries slots have dealt with."""
 
     @property

@@ -24,7 +24,7 @@ from specstar.runtime import Connection, Home, LazyConnection, Outage, ServerInf
 
 __all__ = ["LiveJobs", "LocalJobState"]
 
-logger = logging.getLogger("specstar")
+logger: logging.Logger = logging.getLogger("specstar")
 _FLUSH_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 1.0
 _FLUSH_ITEMS = 512

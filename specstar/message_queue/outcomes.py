@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["GaveUp", "Outcomes", "cancelled", "superseded"]
 
 R = TypeVar("R")
-logger = logging.getLogger("specstar")
+logger: logging.Logger = logging.getLogger("specstar")
 
 
 class GaveUp(Exception):

@@ -78,32 +78,42 @@ class JobQueue(Generic[P, R_co]):
         forget_after: float | None = None,
     ) -> None:
         signature = signature_of(handler)
-        self.name = _checked_name(signature.name if name is None else name)
+        self.name: str = _checked_name(signature.name if name is None else name)
         self.handler = handler
-        self.is_async = signature.is_async
-        self.payload_type = signature.payload_type if payload_type is None else payload_type
+        self.is_async: bool = signature.is_async
+        self.payload_type: Any = signature.payload_type if payload_type is None else payload_type
         if self.payload_type is None:
             raise InvalidInputError(
                 f"job {self.name!r} does not say what its payload is: annotate the handler's argument as Job[YourType], "
                 "or use spec.add_job(YourType, handler)",
                 field="payload_type",
             )
-        self.result_type = signature.result_type if result_type is None else result_type
-        self.max_retries = None if max_retries is None else checked_count(max_retries, "max_retries", 0, 1000)
-        self.concurrency = None if concurrency is None else checked_count(concurrency, "concurrency", 1, 100_000)
-        self.retry_delay = None if retry_delay is None else checked_seconds(retry_delay, field="retry_delay")
-        self.retry_backoff = checked_seconds(retry_backoff, field="retry_backoff", minimum=1.0)
-        self.retry_max_delay = checked_seconds(retry_max_delay, field="retry_max_delay")
-        self.timeout = None if timeout is None else checked_seconds(timeout, field="timeout", minimum=0.001)
-        self.every = None if every is None else checked_seconds(every, field="every", minimum=0.001)
+        self.result_type: Any = signature.result_type if result_type is None else result_type
+        self.max_retries: int | None = (
+            None if max_retries is None else checked_count(max_retries, "max_retries", 0, 1000)
+        )
+        self.concurrency: int | None = (
+            None if concurrency is None else checked_count(concurrency, "concurrency", 1, 100_000)
+        )
+        self.retry_delay: float | None = (
+            None if retry_delay is None else checked_seconds(retry_delay, field="retry_delay")
+        )
+        self.retry_backoff: float = checked_seconds(retry_backoff, field="retry_backoff", minimum=1.0)
+        self.retry_max_delay: float = checked_seconds(retry_max_delay, field="retry_max_delay")
+        self.timeout: float | None = (
+            None if timeout is None else checked_seconds(timeout, field="timeout", minimum=0.001)
+        )
+        self.every: float | None = None if every is None else checked_seconds(every, field="every", minimum=0.001)
         self.keep_state = keep_state
         if forget_after is not None and not keep_state:
             raise InvalidInputError(
                 f"job {self.name!r} keeps no state (keep_state=False) to forget", field="forget_after"
             )
-        self.forget_after = None if forget_after is None else checked_seconds(forget_after, field="forget_after")
-        self.priority = checked_count(priority, "priority", 0, MAX_PRIORITY)
-        self.max_priority = (
+        self.forget_after: float | None = (
+            None if forget_after is None else checked_seconds(forget_after, field="forget_after")
+        )
+        self.priority: int = checked_count(priority, "priority", 0, MAX_PRIORITY)
+        self.max_priority: int | None = (
             None if max_priority is None else checked_count(max_priority, "max_priority", 0, MAX_PRIORITY)
         )
         self._codec: JobCodec[P, R_co] = JobCodec(

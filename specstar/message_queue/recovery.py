@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LEASE_SECONDS", "Leases", "recover", "send_lost_again"]
 
-logger = logging.getLogger("specstar")
+logger: logging.Logger = logging.getLogger("specstar")
 LEASE_SECONDS = 60.0
 """A run elsewhere whose row has not been renewed while this process watched for so long is taken to be dead."""
 # No two clocks differ by so much: a row that is older needs no watching.

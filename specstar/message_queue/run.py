@@ -19,7 +19,7 @@ from specstar.runtime.crossing import home_of_caller
 
 __all__ = ["DEFAULT_DRAIN_SECONDS", "WorkerStop", "run_workers", "run_workers_blocking"]
 
-logger = logging.getLogger("specstar")
+logger: logging.Logger = logging.getLogger("specstar")
 DEFAULT_DRAIN_SECONDS = 25.0
 """Shorter than the 30 s that service managers commonly wait between SIGTERM and SIGKILL."""
 
@@ -28,7 +28,7 @@ class WorkerStop:
     """Tells workers to stop, from any thread or signal handler. The second call ends the drain at once."""
 
     def __init__(self) -> None:
-        self.calls = 0
+        self.calls: int = 0
         self._listeners: list[Callable[[int], None]] = []
 
     def set(self) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["JobRunner"]
 
-logger = logging.getLogger("specstar")
+logger: logging.Logger = logging.getLogger("specstar")
 _replace = msgspec.structs.replace
 
 

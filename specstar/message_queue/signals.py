@@ -14,7 +14,7 @@ from typing import Any
 
 __all__ = ["at_signals"]
 
-logger = logging.getLogger("specstar")
+logger: logging.Logger = logging.getLogger("specstar")
 # `signal.default_int_handler` is of _signal.
 _LOOPS = frozenset({"_signal", "signal", "asyncio", "trio", "uvloop"})
 _NUMBERS = (signal.SIGTERM, signal.SIGINT)

@@ -21,7 +21,7 @@ from specstar.roles.storage import StorageWrite
 
 __all__ = ["MAX_RESULT_IN_ROW", "StoredJobState", "record_of", "told_by_row", "with_revisions", "written"]
 
-logger = logging.getLogger("specstar")
+logger: logging.Logger = logging.getLogger("specstar")
 
 MAX_RESULT_IN_ROW = 1024
 """The longest result, in bytes of JSON, that is kept in the row; a longer one is a revision."""

@@ -17,7 +17,7 @@ from specstar.message_queue.sender import JobSender
 
 __all__ = ["Ticks", "enqueue_ticks", "payload_of_ticks"]
 
-logger = logging.getLogger("specstar")
+logger: logging.Logger = logging.getLogger("specstar")
 # The wall clock may be set while we sleep.
 _LONGEST_SLEEP = 60.0
 _RETRY_SECONDS = 2.0

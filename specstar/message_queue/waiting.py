@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Waiting"]
 
-logger = logging.getLogger("specstar")
+logger: logging.Logger = logging.getLogger("specstar")
 _LOOK_SECONDS = 0.25
 _PATIENCE_SECONDS = 5.0
 # Of the time that the broker lets a worker hold a message.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Worker"]
 
-logger = logging.getLogger("specstar")
+logger: logging.Logger = logging.getLogger("specstar")
 _HOUSEKEEPING_SECONDS = 0.25
 _WATCH_AFTER_SECONDS = 1.0
 _WATCH_SECONDS = 1.0
@@ -46,9 +46,9 @@ class Worker:
         self, queues: Sequence[JobQueue[Any]], *, concurrency: int, drain_timeout: float, caller: Home | None
     ) -> None:
         self.caller = caller
-        self.threads = HandlerThreads(concurrency)
-        self.stopping = False
-        self.interrupted = False
+        self.threads: HandlerThreads = HandlerThreads(concurrency)
+        self.stopping: bool = False
+        self.interrupted: bool = False
         self._queues = queues
         self._concurrency = concurrency
         self._drain_timeout = drain_timeout

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Literal, NoReturn
+from typing import Any, ClassVar, Literal, NoReturn
 
 from specstar.errors import QueryError
 from specstar.query.conditions import (
@@ -62,19 +62,29 @@ class FieldRef:
     def __ge__(self, other: Any) -> Condition:
         return self._compare("ge", other)
 
-    __hash__ = None  # type: ignore[assignment]
-    __iter__ = None
+    __hash__: ClassVar[None] = None  # type: ignore[assignment]
+    __iter__: ClassVar[None] = None
 
     def __contains__(self, item: object) -> NoReturn:
         raise QueryError(f"write {self!r}.contains(...) instead of 'in'", path=self._path)
 
-    def _unparenthesised(self, _other: object) -> NoReturn:
+    def _unparenthesised(self) -> NoReturn:
         raise QueryError(
             "& and | bind tighter than comparisons: put each in parentheses, (QB['a'] == 1) & (QB['b'] == 2)",
             path=self._path,
         )
 
-    __and__ = __rand__ = __or__ = __ror__ = _unparenthesised
+    def __and__(self, other: object) -> NoReturn:
+        self._unparenthesised()
+
+    def __rand__(self, other: object) -> NoReturn:
+        self._unparenthesised()
+
+    def __or__(self, other: object) -> NoReturn:
+        self._unparenthesised()
+
+    def __ror__(self, other: object) -> NoReturn:
+        self._unparenthesised()
 
     def __bool__(self) -> NoReturn:
         raise QueryError(f"{self!r} has no truth value: compare it, e.g. {self!r} == True", path=self._path)
@@ -151,7 +161,7 @@ class QueryBuilder:
 
     __slots__ = ()
 
-    meta = _Meta()
+    meta: _Meta = _Meta()
 
     def __getitem__(self, path: str) -> FieldRef:
         return FieldRef(path)

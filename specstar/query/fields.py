@@ -90,7 +90,7 @@ class Fields:
     __slots__ = ("by_path",)
 
     def __init__(self, fields: Iterable[IndexedField] = ()) -> None:
-        self.by_path = {field.path: field for field in fields}
+        self.by_path: dict[str, IndexedField] = {field.path: field for field in fields}
 
     @classmethod
     def of(cls, fields: Fields | Iterable[IndexedField]) -> Fields:

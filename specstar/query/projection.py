@@ -40,7 +40,7 @@ class Projector:
     __slots__ = ("_plan", "fields")
 
     def __init__(self, model: Any, fields: Sequence[str | IndexedField]) -> None:
-        self.fields = fields_of(model, fields)
+        self.fields: tuple[IndexedField, ...] = fields_of(model, fields)
         keyed = not isinstance(model, type) or issubclass(model, dict)
         self._plan: tuple[tuple[str, Callable[[Any], Any]], ...] = tuple(
             (field.path, _walker(field.path.split(".")) if keyed or "." in field.path else attrgetter(field.path))

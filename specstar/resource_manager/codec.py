@@ -47,7 +47,7 @@ class Codec(Generic[T]):
     ) -> None:
         self.encoding = encoding
         self.name = name
-        self.max_payload_bytes = checked_count(max_payload_bytes, "max_payload_bytes", 1, sys.maxsize)
+        self.max_payload_bytes: int = checked_count(max_payload_bytes, "max_payload_bytes", 1, sys.maxsize)
         self._model = model
         try:
             self._json: msgspec.json.Decoder[T] = msgspec.json.Decoder(model)

@@ -22,7 +22,7 @@ from specstar.runtime import left_in_order
 
 __all__ = ["ComposedStorage"]
 
-logger = logging.getLogger("specstar")
+logger: logging.Logger = logging.getLogger("specstar")
 _READ_ATTEMPTS = 3
 
 
@@ -40,7 +40,7 @@ class ComposedStorage(Storage):
     def __init__(self, meta: MetaStore, resource: ResourceStore, *, model: str, knows_all: bool = True) -> None:
         self._knows_all = knows_all
         self._meta = meta
-        self.shares_rows = meta.shares_rows
+        self.shares_rows: bool = meta.shares_rows
         self._resource = resource
         self._model = model
 

@@ -30,7 +30,7 @@ __all__ = [
     "StorageFactory",
 ]
 
-logger = logging.getLogger("specstar")
+logger: logging.Logger = logging.getLogger("specstar")
 
 
 class StorageFactory(ABC):

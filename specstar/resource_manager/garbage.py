@@ -12,7 +12,7 @@ from specstar.runtime import left_in_order
 
 __all__ = ["collect", "drop_replaced"]
 
-logger = logging.getLogger("specstar")
+logger: logging.Logger = logging.getLogger("specstar")
 _PAGE = 500
 
 

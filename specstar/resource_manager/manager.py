@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from specstar.checks import listed
 from specstar.errors import InvalidInputError, QueryError, ResourceDeletedError, ResourceNotFoundError
-from specstar.query import Condition, Fields, Projector, Query, SortKey, cursor_of
+from specstar.query import Condition, Fields, IndexedField, Projector, Query, SortKey, cursor_of
 from specstar.resource_manager.asking import query_of
 from specstar.resource_manager.authorship import Authorship
 from specstar.resource_manager.drafting import Drafting
@@ -58,9 +58,9 @@ class ResourceManager(Generic[T]):
         model: type[T],
         schema_version: str | None = None,
     ) -> None:
-        self.name = slot.model.name
+        self.name: str = slot.model.name
         self.model = model
-        self.indexed_fields = slot.model.indexed_fields
+        self.indexed_fields: tuple[IndexedField, ...] = slot.model.indexed_fields
         self._slot = slot
         self._fields = Fields(slot.model.indexed_fields)
         self._gate: Gate = slot.gate

@@ -16,7 +16,7 @@ from specstar.roles.storage import StorageWrite
 
 __all__ = ["reindex"]
 
-logger = logging.getLogger("specstar")
+logger: logging.Logger = logging.getLogger("specstar")
 _PAGE = 200
 # Of one resource: its payload fits the model no longer, or has a value that no backend can index.
 _UNINDEXED = (DecodeError, QueryError)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 from msgspec.structs import replace
 
@@ -34,8 +34,8 @@ class Resource(Generic[T]):
     def __init__(
         self, *, meta: ResourceMeta, info: RevisionInfo, data: T | None = None, error: DecodeError | None = None
     ) -> None:
-        self.meta = meta
-        self.info = info
+        self.meta: ResourceMeta = meta
+        self.info: RevisionInfo = info
         self._data = data
         self._error = error
 
@@ -70,7 +70,7 @@ class Resource(Generic[T]):
             return NotImplemented
         return self.meta == other.meta and self.info == other.info and self._data == other._data
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__: ClassVar[None] = None  # type: ignore[assignment]
 
 
 class Page(list[Resource[T]]):

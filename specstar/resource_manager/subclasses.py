@@ -23,7 +23,7 @@ class Subclasses:
     def __init__(self, kind: inspect.Type) -> None:
         # The type itself, if its values are instances of that very class. Of a generic one there are none.
         cls = kind.cls if isinstance(kind, inspect.StructType | inspect.DataclassType) else None
-        self.cls = cls if isinstance(cls, type) else None
+        self.cls: type | None = cls if isinstance(cls, type) else None
 
     def check(self, value: Any) -> None:
         """Raise `ValueError` for a value of a subclass with fields of its own that would be stored."""

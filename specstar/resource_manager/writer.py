@@ -40,8 +40,8 @@ class Current:
     __slots__ = ("meta", "revision")
 
     def __init__(self, meta: ResourceMeta, revision: RevisionInfo | None) -> None:
-        self.meta = meta
-        self.revision = revision
+        self.meta: ResourceMeta = meta
+        self.revision: RevisionInfo | None = revision
 
 
 Plan = Callable[[Current], Awaitable[StorageWrite | None]]

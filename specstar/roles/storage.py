@@ -17,7 +17,7 @@ from specstar.roles.resource import PayloadKey, StoredPayload
 
 __all__ = ["Advance", "AdvancingStorage", "Found", "ModelSpec", "Storage", "StorageWrite", "is_refusal", "payload_gone"]
 
-logger = logging.getLogger("specstar")
+logger: logging.Logger = logging.getLogger("specstar")
 
 
 class ModelSpec(Struct, frozen=True, kw_only=True):

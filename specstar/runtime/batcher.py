@@ -70,7 +70,7 @@ class Batcher(Generic[Item, Result]):
         gathers: bool = False,
     ) -> None:
         self.name = name
-        self.counts = BatchCounts()
+        self.counts: BatchCounts = BatchCounts()
         self._home = home
         self._flush = flush
         self._max_items = max_items

@@ -15,7 +15,7 @@ from specstar.errors import BackendUnavailable
 
 __all__ = ["Connection", "Connections", "LazyConnection", "PoolUse", "ServerInfo"]
 
-logger = logging.getLogger("specstar")
+logger: logging.Logger = logging.getLogger("specstar")
 
 
 class ServerInfo(Struct, frozen=True, kw_only=True):

@@ -27,11 +27,11 @@ class BatchCounts:
 
     def reset(self) -> None:
         """Begin at zero."""
-        self.calls = 0
-        self.failed = 0
-        self.requests = 0
-        self.seconds = 0.0
-        self.waited = 0.0
+        self.calls: int = 0
+        self.failed: int = 0
+        self.requests: int = 0
+        self.seconds: float = 0.0
+        self.waited: float = 0.0
 
     def add(self, other: BatchCounts) -> None:
         """Count what another has counted, too."""

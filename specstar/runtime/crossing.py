@@ -38,7 +38,7 @@ __all__ = [
 
 R = TypeVar("R")
 Submit: TypeAlias = Callable[[Callable[[Outcome[R]], None]], Call[R]]
-logger = logging.getLogger("specstar")
+logger: logging.Logger = logging.getLogger("specstar")
 _LOOK_SECONDS = 1.0
 _START_SECONDS = 30.0
 _INTERRUPT_SECONDS = 2.0

@@ -31,7 +31,7 @@ __all__ = ["Gate", "inside_worker"]
 R = TypeVar("R")
 inside_worker: ContextVar[object] = ContextVar("specstar-inside-worker", default=None)
 """The one of `Gate.workers` that the running code is part of."""
-logger = logging.getLogger("specstar")
+logger: logging.Logger = logging.getLogger("specstar")
 _SENDINGS = 3
 # How often a caller looks whether what another one ends is over.
 _POLL_SECONDS = 0.005
@@ -51,12 +51,12 @@ class Gate:
 
     def __init__(self) -> None:
         self.home: Home | None = None
-        self.connections = Connections()
-        self.batches = Batches()
+        self.connections: Connections = Connections()
+        self.batches: Batches = Batches()
         """Of all homes that this gate has had."""
-        self.native = True
-        self.generation = 0
-        self.close_timeout = 10.0
+        self.native: bool = True
+        self.generation: int = 0
+        self.close_timeout: float = 10.0
         self.workers: dict[object, End] = {}
         """What ends in good order first, on the home loop, while everything else still works. By its owner."""
         self.sendings: dict[object, End] = {}

@@ -19,7 +19,7 @@ __all__ = ["AsyncioHome", "Call", "Home", "Outcome", "TaskHandle", "Waiter", "ca
 
 T = TypeVar("T")
 T_contra = TypeVar("T_contra", contravariant=True)
-logger = logging.getLogger("specstar")
+logger: logging.Logger = logging.getLogger("specstar")
 
 
 class Waiter(Protocol[T_contra]):
@@ -59,11 +59,11 @@ class Outcome(Generic[T]):
         lost: bool = False,
         started: bool = True,
     ) -> None:
-        self.value = value
-        self.error = error
-        self.cancelled = cancelled
-        self.lost = lost
-        self.started = started
+        self.value: T | None = value
+        self.error: BaseException | None = error
+        self.cancelled: bool = cancelled
+        self.lost: bool = lost
+        self.started: bool = started
 
     def unwrap(self) -> T:
         """The value, or the error raised."""
@@ -88,8 +88,8 @@ class Call(ABC, Generic[T]):
         self._calls = home.calls
         self._mailbox = home.mailbox
         self._done = done
-        self.cancelled = False
-        self.started = False
+        self.cancelled: bool = False
+        self.started: bool = False
 
     def post(self) -> None:
         """Send it. Raises `RuntimeError` if the loop is gone."""
@@ -162,7 +162,7 @@ class Home(ABC):
         self.over = False
         self.mailbox = mailbox
         self.calls: set[Call[Any]] = set()
-        self.batches = Batches()
+        self.batches: Batches = Batches()
 
     @abstractmethod
     def is_current(self) -> bool:

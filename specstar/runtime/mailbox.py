@@ -9,7 +9,7 @@ from typing import Any
 
 __all__ = ["Mailbox"]
 
-logger = logging.getLogger("specstar")
+logger: logging.Logger = logging.getLogger("specstar")
 
 
 class Mailbox:

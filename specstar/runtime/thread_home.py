@@ -13,7 +13,7 @@ from specstar.runtime.home import AsyncioHome
 
 __all__ = ["ThreadHome", "on_own_thread"]
 
-logger = logging.getLogger("specstar")
+logger: logging.Logger = logging.getLogger("specstar")
 _STOP_SECONDS = 5.0
 _threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 
@@ -26,7 +26,7 @@ class ThreadHome(AsyncioHome):
         self._running = threading.Event()
         self._stopped = loop.create_future()
         # A daemon: a program that forgot to close must still end, and the threads for files inherit this.
-        self.thread = threading.Thread(target=self._run, name="specstar-home", daemon=True)
+        self.thread: threading.Thread = threading.Thread(target=self._run, name="specstar-home", daemon=True)
         _threads.add(self.thread)
 
     @classmethod

@@ -86,7 +86,7 @@ class TrioHome(Home):
         import trio
 
         protect_in_trio()
-        self.token = trio.lowlevel.current_trio_token()
+        self.token: trio.lowlevel.TrioToken = trio.lowlevel.current_trio_token()
         super().__init__(Mailbox(self.token.run_sync_soon))
         self._tasks: set[_TrioTask] = set()
         self._over = False

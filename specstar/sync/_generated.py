@@ -21,7 +21,7 @@ from specstar.errors import (
 from specstar.message_queue.job import DeadJob, Job, JobStatus, R_co
 from specstar.message_queue.queue import JobQueue as AsyncJobQueue
 from specstar.message_queue.queue import P
-from specstar.query import Condition, Query, SortKey
+from specstar.query import Condition, IndexedField, Query, SortKey
 from specstar.resource_manager.asking import query_of
 from specstar.resource_manager.manager import ResourceManager as AsyncResourceManager
 from specstar.resource_manager.manager import Status, T
@@ -48,9 +48,9 @@ class ResourceManager(Generic[T]):
     def __init__(self, inner: AsyncResourceManager[T]) -> None:
         self._inner = inner
         self._gate = inner._gate
-        self.name = inner.name
-        self.model = inner.model
-        self.indexed_fields = inner.indexed_fields
+        self.name: str = inner.name
+        self.model: type[T] = inner.model
+        self.indexed_fields: tuple[IndexedField, ...] = inner.indexed_fields
 
     def __repr__(self) -> str:
         return f"sync {self._inner!r}"
@@ -405,22 +405,22 @@ class JobQueue(Generic[P, R_co]):
     def __init__(self, inner: AsyncJobQueue[P, R_co]) -> None:
         self._inner = inner
         self._gate = inner._gate
-        self.name = inner.name
-        self.handler = inner.handler
-        self.is_async = inner.is_async
-        self.payload_type = inner.payload_type
-        self.result_type = inner.result_type
-        self.max_retries = inner.max_retries
-        self.concurrency = inner.concurrency
-        self.retry_delay = inner.retry_delay
-        self.retry_backoff = inner.retry_backoff
-        self.retry_max_delay = inner.retry_max_delay
-        self.timeout = inner.timeout
-        self.every = inner.every
-        self.keep_state = inner.keep_state
-        self.forget_after = inner.forget_after
-        self.priority = inner.priority
-        self.max_priority = inner.max_priority
+        self.name: str = inner.name
+        self.handler: Callable[[Job[P]], Any] = inner.handler
+        self.is_async: bool = inner.is_async
+        self.payload_type: Any = inner.payload_type
+        self.result_type: Any = inner.result_type
+        self.max_retries: int | None = inner.max_retries
+        self.concurrency: int | None = inner.concurrency
+        self.retry_delay: float | None = inner.retry_delay
+        self.retry_backoff: float = inner.retry_backoff
+        self.retry_max_delay: float = inner.retry_max_delay
+        self.timeout: float | None = inner.timeout
+        self.every: float | None = inner.every
+        self.keep_state: bool = inner.keep_state
+        self.forget_after: float | None = inner.forget_after
+        self.priority: int = inner.priority
+        self.max_priority: int | None = inner.max_priority
 
     def __repr__(self) -> str:
         return f"sync {self._inner!r}"

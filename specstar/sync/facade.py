@@ -54,7 +54,7 @@ class SpecStar:
         self._gate = self._inner._gate
         self._managers: dict[int, ResourceManager[Any]] = {}
         self._queues: dict[int, JobQueue[Any]] = {}
-        self.blobs = BlobManager(self._inner.blobs)
+        self.blobs: BlobManager = BlobManager(self._inner.blobs)
 
     def configure(
         self,
@@ -252,5 +252,5 @@ class SpecStar:
         return f"sync {self._inner!r}"
 
 
-spec = SpecStar()
+spec: SpecStar = SpecStar()
 """The default instance, for scripts that need one."""

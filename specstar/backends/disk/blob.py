@@ -37,7 +37,7 @@ _AT_ONCE = 8 << 20
 _OPEN_WRITERS = 64
 _FIRST_PAUSE_SECONDS = 0.005
 _LONGEST_PAUSE_SECONDS = 0.1
-logger = logging.getLogger("specstar")
+logger: logging.Logger = logging.getLogger("specstar")
 
 
 class DiskBlobStore(BlobStore):

@@ -27,7 +27,7 @@ from specstar.runtime import NewFile
 
 __all__ = ["BlobFiles"]
 
-logger = logging.getLogger("specstar")
+logger: logging.Logger = logging.getLogger("specstar")
 _FILE_ID = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
@@ -36,7 +36,7 @@ class BlobFiles:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.temps = TempFolder(folder / "_tmp")
+        self.temps: TempFolder = TempFolder(folder / "_tmp")
         self.writing: set[NewBlob] = set()
         """Blobs that are being written bit by bit at the moment."""
         self._tree = FolderTree(folder)

@@ -14,7 +14,7 @@ from specstar.backends.checksums import Check
 from specstar.backends.disk.blob_trailer import BlobFile, damaged
 from specstar.backends.disk.durable import disk_errors, read_fully
 from specstar.errors import SpecstarError
-from specstar.roles import BlobReader
+from specstar.roles import BlobInfo, BlobReader
 from specstar.runtime import run_in_thread
 
 __all__ = ["DiskBlobReader"]
@@ -33,7 +33,7 @@ class DiskBlobReader(BlobReader):
     def __init__(
         self, limit: anyio.CapacityLimiter, ahead: Executor, file: BlobFile, start: int, end: int | None
     ) -> None:
-        self.info = file.info
+        self.info: BlobInfo = file.info
         self._limit = limit
         self._ahead = ahead
         self._descriptor: int | None = file.descriptor

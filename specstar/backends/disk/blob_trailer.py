@@ -45,9 +45,9 @@ class BlobFile:
     __slots__ = ("descriptor", "info", "xxh3")
 
     def __init__(self, descriptor: int, info: BlobInfo, xxh3: str | None) -> None:
-        self.descriptor = descriptor
-        self.info = info
-        self.xxh3 = xxh3
+        self.descriptor: int = descriptor
+        self.info: BlobInfo = info
+        self.xxh3: str | None = xxh3
 
 
 def packed(trailer: Trailer) -> bytes:

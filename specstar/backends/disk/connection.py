@@ -21,7 +21,7 @@ from specstar.runtime import Connection, Home, ServerInfo, run_in_thread
 
 __all__ = ["SWEEP_SECONDS", "DiskConnection"]
 
-logger = logging.getLogger("specstar")
+logger: logging.Logger = logging.getLogger("specstar")
 _DATABASE = "specstar.sqlite3"
 _FILE_THREADS = 4
 _BLOB_THREADS = 8
@@ -38,15 +38,15 @@ class DiskConnection(Connection):
     def __init__(
         self, root: str, *, reader_threads: int, mmap_bytes: int, busy_timeout: float, batch_bytes: int
     ) -> None:
-        self.root = Path(root)
+        self.root: Path = Path(root)
         self.batch_bytes = batch_bytes
         self.busy_timeout = busy_timeout
-        self.temps = TempFolder(self.root / "_tmp")
-        self.file_limit = anyio.CapacityLimiter(_FILE_THREADS)
-        self.blob_limit = anyio.CapacityLimiter(_BLOB_THREADS)
-        self.blob_streams = anyio.CapacityLimiter(_BLOB_STREAMS)
+        self.temps: TempFolder = TempFolder(self.root / "_tmp")
+        self.file_limit: anyio.CapacityLimiter = anyio.CapacityLimiter(_FILE_THREADS)
+        self.blob_limit: anyio.CapacityLimiter = anyio.CapacityLimiter(_BLOB_THREADS)
+        self.blob_streams: anyio.CapacityLimiter = anyio.CapacityLimiter(_BLOB_STREAMS)
         # Its threads start when first used.
-        self.read_ahead = ThreadPoolExecutor(_AHEAD_THREADS, thread_name_prefix="specstar-ahead")
+        self.read_ahead: ThreadPoolExecutor = ThreadPoolExecutor(_AHEAD_THREADS, thread_name_prefix="specstar-ahead")
         self._file = DatabaseFile(
             str(self.root / _DATABASE), readers=reader_threads, busy_timeout=busy_timeout, mmap_bytes=mmap_bytes
         )

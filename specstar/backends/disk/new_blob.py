@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from queue import SimpleQueue
 
 from specstar.backends.checksums import Checksums
@@ -43,10 +44,11 @@ class NewBlob:
 
     def __init__(self, temps: TempFolder, content_type: str) -> None:
         with disk_errors(temps.path):
-            descriptor, self.path = temps.create()
+            descriptor, path = temps.create()
+        self.path: Path = path
         self._temps = temps
         self._descriptor: int | None = descriptor
-        self.size = 0
+        self.size: int = 0
         self._begun = 0
         self._content_type = content_type
         self._sums = Checksums()

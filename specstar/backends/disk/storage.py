@@ -45,7 +45,7 @@ from specstar.runtime import left_in_order
 
 __all__ = ["DiskStorage"]
 
-logger = logging.getLogger("specstar")
+logger: logging.Logger = logging.getLogger("specstar")
 _READ_ATTEMPTS = 3
 
 

@@ -15,13 +15,13 @@ class PendingUpload:
     __slots__ = ("busy", "chunks", "content_type", "finished", "received", "size", "touched_time")
 
     def __init__(self, content_type: str, size: int | None, created_time: datetime) -> None:
-        self.content_type = content_type
-        self.size = size
-        self.touched_time = created_time
+        self.content_type: str = content_type
+        self.size: int | None = size
+        self.touched_time: datetime = created_time
         self.chunks: list[bytes] = []
-        self.received = 0
+        self.received: int = 0
         self.finished: BlobInfo | None = None
-        self.busy = 0
+        self.busy: int = 0
 
 
 class BlobTable(dict[str, tuple[BlobInfo, bytes]]):

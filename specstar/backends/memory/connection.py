@@ -20,7 +20,7 @@ class MemoryConnection(Connection):
     portable = True
 
     def __init__(self) -> None:
-        self.blobs = BlobTable()
+        self.blobs: BlobTable = BlobTable()
         self._models: dict[str, MemoryModel] = {}
         self._payloads: dict[str, PayloadTable] = {}
         self._calls = 0

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from anyio.lowlevel import checkpoint
 
 from specstar.backends.memory.connection import MemoryConnection
+from specstar.backends.memory.model import MemoryModel
 from specstar.backends.memory.options import MemoryOptions
 from specstar.backends.memory.search import MemorySearch
 from specstar.backends.provider import BackendContext
@@ -29,9 +31,9 @@ class Opened:
     async def connect(self) -> MemoryConnection:
         """Find the data of the model. Raises `BackendUnavailable` after closing."""
         connection = await self._context.connection.get()
-        self.model = connection.model(self._spec)
-        self.rows = self.model.rows
-        self.search = MemorySearch(self._context.home, self.model)
+        self.model: MemoryModel = connection.model(self._spec)
+        self.rows: dict[str, Any] = self.model.rows
+        self.search: MemorySearch = MemorySearch(self._context.home, self.model)
         self.connection = connection
         return connection
 

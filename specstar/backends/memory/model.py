@@ -37,7 +37,7 @@ class MemoryModel:
     """
 
     def __init__(self, spec: ModelSpec) -> None:
-        self.spec = spec
+        self.spec: ModelSpec = spec
         self.rows: dict[str, Any] = {}
         # All revisions of those resources that have, or had, more than one: id to record and payload.
         self.history: dict[str, dict[str, tuple[RevisionInfo, bytes | None]]] = {}
@@ -157,9 +157,9 @@ class SearchIndex:
     """A SQLite database in memory with the meta rows of a model, and the rows as they were when it was last updated."""
 
     def __init__(self, spec: ModelSpec) -> None:
-        self.tables = ModelTables(spec)
+        self.tables: ModelTables = ModelTables(spec)
         self.rows: dict[str, Any] = {}
-        self.lock = threading.Lock()
+        self.lock: threading.Lock = threading.Lock()
         self._database: Database | None = None
 
     @property

@@ -21,7 +21,7 @@ from specstar.runtime import Connection, PoolUse, ServerInfo
 
 __all__ = ["PostgresConnection", "Row"]
 
-logger = logging.getLogger("specstar")
+logger: logging.Logger = logging.getLogger("specstar")
 
 Row: TypeAlias = Any
 
@@ -45,8 +45,8 @@ class PostgresConnection(Connection):
 
     def __init__(self, options: PostgresOptions) -> None:
         self.options = options
-        self.where = server_name(options.dsn)
-        self.pool = SessionPool(
+        self.where: str = server_name(options.dsn)
+        self.pool: SessionPool = SessionPool(
             self.where,
             min_size=options.pool_min_size,
             max_size=options.pool_max_size,

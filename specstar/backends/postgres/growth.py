@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Growth"]
 
-logger = logging.getLogger("specstar")
+logger: logging.Logger = logging.getLogger("specstar")
 
 # Autovacuum looks once a minute; a thousand rows a second are many by then.
 _FIRST_ROWS = 256

@@ -26,7 +26,7 @@ __all__ = [
     "revision_count_index",
 ]
 
-logger = logging.getLogger("specstar")
+logger: logging.Logger = logging.getLogger("specstar")
 
 _POLL_SECONDS = 2.0
 _LONGEST_POLL_SECONDS = 15.0

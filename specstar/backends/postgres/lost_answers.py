@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Applied", "Outcome", "find_out", "settled"]
 
-logger = logging.getLogger("specstar")
+logger: logging.Logger = logging.getLogger("specstar")
 
 # The start time tells our process from a stranger's that got its number later.
 _END_PROCESS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND backend_start = $2"

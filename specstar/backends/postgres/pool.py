@@ -21,7 +21,7 @@ from specstar.runtime import PoolUse
 
 __all__ = ["SessionPool", "drop"]
 
-logger = logging.getLogger("specstar")
+logger: logging.Logger = logging.getLogger("specstar")
 
 _RELEASE_SECONDS = 1.0
 _IDLE_SECONDS = 300.0
@@ -58,7 +58,7 @@ class SessionPool:
         self._busy = 0
         self._waiting = 0
         self._taken = 0
-        self.closing = False
+        self.closing: bool = False
         sessions: weakref.WeakSet[Session] = weakref.WeakSet()
         self._sessions = sessions
 

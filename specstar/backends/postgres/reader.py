@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import operator
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from specstar.backends.postgres.rows import (
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_ROWS", "Lookup", "MetaReader", "Partial", "each_full_of", "each_info_of", "full_of", "largest_payload"]
 
-logger = logging.getLogger("specstar")
+logger: logging.Logger = logging.getLogger("specstar")
 
 MAX_ROWS = 256
 MAX_IN_FLIGHT = 2
@@ -77,7 +77,7 @@ class Lookup(Generic[K, R]):
             max_items=MAX_ROWS,
             max_in_flight=MAX_IN_FLIGHT,
         )
-        self.one = self._batcher.submit
+        self.one: Callable[[K], Coroutine[Any, Any, R | None]] = self._batcher.submit
 
     async def find(self, keys: list[K], decode: Callable[[Row], R] | None = None) -> list[R | Exception | None]:
         """One entry a key: what was found, None, or the error of a row that does not decode."""
@@ -185,9 +185,13 @@ class MetaReader:
         sql = tables.meta_sql
         self._tables = tables
         self._sql = sql
-        self.meta = Lookup(tables, sql.read_meta, what="rows", arguments=_ids, key_of=_id_of, decode=meta_of)
-        self.info = Lookup(tables, sql.read, what="reads", arguments=_ids, key_of=_id_of, decode=meta_with_revision)
-        self.full = Lookup(
+        self.meta: Lookup[str, ResourceMeta] = Lookup(
+            tables, sql.read_meta, what="rows", arguments=_ids, key_of=_id_of, decode=meta_of
+        )
+        self.info: Lookup[str, tuple[ResourceMeta, RevisionInfo | None]] = Lookup(
+            tables, sql.read, what="reads", arguments=_ids, key_of=_id_of, decode=meta_with_revision
+        )
+        self.full: Lookup[str, StoredRevision | Partial | ResourceMeta] = Lookup(
             tables,
             sql.read_full,
             what="reads",
@@ -196,10 +200,10 @@ class MetaReader:
             key_of=_id_of,
             decode=full_of,
         )
-        self.info_at = Lookup(
+        self.info_at: Lookup[tuple[str, str], tuple[ResourceMeta, RevisionInfo | None]] = Lookup(
             tables, sql.read_at, what="reads", arguments=_pairs, key_of=_pair_of, decode=meta_with_revision
         )
-        self.full_at = Lookup(
+        self.full_at: Lookup[tuple[str, str], StoredRevision | Partial | ResourceMeta] = Lookup(
             tables, sql.read_at_full, what="reads", arguments=_pairs_and_limit, key_of=_pair_of, decode=full_of
         )
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BUSY_META", "META", "PAYLOAD", "Component", "ensure", "give_room"]
 
-logger = logging.getLogger("specstar")
+logger: logging.Logger = logging.getLogger("specstar")
 
 _Fetch: TypeAlias = Callable[..., Awaitable[list[Any]]]
 

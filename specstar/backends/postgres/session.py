@@ -22,9 +22,9 @@ _ROLLBACKS = 3
 class Session(asyncpg.Connection):
     """A pooled connection. Nothing may leave state on it: transactions only, no SET, LISTEN or session lock."""
 
-    server_session = ServerSession(None, None)
+    server_session: ServerSession = ServerSession(None, None)
     """Which server process serves this connection."""
-    interruptions = 0
+    interruptions: int = 0
     """How many statements on it were cancelled, or timed out."""
 
     def interrupted(self) -> None:

@@ -16,9 +16,9 @@ from specstar.backends.postgres.indexes import (
     revision_count_index,
 )
 from specstar.backends.postgres.names import TableNames
-from specstar.backends.postgres.payload_statements import payload_sql
+from specstar.backends.postgres.payload_statements import PayloadSql, payload_sql
 from specstar.backends.postgres.schema import BUSY_META, META, Component, ensure, give_room
-from specstar.backends.postgres.statements import SearchSql, meta_sql
+from specstar.backends.postgres.statements import MetaSql, SearchSql, meta_sql
 from specstar.query import IndexDefinition
 from specstar.roles.storage import ModelSpec
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from specstar.backends.postgres.connection import PostgresConnection
     from specstar.backends.postgres.options import PostgresOptions
     from specstar.backends.provider import BackendContext
+    from specstar.runtime.home import Home
 
 __all__ = ["ModelTables"]
 
@@ -41,17 +42,19 @@ class ModelTables:
         *,
         finds_payloads: bool = False,
     ) -> None:
-        self.home = context.home
-        self.model = model.name
+        self.home: Home = context.home
+        self.model: str = model.name
         self.spec = model
-        self.names = TableNames.of(prefix=context.options.table_prefix, schema=context.options.schema, model=model.name)
+        self.names: TableNames = TableNames.of(
+            prefix=context.options.table_prefix, schema=context.options.schema, model=model.name
+        )
         # A row that is rewritten soon and often should be short.
-        self.meta_sql = meta_sql(self.names, copies=not model.busy_rows)
-        self.payload_sql = payload_sql(self.names)
-        self.search_sql = SearchSql(self.names)
+        self.meta_sql: MetaSql = meta_sql(self.names, copies=not model.busy_rows)
+        self.payload_sql: PayloadSql = payload_sql(self.names)
+        self.search_sql: SearchSql = SearchSql(self.names)
         # What the writes of one statement may hold together.
-        self.batch_bytes = context.options.batch_bytes
-        self.growth = Growth(context.home, component.tables(self.names))
+        self.batch_bytes: int = context.options.batch_bytes
+        self.growth: Growth = Growth(context.home, component.tables(self.names))
         self._component = BUSY_META if component is META and model.busy_rows else component
         self._indexes: list[IndexDefinition] = []
         self._outdated: list[IndexDefinition] = []
@@ -67,7 +70,7 @@ class ModelTables:
             self._indexes.append(payload_index(self.names))
             self._outdated.append(old_payload_index(self.names))
         # Set once no index is being built.
-        self.indexed = asyncio.Event()
+        self.indexed: asyncio.Event = asyncio.Event()
         self._connection = context.connection
         self._checked = False
         self._lock = asyncio.Lock()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MetaWriter"]
 
-logger = logging.getLogger("specstar")
+logger: logging.Logger = logging.getLogger("specstar")
 
 MAX_ROWS = 256
 MAX_IN_FLIGHT = 2

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RabbitMQConsumer"]
 
-logger = logging.getLogger("specstar")
+logger: logging.Logger = logging.getLogger("specstar")
 # How soon the first use ever of a partition key is noticed.
 _POLL_SECONDS = 2.0
 _LONGEST_PAUSE = 5.0
@@ -40,15 +40,15 @@ class RabbitMQConsumer(Consumer):
     def __init__(self, queue: RabbitMQQueue, home: Home, prefetch: int) -> None:
         self.queue = queue
         self.home = home
-        self.stopped = False
-        self.parking = Parking(queue)
-        self.hold_seconds = queue.options.consumer_timeout_seconds or _BROKERS_CONSUMER_TIMEOUT
+        self.stopped: bool = False
+        self.parking: Parking = Parking(queue)
+        self.hold_seconds: float | None = queue.options.consumer_timeout_seconds or _BROKERS_CONSUMER_TIMEOUT
         self._prefetch = prefetch
         self._loop = asyncio.get_running_loop()
         self._main: Subscription | None = None
         self._partitions: dict[int, Subscription] = {}
         self._partitioned = False
-        self.shares = False
+        self.shares: bool = False
         self._shared = self._watched = self._loop.time()
         self._ready: deque[RabbitMQDelivery] = deque()
         self._waiters: deque[asyncio.Future[None]] = deque()

@@ -26,12 +26,12 @@ class RabbitMQDelivery(Delivery):
 
     def __init__(self, subscription: Subscription, tag: int, message: Message, *, redelivered: bool) -> None:
         self._subscription = subscription
-        self.tag = tag
-        self.message = message
-        self.redelivered = redelivered
-        self.handed_out = False
-        self.ended = False
-        self.given_back = False
+        self.tag: int = tag
+        self.message: Message = message
+        self.redelivered: bool = redelivered
+        self.handed_out: bool = False
+        self.ended: bool = False
+        self.given_back: bool = False
 
     @property
     def subscription(self) -> Subscription:

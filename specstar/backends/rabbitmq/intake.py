@@ -44,7 +44,7 @@ class Intake(asyncio.StreamReader):
         self._clock = loop.time
         self._takers: dict[int, Taker] = {}
         self._partial = b""
-        self.foreign = False
+        self.foreign: bool = False
         """True once something has come that is no frame of AMQP 0-9-1."""
         self._passed = loop.time()
 

@@ -55,15 +55,15 @@ class JobQueues:
     """The specs of all queues of one job."""
 
     def __init__(self, job: str, options: RabbitMQOptions, max_priority: int | None) -> None:
-        self.names = self._names(options, job, options.delay_queue_type)
+        self.names: QueueNames = self._names(options, job, options.delay_queue_type)
         # Of a program with the other option, or of this one before the option was changed.
         self._other = self._names(options, job, "classic" if options.delay_queue_type == "quorum" else "quorum")
-        self.shards = options.partition_shards
+        self.shards: int = options.partition_shards
         self._options = options
         quorum = options.queue_type == "quorum"
         priorities = options.max_priority if max_priority is None else max_priority
         # What counts above it is for the broker to say, where queues are quorum queues.
-        self.top_priority = None if quorum else priorities
+        self.top_priority: Any | int | None = None if quorum else priorities
         self._work: dict[str, Any] = {
             TYPE: options.queue_type,
             **({} if quorum else _LAZY),
@@ -77,23 +77,25 @@ class JobQueues:
                 **_dead_lettering("quorum", self.names.dead),
             }
         main = self._work | ({"x-max-priority": priorities} if priorities and not quorum else {})
-        self.main = QueueSpec(name=self.names.main, arguments=main)
+        self.main: QueueSpec = QueueSpec(name=self.names.main, arguments=main)
         dead = {"x-delivery-limit": _NO_DELIVERY_LIMIT} if quorum else _LAZY
-        self.dead = QueueSpec(name=self.names.dead, arguments={TYPE: options.queue_type, **dead, **_FULL})
+        self.dead: QueueSpec = QueueSpec(name=self.names.dead, arguments={TYPE: options.queue_type, **dead, **_FULL})
         # A message in it says that a purge deletes queues in which messages wait.
-        self.purging = QueueSpec(
+        self.purging: QueueSpec = QueueSpec(
             name=self.names.purging, arguments={TYPE: options.queue_type, "x-max-length": 1, "x-expires": 86_400_000}
         )
-        self.retry = self._delayed(self.names.retry, self.names.main, round(options.retry_delay_seconds * 1000))
+        self.retry: QueueSpec = self._delayed(
+            self.names.retry, self.names.main, round(options.retry_delay_seconds * 1000)
+        )
         # A message in it says that partition keys are in use. All must agree on its length limit: the broker checks it. Away
         # with a node, it would stop all jobs.
-        self.partitions = QueueSpec(
+        self.partitions: QueueSpec = QueueSpec(
             name=self.names.partitions,
             arguments={TYPE: options.queue_type, "x-max-length": options.partition_shards},
             any_type=True,
         )
         # Its one message is not durable: it is gone once the broker was restarted.
-        self.uptime = QueueSpec(name=self.names.uptime, arguments={TYPE: "classic", "x-max-length": 1})
+        self.uptime: QueueSpec = QueueSpec(name=self.names.uptime, arguments={TYPE: "classic", "x-max-length": 1})
 
     @staticmethod
     def _names(options: RabbitMQOptions, job: str, delay_type: str) -> QueueNames:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KeptLink"]
 
-logger = logging.getLogger("specstar")
+logger: logging.Logger = logging.getLogger("specstar")
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 2.0
 
@@ -29,7 +29,7 @@ class KeptLink:
     """Opens nothing by itself: `open` and `get` do. `reconnects` counts the links after the first."""
 
     def __init__(self, options: RabbitMQOptions) -> None:
-        self.reconnects = 0
+        self.reconnects: int = 0
         self._options = options
         self._place = place(options.amqp_url)
         self.newest: Link | None = None

@@ -27,11 +27,12 @@ from specstar.backends.rabbitmq.url import place, unreadable_file
 if TYPE_CHECKING:
     from aiormq.channel import Channel
 
+    from specstar.backends.rabbitmq.intake import Intake
     from specstar.backends.rabbitmq.options import RabbitMQOptions
 
 __all__ = ["Link"]
 
-logger = logging.getLogger("specstar")
+logger: logging.Logger = logging.getLogger("specstar")
 # Frames of one channel that may lie unread; aiormq's own 10 stalls the reader of a busy consumer.
 _FRAME_BUFFER = 1000
 # Channels are not opened faster than this in place of those over which a quorum queue takes nothing.
@@ -45,11 +46,11 @@ class Link:
 
     def __init__(self, options: RabbitMQOptions, transport: KeptTransport, connection: aiormq.Connection) -> None:
         self.options = options
-        self.place = place(options.amqp_url)
-        self.lost = False
-        self.topology = Topology(self, options.operation_timeout_seconds)
+        self.place: str = place(options.amqp_url)
+        self.lost: bool = False
+        self.topology: Topology = Topology(self, options.operation_timeout_seconds)
         self.publisher: Publisher | None = None
-        self.intake = transport.intake
+        self.intake: Intake | None = transport.intake
         self._transport = transport
         self._connection = connection
         self._publisher_lock = asyncio.Lock()

@@ -43,12 +43,12 @@ class QueueNames:
         if len(encoded) > room:
             digest = hashlib.sha256(job.encode("utf-8", "surrogatepass")).hexdigest()[:32]
             encoded = f"{encoded[: room - 33]}#{digest}"
-        self.main = prefix + encoded
-        self.retry = f"{self.main}:retry{self._mark}"
-        self.dead = f"{self.main}:dead"
-        self.partitions = f"{self.main}:partitions"
-        self.uptime = f"{self.main}:uptime"
-        self.purging = f"{self.main}:purging"
+        self.main: str = prefix + encoded
+        self.retry: str = f"{self.main}:retry{self._mark}"
+        self.dead: str = f"{self.main}:dead"
+        self.partitions: str = f"{self.main}:partitions"
+        self.uptime: str = f"{self.main}:uptime"
+        self.purging: str = f"{self.main}:purging"
 
     def shard(self, number: int) -> str:
         """The queue of one part of the partition keys."""

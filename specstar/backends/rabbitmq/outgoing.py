@@ -17,12 +17,12 @@ class Outgoing(ABC):
     def __init__(
         self, queue: str, body: bytes, deadline: float, priority: int = 0, headers: dict[str, Any] | None = None
     ) -> None:
-        self.queue = queue
-        self.body = body
-        self.deadline = deadline
-        self.priority = priority
-        self.headers = headers
-        self.sent = False
+        self.queue: str = queue
+        self.body: bytes = body
+        self.deadline: float = deadline
+        self.priority: int = priority
+        self.headers: dict[str, Any] | None = headers
+        self.sent: bool = False
 
     @abstractmethod
     def over(self) -> bool:
@@ -61,7 +61,7 @@ class Grouped(Outgoing):
         return self.is_over or self.group.waiter.done()
 
     def finish(self, error: Exception | None) -> None:
-        self.is_over = True
+        self.is_over: bool = True
         self.group.one_ended(self, error)
 
 
@@ -70,7 +70,7 @@ class Group:
 
     def __init__(self, waiter: asyncio.Future[None], count: int) -> None:
         self.waiter = waiter
-        self.left = count
+        self.left: int = count
         self.failed: list[tuple[Outgoing, Exception]] = []
 
     def one_ended(self, outgoing: Outgoing, error: Exception | None) -> None:

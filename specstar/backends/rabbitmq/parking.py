@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Parking"]
 
-logger = logging.getLogger("specstar")
+logger: logging.Logger = logging.getLogger("specstar")
 _FIRST_REST_SECONDS, _LONGEST_REST_SECONDS = 1.0, 60.0
 
 

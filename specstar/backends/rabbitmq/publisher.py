@@ -55,9 +55,11 @@ class Publisher:
         self.channel = channel
         self._transport = transport
         intake = transport.intake
-        self.fast_path_problem = wire.problem(channel) if intake is not None else "it has no use for our transport"
+        self.fast_path_problem: str | None = (
+            wire.problem(channel) if intake is not None else "it has no use for our transport"
+        )
         self._loop = asyncio.get_running_loop()
-        self.time = self._loop.time
+        self.time: Callable[[], float] = self._loop.time
         self._window = window
         self._blocked = blocked
         self._limit = wire.body_limit(channel)

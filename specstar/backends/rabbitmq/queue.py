@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["RabbitMQQueue", "RabbitMQQueueFactory"]
 
 T = TypeVar("T")
-logger = logging.getLogger("specstar")
+logger: logging.Logger = logging.getLogger("specstar")
 # So that a connection that is made and lost at once does not become a busy loop.
 _PAUSE_AFTER_LOSS = 0.02
 
@@ -44,8 +44,8 @@ class RabbitMQQueue(MessageQueue):
         from specstar.backends.rabbitmq.outbox import Outbox
 
         self.name = name
-        self.options = context.options
-        self.queues = JobQueues(name, context.options, max_priority)
+        self.options: RabbitMQOptions = context.options
+        self.queues: JobQueues = JobQueues(name, context.options, max_priority)
         self._context = context
         self._main = self.queues.main
         # Above this a priority counts as this: None once that was logged.
@@ -53,7 +53,8 @@ class RabbitMQQueue(MessageQueue):
         self._limit = context.options.max_message_bytes
         self._outbox = Outbox(context.connection, context.options, (self.queues.main, self.queues.dead))
         self._dead = DeadLetters(self)
-        self._retry_usable = self.retry_made = True
+        self._retry_usable = True
+        self.retry_made: bool = True
         self._asked_on: Link | None = None
         self._complete = False
         self._delays: dict[tuple[str, int], QueueSpec] = {}
@@ -390,8 +391,8 @@ class RabbitMQQueueFactory(MessageQueueFactory):
     """Makes the queue of each job on one broker."""
 
     def __init__(self, context: BackendContext[RabbitMQOptions, RabbitMQConnection]) -> None:
-        self.max_retries = context.options.max_retries
-        self.retry_delay_seconds = context.options.retry_delay_seconds
+        self.max_retries: int = context.options.max_retries
+        self.retry_delay_seconds: float = context.options.retry_delay_seconds
         self._context = context
 
     @property

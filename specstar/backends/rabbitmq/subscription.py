@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Subscription"]
 
-logger = logging.getLogger("specstar")
+logger: logging.Logger = logging.getLogger("specstar")
 _GIVE_BACK_SECONDS = 1.0
 _SEND_ANEW_SECONDS = 5.0
 
@@ -46,13 +46,13 @@ class Subscription:
         self.link = link
         self.queue = queue
         self.partition = partition
-        self.lost = False
-        self.leaving = False
-        self.handed_out = 0
-        self.busy = False
+        self.lost: bool = False
+        self.leaving: bool = False
+        self.handed_out: int = 0
+        self.busy: bool = False
         """True if something has come since this was last set to False: the broker has chosen this consumer."""
-        self.paused = True
-        self.taken = 0
+        self.paused: bool = True
+        self.taken: int = 0
         """How many messages have come."""
         self.suspect: int | None = None
         """As many had come when more lay ready and none came, though nothing was in hand."""

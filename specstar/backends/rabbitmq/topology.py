@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["Topology"]
 
 T = TypeVar("T")
-logger = logging.getLogger("specstar")
+logger: logging.Logger = logging.getLogger("specstar")
 # In one request, for which others on this connection wait: more the sooner the last one was over. A queue that is not there
 # takes no time, a quorum queue some.
 _FEWEST_TOGETHER, _MOST_TOGETHER = 50, 400

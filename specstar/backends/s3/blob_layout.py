@@ -27,9 +27,9 @@ class BlobLayout:
     """`{blob_prefix}{sha256}` for blobs, `{blob_prefix}_uploads/{id}/...` for what is not finished."""
 
     def __init__(self, options: S3Options) -> None:
-        self.bucket = options.bucket_of_blobs
-        self.root = slashed(options.blob_prefix)
-        self.uploads = f"{self.root}_uploads/"
+        self.bucket: str = options.bucket_of_blobs
+        self.root: str = slashed(options.blob_prefix)
+        self.uploads: str = f"{self.root}_uploads/"
 
     def key(self, file_id: str) -> str:
         """The key of a blob. Raises `BlobNotFoundError` for what is no SHA-256."""

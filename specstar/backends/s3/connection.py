@@ -40,7 +40,7 @@ from specstar.runtime import Connection, PoolUse, ServerInfo
 __all__ = ["MetaObjectHandle", "S3Connection", "bare_etag", "server_time"]
 
 T = TypeVar("T")
-logger = logging.getLogger("specstar")
+logger: logging.Logger = logging.getLogger("specstar")
 
 _BIG_BODY = 1 << 20
 _PIECE = 1 << 20
@@ -82,7 +82,7 @@ class S3Connection(Connection):
         self.options = options
         self.meta_objects: dict[Hashable, MetaObjectHandle] = {}
         self.probed: set[tuple[str, str]] = set()
-        self.probing = asyncio.Lock()
+        self.probing: asyncio.Lock = asyncio.Lock()
         self._turns = Turns(options.max_pool_connections)
         self._context: Any = None
         self._client: Any = None
@@ -94,7 +94,7 @@ class S3Connection(Connection):
         self.moving: set[str] = set()
         self._closing = False
         self.conditional_put = True
-        self.signs_known_hashes = False
+        self.signs_known_hashes: bool = False
         self._pid = os.getpid()
         self._loop: asyncio.AbstractEventLoop | None = None
 

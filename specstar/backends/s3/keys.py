@@ -67,7 +67,7 @@ class PayloadKeys:
     """
 
     def __init__(self, prefix: str, model: str) -> None:
-        self.root = f"{slashed(prefix)}resource/{escape(model, _NAME_LIMIT)}/"
+        self.root: str = f"{slashed(prefix)}resource/{escape(model, _NAME_LIMIT)}/"
 
     def key(self, key: PayloadKey) -> str:
         """The object key of a payload."""

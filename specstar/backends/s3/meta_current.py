@@ -25,7 +25,7 @@ class CurrentCopy:
     def __init__(self, connection: S3Connection, name: str) -> None:
         self.copy: Copy | None = None
         self.etag: str | None = None
-        self.stale = False
+        self.stale: bool = False
         self.diverged: str | None = None
         self._connection = connection
         self._name = name

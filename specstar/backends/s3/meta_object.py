@@ -89,7 +89,7 @@ class MetaObject(StoredObject):
         self._key = meta_key(prefix, model)
         self._bases = base_root(prefix, model)
         self._prefix = prefix
-        self.name = f"s3://{bucket}/{self._key}"
+        self.name: str = f"s3://{bucket}/{self._key}"
 
     async def head(self) -> str | None:
         try:

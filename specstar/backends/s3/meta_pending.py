@@ -13,7 +13,7 @@ from specstar.errors import RevisionConflictError
 
 __all__ = ["PendingWrites"]
 
-logger = logging.getLogger("specstar")
+logger: logging.Logger = logging.getLogger("specstar")
 
 
 class PendingWrites:

@@ -24,7 +24,7 @@ from specstar.errors import BackendError, BackendUnavailable, OutcomeUnknownErro
 
 __all__ = ["Foreign", "Landed", "Pusher", "deleted", "pause"]
 
-logger = logging.getLogger("specstar")
+logger: logging.Logger = logging.getLogger("specstar")
 
 _SWEEP_EVERY = 64
 

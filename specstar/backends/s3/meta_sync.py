@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -32,7 +32,7 @@ from specstar.runtime import Batcher, Home
 
 __all__ = ["MetaSync"]
 
-logger = logging.getLogger("specstar")
+logger: logging.Logger = logging.getLogger("specstar")
 
 _MAX_CHANGES = 4096
 _DRAIN_SECONDS = 60.0
@@ -62,7 +62,7 @@ class MetaSync:
         options: S3Options,
         model: str,
     ) -> None:
-        self.name = stored.name
+        self.name: str = stored.name
         self._home = home
         self._connection = connection
         self._stored = stored
@@ -104,8 +104,8 @@ class MetaSync:
         self._searches: Batcher[Operation, Any] = Batcher(
             home, self._flush_reads, name=f"{self.name}: searches", max_items=16, max_in_flight=1
         )
-        self.read = self._reads.submit
-        self.search = self._searches.submit
+        self.read: Callable[[Operation], Coroutine[Any, Any, Any]] = self._reads.submit
+        self.search: Callable[[Operation], Coroutine[Any, Any, Any]] = self._searches.submit
 
     def require(self, key: Hashable, setup: Operation) -> None:
         """Have the tables and indexes of a store made, before anything else is done; once for each `key`."""

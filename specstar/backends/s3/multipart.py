@@ -32,7 +32,7 @@ class MultipartUpload:
         self._slots = asyncio.Semaphore(at_once)
         self._tasks: list[asyncio.Task[str]] = []
         self._size = 0
-        self.over = False
+        self.over: bool = False
 
     @property
     def parts(self) -> int:

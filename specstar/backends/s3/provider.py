@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import builtins
 import hashlib
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, ClassVar
+
+from msgspec import Struct
 
 from specstar.backends.provider import BackendContext, BackendProvider, Role
 from specstar.backends.s3.option_checks import problems_of
@@ -37,7 +40,7 @@ class S3Provider(BackendProvider[S3Options, "S3Connection"]):
 
     type: ClassVar[str] = "s3"
     roles: ClassVar[frozenset[Role]] = frozenset({"meta", "resource", "blob"})
-    options_type = S3Options
+    options_type: ClassVar[builtins.type[Struct]] = S3Options
     native: ClassVar[bool] = False
     extra: ClassVar[str | None] = "s3"
     aliases: ClassVar[dict[str, str]] = {

@@ -13,7 +13,7 @@ class Turns:
     """`async with turns:` around a request. `waiting` is the number of those that have no turn yet."""
 
     def __init__(self, limit: int) -> None:
-        self.waiting = 0
+        self.waiting: int = 0
         self._limit = limit
         self._turns = asyncio.Semaphore(limit)
         self._in_use = 0

@@ -17,7 +17,7 @@ from specstar.runtime import Connection, ServerInfo
 
 __all__ = ["Hand", "Item", "QueueState", "SimpleBroker"]
 
-logger = logging.getLogger("specstar")
+logger: logging.Logger = logging.getLogger("specstar")
 _PRIORITIES = 10
 
 
@@ -27,8 +27,8 @@ class Item:
     __slots__ = ("message", "redelivered")
 
     def __init__(self, message: Message, redelivered: bool = False) -> None:
-        self.message = message
-        self.redelivered = redelivered
+        self.message: Message = message
+        self.redelivered: bool = redelivered
 
 
 class Hand(ABC):
@@ -45,12 +45,12 @@ class QueueState:
     def __init__(self, name: str) -> None:
         self.name = name
         self.ready: tuple[deque[Item], ...] = tuple(deque() for _ in range(_PRIORITIES))
-        self.ready_count = 0
+        self.ready_count: int = 0
         self.delayed: list[tuple[float, int, Item]] = []
         # Per partition with a message that is ready or in hand: those that must wait for it.
         self.partitions: dict[str, deque[Item] | None] = {}
-        self.held_count = 0
-        self.in_hand = 0
+        self.held_count: int = 0
+        self.in_hand: int = 0
         self.hands: set[Hand] = set()
         self.dead: dict[str, DeadLetter] = {}
         self._ids: dict[str, int] = {}

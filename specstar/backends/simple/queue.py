@@ -27,8 +27,8 @@ class SimpleQueueFactory(MessageQueueFactory):
     """Queues in the memory of this process."""
 
     def __init__(self, context: SimpleContext) -> None:
-        self.max_retries = context.options.max_retries
-        self.retry_delay_seconds = context.options.retry_delay_seconds
+        self.max_retries: int = context.options.max_retries
+        self.retry_delay_seconds: float = context.options.retry_delay_seconds
         self._context = context
 
     @property

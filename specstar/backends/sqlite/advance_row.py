@@ -26,13 +26,15 @@ class AdvanceRow:
     __slots__ = ("_indexed", "_info", "_payload", "_revision", "_time", "size", "tables")
 
     def __init__(self, tables: ModelTables, item: Advance, payload: bytes | None) -> None:
-        self.tables = tables
+        self.tables: ModelTables = tables
         self._revision = revision = item.revision
         self._time = micros_of(revision.updated_time)
         self._indexed = encode_indexed(item.indexed_data)
         self._info = encode_revision(revision)
         self._payload = payload
-        self.size = ROW_OVERHEAD + len(self._indexed) + len(self._info) + (len(payload) if payload is not None else 0)
+        self.size: int = (
+            ROW_OVERHEAD + len(self._indexed) + len(self._info) + (len(payload) if payload is not None else 0)
+        )
 
     def values(self) -> tuple[Any, ...]:
         """The columns of `ModelTables.write_rows`: what is None follows from the row that is there."""

@@ -17,7 +17,7 @@ from specstar.runtime import Home
 
 __all__ = ["Checkpoints"]
 
-logger = logging.getLogger("specstar")
+logger: logging.Logger = logging.getLogger("specstar")
 # After an error, and while a long search holds the log.
 _PAUSE_SECONDS = 5.0
 _BLOCKED_SECONDS = 0.25

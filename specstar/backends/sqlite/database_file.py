@@ -45,7 +45,7 @@ class DatabaseFile:
         self._looked = 0.0
         self._checkpointer: Database | None = None
         self._entered: str | None = None
-        self.log_is_long = False
+        self.log_is_long: bool = False
         """True if the write-ahead log should be brought into the database: `checkpoint`, then `finish_checkpoint`."""
         self.writer: Database
         self.reader: Database

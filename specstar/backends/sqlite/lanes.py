@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from itertools import islice
 from typing import Any, Protocol
 
@@ -88,9 +88,9 @@ class Lanes:
             worth=lambda: _SHARE_FROM,
         )
         # Bound here: on the way of every call. Where a call is, the gate has seen to.
-        self.write = self._writes.submit_here
-        self.read = self._reads.submit_here
-        self.search = self._searches.search
+        self.write: Callable[[_Sized], Coroutine[Any, Any, Any]] = self._writes.submit_here
+        self.read: Callable[[Operation], Coroutine[Any, Any, Any]] = self._reads.submit_here
+        self.search: Callable[[Operation], Coroutine[Any, Any, Any]] = self._searches.search
 
     async def write_all(self, operations: Sequence[_Sized]) -> list[Any]:
         """Write several, each by itself; one entry each: its result or its own error."""

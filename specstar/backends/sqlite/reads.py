@@ -61,10 +61,10 @@ class ReadById:
     def __init__(
         self, tables: ModelTables, ids: Sequence[str], revision_id: str | None = None, *, each: bool = False
     ) -> None:
-        self.tables = tables
-        self.ids = ids
-        self.revision_id = revision_id
-        self.each = each
+        self.tables: ModelTables = tables
+        self.ids: Sequence[str] = ids
+        self.revision_id: str | None = revision_id
+        self.each: bool = each
         # The rows by id, where `Prefetch` has read them together with those of others.
         self.fetched: dict[str, tuple[Any, ...]] | None = None
 
@@ -147,7 +147,7 @@ class Prefetch:
     __slots__ = ("operations",)
 
     def __init__(self, operations: list[ReadById]) -> None:
-        self.operations = operations
+        self.operations: list[ReadById] = operations
 
     def run(self, database: Database) -> None:
         first = self.operations[0]
@@ -217,8 +217,8 @@ class ListRevisions:
     __slots__ = ("resource_id", "tables")
 
     def __init__(self, tables: ModelTables, resource_id: str) -> None:
-        self.tables = tables
-        self.resource_id = resource_id
+        self.tables: ModelTables = tables
+        self.resource_id: str = resource_id
 
     def run(self, database: Database) -> list[RevisionInfo]:
         rows = database.execute(self.tables.select_revisions, (self.resource_id,))
@@ -231,8 +231,8 @@ class Referenced:
     __slots__ = ("payload_ids", "tables")
 
     def __init__(self, tables: ModelTables, payload_ids: Sequence[str]) -> None:
-        self.tables = tables
-        self.payload_ids = payload_ids
+        self.tables: ModelTables = tables
+        self.payload_ids: Sequence[str] = payload_ids
 
     def run(self, database: Database) -> set[str]:
         return {
@@ -246,8 +246,8 @@ class Unreferenced:
     __slots__ = ("keys", "tables")
 
     def __init__(self, tables: ModelTables, keys: Sequence[PayloadKey]) -> None:
-        self.tables = tables
-        self.keys = keys
+        self.tables: ModelTables = tables
+        self.keys: Sequence[PayloadKey] = keys
 
     def run(self, database: Database) -> list[PayloadKey]:
         return [key for key in self.keys if not database.execute(self.tables.select_pointer, key)]
@@ -259,8 +259,8 @@ class GetPayloads:
     __slots__ = ("keys", "tables")
 
     def __init__(self, tables: ModelTables, keys: Sequence[PayloadKey]) -> None:
-        self.tables = tables
-        self.keys = keys
+        self.tables: ModelTables = tables
+        self.keys: Sequence[PayloadKey] = keys
 
     def run(self, database: Database) -> list[bytes | None]:
         found: list[bytes | None] = []
@@ -278,9 +278,9 @@ class ListPayloads:
     __slots__ = ("after", "limit", "tables")
 
     def __init__(self, tables: ModelTables, after: int, limit: int) -> None:
-        self.tables = tables
-        self.after = after
-        self.limit = limit
+        self.tables: ModelTables = tables
+        self.after: int = after
+        self.limit: int = limit
 
     def run(self, database: Database) -> tuple[int, list[StoredPayload]]:
         rows = database.execute(self.tables.list_payloads, (self.after, self.limit))

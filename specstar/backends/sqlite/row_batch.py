@@ -32,7 +32,7 @@ class RowBatch:
     __slots__ = ("_count", "_size", "_values", "tables")
 
     def __init__(self, tables: ModelTables, rows: Sequence[tuple[Any, ...]]) -> None:
-        self.tables = tables
+        self.tables: ModelTables = tables
         self._count = count = len(rows)
         self._size = size = next(size for size in _SIZES if size >= count)
         values: list[Any] = []

@@ -43,8 +43,8 @@ class SearchMeta:
 
     def __init__(self, tables: ModelTables, query: Query) -> None:
         compiled = compile_query(query, tables.fields, SQLITE)
-        self.sql = self.select(tables, _matching(tables, compiled))
-        self.params = compiled.params
+        self.sql: str = self.select(tables, _matching(tables, compiled))
+        self.params: list[Any] = compiled.params
 
     def select(self, tables: ModelTables, matching: str) -> str:
         """The statement, around the one that finds the rows in their order."""
@@ -94,8 +94,9 @@ class CountRows:
     __slots__ = ("params", "sql")
 
     def __init__(self, tables: ModelTables, condition: Condition | None, include_deleted: bool) -> None:
-        where, self.params = compile_count(condition, tables.fields, SQLITE, include_deleted=include_deleted)
-        self.sql = f"SELECT count(*) FROM {tables.meta} WHERE {where}"
+        where, params = compile_count(condition, tables.fields, SQLITE, include_deleted=include_deleted)
+        self.params: list[Any] = params
+        self.sql: str = f"SELECT count(*) FROM {tables.meta} WHERE {where}"
 
     def run(self, database: Database) -> int:
         ((found,),) = database.execute(self.sql, self.params)

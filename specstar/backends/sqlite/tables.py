@@ -28,15 +28,20 @@ class ModelTables:
     large store a page from the disk. What is found there is compared, so it may be wrong (VACUUM moves rows) or missing.
     """
 
+    suffix: str
+    meta: str
+    revisions: str
+    payloads: str
+
     def __init__(self, model: ModelSpec) -> None:
         self.model = model
         self.suffix = suffix = table_suffix(model.name)
-        self.meta_name = f"meta_{suffix}"
+        self.meta_name: str = f"meta_{suffix}"
         self.meta = meta = quote_identifier(self.meta_name)
         self.revisions = revisions = quote_identifier(f"revisions_{suffix}")
         self.payloads = payloads = quote_identifier(f"payloads_{suffix}")
 
-        self.create = (
+        self.create: tuple[str, str, str, str, str, str] = (
             f"""CREATE TABLE IF NOT EXISTS {meta} (
                 resource_id TEXT NOT NULL PRIMARY KEY,
                 current_revision_id TEXT NOT NULL,
@@ -79,14 +84,14 @@ class ModelTables:
             ),
         )
 
-        self.fields = Fields(model.indexed_fields)
+        self.fields: Fields = Fields(model.indexed_fields)
         self.columns = columns = ", ".join(META_COLUMNS)
         places = ", ".join("?" for _ in META_COLUMNS)
         changed = ", ".join(f"{column} = ?" for column in META_COLUMNS[1:])
         self.meta_columns = ", ".join(f"m.{column}" for column in META_COLUMNS)
-        self.add_current_row = f"ALTER TABLE {meta} ADD COLUMN {CURRENT_ROW} INTEGER"
+        self.add_current_row: str = f"ALTER TABLE {meta} ADD COLUMN {CURRENT_ROW} INTEGER"
         # The pluses keep SQLite from taking the index there as well.
-        self.join_current = f"""LEFT JOIN {revisions} AS v ON v.rowid = coalesce(
+        self.join_current: str = f"""LEFT JOIN {revisions} AS v ON v.rowid = coalesce(
             (SELECT c.rowid FROM {revisions} AS c WHERE c.rowid = m.{CURRENT_ROW}
                 AND +c.resource_id = m.resource_id AND +c.revision_id = m.current_revision_id),
             (SELECT c.rowid FROM {revisions} AS c
@@ -102,61 +107,63 @@ class ModelTables:
         self._rows: dict[int, str] = {}
         self._rows_name = quote_identifier(f"rows_{suffix}")
         row_columns = (*META_COLUMNS, "revision_id", "payload_id", "info", "payload", "expected_version", "parent_id")
-        self.row_width = len(row_columns)
-        self.prepare_rows = self._prepare_rows(row_columns)
-        self.insert_meta = self._insert_metas(1)
-        self.replace_meta = f"INSERT OR REPLACE INTO {meta} ({columns}) VALUES ({places})"
-        self.update_meta = (
+        self.row_width: int = len(row_columns)
+        self.prepare_rows: tuple[str, ...] = self._prepare_rows(row_columns)
+        self.insert_meta: str = self._insert_metas(1)
+        self.replace_meta: str = f"INSERT OR REPLACE INTO {meta} ({columns}) VALUES ({places})"
+        self.update_meta: str = (
             f"UPDATE {meta} SET {changed}, {CURRENT_ROW} = CASE WHEN current_revision_id = ?1 THEN {CURRENT_ROW} "
             f"ELSE {self._last_row} + 1 END WHERE resource_id = ? AND version = ?"
         )
-        self.delete_meta = f"DELETE FROM {meta} WHERE resource_id = ?"
-        self.select_version = f"SELECT version, current_revision_id FROM {meta} WHERE resource_id = ?"
+        self.delete_meta: str = f"DELETE FROM {meta} WHERE resource_id = ?"
+        self.select_version: str = f"SELECT version, current_revision_id FROM {meta} WHERE resource_id = ?"
         # A revision written again without bytes (a draft made stable) keeps those it has, if they are the same payload.
-        self.upsert_revision = f"""INSERT INTO {revisions} ({_REVISION_COLUMNS})
+        self.upsert_revision: str = f"""INSERT INTO {revisions} ({_REVISION_COLUMNS})
             VALUES {_REVISION_PLACES} ON CONFLICT (resource_id, revision_id) DO UPDATE SET
             payload = CASE WHEN excluded.payload IS NULL AND excluded.payload_id = payload_id
                 THEN payload ELSE excluded.payload END,
             payload_id = excluded.payload_id, info = excluded.info"""
-        self.insert_revision = f"INSERT INTO {revisions} ({_REVISION_COLUMNS}) VALUES {_REVISION_PLACES}"
-        self.select_head = f"SELECT current_revision_id, is_deleted, updated_time FROM {meta} WHERE resource_id = ?"
-        self.advance_meta = (
+        self.insert_revision: str = f"INSERT INTO {revisions} ({_REVISION_COLUMNS}) VALUES {_REVISION_PLACES}"
+        self.select_head: str = (
+            f"SELECT current_revision_id, is_deleted, updated_time FROM {meta} WHERE resource_id = ?"
+        )
+        self.advance_meta: str = (
             f"UPDATE {meta} SET current_revision_id = ?, revision_count = revision_count + 1, version = version + 1, "
             f"updated_time = ?, updated_by = ?, schema_version = ?, indexed = ?, {CURRENT_ROW} = last_insert_rowid() "
             "WHERE resource_id = ?"
         )
-        self.delete_revisions = f"DELETE FROM {revisions} WHERE resource_id = ?"
+        self.delete_revisions: str = f"DELETE FROM {revisions} WHERE resource_id = ?"
 
-        self.select_meta = f"SELECT {columns} FROM {meta} WHERE resource_id = ?"
-        self.select_current = f"SELECT {self.meta_columns}, v.info {from_current} WHERE m.resource_id = ?"
-        self.select_given = f"SELECT {self.meta_columns}, v.info {from_given} WHERE m.resource_id = ?"
-        self.select_current_payload = (
+        self.select_meta: str = f"SELECT {columns} FROM {meta} WHERE resource_id = ?"
+        self.select_current: str = f"SELECT {self.meta_columns}, v.info {from_current} WHERE m.resource_id = ?"
+        self.select_given: str = f"SELECT {self.meta_columns}, v.info {from_given} WHERE m.resource_id = ?"
+        self.select_current_payload: str = (
             f"SELECT {self.meta_columns}, v.info, v.payload_id, v.payload {from_current} WHERE m.resource_id = ?"
         )
-        self.select_given_payload = (
+        self.select_given_payload: str = (
             f"SELECT {self.meta_columns}, v.info, v.payload_id, v.payload {from_given} WHERE m.resource_id = ?"
         )
-        self.select_revisions = (
+        self.select_revisions: str = (
             f"SELECT revision_id, info, payload_id, payload IS NULL FROM {revisions} "
             "WHERE resource_id = ? ORDER BY revision_id"
         )
-        self.select_referenced = (
+        self.select_referenced: str = (
             f"SELECT DISTINCT payload_id FROM {revisions} WHERE payload IS NULL "
             "AND payload_id IN (SELECT value FROM json_each(?))"
         )
-        self.select_pointer = f"SELECT 1 FROM {revisions} WHERE resource_id = ? AND payload_id = ? LIMIT 1"
+        self.select_pointer: str = f"SELECT 1 FROM {revisions} WHERE resource_id = ? AND payload_id = ? LIMIT 1"
 
-        self.put_payload = (
+        self.put_payload: str = (
             f"INSERT INTO {payloads} (resource_id, payload_id, modified_time, payload) VALUES (?, ?, ?, ?) "
             "ON CONFLICT (resource_id, payload_id) DO NOTHING"
         )
-        self.get_payload = f"SELECT payload FROM {payloads} WHERE resource_id = ? AND payload_id = ?"
-        self.get_inline_payload = (
+        self.get_payload: str = f"SELECT payload FROM {payloads} WHERE resource_id = ? AND payload_id = ?"
+        self.get_inline_payload: str = (
             f"SELECT payload FROM {revisions} WHERE resource_id = ? AND payload_id = ? AND payload IS NOT NULL LIMIT 1"
         )
-        self.delete_payload = f"DELETE FROM {payloads} WHERE resource_id = ? AND payload_id = ?"
-        self.delete_payloads = f"DELETE FROM {payloads} WHERE resource_id = ?"
-        self.list_payloads = (
+        self.delete_payload: str = f"DELETE FROM {payloads} WHERE resource_id = ? AND payload_id = ?"
+        self.delete_payloads: str = f"DELETE FROM {payloads} WHERE resource_id = ?"
+        self.list_payloads: str = (
             f"SELECT rowid, resource_id, payload_id, length(payload), modified_time FROM {payloads} "
             "WHERE rowid > ? ORDER BY rowid LIMIT ?"
         )

@@ -72,7 +72,7 @@ class EnsureModel:
     size = 0
 
     def __init__(self, tables: ModelTables) -> None:
-        self.tables = tables
+        self.tables: ModelTables = tables
 
     def run(self, database: Database) -> None:
         if model_is_ready(database, self.tables):
@@ -93,10 +93,11 @@ class WriteRow:
     __slots__ = ("expected", "payload", "revision", "row", "size", "tables")
 
     def __init__(self, tables: ModelTables, change: MetaWrite, payload: bytes | None = None) -> None:
-        meta, revision, self.expected = change
-        self.tables = tables
-        self.row = encode_meta(meta)
-        self.size = ROW_OVERHEAD + len(self.row[-1])
+        meta, revision, expected = change
+        self.expected: int | None = expected
+        self.tables: ModelTables = tables
+        self.row: tuple[Any, ...] = encode_meta(meta)
+        self.size: int = ROW_OVERHEAD + len(self.row[-1])
         self.revision: tuple[str, str, str, bytes, bytes | None] | None = None
         if revision is not None:
             info = encode_revision(revision)
@@ -143,7 +144,7 @@ class CreateRows(Joined):
     __slots__ = ("operations",)
 
     def __init__(self, operations: Sequence[WriteRow]) -> None:
-        self.operations = operations
+        self.operations: Sequence[WriteRow] = operations
 
     def run(self, database: Database) -> list[SpecstarError | None]:
         tables, count = self.operations[0].tables, len(self.operations)
@@ -201,9 +202,9 @@ class EraseRow:
     size = 256
 
     def __init__(self, tables: ModelTables, resource_id: str, expected: int | None) -> None:
-        self.tables = tables
-        self.resource_id = resource_id
-        self.expected = expected
+        self.tables: ModelTables = tables
+        self.resource_id: str = resource_id
+        self.expected: int | None = expected
 
     def run(self, database: Database) -> Any:
         erased = self.erase(database)
@@ -256,9 +257,9 @@ class PutPayload:
     __slots__ = ("size", "tables", "values")
 
     def __init__(self, tables: ModelTables, key: PayloadKey, payload: bytes, now: int) -> None:
-        self.tables = tables
-        self.values = (key.resource_id, key.payload_id, now, payload)
-        self.size = len(payload) + 256
+        self.tables: ModelTables = tables
+        self.values: tuple[str, str, int, bytes] = (key.resource_id, key.payload_id, now, payload)
+        self.size: int = len(payload) + 256
 
     def run(self, database: Database) -> None:
         database.execute(self.tables.put_payload, self.values)
@@ -270,9 +271,9 @@ class DeletePayloads:
     __slots__ = ("keys", "size", "tables")
 
     def __init__(self, tables: ModelTables, keys: Sequence[PayloadKey]) -> None:
-        self.tables = tables
-        self.keys = keys
-        self.size = 128 * len(keys)
+        self.tables: ModelTables = tables
+        self.keys: Sequence[PayloadKey] = keys
+        self.size: int = 128 * len(keys)
 
     def run(self, database: Database) -> None:
         database.executemany(self.tables.delete_payload, self.keys)
