@@ -112,7 +112,7 @@ class UsageError(SpecstarError):
 
 
 class MissingDependencyError(SpecstarError):
-    """An optional driver is not installed. `extra` names the extra that brings it."""
+    """An optional package is not installed. `extra` names the extra that brings it."""
 
     def __init__(self, package: str, *, extra: str) -> None:
         self.package = package

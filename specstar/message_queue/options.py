@@ -17,6 +17,8 @@ class PlainJobOptions(TypedDict, total=False):
     retry_max_delay: float
     timeout: float
     every: float
+    cron: str
+    timezone: str
     every_payload: Any
     keep_state: bool
     priority: int
@@ -29,7 +31,8 @@ class PlainJobOptions(TypedDict, total=False):
 class JobOptions(PlainJobOptions, total=False):
     """Keyword arguments of a job's declaration; all optional.
 
-    Times are in seconds. `max_retries` and `retry_delay` default to the queue backend's. `every` makes the job periodic.
+    Times are in seconds. `max_retries` and `retry_delay` default to the queue backend's. `every` makes the job periodic,
+    and so does `cron`, an expression such as "0 6 * * mon-fri", by the clocks of `timezone` (an IANA name; "UTC" by default).
     Workers erase the state of jobs that finished `forget_after` ago. `keep_state=False` keeps no record of the jobs: faster,
     but without `wait`, `get`, `search` and idempotency keys.
     """

@@ -29,6 +29,7 @@ from specstar.message_queue.counts import JobCounts
 from specstar.message_queue.job import DeadJob, Job, JobStatus, R_co
 from specstar.message_queue.outcomes import cancelled
 from specstar.message_queue.retry import RetryPolicy, checked_seconds
+from specstar.message_queue.schedule import schedule_of
 from specstar.message_queue.sender import MAX_PRIORITY, JobSender
 from specstar.message_queue.signature import signature_of
 from specstar.message_queue.state import CONFLICTS, JobState, Snapshot
@@ -69,6 +70,8 @@ class JobQueue(Generic[P, R_co]):
         retry_max_delay: float = 3600.0,
         timeout: float | None = None,
         every: float | None = None,
+        cron: str | None = None,
+        timezone: str | None = None,
         every_payload: P | None = None,
         keep_state: bool = True,
         priority: int = 0,
@@ -103,7 +106,10 @@ class JobQueue(Generic[P, R_co]):
         self.timeout: float | None = (
             None if timeout is None else checked_seconds(timeout, field="timeout", minimum=0.001)
         )
-        self.every: float | None = None if every is None else checked_seconds(every, field="every", minimum=0.001)
+        schedule = schedule_of(every=every, cron=cron, timezone=timezone)
+        self.every: float | None = None if schedule is None else schedule.every
+        self.cron: str | None = None if schedule is None else schedule.cron
+        self.timezone: str | None = None if schedule is None else schedule.timezone
         self.keep_state = keep_state
         if forget_after is not None and not keep_state:
             raise InvalidInputError(
@@ -132,10 +138,10 @@ class JobQueue(Generic[P, R_co]):
             max_priority=self.max_priority,
         )
         self._ticks: Ticks | None = None
-        if self.every is not None:
+        if schedule is not None:
             payload = payload_of_ticks(self._codec, every_payload)
             self._ticks = Ticks(
-                self.name, self.every, payload, self._sender, keep_state=keep_state, forget_after=self.forget_after
+                self.name, schedule, payload, self._sender, keep_state=keep_state, forget_after=self.forget_after
             )
         self._lanes: list[Lane] = []
         self._watchers = Watchers()

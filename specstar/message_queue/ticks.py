@@ -1,4 +1,4 @@
-"""When a periodic job is due: at each multiple of its seconds since 1970, by the wall clock."""
+"""Enqueueing periodic jobs when they are due, by the wall clock."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import anyio
 from specstar.errors import InvalidInputError, NotConfiguredError, SpecstarError
 from specstar.message_queue.codec import JobCodec
 from specstar.message_queue.job import JobStatus
+from specstar.message_queue.schedule import Schedule
 from specstar.message_queue.sender import JobSender
 
 __all__ = ["Ticks", "enqueue_ticks", "payload_of_ticks"]
@@ -37,12 +38,12 @@ class Look(enum.Enum):
 
 
 class Ticks:
-    """The ticks of one periodic job, `every` so many seconds, and which of them this process has sent."""
+    """The ticks of one periodic job, and which of them this process has sent."""
 
     def __init__(
         self,
         name: str,
-        every: float,
+        schedule: Schedule,
         payload: Any,
         sender: JobSender,
         *,
@@ -50,23 +51,23 @@ class Ticks:
         forget_after: float | None = None,
     ) -> None:
         self.name = name
-        self.every = every
+        self.schedule = schedule
         self._payload = payload
         self._sender = sender
         self._keep_state = keep_state
         self._looks_again = forget_after is None or forget_after >= _SOON_FORGOTTEN_SECONDS
         self._last: int | None = None
 
-    async def enqueue(self, number: int, *, look: Look = Look.first) -> bool:
+    async def enqueue(self, tick: int, *, look: Look = Look.first) -> bool:
         """Send the job of one tick; where state is shared, only the first of several workers does.
 
         False after the first look: another worker made its record, and may end before it has sent the message.
         """
         if not self._keep_state and look is not Look.after_failure:
-            if self._last == number:
+            if self._last == tick:
                 return True  # of another worker in this process
-            self._last = number
-        key = f"every {self.every:g} s: {number}" if self._keep_state else None
+            self._last = tick
+        key = self.schedule.key(tick) if self._keep_state else None
         record, _ = self._sender.record(self._payload, None, key, None, None)
         # Payloads of one tick may differ, by their defaults: the first counts.
         sent = await self._sender.send(record, 0.0, most_touches=look.value)
@@ -95,9 +96,9 @@ async def enqueue_ticks(ticks: Ticks) -> None:
     """Enqueue the job at each tick, for ever. Ticks that nobody saw are left out; one that could not be enqueued is tried
     again until the next one is due. Returns if the job's queue is not configured any more.
     """
-    every = ticks.every
+    schedule = ticks.schedule
     while True:
-        tick = await _next_tick(every)
+        tick = await _next_tick(schedule)
         look, missed = Look.first, 0
         while True:
             try:
@@ -108,35 +109,34 @@ async def enqueue_ticks(ticks: Ticks) -> None:
                 return
             except SpecstarError as error:
                 if look is not Look.after_failure:
-                    logger.warning("jobs %r: the tick of %g s is not enqueued yet: %s", ticks.name, every, error)
+                    logger.warning("jobs %r: the tick of %s is not enqueued yet: %s", ticks.name, schedule.text, error)
                 look = Look.after_failure
-            left = (tick + 1) * every - time.time()
-            if left > every:
+            now = time.time()
+            if now < schedule.moment(tick):
                 break  # the clock was set back
+            left = schedule.moment(schedule.following(tick)) - now
             if look is Look.after_another and left <= _RETRY_SECONDS:
                 break  # the next one makes up for it
             if left > 0:
                 await anyio.sleep(min(left, _RETRY_SECONDS))
-            if (due := _after(time.time(), every) - 1) > tick:
+            due, passed = schedule.latest(tick, time.time())
+            if due > tick:
                 if look is Look.after_another:
                     look = Look.first
                 else:
-                    missed += due - tick
+                    missed += passed
                 tick = due
         if missed:
-            logger.warning("jobs %r: %d ticks of %g s were left out", ticks.name, missed, every)
+            logger.warning("jobs %r: %d ticks of %s were left out", ticks.name, missed, schedule.text)
 
 
-async def _next_tick(every: float) -> int:
-    """Sleep until the next tick; returns its number."""
-    tick = _after(time.time(), every)
-    while (seconds := tick * every - time.time()) > 0:
-        if seconds > every + 1.0:
-            tick = _after(time.time(), every)  # the clock was set back
+async def _next_tick(schedule: Schedule) -> int:
+    """Sleep until the next tick; returns it."""
+    since = time.time()
+    tick = schedule.after(since)
+    while (seconds := schedule.moment(tick) - (now := time.time())) > 0:
+        if now < since and schedule.after(now + 1.0) < tick:
+            since, tick = now, schedule.after(now)  # the clock was set back
             continue
         await anyio.sleep(min(seconds, _LONGEST_SLEEP))
     return tick
-
-
-def _after(moment: float, every: float) -> int:
-    return int(moment // every) + 1

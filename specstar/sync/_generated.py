@@ -417,6 +417,8 @@ class JobQueue(Generic[P, R_co]):
         self.retry_max_delay: float = inner.retry_max_delay
         self.timeout: float | None = inner.timeout
         self.every: float | None = inner.every
+        self.cron: str | None = inner.cron
+        self.timezone: str | None = inner.timezone
         self.keep_state: bool = inner.keep_state
         self.forget_after: float | None = inner.forget_after
         self.priority: int = inner.priority

@@ -127,6 +127,15 @@ async def test_jobs() -> None:
         assert_type(hand_on, JobQueue[Email, Receipt])
         assert_type(send_somehow, JobQueue[Email, Receipt])
         assert_type(send_perhaps, JobQueue[Email])
+
+        @spec.job(cron="0 6 * * mon-fri", timezone="Europe/Berlin", every_payload=Email("ada@example.com"))
+        def send_daily(job: Job[Email]) -> None:
+            assert_type(job.payload, Email)
+
+        assert_type(send_daily, JobQueue[Email, None])
+        assert_type(send_daily.cron, str | None)
+        assert_type(send_daily.timezone, str | None)
+        assert_type(send_daily.every, float | None)
         assert_type(spec.metrics(), Metrics)
         assert_type(spec.metrics().jobs[0].failed, int)
         assert_type(spec.add_job(Email, receipt_of, name="receipts"), JobQueue[Email, Receipt])
@@ -193,6 +202,7 @@ async def mistakes_are_found(spec: SpecStar) -> None:
     await users.create(User("Ada"), resource_id=3)  # type: ignore[arg-type]
     print((await users.get("id")).data.nothing)  # type: ignore[attr-defined]
     spec.add_job(Email, lambda job: None, max_retrys=3)  # type: ignore[call-overload]
+    spec.add_job(Email, lambda job: None, cron=60)  # type: ignore[call-overload]
 
 
 def names_are_found() -> None:

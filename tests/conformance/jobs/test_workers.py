@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -102,6 +104,43 @@ async def test_a_periodic_job_without_state_runs_once_a_tick_and_process(spec: S
     async with workers(spec), workers(spec):
         await eventually(lambda: len(moments) >= 3)
     ticks = [int(moment // 0.5) for moment in moments]
+    assert len(ticks) == len(set(ticks)), ticks
+
+
+async def test_a_job_with_a_cron_expression_runs_once_a_tick_however_many_workers(spec: SpecStar) -> None:
+    found: list[tuple[float, str | None]] = []
+
+    @spec.job(cron="* * * * * *", timezone="Europe/Berlin", every_payload=Mail(number=7))
+    async def tick(job: Job[Mail]) -> None:
+        assert job.payload == Mail(number=7)
+        found.append((time.time(), job.idempotency_key))
+
+    async with workers(spec), workers(spec):
+        await eventually(lambda: len(found) >= 3)
+    ticks = [int(str(key).removeprefix("cron * * * * * * Europe/Berlin: ")) for _, key in found]
+    assert len(ticks) == len(set(ticks)), ticks
+    # None before it is due.
+    assert all(tick <= moment for tick, (moment, _) in zip(ticks, found, strict=True))
+
+
+@pytest.mark.parametrize("schedule", [{"every": 1}, {"cron": "* * * * * *"}])
+async def test_a_tick_runs_once_where_two_programs_share_the_state(
+    configuration: dict[str, Any], tmp_path: Path, anyio_backend: Any, schedule: dict[str, Any]
+) -> None:
+    state = {"type": "disk", "options": {"rootdir": str(tmp_path / "shared")}}
+    ticks: list[int] = []
+
+    async def tick(job: Job[Mail]) -> None:
+        ticks.append(int(str(job.idempotency_key).rpartition(": ")[2]))
+
+    programs = [SpecStar(), SpecStar()]
+    async with contextlib.AsyncExitStack() as stack:
+        for program in programs:
+            program.configure(backend={**configuration, "meta": state, "resource": state})
+            await stack.enter_async_context(program)
+            program.add_job(Mail, tick, **schedule)
+            await stack.enter_async_context(workers(program))
+        await eventually(lambda: len(ticks) >= 4)
     assert len(ticks) == len(set(ticks)), ticks
 
 

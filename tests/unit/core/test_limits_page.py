@@ -27,7 +27,7 @@ from specstar.backends.simple import SimpleOptions
 from specstar.backends.sqlite import database_file, lanes, opening, search_lane
 from specstar.config import expansion, loading
 from specstar.message_queue import codec as job_codec
-from specstar.message_queue import local_state, retry, sender
+from specstar.message_queue import cron, local_state, retry, sender
 from specstar.message_queue.queue import JobQueue
 from specstar.query import fields, indexes, ordering, regex
 from specstar.query.limits import RANGES
@@ -221,6 +221,7 @@ def expected() -> dict[str, Row]:
             RabbitMQOptions, "delay_queue_expiry_seconds", "s"
         ),
         "delay on `rabbitmq`": fixed(count(queue_names.LONGEST_DELAY_SECONDS, "s")),
+        "cron expression": fixed(count(cron.MAX_EXPRESSION_BYTES, "bytes")),
         "priority": fixed(count(sender.MAX_PRIORITY)),
         "characters of a job's error": fixed(count(job_codec.MAX_ERROR_CHARACTERS)),
         "characters of a job's traceback": fixed(count(job_codec.MAX_TRACEBACK_CHARACTERS)),

@@ -94,12 +94,13 @@ async def test_a_tick_that_left_a_record_without_a_message_runs_once_it_is_sent_
 
 
 @pytest.mark.parametrize("left", ["record", "nothing"])
+@pytest.mark.parametrize("schedule", [{"every": 86_400}, {"cron": "0 6 * * *", "timezone": "Europe/Berlin"}])
 async def test_a_tick_whose_sender_was_killed_or_stopped_before_its_message_is_sent_by_another(
-    spec: SpecStar, monkeypatch: pytest.MonkeyPatch, left: str
+    spec: SpecStar, monkeypatch: pytest.MonkeyPatch, left: str, schedule: dict[str, Any]
 ) -> None:
     async def note(job: Job[Mail]) -> None: ...
 
-    queue = spec.add_job(Mail, note, every=86_400, every_payload=Mail(number=7))
+    queue = spec.add_job(Mail, note, every_payload=Mail(number=7), **schedule)
     ticks = queue._ticks
     assert ticks is not None
     messages = await spec._gate.run(_queue_of(queue))
