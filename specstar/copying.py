@@ -1,32 +1,31 @@
-"""Copying what a program keeps into other backends: rows, revisions, payloads and blobs as they are, compared afterwards."""
+"""Copying what a program keeps into other backends: the resources of its models and its blobs as they are, and compared."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import anyio
 from msgspec import Struct
 from msgspec.structs import replace
 
 from specstar.config import ConfigSource, resolve_config
+from specstar.copying_resource import NotCopied, copy_resource
 from specstar.errors import BackendError, BlobNotFoundError, ConfigError, SpecstarError
 from specstar.query import build_query, cursor_of
 from specstar.resource_manager.factories import BoundStorageFactory, StorageFactory
 from specstar.resource_manager.manager import ResourceManager
-from specstar.roles import BlobInfo, BlobStore, MetaWrite, ResourceMeta, RevisionInfo, Storage, StoredRevision
-from specstar.roles.storage import StorageWrite
+from specstar.roles import BlobInfo, BlobStore, ResourceMeta, Storage
 from specstar.runtime import Gate, clean_up, left_in_order
 
-__all__ = ["CopyReport", "Tell", "copy_all", "target_of"]
+__all__ = ["CopyReport", "ModelCopy", "Target", "Tell", "copies_of", "copy_all", "target_of"]
 
 T = TypeVar("T")
 _PAGE = 200
-# At once: each holds a payload twice, to compare it, or some chunks of a blob.
+# At once: each holds a payload, or some chunks of a blob.
 _RESOURCES, _BLOBS = 32, 4
-_BIG, _BIG_AT_ONCE = 1 << 20, 2
+_BIG_AT_ONCE = 2
 _MOST_PROBLEMS = 100
-_CHANGES = 5
 _CLEANUP_SECONDS = 30.0
 
 
@@ -52,11 +51,34 @@ Tell = Callable[[CopyReport], None]
 """Hears of each page: the report so far."""
 
 
-class _Refused(Exception):
-    """Why one thing is not copied, or not equal."""
+Target: TypeAlias = "ConfigSource | StorageFactory"
+"""What is copied to."""
 
 
-def target_of(backend: ConfigSource | StorageFactory) -> StorageFactory:
+class ModelCopy(NamedTuple):
+    """A model, and where it is copied to; None if nobody has said that."""
+
+    manager: ResourceManager[Any]
+    target: StorageFactory | None
+
+
+def copies_of(
+    managers: Mapping[str, ResourceManager[Any]],
+    own: Collection[str],
+    target: StorageFactory,
+    models: Mapping[str, Target | None],
+) -> list[ModelCopy]:
+    """Where each model goes: by `models`, whose None leaves one out, or to `target`, where it has no storage of its `own`."""
+    copies = []
+    for name, manager in managers.items():
+        if name not in models:
+            copies.append(ModelCopy(manager, None if name in own else target))
+        elif (given := models[name]) is not None:
+            copies.append(ModelCopy(manager, target_of(given)))
+    return copies
+
+
+def target_of(backend: Target) -> StorageFactory:
     """The factory of what is copied to; the queue of a configuration is left out. Raises `ConfigError`."""
     if isinstance(backend, StorageFactory):
         factory = backend
@@ -71,20 +93,31 @@ def target_of(backend: ConfigSource | StorageFactory) -> StorageFactory:
 
 
 async def copy_all(
-    gate: Gate, managers: Sequence[ResourceManager[Any]], source: StorageFactory, target: StorageFactory, tell: Tell
+    gate: Gate, copies: Sequence[ModelCopy], source: StorageFactory | None, target: StorageFactory, tell: Tell
 ) -> list[CopyReport]:
-    """Copy the resources of these models, then the blobs, on the home loop."""
+    """Copy the resources of these models, then the blobs of `source`, on the home loop."""
     reports = []
-    for manager in managers:
-        copy = target.storage(gate, manager._slot.model)
-        reports.append(await _copy_resources(manager.name, manager._slot.storage, copy, tell))
+    for manager, goes_to in copies:
+        slot = manager._slot
+        if goes_to is None:
+            reports.append(await _resources_left(manager.name, slot.storage))
+        else:
+            reports.append(await _copy_resources(manager.name, slot.storage, goes_to.storage(gate, slot.model), tell))
     blob = target.bindings.get("blob")
-    if "blob" in source.bindings:
+    if source is not None and "blob" in source.bindings:
         if blob is not None and blob.provider.durable:
             reports.append(await _copy_blobs(source.blob_store(gate), target.blob_store(gate), tell))
         else:
             reports.append(await _blobs_left(source.blob_store(gate)))
     return reports
+
+
+async def _resources_left(name: str, source: Storage) -> CopyReport:
+    """Of a model with a storage of its own, which is not a part of what the target replaces."""
+    count = await source.count(include_deleted=True)
+    why = "the model has a storage of its own; say by models= (--model, --stays) where they go, or that they stay"
+    problems = (f"{count} resources are not copied: {why}",) if count else ()
+    return CopyReport(name=name, failed=count, problems=problems)
 
 
 async def _blobs_left(source: BlobStore) -> CopyReport:
@@ -112,7 +145,7 @@ async def _copy_resources(name: str, source: Storage, target: Storage, tell: Tel
     big = anyio.Semaphore(_BIG_AT_ONCE)
 
     async def copy(meta: ResourceMeta) -> bool | None:
-        return await _copy_resource(meta.resource_id, source, target, big)
+        return await copy_resource(meta, source, target, big)
 
     report = await _copy_each(name, pages(), copy, lambda meta: meta.resource_id, most=_RESOURCES, tell=tell)
     await target.sync()
@@ -150,7 +183,7 @@ async def _copy_each(
             except BackendError as error:
                 failure.append(error)
                 scope.cancel()
-            except (SpecstarError, _Refused) as error:
+            except (SpecstarError, NotCopied) as error:
                 report = _with_problem(report, f"{id_of(item)!r}: {error}")
             else:
                 if copied is not None:
@@ -176,94 +209,6 @@ def _with_problem(report: CopyReport, problem: str) -> CopyReport:
     return replace(report, failed=report.failed + 1, problems=problems)
 
 
-async def _copy_resource(resource_id: str, source: Storage, target: Storage, big: anyio.Semaphore) -> bool | None:
-    found = await _whole(resource_id, source)
-    if found is None:
-        return None
-    meta, revisions = found
-    if max((revision.size for revision in revisions), default=0) <= _BIG:
-        return await _copy_revisions(meta, revisions, source, target)
-    async with big:
-        return await _copy_revisions(meta, revisions, source, target)
-
-
-async def _copy_revisions(
-    meta: ResourceMeta, revisions: Sequence[RevisionInfo], source: Storage, target: Storage
-) -> bool:
-    known = await target.read_meta(meta.resource_id)
-    if known != meta:
-        if known is not None:
-            await _make_room(known, meta, revisions, target)
-        await _write(meta, revisions, source, target)
-    await _compare(meta, revisions, source, target)
-    return known != meta
-
-
-async def _whole(resource_id: str, source: Storage) -> tuple[ResourceMeta, list[RevisionInfo]] | None:
-    """The row and all revisions, oldest first, as they are at one moment; None if it was erased meanwhile."""
-    for _ in range(_CHANGES):
-        meta = await source.read_meta(resource_id)
-        if meta is None:
-            return None
-        revisions = await source.list_revisions(resource_id)
-        again = await source.read_meta(resource_id)
-        if again == meta:
-            return meta, revisions
-    raise _Refused("it is changed all the time: stop what writes to it")
-
-
-async def _make_room(
-    known: ResourceMeta, meta: ResourceMeta, revisions: Sequence[RevisionInfo], target: Storage
-) -> None:
-    """Erase what an earlier copy, of an earlier state or not finished, has left. Never anything that the source lacks."""
-    there = await target.list_revisions(known.resource_id)
-    ours = {revision.revision_id for revision in revisions}
-    if known.version >= meta.version or any(revision.revision_id not in ours for revision in there):
-        raise _Refused("the target has another resource of this id, or has changed it since it was copied")
-    await target.erase(known.resource_id, expected_version=known.version)
-
-
-async def _write(meta: ResourceMeta, revisions: Sequence[RevisionInfo], source: Storage, target: Storage) -> None:
-    """Revision by revision, the current one last: until then the resource is a deleted one."""
-    ordered = sorted(revisions, key=lambda revision: revision.revision_id == meta.current_revision_id)
-    if not ordered or ordered[-1].revision_id != meta.current_revision_id:
-        raise _Refused(f"its current revision {meta.current_revision_id} is gone from the source")
-    left = len(ordered) - 1
-    before: int | None = None
-    for number, revision in enumerate(ordered):
-        row = meta
-        if number < left:
-            row = replace(
-                meta,
-                version=meta.version - (left - number),
-                current_revision_id=revision.revision_id,
-                revision_count=number + 1,
-                is_deleted=True,
-                indexed_data={},
-            )
-        payload = await _payload(revision, source)
-        await target.write(StorageWrite(MetaWrite(row, revision, before), payload))
-        before = row.version
-
-
-async def _compare(meta: ResourceMeta, revisions: Sequence[RevisionInfo], source: Storage, target: Storage) -> None:
-    if await target.read_meta(meta.resource_id) != meta:
-        raise _Refused("the row in the target is not equal: something else writes there")
-    if await target.list_revisions(meta.resource_id) != revisions:
-        raise _Refused("the revisions in the target are not equal")
-    for revision in revisions:
-        if await _payload(revision, target) != await _payload(revision, source):
-            raise _Refused(f"the payload of revision {revision.revision_id} in the target is not equal")
-
-
-async def _payload(revision: RevisionInfo, storage: Storage) -> bytes:
-    """Raises `DecodeError` if it is gone."""
-    found = await storage.read(revision.resource_id, revision.revision_id)
-    if not isinstance(found, StoredRevision):
-        raise _Refused(f"revision {revision.revision_id} is gone")
-    return bytes(found.payload)
-
-
 async def _copy_blob(blob: BlobInfo, source: BlobStore, target: BlobStore) -> bool:
     known = await _stat(blob.file_id, target)
     if known is not None and known.size == blob.size:
@@ -280,7 +225,7 @@ async def _copy_blob(blob: BlobInfo, source: BlobStore, target: BlobStore) -> bo
     finally:
         await clean_up(reader.aclose, seconds=_CLEANUP_SECONDS)
     if stored.file_id != blob.file_id:
-        raise _Refused(f"its bytes have another hash, {stored.file_id}: it is damaged in the source")
+        raise NotCopied(f"its bytes have another hash, {stored.file_id}: it is damaged in the source")
     return True
 
 

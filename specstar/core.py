@@ -351,23 +351,33 @@ class SpecStar:
         return removed
 
     async def copy_to(
-        self, backend: ConfigSource | StorageFactory, *, progress: Callable[[CopyReport], None] | None = None
+        self,
+        backend: ConfigSource | StorageFactory,
+        *,
+        models: Mapping[str, ConfigSource | StorageFactory | None] | None = None,
+        progress: Callable[[CopyReport], None] | None = None,
     ) -> list[CopyReport]:
         """Copy all resources of the declared models, and all blobs, into another configuration's backends, and compare them.
 
         With ids, revisions, times and users; deleted ones too. What is there and equal stays, so that it can be repeated
-        until nothing is left; what the target has of its own is never touched. Let nothing write meanwhile. Models with a
-        storage of their own are left out, and so are messages of jobs. `progress` hears of each page. Raises `ConfigError`,
-        `BackendError` and `BackendUnavailable`; what fails alone is in the reports: one for each model, and one for "blobs".
+        until nothing is left; what the target has of its own is never touched. Let nothing write meanwhile. Messages of jobs
+        are left out. `models`: by name, the models that go elsewhere, or, with None, stay where they are. One with a storage
+        of its own that is not named there is not copied, and reported as failed. `progress` hears of each page. Raises
+        `ConfigError`, `NotConfiguredError` for an unknown model, `BackendError` and `BackendUnavailable`; what fails alone
+        is in the reports: one for each model, and one for "blobs".
         """
-        from specstar.copying import copy_all, target_of
+        from specstar.copying import copies_of, copy_all, target_of
 
-        target, source = target_of(backend), self._configured()
-        if not target.native:
+        # Models may all have a storage of their own.
+        source = self._factory if self._own_factories else self._configured()
+        for name in models or {}:
+            self.get_resource_manager(name)
+        target = target_of(backend)
+        copies = copies_of(self._managers, self._own_factories, target, models or {})
+        if not all(each.native for each in (target, *(copy.target for copy in copies)) if each is not None):
             self._gate.require_asyncio()
-        managers = [manager for name, manager in self._managers.items() if name not in self._own_factories]
         return await self._gate.run(
-            functools.partial(copy_all, self._gate, managers, source, target, progress or (lambda _: None))
+            functools.partial(copy_all, self._gate, copies, source, target, progress or (lambda _: None))
         )
 
     async def aclose(self) -> None:

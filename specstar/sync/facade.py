@@ -228,13 +228,17 @@ class SpecStar:
         return self._gate.call(functools.partial(self._inner.collect_garbage, older_than_seconds=older_than_seconds))
 
     def copy_to(
-        self, backend: ConfigSource | StorageFactory, *, progress: Callable[[CopyReport], None] | None = None
+        self,
+        backend: ConfigSource | StorageFactory,
+        *,
+        models: Mapping[str, ConfigSource | StorageFactory | None] | None = None,
+        progress: Callable[[CopyReport], None] | None = None,
     ) -> list[CopyReport]:
         """Copy all resources of the declared models, and all blobs, into another configuration's backends, and compare them.
 
         See `specstar.SpecStar.copy_to`. `progress` is called in the thread of the connections.
         """
-        return self._gate.call(functools.partial(self._inner.copy_to, backend, progress=progress))
+        return self._gate.call(functools.partial(self._inner.copy_to, backend, models=models, progress=progress))
 
     def close(self) -> None:
         """Close all connections, within a time limit. The next call opens them again."""

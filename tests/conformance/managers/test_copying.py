@@ -12,8 +12,9 @@ import msgspec
 import pytest
 
 from specstar import QB, CopyReport, SpecStar
-from specstar.errors import BackendUnavailable, ConfigError
-from specstar.roles import Storage
+from specstar.errors import BackendUnavailable, ConfigError, NotConfiguredError
+from specstar.resource_manager import BoundStorageFactory, DiskStorageFactory
+from specstar.roles import Storage, StoredRevision
 from specstar.roles.storage import StorageWrite
 from tests.conformance.managers.users import FIELDS, Address, User, Users
 
@@ -207,3 +208,161 @@ async def test_targets_that_keep_nothing_are_refused(tmp_path: Path) -> None:
         reports = await spec.copy_to({**folder(tmp_path / "target"), "blob": MEMORY})
         assert told(reports)["blobs"] == (0, 0, 1)
         assert reports[-1].problems == ("1 blobs are not copied: the target binds blob to nothing durable",)
+
+
+@asynccontextmanager
+async def with_models_of_their_own(
+    backend: dict[str, Any] | None, own: dict[str, Any]
+) -> AsyncIterator[tuple[SpecStar, Users]]:
+    """The users with a storage of their own, the notes, if there is a configuration, with that of the roles."""
+    spec = SpecStar()
+    users = spec.add_model(User, indexed_fields=FIELDS, storage_factory=BoundStorageFactory.from_config(own))
+    if backend is not None:
+        spec.add_model(Note)
+        spec.configure(backend=backend)
+    async with spec:
+        yield spec, users
+
+
+async def test_models_with_a_storage_of_their_own_go_where_they_are_told_to(tmp_path: Path) -> None:
+    own, roles = folder(tmp_path / "own"), folder(tmp_path / "roles")
+    target, theirs = folder(tmp_path / "target"), folder(tmp_path / "theirs")
+    async with with_models_of_their_own(roles, own) as (spec, users):
+        await fill(spec, users)
+        before = await everything(users)
+        left = await spec.copy_to(target)
+        # Never left out without a word.
+        assert told(left) == {"User": (0, 0, 9), "Note": (1, 0, 0), "blobs": (3, 0, 0)}
+        assert not left[0].ok
+        assert "9 resources are not copied: the model has a storage of its own" in left[0].problems[0]
+        on_purpose = await spec.copy_to(target, models={"User": None})
+        assert told(on_purpose) == {"Note": (0, 1, 0), "blobs": (0, 3, 0)}
+        apart = await spec.copy_to(target, models={"User": theirs})
+        assert told(apart) == {"User": (9, 0, 0), "Note": (0, 1, 0), "blobs": (0, 3, 0)}
+        again = await spec.copy_to(target, models={"User": DiskStorageFactory(tmp_path / "theirs"), "Note": theirs})
+        assert told(again) == {"User": (0, 9, 0), "Note": (1, 0, 0), "blobs": (0, 3, 0)}
+        together = await spec.copy_to(target, models={"User": target})
+        assert told(together)["User"] == (9, 0, 0)
+        for models, error in (
+            ({"Users": theirs}, NotConfiguredError),
+            ({"User": {"meta": MEMORY, "resource": MEMORY}}, ConfigError),
+        ):
+            with pytest.raises(error):
+                await spec.copy_to(target, models=models)
+    async with with_models_of_their_own(target, theirs) as (_, users):
+        assert await everything(users) == before
+    async with on(target) as (_, users):
+        assert await everything(users) == before
+
+
+async def test_a_program_whose_models_all_have_a_storage_of_their_own_is_copied(tmp_path: Path) -> None:
+    async with with_models_of_their_own(None, folder(tmp_path / "own")) as (spec, users):
+        await users.create(User(name="Ada"), resource_id="ada")
+        target = folder(tmp_path / "target")
+        assert told(await spec.copy_to(target)) == {"User": (0, 0, 1)}
+        assert told(await spec.copy_to(target, models={"User": target})) == {"User": (1, 0, 0)}
+
+
+async def test_each_payload_of_the_source_is_read_once_and_that_of_the_target_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = folder(tmp_path / "source"), folder(tmp_path / "target")
+    async with on(source) as (spec, users):
+        await fill(spec, users)
+        reads: dict[Storage, list[tuple[str, str | None]]] = {}
+        read = type(users._slot.storage).read
+
+        async def counted(self: Any, resource_id: str, revision_id: str | None = None) -> Any:
+            if self._model == "User":
+                reads.setdefault(self, []).append((resource_id, revision_id))
+            return await read(self, resource_id, revision_id)
+
+        monkeypatch.setattr(type(users._slot.storage), "read", counted)
+        for _ in range(2):
+            reads.clear()
+            await spec.copy_to(target)
+            ours = reads.pop(users._slot.storage)
+            assert len(ours) == len(set(ours)) == 13
+            assert [sorted(theirs) for theirs in reads.values()] == [sorted(ours)]
+
+
+async def test_damage_in_the_target_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When it is written, and when it is looked at again."""
+    source, target = folder(tmp_path / "source"), folder(tmp_path / "target")
+    async with on(source) as (spec, users):
+        await fill(spec, users)
+        read = type(users._slot.storage).read
+
+        async def damaged(self: Storage, resource_id: str, revision_id: str | None = None) -> Any:
+            found = await read(self, resource_id, revision_id)
+            if self is not users._slot.storage and resource_id == "gone" and isinstance(found, StoredRevision):
+                return msgspec.structs.replace(found, payload=found.payload[:-1] + b"?")
+            return found
+
+        for _ in range(2):
+            with monkeypatch.context() as broken:
+                broken.setattr(type(users._slot.storage), "read", damaged)
+                reports = await spec.copy_to(target)
+            assert reports[0].failed == 1
+            assert "'gone': the payload of revision" in reports[0].problems[0]
+        assert told(await spec.copy_to(target))["User"] == (0, 9, 0)
+
+
+@pytest.mark.parametrize("change", ["rewritten", "updated", "deleted", "erased"])
+async def test_a_source_that_changes_meanwhile_is_copied_as_it_is_at_one_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """Between the list of its revisions and the first payload: the record in the target must never be of another payload."""
+    source, target = folder(tmp_path / "source"), folder(tmp_path / "target")
+    async with on(source) as (spec, users):
+        await users.create(User(name="draft"), resource_id="draft", status="draft")
+        kind = type(users._slot.storage)
+        listed = kind.list_revisions
+        left = ["once"]
+
+        async def changes(self: Storage, resource_id: str) -> Any:
+            found = await listed(self, resource_id)
+            if left and self is users._slot.storage:
+                left.clear()
+                if change == "rewritten":
+                    await users.modify("draft", User(name="another", age=70))
+                elif change == "updated":
+                    await users.update("draft", User(name="another", age=70))
+                elif change == "deleted":
+                    await users.delete("draft")
+                else:
+                    await users.permanently_delete("draft")
+            return found
+
+        with monkeypatch.context() as busy:
+            busy.setattr(kind, "list_revisions", changes)
+            reports = await spec.copy_to(target)
+        assert not left
+        assert told(reports)["User"] == ((0, 0, 0) if change == "erased" else (1, 0, 0))
+        if change == "erased":
+            return
+        kept = (await users.get_meta("draft"), await users.list_revisions("draft"))
+        data = await users.get("draft", include_deleted=True)
+        assert told(await spec.copy_to(target))["User"] == (0, 1, 0)
+    async with on(target) as (_, theirs):
+        assert (await theirs.get_meta("draft"), await theirs.list_revisions("draft")) == kept
+        assert (await theirs.get("draft", include_deleted=True)).data == data.data
+
+
+async def test_a_source_that_never_rests_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = folder(tmp_path / "source"), folder(tmp_path / "target")
+    async with on(source) as (spec, users):
+        await users.create(User(name="busy"), resource_id="busy")
+        kind = type(users._slot.storage)
+        listed = kind.list_revisions
+
+        async def changes(self: Storage, resource_id: str) -> Any:
+            found = await listed(self, resource_id)
+            if self is users._slot.storage:
+                await users.update("busy", User(name="busier"))
+            return found
+
+        monkeypatch.setattr(kind, "list_revisions", changes)
+        reports = await spec.copy_to(target)
+        assert told(reports)["User"] == (0, 0, 1)
+        assert "it is changed all the time" in reports[0].problems[0]

@@ -338,6 +338,50 @@ def test_copy_says_what_it_copied_and_what_it_did_not(
     assert "no such file" in run(capsys, "copy", "copied_program:spec", "missing.json")[2].lower()
 
 
+OF_ITS_OWN = (
+    COPIED
+    + """
+from specstar.resource_manager import DiskStorageFactory
+class Log(Struct):
+    text: str
+logs = spec.add_model(Log, storage_factory=DiskStorageFactory("logs"))
+with open("new-logs.json", "w") as file:
+    json.dump(on("new-logs"), file)
+"""
+)
+
+
+def test_copy_tells_of_models_with_a_storage_of_their_own(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "program_with_logs.py").write_text(OF_ITS_OWN)
+    sys.path.insert(0, str(tmp_path))
+    program: Any = importlib.import_module("program_with_logs")
+    with program.spec:
+        program.logs.create(program.Log("a line"))
+    copy = ("copy", "program_with_logs:spec", "new.json")
+
+    def rows(out: str) -> list[list[str]]:
+        return [line.split() for line in out.splitlines()[1:]]
+
+    status, out, _ = run(capsys, *copy)
+    assert status == 1
+    assert rows(out)[:3] == [["User", "0", "0", "0"], ["Log", "0", "0", "1"], ["blobs", "0", "0", "0"]]
+    assert "Log 1 resources are not copied: the model has a storage of its own" in out
+    status, out, _ = run(capsys, *copy, "--stays", "Log")
+    assert (status, rows(out)) == (0, [["User", "0", "0", "0"], ["blobs", "0", "0", "0"]])
+    status, out, _ = run(capsys, *copy, "--model", "Log=new-logs.json")
+    assert (status, rows(out)[1]) == (0, ["Log", "1", "0", "0"])
+    status, out, _ = run(capsys, *copy, "--model", "Log=new.json", "--model", "User=new-logs.json")
+    assert (status, rows(out)[1]) == (0, ["Log", "1", "0", "0"])
+    status, _, err = run(capsys, *copy, "--model", "new-logs.json")
+    assert (status, "--model takes NAME=FILE" in err) == (1, True)
+    status, _, err = run(capsys, *copy, "--stays", "Logs")
+    assert (status, "no model 'Logs' is declared" in err, "did you mean 'Log'" in err) == (1, True, True)
+
+
 def process(*arguments: object, **environ: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "specstar.cli", *map(str, arguments)],
