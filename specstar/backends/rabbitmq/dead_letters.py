@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec import structs
 
-from specstar.backends.rabbitmq.envelope import REASON_HEADER, TIME_HEADER, unpack
+from specstar.backends.rabbitmq.envelope import unpack
 from specstar.backends.rabbitmq.faults import translated
+from specstar.backends.rabbitmq.letter_headers import REASON_HEADER, TIME_HEADER
 from specstar.errors import DecodeError, LimitExceededError
 from specstar.roles import DeadLetter, Message
 from specstar.roles.mq import Prepare
@@ -34,17 +35,8 @@ __all__ = ["DeadLetters"]
 T = TypeVar("T")
 _BATCH_MESSAGES = 100
 _BATCH_BYTES = 8 << 20
-_LONGEST_REASON = 8000
 _GIVE_BACK_SECONDS = 1.0
 _NAMED = 5
-
-
-def reason_headers(reason: str) -> dict[str, Any]:
-    """The headers of a dead letter; a long reason is cut."""
-    text = reason.encode("utf-8", "replace").decode()
-    if len(text) > _LONGEST_REASON:
-        text = f"{text[:_LONGEST_REASON]}... ({len(text)} characters)"
-    return {REASON_HEADER: text, TIME_HEADER: int(datetime.now(UTC).timestamp() * 1000)}
 
 
 class DeadLetters:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from specstar.backends.rabbitmq.envelope import NO_LIMIT, pack
 from specstar.backends.rabbitmq.faults import unavailable
+from specstar.backends.rabbitmq.letter_headers import reason_headers
 from specstar.errors import LimitExceededError
 from specstar.roles import Delivery, Message
 
@@ -54,15 +55,12 @@ class RabbitMQDelivery(Delivery):
     async def dead(self, message: Message, *, reason: str) -> None:
         self._check()
         if not self.ended:
-            consumer = self._subscription.consumer
-            if message is self.message:  # nobody could read it: it may as well come again later
-                packed = pack(message, NO_LIMIT)
-                await self._send(consumer.parking.park(self._subscription.queue.name, packed, reason))
-            else:
-                await self._send(consumer.queue.send_dead(message, reason))
+            subscription = self._subscription
+            packed, headers = pack(message, NO_LIMIT), reason_headers(reason)
+            await self._send(subscription.consumer.parking.park(subscription.queue.name, packed, headers))
             self._end()
 
-    async def _send(self, sending: Awaitable[None]) -> None:
+    async def _send(self, sending: Awaitable[object]) -> None:
         """Send the copy that replaces this message; if that fails it is delivered again, and does not stay in hand."""
         try:
             await sending

@@ -12,15 +12,12 @@ from specstar.config.encoding import UNDECODABLE
 from specstar.errors import DecodeError, InvalidInputError, LimitExceededError
 from specstar.roles import Message
 
-__all__ = ["HIGHEST_PRIORITY", "NO_LIMIT", "REASON_HEADER", "TIME_HEADER", "pack", "unpack"]
+__all__ = ["HIGHEST_PRIORITY", "NO_LIMIT", "pack", "unpack"]
 
 VERSION = 1
 HIGHEST_PRIORITY = 9
 # For what was in a queue before: it may have come in under a larger limit, and must find its way all the same.
 NO_LIMIT = 1 << 40
-# On dead letters: why, and when in milliseconds since 1970.
-REASON_HEADER = "x-specstar-reason"
-TIME_HEADER = "x-specstar-time"
 
 
 class _Envelope(Struct, frozen=True, array_like=True, gc=False):

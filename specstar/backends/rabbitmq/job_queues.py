@@ -107,8 +107,16 @@ class JobQueues:
 
     def delay(self, target: str, step: int) -> QueueSpec:
         """The queue in which messages for `target` wait for `step` milliseconds."""
+        name = self.names.delay(target, step, self._options.delay_queue_expiry_seconds, _UNNAMED_EXPIRY)
+        return self._expiring(name, target, step)
+
+    def aside(self, step: int) -> QueueSpec:
+        """The queue in which dead letters wait that those take not yet: another one, so that no purge deletes them."""
+        name = self.names.aside(step, self._options.delay_queue_expiry_seconds, _UNNAMED_EXPIRY)
+        return self._expiring(name, self.names.main, step)
+
+    def _expiring(self, name: str, target: str, step: int) -> QueueSpec:
         expiry = self._options.delay_queue_expiry_seconds
-        name = self.names.delay(target, step, expiry, _UNNAMED_EXPIRY)
         waits = self._delayed(name, target, step)
         # A queue expires with what is in it. A message may be confirmed up to publish_timeout_seconds after this check.
         renew = min((expiry - self._options.publish_timeout_seconds) / 2, _LONGEST_RENEWAL)

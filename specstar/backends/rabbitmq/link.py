@@ -53,6 +53,7 @@ class Link:
         self.intake: Intake | None = transport.intake
         self._transport = transport
         self._connection = connection
+        self._loop = asyncio.get_running_loop()
         self._publisher_lock = asyncio.Lock()
         self._discarded: set[asyncio.Task[None]] = set()
         self._replaced: set[Publisher] = set()
@@ -163,12 +164,14 @@ class Link:
                 self.publisher = publisher
             return publisher
 
-    def is_full(self, queue: str, publisher: Publisher) -> bool:
-        """Whether it was the queue itself that just refused a message over this channel, or over one before: it was reached."""
-        now = publisher.time()
+    def note_refusal(self, queue: str, publisher: Publisher) -> None:
+        """A queue did not take a message over this channel: it is full, if the channel had reached it before."""
         if publisher.reaches(queue):
-            self._full[queue] = now
-        return now - self._full.get(queue, -math.inf) < _FULL_SECONDS
+            self._full[queue] = publisher.time()
+
+    def is_full(self, queue: str) -> bool:
+        """Whether the queue itself has refused a message lately, over this channel or one before: it has a leader."""
+        return self._loop.time() - self._full.get(queue, -math.inf) < _FULL_SECONDS
 
     def replace_publisher(self, publisher: Publisher) -> None:
         """Have the next message open a channel; this one is closed once nobody waits for a confirm on it.

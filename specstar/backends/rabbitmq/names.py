@@ -59,8 +59,15 @@ class QueueNames:
 
         Its expiry in seconds is part of the name, since a queue cannot change it, unless it is `unnamed_expiry`.
         """
+        return f"{target}:delay:{self._waits(step, expiry, unnamed_expiry)}"
+
+    def aside(self, step: int, expiry: float, unnamed_expiry: float) -> str:
+        """The queue in which dead letters wait for `step` milliseconds; its expiry is told as in `delay`."""
+        return f"{self.main}:aside:{self._waits(step, expiry, unnamed_expiry)}"
+
+    def _waits(self, step: int, expiry: float, unnamed_expiry: float) -> str:
         kept = "" if expiry == unnamed_expiry else f":x{round(expiry * 1000)}"
-        return f"{target}:delay:{step}{kept}{self._mark}"
+        return f"{step}{kept}{self._mark}"
 
 
 def shard_of(partition_key: str, shards: int) -> int:

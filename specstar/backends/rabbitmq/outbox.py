@@ -166,9 +166,9 @@ def _heals(error: Exception, queue: QueueSpec, link: Link, publisher: Publisher)
     delays = queue.renew_seconds is not None
     if queue.arguments[TYPE] != "quorum":
         return delays
-    full = link.is_full(queue.name, publisher)
+    link.note_refusal(queue.name, publisher)
     link.replace_publisher(publisher)
-    return delays or not full
+    return delays or not link.is_full(queue.name)
 
 
 def _given_up(error: Exception, queue: QueueSpec) -> BackendError:

@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from specstar.backends.rabbitmq.envelope import HIGHEST_PRIORITY, NO_LIMIT, pack
 from specstar.backends.rabbitmq.names import LONGEST_DELAY_SECONDS, longer_step, shard_of, step_of
@@ -31,6 +31,8 @@ T = TypeVar("T")
 logger: logging.Logger = logging.getLogger("specstar")
 # So that a connection that is made and lost at once does not become a busy loop.
 _PAUSE_AFTER_LOSS = 0.02
+# In place of a queue of work.
+_ASIDE = ""
 
 
 class RabbitMQQueue(MessageQueue):
@@ -155,20 +157,18 @@ class RabbitMQQueue(MessageQueue):
             else:
                 return
 
-    async def send_dead(self, message: Message, reason: str) -> None:
-        """Publish to the dead letters."""
-        await self.send_dead_bytes(pack(message, NO_LIMIT), reason)
+    async def send_dead(self, body: bytes, headers: dict[str, Any]) -> None:
+        """Publish bytes as they are to the dead letters, with the headers of one."""
+        await self._outbox.send(self.queues.dead, body, headers=headers)
 
-    async def send_dead_bytes(self, body: bytes, reason: str) -> None:
-        """Publish bytes as they are to the dead letters."""
-        from specstar.backends.rabbitmq.dead_letters import reason_headers
+    async def put_aside(self, body: bytes, headers: dict[str, Any], delay: float) -> None:
+        """Have a dead letter wait: some consumer of this job gets it after this delay, and sends it on."""
+        from specstar.backends.rabbitmq.letter_headers import aside
 
-        await self._outbox.send(self.queues.dead, body, headers=reason_headers(reason))
-
-    async def put_off_bytes(self, body: bytes, target: str, delay: float) -> None:
-        """Send bytes as they are back to a queue of work, where they are after a delay."""
+        step = step_of(delay)
+        route = self._delays.setdefault((_ASIDE, step), self.queues.aside(step))
         async with self._publish_timeout():
-            await self._send_by(self._delay(target, step_of(delay)), partial(self._outbox.send, body=body))
+            await self._send_by(route, partial(self._outbox.send, body=body, headers=aside(headers)))
 
     @asynccontextmanager
     async def consume(self, *, prefetch: int) -> AsyncIterator[Consumer]:

@@ -15,6 +15,7 @@ from specstar.backends.rabbitmq.contents import DELIVER, Contents, delivery_of
 from specstar.backends.rabbitmq.delivery import RabbitMQDelivery
 from specstar.backends.rabbitmq.envelope import unpack
 from specstar.backends.rabbitmq.faults import LinkLostError, translated
+from specstar.backends.rabbitmq.letter_headers import letter_in, letter_of, reason_headers
 from specstar.errors import BackendError, DecodeError, LimitExceededError
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class Subscription:
         self._consumer_tag = ""
         self._changing = asyncio.Lock()
         self._open: dict[int, RabbitMQDelivery] = {}
-        # How many that nobody can read are on their way elsewhere.
+        # How many are on their way to the dead letters that are in no worker's hands.
         self._parked = 0
         # Partition keys in hand, each with what waits behind it.
         self._keys: dict[str, deque[RabbitMQDelivery]] = {}
@@ -120,24 +121,29 @@ class Subscription:
 
     # Deliveries coming in.
 
-    def _on_frames(self, method: bytes, _header: bytes, body: bytes) -> None:
+    def _on_frames(self, method: bytes, header: bytes, body: bytes) -> None:
         """In place of the driver's way, which takes a task a delivery."""
         tag, redelivered = delivery_of(method)
-        self._take(tag, redelivered, body)
+        self._take(tag, redelivered, letter_in(header), body)
 
     async def _on_message(self, message: DeliveredMessage) -> None:
         delivery: Any = message.delivery
-        self._take(delivery.delivery_tag, delivery.redelivered, message.body)
+        letter = letter_of(message.header.properties.headers)
+        self._take(delivery.delivery_tag, delivery.redelivered, letter, message.body)
 
-    def _take(self, tag: int, redelivered: bool, body: bytes) -> None:
+    def _take(self, tag: int, redelivered: bool, letter: dict[str, Any] | None, body: bytes) -> None:
+        """`letter`: the headers of a dead letter that has waited aside."""
         if self.lost:
             return
         self.busy = True
         self.taken += 1
+        if letter is not None:
+            self.consumer.home.spawn(self._send_on, tag, body, letter)
+            return
         try:
             message = unpack(body)
         except DecodeError as error:
-            self.consumer.home.spawn(self._park, tag, body, str(error))
+            self.consumer.home.spawn(self._park_unread, tag, body, str(error))
             return
         delivery = RabbitMQDelivery(self, tag, message, redelivered=redelivered)
         self._open[tag] = delivery
@@ -151,22 +157,33 @@ class Subscription:
             self._keys[message.partition_key] = deque()
         self.consumer.offer(delivery)
 
-    async def _park(self, tag: int, body: bytes, reason: str) -> None:
+    async def _park_unread(self, tag: int, body: bytes, reason: str) -> None:
         """A message that is not ours: among the dead letters it harms nobody, and is not lost."""
-        end = self._acks.done
+        if await self._park(tag, body, reason_headers(reason)):
+            logger.warning("a message in queue %r goes to the dead letters: %s", self.queue.name, reason)
+
+    async def _send_on(self, tag: int, body: bytes, letter: dict[str, Any]) -> None:
+        """A dead letter that has waited aside: of that its worker, or whoever could not read it, has told."""
+        await self._park(tag, body, letter)
+
+    async def _park(self, tag: int, body: bytes, letter: dict[str, Any]) -> bool:
+        """To the dead letters, in nobody's hands: True once it is there or waits aside, False if it comes again or is dropped."""
+        end, parked = self._acks.done, True
         self._parked += 1
         try:
-            await self.consumer.parking.park(self.queue.name, body, reason)
+            await self.consumer.parking.park(self.queue.name, body, letter)
         except BackendError:
             await asyncio.sleep(_GIVE_BACK_SECONDS)
-            end = self._acks.give_back
+            end, parked = self._acks.give_back, False
         except LimitExceededError as error:
             # Given back, it would come again for ever.
             logger.error("a message in queue %r is dropped, it cannot be parked: %s", self.queue.name, error)  # noqa: TRY400
+            parked = False
         finally:
             self._parked -= 1
         if not self.lost:
             end(tag)
+        return parked
 
     # Deliveries that end.
 

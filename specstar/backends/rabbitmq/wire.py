@@ -26,6 +26,7 @@ __all__ = [
     "body_limit",
     "content",
     "delete_queues",
+    "headers_in",
     "nack_frame",
     "problem",
     "publish_method",
@@ -141,6 +142,16 @@ def returned(method: bytes, header: bytes) -> tuple[int, str, int]:
     except ValueError:
         tag = 0
     return frame.reply_code or 0, frame.reply_text or "", tag
+
+
+def headers_in(header: bytes) -> dict[str, Any]:
+    """The headers in the payload of a content header frame; none if they cannot be read."""
+    content = ContentHeader()
+    try:
+        content.unmarshal(header)
+    except Exception:  # what another program wrote must not end the connection
+        return {}
+    return dict(content.properties.headers or {})
 
 
 def problem(channel: Channel) -> str | None:

@@ -13,6 +13,8 @@ import aiormq
 from specstar.backends.provider import BackendContext
 from specstar.backends.rabbitmq import RabbitMQOptions, RabbitMQProvider
 from specstar.backends.rabbitmq.connection import RabbitMQConnection
+from specstar.backends.rabbitmq.envelope import NO_LIMIT, pack
+from specstar.backends.rabbitmq.letter_headers import reason_headers
 from specstar.backends.rabbitmq.names import delay_steps
 from specstar.backends.rabbitmq.queue import RabbitMQQueue
 from specstar.roles import Consumer, DeadLetter, Delivery, Message
@@ -20,6 +22,8 @@ from specstar.runtime import LazyConnection
 from specstar.runtime.home import AsyncioHome
 
 TIMEOUT_SECONDS = 20.0
+# How long dead letters wait aside in these tests, in milliseconds.
+ASIDE_STEPS = (50, 1000, 2000, 4000, 1_000_000)
 
 
 class Rig:
@@ -50,6 +54,7 @@ class Rig:
             queues = queue.queues
             targets = [queues.names.main, *(queues.names.shard(number) for number in range(queues.shards))]
             delays = [queues.delay(target, step).name for target in targets[:1] for step in delay_steps()]
+            delays += [queues.aside(step).name for step in ASIDE_STEPS]
             link = await queue.live_link()
             names = queues.names
             await link.topology.delete(
@@ -77,6 +82,11 @@ async def open_rig(url: str, prefix: str, *, keep: bool = False, **options: Any)
 
 def message(number: int | str, **fields: Any) -> Message:
     return Message(id=str(number), **({"body": f"body {number}".encode("utf-8", "replace")} | fields))
+
+
+async def send_dead(queue: RabbitMQQueue, message: Message, reason: str) -> None:
+    """Put a message among the dead letters."""
+    await queue.send_dead(pack(message, NO_LIMIT), reason_headers(reason))
 
 
 async def take(consumer: Consumer, timeout: float = TIMEOUT_SECONDS) -> Delivery:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import services
-from tests.integration.rabbitmq.rig import message, open_rig, take_and_ack
+from tests.integration.rabbitmq.rig import message, open_rig, send_dead, take_and_ack
 
 pytestmark = [pytest.mark.xdist_group("rabbitmq-faults"), pytest.mark.timeout(180)]
 
@@ -29,7 +29,7 @@ async def test_a_node_that_is_killed_at_once_keeps_what_is_in_new_queues(
             *[message(f"k{number}", partition_key=f"k{number}") for number in range(9)],
         ]
         await queue.publish_many(sent)
-        await queue.send_dead(message("dead"), "why")
+        await send_dead(queue, message("dead"), "why")
         await asyncio.to_thread(private_rabbitmq.kill)
         await asyncio.to_thread(private_rabbitmq.start)
         async with queue.consume(prefetch=20) as consumer:

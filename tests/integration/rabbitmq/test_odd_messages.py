@@ -14,7 +14,16 @@ from pamqp.commands import Basic
 from specstar import Job, JobStatus, SpecStar
 from specstar.message_queue import JobQueue
 from tests.conformance.jobs.harness import Mail, dead_jobs, eventually_gives, workers
-from tests.integration.rabbitmq.rig import Rig, message, nothing_more, open_rig, raw_channel, take, take_and_ack
+from tests.integration.rabbitmq.rig import (
+    Rig,
+    message,
+    nothing_more,
+    open_rig,
+    raw_channel,
+    send_dead,
+    take,
+    take_and_ack,
+)
 
 MOMENT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -23,7 +32,7 @@ async def test_a_dead_letter_over_the_present_limit_goes_back_to_work(amqp_url: 
     async with open_rig(amqp_url, queue_prefix, max_message_bytes=2000) as rig:
         queue = rig.queue()
         for number in range(3):
-            await queue.send_dead(message(number, body=b"b" * (5000 if number == 1 else 10)), "why")
+            await send_dead(queue, message(number, body=b"b" * (5000 if number == 1 else 10)), "why")
         assert await queue.requeue_dead() == 3
         assert await queue.dead_letters() == []
         async with queue.consume(prefetch=3) as consumer:
@@ -58,7 +67,7 @@ async def test_odd_headers_stand_in_nobodys_way(
     amqp_url: str, rig: Rig, headers: dict[str, Any], reason: str, time: datetime | None
 ) -> None:
     queue = rig.queue()
-    await queue.send_dead(message("ours"), "why")
+    await send_dead(queue, message("ours"), "why")
     async with raw_channel(amqp_url) as channel:
         await channel.basic_publish(
             b"odd", routing_key=queue.queues.names.dead, properties=Basic.Properties(headers=headers)

@@ -16,7 +16,16 @@ from specstar.backends.rabbitmq.faults import QueueMismatchError
 from specstar.backends.rabbitmq.names import shard_of
 from specstar.errors import BackendError, BackendUnavailable
 from tests.faults.tools.tcp_proxy import TcpProxy
-from tests.integration.rabbitmq.rig import Rig, message, open_rig, raw_channel, some_dead_letters, take, take_and_ack
+from tests.integration.rabbitmq.rig import (
+    Rig,
+    message,
+    open_rig,
+    raw_channel,
+    send_dead,
+    some_dead_letters,
+    take,
+    take_and_ack,
+)
 
 
 async def test_queue_prefix_begins_the_names_of_all_queues(amqp_url: str, queue_prefix: str, rig: Rig) -> None:
@@ -30,7 +39,7 @@ async def test_queue_prefix_begins_the_names_of_all_queues(amqp_url: str, queue_
 async def test_queues_and_messages_are_durable(amqp_url: str, rig: Rig) -> None:
     queue = rig.queue()
     await queue.publish(message(1))
-    await queue.send_dead(message(2), "why")
+    await send_dead(queue, message(2), "why")
     async with raw_channel(amqp_url) as channel:
         for name in (queue.queues.names.main, queue.queues.names.dead):
             await channel.queue_declare(name, passive=True, durable=True)
@@ -126,7 +135,7 @@ async def test_work_and_dead_letters_do_not_fill_the_memory_of_older_brokers(amq
     queue = rig.queue()
     await queue.publish(message(1))
     await queue.publish(message(2, partition_key="k"))
-    await queue.send_dead(message(3), "why")
+    await send_dead(queue, message(3), "why")
     shard = queue.queues.shard(shard_of("k", queue.queues.shards))
     for spec in (queue.queues.main, queue.queues.dead, shard):
         async with raw_channel(amqp_url) as channel:
@@ -148,7 +157,7 @@ async def test_queues_that_are_there_without_the_lazy_mode_are_used_as_they_are(
         async with queue.consume(prefetch=30) as consumer:
             taken = {item.id for item in await take_and_ack(consumer, 30)}
         assert taken == {str(number) for number in range(30)}
-        await queue.send_dead(message("dead"), "why")
+        await send_dead(queue, message("dead"), "why")
         assert len(await queue.dead_letters()) == 1
 
 

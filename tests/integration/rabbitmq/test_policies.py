@@ -14,8 +14,8 @@ from specstar import Job, JobStatus, NoRetry, SpecStar
 from specstar.backends.rabbitmq.queue import RabbitMQQueue
 from specstar.errors import BackendError
 from specstar.message_queue import JobQueue
-from tests.conformance.jobs.harness import Mail, dead_jobs, eventually, eventually_gives, workers
-from tests.integration.rabbitmq.rig import message, open_rig, raw_channel, take_and_ack
+from tests.conformance.jobs.harness import Mail, eventually, eventually_gives, workers
+from tests.integration.rabbitmq.rig import message, open_rig, raw_channel, send_dead, take_and_ack
 
 pytestmark = [pytest.mark.xdist_group("rabbitmq-faults"), pytest.mark.timeout(180)]
 MEMORY = {"type": "memory"}
@@ -84,25 +84,60 @@ async def _ended(mails: JobQueue[Mail], count: int) -> bool:
     return await mails.count(status=JobStatus.succeeded) == count
 
 
-async def test_a_job_that_failed_comes_again_until_there_is_room_for_its_dead_letter(
+@pytest.mark.parametrize("queue_type", ["classic", "quorum"])
+@pytest.mark.parametrize("keep_state", [True, False])
+@pytest.mark.parametrize("partition_key", [None, "k"])
+async def test_jobs_that_failed_wait_aside_until_there_is_room_for_their_dead_letters(
     private_rabbitmq: services.RabbitMQServer,
     queue_prefix: str,
     set_policy: SetPolicy,
     caplog: pytest.LogCaptureFixture,
+    queue_type: str,
+    keep_state: bool,
+    partition_key: str | None,
 ) -> None:
-    await asyncio.to_thread(set_policy, f"^{queue_prefix}mails:dead$", {"max-length": MOST})
+    """More of them than a worker has room for: jobs behind them run, none of them runs twice, and all can be sent back."""
+    await asyncio.to_thread(set_policy, f"^{queue_prefix}mails:dead$", {"max-length": 1})
+    ran: list[int] = []
+    fails = [True]
 
     async def handle(job: Job[Mail]) -> None:
-        raise NoRetry("no")
+        ran.append(job.payload.number)
+        if fails and job.payload.number < 2 * MOST:
+            raise NoRetry("no")
 
-    spec, mails = program(private_rabbitmq, queue_prefix, handle)
-    async with spec, workers(spec):
-        await mails.enqueue_many([Mail(number=number) for number in range(2 * MOST)])
-        await eventually(lambda: caplog.text.count("the queue is full") > MOST)
-        # What is looked at makes room for as many.
-        assert len(await mails.list_dead()) < 2 * MOST
-        await asyncio.to_thread(set_policy, "^of nobody$", {"max-length": MOST})
-        await dead_jobs(mails, 2 * MOST)
+    spec = SpecStar()
+    options = {"amqp_url": private_rabbitmq.url, "queue_prefix": queue_prefix, "queue_type": queue_type}
+    rabbitmq = {"type": "rabbitmq", "options": {**options, "partition_shards": 1, "partition_prefetch": 2}}
+    spec.configure(backend={"meta": MEMORY, "resource": MEMORY, "mq": rabbitmq})
+    mails = spec.add_job(Mail, handle, name="mails", max_retries=3, keep_state=keep_state)
+    async with spec:
+        queue = mails._messages()
+        assert isinstance(queue, RabbitMQQueue)
+        await _fill(queue)
+        everyone = list(range(3 * MOST))
+        sent = await mails.enqueue_many([Mail(number=number) for number in everyone], partition_key=partition_key)
+        async with workers(spec, concurrency=2):
+            await eventually(lambda: sorted(ran) == everyone, within=60)
+            await eventually(lambda: "cannot go to the dead letters" in caplog.text)
+            await asyncio.to_thread(set_policy, "^of nobody$", {"max-length": MOST})
+            await eventually_gives(lambda: _are_parked(queue, 2 * MOST), within=60)
+            assert caplog.text.count("cannot go to the dead letters") == 1
+            assert "comes again" not in caplog.text
+            letters = [letter for letter in await queue.dead_letters() if letter.reason != FILLS]
+            assert {letter.reason for letter in letters} == {"NoRetry: no"}
+            assert {letter.message.attempts for letter in letters} == {1}
+            assert {letter.message.id for letter in letters} == {job.job_id for job in sent[: 2 * MOST]}
+            if keep_state:
+                assert await mails.count(status=JobStatus.failed) == 2 * MOST
+            fails.clear()
+            assert sorted(ran) == everyone
+            assert await mails.requeue_dead([letter.message.id for letter in letters]) == 2 * MOST
+            await eventually(lambda: len(ran) >= 5 * MOST)
+            if keep_state:
+                await eventually_gives(lambda: _ended(mails, 3 * MOST))
+        assert sorted(ran[3 * MOST :]) == list(range(2 * MOST))
+        assert await queue.depth() == 0
 
 
 @pytest.mark.parametrize("queue_type", ["classic", "quorum"])
@@ -154,7 +189,7 @@ async def _fill(queue: RabbitMQQueue) -> None:
     """A queue takes some more than its bound at first."""
     for number in range(4 * MOST):
         try:
-            await queue.send_dead(message(number), FILLS)
+            await send_dead(queue, message(number), FILLS)
         except BackendError:
             return
     raise AssertionError("the queue takes more than its bound")

@@ -13,6 +13,8 @@ from msgspec import structs
 from pamqp.commands import Basic
 
 from specstar.backends.rabbitmq import wire
+from specstar.backends.rabbitmq.envelope import pack
+from specstar.backends.rabbitmq.letter_headers import reason_headers
 from specstar.backends.rabbitmq.names import LONGEST_DELAY_SECONDS
 from specstar.errors import BackendUnavailable, InvalidInputError, LimitExceededError
 from specstar.roles import Consumer, Message
@@ -22,6 +24,7 @@ from tests.integration.rabbitmq.rig import (
     nothing_more,
     open_rig,
     raw_channel,
+    send_dead,
     some_dead_letters,
     take,
     take_and_ack,
@@ -241,7 +244,7 @@ async def test_dead_letters_are_listed_without_being_removed(rig: Rig) -> None:
 async def test_dead_letters_go_back_to_work_or_away_by_id(rig: Rig) -> None:
     queue = rig.queue()
     for number in range(6):
-        await queue.send_dead(message(number, attempts=4), "tired")
+        await send_dead(queue, message(number, attempts=4), "tired")
     assert await queue.requeue_dead(["1", "4", "unknown"]) == 2
     assert await queue.purge_dead(["0", "unknown"]) == 1
     assert [letter.message.id for letter in await queue.dead_letters()] == ["2", "3", "5"]
@@ -256,7 +259,7 @@ async def test_dead_letters_go_back_to_work_or_away_by_id(rig: Rig) -> None:
 async def test_two_copies_of_one_dead_letter_count_once_and_show_the_latest(rig: Rig) -> None:
     queue = rig.queue()
     for reason in ("first", "second"):
-        await queue.send_dead(message("twice"), reason)
+        await send_dead(queue, message("twice"), reason)
     letters = await queue.dead_letters()
     assert [(letter.message.id, letter.reason) for letter in letters] == [("twice", "second")]
     assert await queue.requeue_dead(["twice"]) == 1
@@ -265,7 +268,7 @@ async def test_two_copies_of_one_dead_letter_count_once_and_show_the_latest(rig:
 
 async def test_a_reason_of_any_text_is_kept_or_cut(rig: Rig) -> None:
     queue = rig.queue()
-    await queue.send_dead(message(1), "\ud800 \0 ä" + "x" * 300_000)
+    await send_dead(queue, message(1), "\ud800 \0 ä" + "x" * 300_000)
     [letter] = await queue.dead_letters()
     assert letter.reason.startswith("? \0 ä")
     assert len(letter.reason) < 9000
@@ -298,7 +301,7 @@ async def test_purge_removes_what_waits_and_keeps_the_dead(rig: Rig) -> None:
     await queue.publish(message("retried"), delay=rig.options.retry_delay_seconds)
     await queue.publish(message("partitioned", partition_key="k"))
     await queue.publish(message("both", partition_key="k"), delay=1000)
-    await queue.send_dead(message("dead"), "tired")
+    await send_dead(queue, message("dead"), "tired")
     removed = await queue.purge()
     assert removed in {6, 7}  # the retry may be back by then
     assert await queue.depth() == 0
@@ -306,6 +309,36 @@ async def test_purge_removes_what_waits_and_keeps_the_dead(rig: Rig) -> None:
     await queue.publish(message("after"), delay=0.05)  # the delay queues are declared again
     async with queue.consume(prefetch=1) as consumer:
         assert (await take_and_ack(consumer, 1))[0].id == "after"
+
+
+@pytest.mark.parametrize("delay_queue_type", ["classic", "quorum"])
+@pytest.mark.parametrize("changed", [False, True])
+async def test_a_dead_letter_that_was_put_aside_is_given_to_nobody_and_sent_on(
+    amqp_url: str, queue_prefix: str, monkeypatch: pytest.MonkeyPatch, delay_queue_type: str, changed: bool
+) -> None:
+    if changed:
+        monkeypatch.setattr(wire, "problem", lambda _channel: "aiormq has changed")
+    async with open_rig(amqp_url, queue_prefix, delay_queue_type=delay_queue_type) as rig:
+        queue = rig.queue()
+        ours, foreign = message("failed", attempts=3, partition_key="k"), b"\xff not ours"
+        when = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+        why = reason_headers("tired") | {"x-specstar-time": int(when.timestamp() * 1000)}
+        for body in (pack(ours, 1000), foreign):
+            await queue.put_aside(body, why, 0.05)
+        await queue.put_aside(pack(message("later"), 1000), why, 1000)
+        async with queue.consume(prefetch=1) as consumer:
+            await queue.publish(message("a job"))
+            assert [found.id for found in await take_and_ack(consumer, 1)] == ["a job"]
+            while len(letters := await queue.dead_letters()) < 2:
+                assert await nothing_more(consumer, 0.05)
+        assert {(letter.reason, letter.time) for letter in letters} == {("tired", when)}
+        assert letters[0].message == ours
+        assert letters[1].message.body == foreign
+        # What is still aside is no message that waits.
+        assert (await queue.purge(), await queue.depth()) == (0, 0)
+        assert await queue.requeue_dead(["failed"]) == 1
+        async with queue.consume(prefetch=1) as consumer:
+            assert await take_and_ack(consumer, 1) == [message("failed", partition_key="k")]
 
 
 @pytest.mark.parametrize(("sent", "purged"), [("classic", "quorum"), ("quorum", "classic")])

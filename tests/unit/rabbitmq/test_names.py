@@ -27,7 +27,16 @@ def every_name(prefix: str, job: str, *, delay_type: str = "quorum") -> list[str
     names = QueueNames(prefix, job, delay_type=delay_type)
     shard = names.shard(255)
     delays = [names.delay(target, 4_200_000_000, 86_400, 300) for target in (names.main, shard)]
-    return [names.main, names.retry, names.dead, names.partitions, names.uptime, shard, *delays]
+    return [
+        names.main,
+        names.retry,
+        names.dead,
+        names.partitions,
+        names.uptime,
+        shard,
+        names.aside(60_000, 86_400, 300),
+        *delays,
+    ]
 
 
 @given(ANY_TEXT, st.sampled_from(["", "specstar:", "a", "p" * 60]))
@@ -65,6 +74,8 @@ def test_queues_in_which_messages_wait_say_so_where_their_type_is_another(work: 
     names = QueueNames("x:", "job", work_type=work, delay_type=delay)
     assert (names.main, names.dead, names.retry) == ("x:job", "x:job:dead", f"x:job:retry{mark}")
     assert names.delay(names.main, 50, 300, 300) == f"x:job:delay:50{mark}"
+    assert names.aside(50, 300, 300) == f"x:job:aside:50{mark}"
+    assert names.aside(50, 60, 300) == f"x:job:aside:50:x60000{mark}"
     assert names.delay(names.shard(3), 50, 60, 300) == f"x:job:part:3:delay:50:x60000{mark}"
 
 
