@@ -309,19 +309,19 @@ async def test_damage_in_the_target_is_found(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("change", ["rewritten", "updated", "deleted", "erased"])
+@pytest.mark.parametrize("when", ["list_revisions", "read"])
 async def test_a_source_that_changes_meanwhile_is_copied_as_it_is_at_one_moment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str, when: str
 ) -> None:
-    """Between the list of its revisions and the first payload: the record in the target must never be of another payload."""
+    """Before its revisions are listed, or its payload is read: a record in the target must never be of another payload."""
     source, target = folder(tmp_path / "source"), folder(tmp_path / "target")
     async with on(source) as (spec, users):
         await users.create(User(name="draft"), resource_id="draft", status="draft")
         kind = type(users._slot.storage)
-        listed = kind.list_revisions
+        original = getattr(kind, when)
         left = ["once"]
 
-        async def changes(self: Storage, resource_id: str) -> Any:
-            found = await listed(self, resource_id)
+        async def changes(self: Storage, resource_id: str, *revision_id: str) -> Any:
             if left and self is users._slot.storage:
                 left.clear()
                 if change == "rewritten":
@@ -332,10 +332,10 @@ async def test_a_source_that_changes_meanwhile_is_copied_as_it_is_at_one_moment(
                     await users.delete("draft")
                 else:
                     await users.permanently_delete("draft")
-            return found
+            return await original(self, resource_id, *revision_id)
 
         with monkeypatch.context() as busy:
-            busy.setattr(kind, "list_revisions", changes)
+            busy.setattr(kind, when, changes)
             reports = await spec.copy_to(target)
         assert not left
         assert told(reports)["User"] == ((0, 0, 0) if change == "erased" else (1, 0, 0))
