@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from specstar.backends.postgres.lost_answers import settled
 from specstar.backends.postgres.outcomes import AnswerLost, BadValue, WriteRace
-from specstar.backends.postgres.rows import revision_of
+from specstar.backends.postgres.rows import erased_revision_of
 from specstar.errors import BackendUnavailable, OutcomeUnknownError, RevisionConflictError, SpecstarError, twin_of
 from specstar.roles.records import RevisionInfo
 from specstar.runtime import Batcher
@@ -136,7 +136,7 @@ class Eraser:
         for row in rows:
             revisions = removed.setdefault(row[0], [])
             if self._lists and row[1] is not None:
-                revisions.append(revision_of(row[0], row, 2))
+                revisions.append(erased_revision_of(row[0], row, 2))
         results.update(removed)
         missed = [resource_id for resource_id in left if resource_id not in removed]
         held = [resource_id for resource_id in missed if left[resource_id] is not None]

@@ -16,13 +16,14 @@ from specstar.roles.records import ResourceMeta, RevisionInfo, RevisionStatus
 if TYPE_CHECKING:
     from specstar.backends.postgres.connection import Row
 
-__all__ = ["full_parts", "meta_of", "meta_with_revision", "revision_of"]
+__all__ = ["erased_revision_of", "full_parts", "meta_of", "meta_with_revision", "revision_of"]
 
 META_WIDTH = len(META_COLUMNS)
 REVISION_WIDTH = len(REVISION_COLUMNS)
 _JOINED_WIDTH = META_WIDTH + REVISION_WIDTH
 _REVISION_NAMES = [name for name, _ in REVISION_COLUMNS]
 _PAYLOAD_ID = META_WIDTH + _REVISION_NAMES.index("payload_id")
+_STATUS_AT, _ENCODING_AT = (_REVISION_NAMES.index(name) for name in ("status", "encoding"))
 
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 # None: what goes without saying, see `statements`.
@@ -67,7 +68,10 @@ def _indexed(indexed: str, resource_id: str) -> dict[str, Any]:
     try:
         data = _decode(indexed)
     except UNDECODABLE as error:
-        message = f"the indexed fields of {resource_id!r} are damaged ({error}): restore them from a backup"
+        message = (
+            f"the indexed fields of {resource_id!r} are damaged ({error}): restore them from a backup, or erase the resource "
+            "with permanently_delete()"
+        )
         raise DecodeError(message, resource_id=resource_id) from error
     for part in data.values():
         kind = type(part)
@@ -88,6 +92,16 @@ def _doubles_back(value: Any) -> Any:
 def revision_of(resource_id: str, row: Row, start: int) -> RevisionInfo:
     """The revision in the columns of a record from `start` on."""
     return _revision(resource_id, row[start : start + REVISION_WIDTH], None)
+
+
+def erased_revision_of(resource_id: str, row: Row, start: int) -> RevisionInfo:
+    """The same of a revision that is gone: what this version does not know of it keeps nobody from its payload."""
+    try:
+        return revision_of(resource_id, row, start)
+    except DecodeError:
+        columns = list(row[start : start + REVISION_WIDTH])
+        columns[_STATUS_AT] = columns[_ENCODING_AT] = None
+        return _revision(resource_id, columns, None)
 
 
 def meta_with_revision(row: Row) -> tuple[ResourceMeta, RevisionInfo | None]:
@@ -151,7 +165,8 @@ def _copied(meta: ResourceMeta, head: Head) -> RevisionInfo:
 
 def _unknown(resource_id: str, revision_id: str, error: KeyError) -> DecodeError:
     return DecodeError(
-        f"revision {revision_id!r} of {resource_id!r} has an unknown status or encoding {error}",
+        f"revision {revision_id!r} of {resource_id!r} has an unknown status or encoding {error}: if a later version wrote it, "
+        "upgrade this program; else restore it from a backup, or erase the resource with permanently_delete()",
         resource_id=resource_id,
         revision_id=revision_id,
     )

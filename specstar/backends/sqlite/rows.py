@@ -107,7 +107,10 @@ def decode_meta(row: Sequence[Any]) -> ResourceMeta:
             indexed_data=_decode_json(row[10]),
         )
     except (msgspec.MsgspecError, TypeError, ValueError, OverflowError) as error:
-        message = f"the meta row of {row[0]!r} is damaged ({error}): restore it from a backup"
+        message = (
+            f"the meta row of {row[0]!r} is damaged ({error}): restore it from a backup, or erase the resource with "
+            "permanently_delete()"
+        )
         raise DecodeError(message, resource_id=str(row[0])) from error
 
 

@@ -70,3 +70,24 @@ async def test_a_revision_that_this_version_does_not_know_hides_no_others(
     assert len([record for record in caplog.records if "'r00001' has an unknown" in record.message]) == 3
     with pytest.raises(DecodeError, match="r00001"):
         await storage.read("r00001")
+
+
+async def test_a_resource_whose_revision_this_version_does_not_know_can_be_erased(
+    rig: Rig, postgres_database: str
+) -> None:
+    """Those erased with it, too; and each tells where its payloads lie, which are with another backend."""
+    meta = rig.meta()
+    changes = [new(resource_id).change for resource_id in ids("r", 3)]
+    for change in changes:
+        await meta.write(change)
+    async with admin(postgres_database) as connection:
+        await connection.execute(
+            "UPDATE \"User_revision\" SET status = 'odd', encoding = 'odd' WHERE resource_id = 'r00001'"
+        )
+    with pytest.raises(DecodeError, match=r"'r00001' has an unknown .* permanently_delete"):
+        await meta.list_revisions("r00001")
+    erased = await asyncio.gather(*(meta.erase(change.meta.resource_id) for change in changes))
+    assert [revisions and [each.payload_id for each in revisions] for revisions in erased] == [
+        [change.revision.payload_id] for change in changes if change.revision is not None
+    ]
+    assert await meta.search(build_query()) == []

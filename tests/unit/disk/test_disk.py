@@ -34,7 +34,7 @@ from specstar.errors import (
     InvalidInputError,
     SchemaVersionError,
 )
-from specstar.query import build_query
+from specstar.query import QB, build_query
 from specstar.roles import BlobStore, PayloadKey, Storage, StoredRevision
 from specstar.roles.storage import StorageWrite
 from tests.conformance.cases import Case
@@ -50,6 +50,9 @@ with sqlite3.connect(sys.argv[1]) as database:
     database.execute(f'UPDATE "{table}" SET info = ? WHERE resource_id = ?', (b"noise", "r"))
 database.close()
 """
+DAMAGE_ROW = (
+    DAMAGE.replace("revisions_*", "meta_*").replace("info = ?", "updated_time = ?").replace('b"noise"', "1 << 62")
+)
 
 
 class Note(msgspec.Struct):
@@ -237,6 +240,23 @@ async def test_a_resource_with_a_damaged_record_can_be_erased(bench: Bench, stor
     assert await storage.read("r") is None
     assert [path for path in (root_of(bench) / "_payloads").rglob("*") if path.is_file()] == []
     assert isinstance(await storage.read("other"), StoredRevision)
+
+
+async def test_a_resource_with_a_damaged_row_is_named_by_each_search_that_meets_it_and_can_be_erased(
+    bench: Bench, storage: Storage
+) -> None:
+    for name in ("r", "other"):
+        await storage.write(StorageWrite(created(name), b"{}"))
+    await anyio.run_process([sys.executable, "-c", DAMAGE_ROW, str(root_of(bench) / "specstar.sqlite3")])
+    query = build_query(fields=model().indexed_fields)
+    for look in (storage.search, storage.search_meta):
+        with pytest.raises(DecodeError, match=r"row of 'r' is damaged .*permanently_delete") as caught:
+            await look(query)
+        assert caught.value.resource_id == "r"
+    beside = build_query(QB["resource_id"] != "r", fields=model().indexed_fields)
+    assert [found.meta.resource_id for found in await storage.search(beside)] == ["other"]
+    assert await storage.erase("r")
+    assert [found.meta.resource_id for found in await storage.search(query)] == ["other"]
 
 
 async def test_noise_in_the_header_of_a_payload_is_damage_to_collections_too(bench: Bench, storage: Storage) -> None:
