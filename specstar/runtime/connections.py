@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import anyio
 from msgspec import Struct
 
-from specstar.errors import BackendUnavailable
+from specstar.errors import BackendUnavailable, twin_of
 
 __all__ = ["Connection", "Connections", "LazyConnection", "PoolUse", "ServerInfo"]
 
@@ -80,6 +80,10 @@ class LazyConnection(Generic[C]):
         self._make = make
         self._opened: C | None = None
         self._lock: tuple[object, anyio.Lock] | None = None
+        # How many attempts have begun; whether the last one is under way, or has failed while others waited for it.
+        self._attempts = 0
+        self._opening = False
+        self._failed: tuple[int, Exception] | None = None
         self._closed = False
         self._on_open: Callable[[LazyConnection[C]], None] | None = None
 
@@ -94,15 +98,24 @@ class LazyConnection(Generic[C]):
         return self._opened is not None and self._opened.portable
 
     async def get(self) -> C:
-        """The open connection. Raises what `Connection.open` raises; the next call tries again."""
+        """The open connection. Raises what `Connection.open` raises; the next call tries again.
+
+        Those who wait for an attempt get its error: one after another, each would wait for those of all before it.
+        """
         if self._opened is not None:
             return self._opened
-        async with self._lock_here():
+        lock = self._lock_here()
+        awaited = self._attempts if self._opening else self._attempts + 1
+        async with lock:
             if self._closed:
                 raise BackendUnavailable(f"{self.name}: the connection is closed")
             if self._opened is None:
-                connection = self._make()
-                await connection.open()
+                failed = self._failed
+                if not lock.statistics().tasks_waiting:
+                    self._failed = None
+                if failed is not None and failed[0] >= awaited:
+                    raise twin_of(failed[1])
+                connection = await self._open_new(lock)
                 if self._closed:  # closed while it opened
                     connection.abandon()
                     raise BackendUnavailable(f"{self.name}: the connection is closed")
@@ -110,6 +123,20 @@ class LazyConnection(Generic[C]):
                 if self._on_open is not None:
                     self._on_open(self)
             return self._opened
+
+    async def _open_new(self, lock: anyio.Lock) -> C:
+        self._attempts += 1
+        self._opening = True
+        try:
+            connection = self._make()
+            await connection.open()
+        except Exception as error:
+            if lock.statistics().tasks_waiting:
+                self._failed = self._attempts, error
+            raise
+        finally:
+            self._opening = False
+        return connection
 
     def _lock_here(self) -> anyio.Lock:
         """The lock of those who open it on this loop: one that has ended may have left waiters that nobody can wake."""
