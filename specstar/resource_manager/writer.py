@@ -59,7 +59,7 @@ class Writer(Generic[T]):
         self.storage = storage
         self._advancing = storage if isinstance(storage, AdvancingStorage) else None
         self._model = model
-        self._locks = KeyLock(home)
+        self._locks = KeyLock(home, name=model)
         # Not a dict: there, finding the oldest entry walks over all that were removed before it.
         self._recent: OrderedDict[str, Current] = OrderedDict()
 

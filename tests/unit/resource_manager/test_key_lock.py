@@ -6,12 +6,13 @@ import random
 import anyio
 import pytest
 
+from specstar.errors import BackendUnavailable
 from specstar.resource_manager.key_lock import KeyLock
 from specstar.runtime.crossing import home_of_caller
 
 
 async def test_turns_are_taken_in_order_and_keys_are_independent() -> None:
-    lock = KeyLock(home_of_caller())
+    lock = KeyLock(home_of_caller(), name="User")
     order: list[int] = []
 
     async def work(number: int) -> None:
@@ -33,7 +34,7 @@ async def test_turns_are_taken_in_order_and_keys_are_independent() -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 async def test_holders_that_are_cancelled_at_any_moment_neither_lose_nor_share_the_lock(seed: int) -> None:
-    lock = KeyLock(home_of_caller())
+    lock = KeyLock(home_of_caller(), name="User")
     dice = random.Random(seed)
     inside = most = 0
 
@@ -69,7 +70,7 @@ async def test_holders_that_are_cancelled_at_any_moment_neither_lose_nor_share_t
 
 def test_a_waiter_cancelled_in_the_turn_of_the_release_does_not_release_again() -> None:
     async def main() -> None:
-        lock = KeyLock(home_of_caller())
+        lock = KeyLock(home_of_caller(), name="User")
         await lock.acquire("a")
         waiting = asyncio.create_task(lock.acquire("a"))
         await asyncio.sleep(0)
@@ -81,3 +82,33 @@ def test_a_waiter_cancelled_in_the_turn_of_the_release_does_not_release_again() 
         assert "a" in lock._queues, "the one who was cancelled released the lock of another"
 
     asyncio.run(main())
+
+
+async def test_who_has_waited_too_long_is_refused_when_it_would_be_its_turn() -> None:
+    lock = KeyLock(home_of_caller(), name="User", max_wait=0.02)
+    ends: list[str] = []
+
+    async def work(name: str) -> None:
+        try:
+            await lock.acquire("a")
+        except BackendUnavailable as error:
+            ends.append(f"{name}: {error}")
+            return
+        ends.append(name)
+        lock.release("a")
+
+    await lock.acquire("a")
+    async with anyio.create_task_group() as group:
+        for name in ("early", "too"):
+            group.start_soon(work, name)
+        await anyio.sleep(0.1)
+        group.start_soon(work, "late")
+        await anyio.wait_all_tasks_blocked()
+        lock.release("a")
+    assert ends[-1] == "late"
+    refused = "User: not sent within 0.02 s, as it waited for earlier changes of the same resource; "
+    assert sorted(end.split(": ", 1)[1].removeprefix(refused) for end in ends[:-1]) == [
+        "1 more calls wait; retry later",
+        "2 more calls wait; retry later",
+    ]
+    assert not lock._queues
