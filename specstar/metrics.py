@@ -17,9 +17,9 @@ __all__ = ["BatchMetrics", "JobMetrics", "Metrics", "PoolMetrics", "metrics_of"]
 class BatchMetrics(Struct, frozen=True, kw_only=True):
     """Of the calls of one kind that travel in batches, such as `postgres writes of User`.
 
-    `calls` were sent in `requests` (statements, transactions, uploads), which took `request_seconds` together; of the calls
-    `failed` ended in an error, a conflict or a missing resource too. `waited_seconds`: how long the first call of each
-    request had waited for its turn, summed. `waiting` is the number of calls that wait now.
+    `calls` were sent in `requests` (statements, transactions, uploads), which took `request_seconds` together. `failed` ended
+    in an error, a conflict or a missing resource too, or were refused before they were sent. `waited_seconds`: how long the
+    first call of each request had waited for its turn, summed. `waiting` is the number of calls that wait now.
     """
 
     name: str

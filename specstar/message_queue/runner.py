@@ -73,8 +73,13 @@ class JobRunner:
             attempt.stop(Stopped.shutdown)  # its claim was on the way when the others were told
         self._counts.began(attempt.record.started_time, attempt.due)
         try:
-            outcome = await attempt.run(self._invoke, self._queue._codec, self._queue.timeout, self._new_scope)
-            self._counts.run_seconds += time.monotonic() - attempt.began
+            try:
+                outcome = await attempt.run(self._invoke, self._queue._codec, self._queue.timeout, self._new_scope)
+            except BaseException:
+                self._counts.interrupted += 1  # the loop ends, and the worker with it
+                raise
+            finally:
+                self._counts.run_seconds += time.monotonic() - attempt.began
             await self._settle(attempt, outcome)
         finally:
             if self.attempts.get(job_id) is attempt:

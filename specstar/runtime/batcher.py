@@ -91,12 +91,13 @@ class Batcher(Generic[Item, Result]):
         self._idle: anyio.Event | None = None
         # One entry per key that is pending or in flight; the deque holds those that must wait for it.
         self._keys: dict[Hashable, deque[_Entry[Item]] | None] = {}
+        self._held = 0
         home.batches.add(self)
 
     @property
-    def pending(self) -> int:
-        """Items that wait to be sent, without those that wait for their key."""
-        return len(self._pending)
+    def waiting(self) -> int:
+        """Items that wait, for their turn or for their key."""
+        return len(self._pending) + self._held
 
     @property
     def in_flight(self) -> int:
@@ -142,6 +143,7 @@ class Batcher(Generic[Item, Result]):
                 if held is None:
                     held = self._keys[entry.key] = deque()
                 held.append(entry)
+                self._held += 1
                 return False
             self._keys[entry.key] = None
         self._pending.append(entry)
@@ -283,6 +285,7 @@ class Batcher(Generic[Item, Result]):
         held = self._keys.pop(entry.key, None)
         while held:
             follower = held.popleft()
+            self._held -= 1
             if follower.waiter.done():
                 continue
             self._keys[entry.key] = held or None

@@ -23,10 +23,6 @@ class BatchCounts:
     __slots__ = ("calls", "failed", "requests", "seconds", "waited")
 
     def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        """Begin at zero."""
         self.calls: int = 0
         self.failed: int = 0
         self.requests: int = 0
@@ -49,8 +45,8 @@ class Counted(Protocol):
     counts: BatchCounts
 
     @property
-    def pending(self) -> int:
-        """Calls that wait to be sent."""
+    def waiting(self) -> int:
+        """Calls that are not sent yet."""
         ...
 
 
@@ -97,15 +93,14 @@ class Batches:
                 found.setdefault(name, BatchCounts()).add(living)
                 counted = reference()
                 if counted is not None:
-                    waiting[name] = waiting.get(name, 0) + counted.pending
+                    waiting[name] = waiting.get(name, 0) + counted.waiting
         return {name: (counts, waiting.get(name, 0)) for name, counts in found.items()}
 
     def after_fork(self) -> None:
-        """In a forked child: what the parent's batches carried is the parent's."""
+        """In a forked child: what the parent's batches carried is the parent's, and so is what waits there."""
         self._lock = threading.Lock()
         self._gone.clear()
-        for _, _, counts in self._living:
-            counts.reset()
+        self._living.clear()
 
     def end(self) -> None:
         """The program ends: nothing to do."""

@@ -106,10 +106,10 @@ async def test_whom_a_flush_wakes_leave_with_those_who_waited() -> None:
             for number in range(callers):
                 group.start_soon(call_twice, number)
             await anyio.wait_all_tasks_blocked()
-        assert (sizes, batcher.pending) == ([10, 32], 22)
+        assert (sizes, batcher.waiting) == ([10, 32], 22)
         ends[0].set()
         await anyio.wait_all_tasks_blocked()
-        assert (sizes, batcher.pending) == ([10, 32, 32], 0)
+        assert (sizes, batcher.waiting) == ([10, 32, 32], 0)
         for end in ends[1:]:
             end.set()
     assert sum(sizes) == 128
@@ -368,7 +368,7 @@ def test_any_mix_of_keys_and_cancellations_answers_everyone_once(
         assert set(answers) | cancelled >= set(range(len(keys)))
         assert set(answers) <= set(applied)
         await anyio.sleep(0)
-        assert batcher.pending == 0
+        assert batcher.waiting == 0
         assert not batcher._keys
 
     anyio.run(main)
@@ -424,7 +424,7 @@ async def test_with_gathers_the_callers_of_one_flush_travel_with_those_who_waite
         for waiting in (0, 5):
             for _ in range(5):
                 group.start_soon(call_again_and_again)
-            while not batches or batcher.pending < waiting:
+            while not batches or batcher.waiting < waiting:
                 await anyio.lowlevel.checkpoint()
         all_there.set()
     assert sum(batches) == 200

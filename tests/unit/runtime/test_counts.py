@@ -73,7 +73,7 @@ async def test_what_others_of_the_name_have_counted_is_added_up_and_kept() -> No
     assert len(store.home.batches._living) <= 65
 
 
-async def test_a_forked_child_begins_at_zero() -> None:
+async def test_a_forked_child_begins_with_nothing() -> None:
     store = Store()
     store.go.set()
     gone, batcher = store.batcher("gone"), store.batcher()
@@ -81,5 +81,26 @@ async def test_a_forked_child_begins_at_zero() -> None:
     await batcher.submit(2)
     del gone
     gc.collect()
+    store.go.clear()
+    calls = [asyncio.create_task(batcher.submit(number)) for number in (2, 4)]
+    await asyncio.sleep(0.01)
     store.home.batches.after_fork()
-    assert {name: counts.calls for name, (counts, _) in store.home.batches.read().items()} == {"gone": 0, "reads": 0}
+    # Not the two that wait in the parent either.
+    assert store.home.batches.read() == {}
+    store.go.set()
+    await asyncio.gather(*calls)
+    own = store.batcher()
+    await own.submit(2)
+    assert store.home.batches.read()["reads"][0].calls == 1
+
+
+async def test_what_waits_for_another_of_its_key_waits_too() -> None:
+    store = Store()
+    batcher = Batcher(store.home, store.flush, name="writes", max_in_flight=1, key_of=lambda number: number % 2)
+    calls = [asyncio.create_task(batcher.submit(2)) for _ in range(5)]
+    await asyncio.sleep(0.01)
+    assert store.home.batches.read()["writes"][1] == 4
+    calls[2].cancel()
+    store.go.set()
+    await asyncio.gather(*calls, return_exceptions=True)
+    assert store.home.batches.read()["writes"][1] == 0
