@@ -63,6 +63,7 @@ class Topology:
         self._left_out: dict[str, set[str]] = {}
         self._lock = asyncio.Lock()
         self._limit: asyncio.Timeout | None = None
+        self._heard = -math.inf
         self._purge_seen = -math.inf
         self._channel: Channel | None = None
         self._loop = asyncio.get_running_loop()
@@ -281,18 +282,29 @@ class Topology:
 
     def _answered(self) -> None:
         """One of many that were asked for in this request is done: the next has its own time."""
+        self._heard = self._loop.time()
         if self._limit is not None:
             self._limit.reschedule(self._loop.time() + self._timeout)
 
     async def _request(self, doing: str, send: Callable[[Channel], Awaitable[T]]) -> T:
+        came = self._loop.time()
         async with self._lock:
+            if self._loop.time() - max(came, self._heard) >= self._timeout:
+                # Else each of many would wait for the time limits of all before it.
+                raise unavailable(f"{doing}: the broker did not answer those who asked before in time; retry later")
             channel = self._channel
             if channel is None or channel.is_closed:
                 channel = self._channel = await self._link.open_channel(confirms=False)
             try:
                 with translated(doing, self._link.blocked):
                     async with asyncio.timeout(self._timeout) as self._limit:
-                        return await send(channel)
+                        try:
+                            answer = await send(channel)
+                        except Exception:  # a refusal is an answer, too
+                            self._heard = self._loop.time()
+                            raise
+                        self._heard = self._loop.time()
+                        return answer
             except BaseException:
                 # After any failure or cancellation the broker closes the channel, or an answer may still come.
                 self._channel = None

@@ -11,10 +11,10 @@ import pytest
 from aiormq.exceptions import ChannelPreconditionFailed
 
 from specstar.backends.rabbitmq.faults import UnknownArgumentError
-from specstar.backends.rabbitmq.job_queues import JobQueues
+from specstar.backends.rabbitmq.job_queues import JobQueues, QueueSpec
 from specstar.backends.rabbitmq.options import RabbitMQOptions
 from specstar.backends.rabbitmq.topology import Topology
-from specstar.errors import BackendError
+from specstar.errors import BackendError, BackendUnavailable
 
 
 @pytest.fixture
@@ -180,3 +180,20 @@ async def test_classic_queues_are_not_settled() -> None:
     queues = _queues("classic")
     await topology.ensure(queues.main, queues.dead, queues.partitions)
     assert _settling(broker) == 0
+
+
+async def test_with_a_silent_broker_nobody_waits_for_the_limits_of_all_before_it() -> None:
+    broker = NewerBroker()
+    topology = Topology(cast("Any", broker), 0.05)
+    main = _queues("classic").main
+    await topology.declare(main)
+    asked = broker.requests
+    broker.settles.clear()  # it answers no more
+    settling = QueueSpec(name=f"{main.name}:settling:1", arguments=main.arguments)
+    calls = [asyncio.create_task(topology.declare(settling)) for _ in range(10)]
+    ends = await asyncio.gather(*calls, return_exceptions=True)
+    assert all(isinstance(end, BackendUnavailable) for end in ends), ends
+    assert broker.requests - asked <= 2, "one for those who came together, and one for who came a moment later"
+    assert "those who asked before" in str(ends[-1])
+    broker.settles.set()
+    await topology.declare(settling)
