@@ -295,10 +295,11 @@ class SpecStar:
         Then it drains: running jobs have `drain_timeout` seconds to end, and go back to the queue after that. Async handlers
         run on this event loop, plain ones in threads. Raises `NotConfiguredError` without mq, `UsageError` without jobs.
         """
-        from specstar.message_queue.run import run_workers
+        from specstar.message_queue.queue import JobQueue
+        from specstar.message_queue.run import checked_queues, run_workers
 
         await run_workers(
-            list(self._queues.values()) if queues is None else queues,
+            list(self._queues.values()) if queues is None else checked_queues(queues, JobQueue),
             concurrency=concurrency,
             drain_timeout=drain_timeout,
             stop=stop,

@@ -207,6 +207,7 @@ class JobQueue(Generic[P, R_co]):
         Raises `WaitTimeoutError` after `timeout` seconds (the job goes on), `JobNotFoundError`. Learns at once of what this
         process runs, else by asking the stores, at first after 20 ms, later every second.
         """
+        checked_id(job_id, field="job_id")
         if timeout is not None:
             timeout = checked_seconds(timeout, field="timeout")
         generation = self._gate.generation

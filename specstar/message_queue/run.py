@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 
-from specstar.errors import BackendUnavailable, OutcomeUnknownError, UsageError
+from specstar.checks import listed
+from specstar.errors import BackendUnavailable, InvalidInputError, OutcomeUnknownError, UsageError
 from specstar.message_queue.queue import JobQueue
 from specstar.message_queue.retry import checked_seconds
 from specstar.message_queue.signals import at_signals
@@ -17,8 +18,9 @@ from specstar.message_queue.worker import Worker
 from specstar.runtime import Home
 from specstar.runtime.crossing import home_of_caller
 
-__all__ = ["DEFAULT_DRAIN_SECONDS", "WorkerStop", "run_workers", "run_workers_blocking"]
+__all__ = ["DEFAULT_DRAIN_SECONDS", "WorkerStop", "checked_queues", "run_workers", "run_workers_blocking"]
 
+Q = TypeVar("Q")
 logger: logging.Logger = logging.getLogger("specstar")
 DEFAULT_DRAIN_SECONDS = 25.0
 """Shorter than the 30 s that service managers commonly wait between SIGTERM and SIGKILL."""
@@ -64,11 +66,12 @@ async def run_workers(
     back to the queue and the attempt does not count. A second signal cancels them at once. Async handlers run on the
     caller's event loop, plain ones in threads. Signals are handled only in the main thread. While the broker is down the
     workers wait for it. `waits`: if the spec is being closed, it is closed when this returns. Raises `UsageError` without
-    queues, `NotConfiguredError` without mq, `BackendError` if the broker refuses a queue, and `OutcomeUnknownError` if the spec
-    had been opened on the event loop of another caller and that loop ends.
+    queues, `InvalidInputError` for a wrong argument, `NotConfiguredError` without mq, `BackendError` if the broker refuses a
+    queue, and `OutcomeUnknownError` if the spec had been opened on the event loop of another caller and that loop ends.
     """
     if not queues:
         raise UsageError("there are no jobs to run: declare them with @spec.job or spec.add_job before run_workers()")
+    _check_stop(stop)
     if not isinstance(concurrency, int) or concurrency < 1:
         raise UsageError(f"concurrency is 1 or more, not {concurrency}")
     checked_seconds(drain_timeout, field="drain_timeout")
@@ -120,6 +123,22 @@ async def run_workers(
         raise errors[0]
 
 
+def checked_queues(queues: Sequence[Q], kind: type[Q]) -> list[Q]:
+    """Those that a caller has named. Raises `InvalidInputError` for what is no list of them."""
+    found = listed(queues, field="queues")
+    for queue in found:
+        if not isinstance(queue, kind):
+            message = f"queues takes what this spec's `job` and `get_job_queue(name)` return, not {queue!r:.80}"
+            raise InvalidInputError(message, field="queues")
+    return found
+
+
+def _check_stop(stop: object) -> None:
+    if stop is not None and not isinstance(stop, WorkerStop):
+        message = f"stop is a WorkerStop of specstar.message_queue, not {type(stop).__name__}"
+        raise InvalidInputError(message, field="stop")
+
+
 def _loop_is_lost() -> OutcomeUnknownError:
     return OutcomeUnknownError(
         "the event loop of another caller, on which the spec had been opened, has ended, and the workers with it; jobs that "
@@ -131,7 +150,9 @@ def run_workers_blocking(queues: Sequence[JobQueue[Any]], **options: Any) -> Non
     """`run_workers` for a thread without an event loop: blocks until SIGTERM, Ctrl-C or `stop`, then drains."""
     if not queues:
         raise UsageError("there are no jobs to run: declare them with @spec.job or spec.add_job before run_workers()")
-    stop = options.pop("stop", None) or WorkerStop()
+    stop = options.pop("stop", None)
+    _check_stop(stop)
+    stop = stop or WorkerStop()
     handle_signals = options.pop("handle_signals", True)
     gate = queues[0]._gate
     home: Home | None = None

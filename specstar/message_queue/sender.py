@@ -263,4 +263,4 @@ def seconds_until(moment: datetime | None) -> float:
 
 
 def _checked_key(key: str, field: str) -> str:
-    return checked_text(checked_id(key, field=field), field=field, most_bytes=_MAX_KEY_BYTES)
+    return checked_id(checked_text(key, field=field, most_bytes=_MAX_KEY_BYTES), field=field)

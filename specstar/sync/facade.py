@@ -198,11 +198,12 @@ class SpecStar:
         handled in the main thread only; elsewhere `stop.set()` ends it. Raises `NotConfiguredError` without mq, `UsageError`
         without jobs.
         """
-        from specstar.message_queue.run import run_workers_blocking
+        from specstar.message_queue.run import checked_queues, run_workers_blocking
 
-        chosen = self._inner._queues.values() if queues is None else [queue._inner for queue in queues]
         run_workers_blocking(
-            list(chosen),
+            list(self._inner._queues.values())
+            if queues is None
+            else [queue._inner for queue in checked_queues(queues, JobQueue)],
             concurrency=concurrency,
             drain_timeout=drain_timeout,
             stop=stop,

@@ -526,6 +526,38 @@ async def test_ids_are_a_list_and_expected_revisions_are_ids() -> None:
                 await call
 
 
+async def test_a_job_in_place_of_its_id_and_a_name_in_place_of_a_queue_are_told() -> None:
+    spec, face = SpecStar(), blocking.SpecStar()
+
+    async def handle(job: Job[User]) -> None: ...
+
+    queue: Any = spec.add_job(User, handle)
+    face.add_job(User, handle)
+    spec.configure(backend=MEMORY)
+    face.configure(backend=MEMORY)
+
+    async def run_blocking(**options: Any) -> None:
+        await anyio.to_thread.run_sync(functools.partial(face.run_workers, **options))
+
+    run: Any
+    for run in (spec.run_workers, run_blocking):
+        for options, told in (
+            ({"queues": ["handle"]}, "'handle'"),
+            ({"queues": "handle"}, "takes a list, not one str"),
+            ({"queues": queue}, "takes a list, not one JobQueue"),
+            ({"stop": anyio.Event()}, "stop is a WorkerStop of specstar.message_queue"),
+        ):
+            with pytest.raises(InvalidInputError, match=told):
+                await run(**options)
+    async with spec:
+        job = await queue.enqueue(User("Ann"))
+        for call in (queue.wait, queue.get, queue.cancel):
+            with pytest.raises(InvalidInputError, match="job_id must be a str, not Job"):
+                await call(job)
+        with pytest.raises(InvalidInputError, match="at most 255 are allowed"):
+            await queue.enqueue(User("Ann"), idempotency_key="k" * 2000)
+
+
 def test_a_model_without_a_name_and_one_declared_otherwise_are_refused() -> None:
     spec = SpecStar()
     union: Any = int | str
