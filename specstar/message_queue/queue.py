@@ -204,8 +204,9 @@ class JobQueue(Generic[P, R_co]):
     async def wait(self, job_id: str, *, timeout: float | None = None) -> Job[P, R_co]:
         """Wait until the job has succeeded, failed for good or been cancelled, and return it.
 
-        Raises `WaitTimeoutError` after `timeout` seconds (the job goes on), `JobNotFoundError`. Learns at once of what this
-        process runs, else by asking the stores, at first after 20 ms, later every second.
+        Raises `WaitTimeoutError` after `timeout` seconds, and one more if the stores do not answer (the job goes on), and
+        `JobNotFoundError`. Learns at once of what this process runs, else by asking the stores, at first after 20 ms, later
+        every second.
         """
         checked_id(job_id, field="job_id")
         if timeout is not None:
@@ -218,7 +219,10 @@ class JobQueue(Generic[P, R_co]):
                 raise BackendUnavailable("specstar was closed while this waited")
             return await self._read(job_id)
 
-        record = (await self._watchers.until_finished(job_id, read, timeout)).record
+        snapshot = await self._watchers.until_finished(job_id, read, timeout)
+        if snapshot is None:
+            raise WaitTimeoutError(f"job {job_id} in {self.name!r}: its state could not be read within {timeout:g} s")
+        record = snapshot.record
         if not record.status.finished:
             raise WaitTimeoutError(f"job {job_id} in {self.name!r} is still {record.status} after {timeout:g} s")
         return self._codec.job(record)

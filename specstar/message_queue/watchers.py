@@ -12,6 +12,8 @@ __all__ = ["Watchers"]
 
 _FIRST_POLL_SECONDS = 0.02
 _LAST_POLL_SECONDS = 1.0
+# For the answer of the stores that the time limit of a wait is over with; without any it has no more.
+_GRACE_SECONDS = 1.0
 
 
 class Watchers:
@@ -25,8 +27,20 @@ class Watchers:
 
     async def until_finished(
         self, job_id: str, read: Callable[[str], Awaitable[Snapshot]], timeout: float | None
+    ) -> Snapshot | None:
+        """Read the state when a run here ends, and now and then: until it is finished, or `timeout` seconds are over.
+
+        None if the stores have not answered by then.
+        """
+        if timeout is None:
+            return await self._until_finished(job_id, read, None)
+        with anyio.move_on_after(timeout + _GRACE_SECONDS):
+            return await self._until_finished(job_id, read, timeout)
+        return None
+
+    async def _until_finished(
+        self, job_id: str, read: Callable[[str], Awaitable[Snapshot]], timeout: float | None
     ) -> Snapshot:
-        """Read the state when a run here ends, and now and then: until it is finished, or `timeout` seconds are over."""
         finished = self.add(job_id)
         deadline = None if timeout is None else anyio.current_time() + timeout
         pause = _FIRST_POLL_SECONDS

@@ -482,8 +482,9 @@ class JobQueue(Generic[P, R_co]):
     def wait(self, job_id: str, *, timeout: float | None = None) -> Job[P, R_co]:
         """Wait until the job has succeeded, failed for good or been cancelled, and return it.
 
-        Raises `WaitTimeoutError` after `timeout` seconds (the job goes on), `JobNotFoundError`. Learns at once of what this
-        process runs, else by asking the stores, at first after 20 ms, later every second.
+        Raises `WaitTimeoutError` after `timeout` seconds, and one more if the stores do not answer (the job goes on), and
+        `JobNotFoundError`. Learns at once of what this process runs, else by asking the stores, at first after 20 ms, later
+        every second.
         """
         return self._gate.call(functools.partial(self._inner.wait, job_id, timeout=timeout))
 
