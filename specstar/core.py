@@ -136,7 +136,8 @@ class SpecStar:
         if known is not None:
             if self._declared[name] == declared and storage_factory is None:
                 return known
-            raise InvalidInputError(f"a model named {name!r} is declared already; give another name=", field="name")
+            message = f"a model named {name!r} is declared already, of another type or otherwise; give another name="
+            raise InvalidInputError(message, field="name")
 
         def factory() -> StorageFactory:
             return self._own_factories.get(name) or self._configured()
