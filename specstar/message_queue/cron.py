@@ -39,9 +39,10 @@ class Cron(Schedule):
         except ImportError as error:
             raise MissingDependencyError("cronsim", extra="cron") from error
         fields = checked_text(expression, field="cron", most_bytes=MAX_EXPRESSION_BYTES).split()
-        self.cron = self._expression = " ".join(fields)
-        self.timezone = timezone
-        self.text = f"cron {self.cron!r} in {timezone}"
+        self._expression = " ".join(fields)
+        self.cron: str | None = self._expression
+        self.timezone: str | None = timezone
+        self.text: str = f"cron {self.cron!r} in {timezone}"
         self._zone = _zone_of(checked_text(timezone, field="timezone"))
         self._times = CronSim
         try:

@@ -44,8 +44,9 @@ class Every(Schedule):
     """At each multiple of these seconds since 1970. Ticks are the multiples."""
 
     def __init__(self, seconds: float) -> None:
-        self.every = self._seconds = checked_seconds(seconds, field="every", minimum=0.001)
-        self.text = f"{self._seconds:g} s"
+        self._seconds = checked_seconds(seconds, field="every", minimum=0.001)
+        self.every: float | None = self._seconds
+        self.text: str = f"{self._seconds:g} s"
 
     def after(self, moment: float) -> int:
         """The first tick later than this, in seconds since 1970."""

@@ -81,9 +81,11 @@ async def test_a_synchronous_standby_is_away(server: services.PostgresServer, ds
         await look.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
         try:
             await look.execute("SELECT pg_reload_conf()")
+            # In force once the checkpointer has read it, which shows in a commit that waits.
             async with asyncio.timeout(CALL_LIMIT):
-                while await look.fetchval("SHOW synchronous_standby_names") != "nobody":  # noqa: ASYNC110
-                    await asyncio.sleep(0.05)
+                with pytest.raises(TimeoutError):
+                    while True:
+                        await look.execute("SELECT pg_logical_emit_message(true, 'probe', '')", timeout=1.0)
             for write in (
                 lambda: users.create(Entry(1, "alone")),
                 lambda: users.update(made.resource_id, Entry(1, "changed"), expected_revision_id=made.revision_id),
