@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from specstar.core import SpecStar, spec
     from specstar.health import RoleReport
     from specstar.message_queue import DelayRetry, Job, JobStatus, NoRetry
-    from specstar.metrics import BatchMetrics, JobMetrics, Metrics, PoolMetrics
+    from specstar.metrics import BatchMetrics, Histogram, JobMetrics, Metrics, PoolMetrics
     from specstar.query import QB
     from specstar.query.limits import QueryLimits, query_limits, set_query_limits
     from specstar.resource_manager.resource import Resource
@@ -38,6 +38,7 @@ _HOMES = {
     "CopyReport": "specstar.copying",
     "DelayRetry": "specstar.message_queue",
     "Encoding": "specstar.config.encoding",
+    "Histogram": "specstar.metrics",
     "Job": "specstar.message_queue",
     "JobMetrics": "specstar.metrics",
     "JobStatus": "specstar.message_queue",
@@ -71,6 +72,7 @@ __all__ = [
     "CopyReport",
     "DelayRetry",
     "Encoding",
+    "Histogram",
     "Job",
     "JobMetrics",
     "JobStatus",

@@ -7,19 +7,38 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from specstar.runtime.durations import BOUNDS
+
 if TYPE_CHECKING:
     from specstar.message_queue.queue import JobQueue
     from specstar.runtime import Gate, PoolUse
+    from specstar.runtime.durations import Durations
 
-__all__ = ["BatchMetrics", "JobMetrics", "Metrics", "PoolMetrics", "metrics_of"]
+__all__ = ["BatchMetrics", "Histogram", "JobMetrics", "Metrics", "PoolMetrics", "metrics_of"]
+
+
+class Histogram(Struct, frozen=True, kw_only=True):
+    """How long things took. `counts[i]` took at most `bounds[i]` seconds, and longer than the bound before it; the last of
+    `counts`, of which there is one more, took longer than all bounds. `sum` is the time of all, in seconds.
+    """
+
+    bounds: tuple[float, ...]
+    counts: tuple[int, ...]
+    sum: float
+
+    @property
+    def count(self) -> int:
+        """How many there were."""
+        return sum(self.counts)
 
 
 class BatchMetrics(Struct, frozen=True, kw_only=True):
     """Of the calls of one kind that travel in batches, such as `postgres writes of User`.
 
-    `calls` were sent in `requests` (statements, transactions, uploads), which took `request_seconds` together. `failed` ended
-    in an error, a conflict or a missing resource too, or were refused before they were sent. `waited_seconds`: how long the
-    first call of each request had waited for its turn, summed. `waiting` is the number of calls that wait now.
+    `calls` were sent in `requests` (statements, transactions, uploads), which took `request_seconds` together, and one by one
+    what `request_times` counts. `failed` ended in an error, a conflict or a missing resource too, or were refused before they
+    were sent. `waited_seconds`: how long the first call of each request had waited for its turn, summed. `waiting` is the
+    number of calls that wait now.
     """
 
     name: str
@@ -27,6 +46,7 @@ class BatchMetrics(Struct, frozen=True, kw_only=True):
     failed: int
     requests: int
     request_seconds: float
+    request_times: Histogram
     waited_seconds: float
     waiting: int
 
@@ -51,7 +71,7 @@ class JobMetrics(Struct, frozen=True, kw_only=True):
     letter), is to be followed by another (`retried`), was `cancelled`, or was `interrupted` by the end of the worker or the
     loss of its connection; `running` are under way. `failed` also counts jobs that were given up without a run.
     `run_seconds` is the time in handlers; `waited_seconds` that from the moment in which each job was due to the start of its
-    run: both summed.
+    run, where that is known: both summed, and run by run in `run_times` and `waited_times`.
     """
 
     queue: str
@@ -64,7 +84,9 @@ class JobMetrics(Struct, frozen=True, kw_only=True):
     cancelled: int
     interrupted: int
     run_seconds: float
+    run_times: Histogram
     waited_seconds: float
+    waited_times: Histogram
 
 
 class Metrics(Struct, frozen=True, kw_only=True):
@@ -83,7 +105,8 @@ def metrics_of(gate: Gate, queues: Iterable[JobQueue[Any]]) -> Metrics:
             calls=counts.calls,
             failed=counts.failed,
             requests=counts.requests,
-            request_seconds=counts.seconds,
+            request_seconds=counts.took.seconds,
+            request_times=_histogram(counts.took),
             waited_seconds=counts.waited,
             waiting=waiting,
         )
@@ -123,6 +146,12 @@ def _jobs(queue: JobQueue[Any]) -> JobMetrics:
         failed=counts.failed,
         cancelled=counts.cancelled,
         interrupted=counts.interrupted,
-        run_seconds=counts.run_seconds,
-        waited_seconds=counts.waited_seconds,
+        run_seconds=counts.ran.seconds,
+        run_times=_histogram(counts.ran),
+        waited_seconds=counts.waited.seconds,
+        waited_times=_histogram(counts.waited),
     )
+
+
+def _histogram(durations: Durations) -> Histogram:
+    return Histogram(bounds=BOUNDS, counts=tuple(durations.counts), sum=durations.seconds)

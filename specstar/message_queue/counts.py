@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from specstar.runtime.durations import Durations
 from specstar.runtime.process import join
 
 __all__ = ["JobCounts"]
@@ -14,8 +15,8 @@ class JobCounts:
 
     `enqueued` jobs were sent from here, `started` runs begun here; each run `succeeded`, `failed` for good (its job is a dead
     letter), is to be `retried`, was `cancelled`, or was `interrupted`, and its job given back. `failed` counts those too that
-    were given up without a run. `run_seconds` is the time in handlers; `waited_seconds` that from the moment in which a job was
-    due to the start of its run, summed over the runs.
+    were given up without a run. `ran` is the time in handlers, run by run; `waited` that from the moment in which a job was due
+    to the start of its run.
     """
 
     __slots__ = (
@@ -24,11 +25,11 @@ class JobCounts:
         "enqueued",
         "failed",
         "interrupted",
+        "ran",
         "retried",
-        "run_seconds",
         "started",
         "succeeded",
-        "waited_seconds",
+        "waited",
     )
 
     def __init__(self) -> None:
@@ -40,7 +41,7 @@ class JobCounts:
         self.started += 1
         if started is not None and due is not None:
             # The clock of the sender may be ahead.
-            self.waited_seconds += max((started - due).total_seconds(), 0.0)
+            self.waited.add(max((started - due).total_seconds(), 0.0))
 
     def after_fork(self) -> None:
         """In a forked child: what the parent did is the parent's."""
@@ -51,8 +52,8 @@ class JobCounts:
         self.retried: int = 0
         self.cancelled: int = 0
         self.interrupted: int = 0
-        self.run_seconds: float = 0.0
-        self.waited_seconds: float = 0.0
+        self.ran: Durations = Durations()
+        self.waited: Durations = Durations()
 
     def end(self) -> None:
         """The program ends: nothing to do."""

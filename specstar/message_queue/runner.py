@@ -79,7 +79,7 @@ class JobRunner:
                 self._counts.interrupted += 1  # the loop ends, and the worker with it
                 raise
             finally:
-                self._counts.run_seconds += time.monotonic() - attempt.began
+                self._counts.ran.add(time.monotonic() - attempt.began)
             await self._settle(attempt, outcome)
         finally:
             if self.attempts.get(job_id) is attempt:

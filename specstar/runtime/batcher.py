@@ -256,7 +256,7 @@ class Batcher(Generic[Item, Result]):
             self._fail(batch, error)
             return
         finally:
-            counts.seconds += now() - began
+            counts.took.add(now() - began)
             self._items_in_flight -= len(batch)
         if len(results) != len(batch):
             self._fail(batch, BackendError(f"{self.name}: {len(results)} results for {len(batch)} items"))

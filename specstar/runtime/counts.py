@@ -6,6 +6,7 @@ import threading
 import weakref
 from typing import Protocol
 
+from specstar.runtime.durations import Durations
 from specstar.runtime.process import join
 
 __all__ = ["BatchCounts", "Batches"]
@@ -15,18 +16,18 @@ _FEWEST = 64
 
 
 class BatchCounts:
-    """Of the batches of one kind. `calls` were sent in `requests`, which took `seconds`; `failed` of them ended in an error.
+    """Of the batches of one kind. `calls` were sent in `requests`, which took `took`; `failed` of them ended in an error.
 
     `waited` is how long the first call of each batch had waited, summed, in seconds.
     """
 
-    __slots__ = ("calls", "failed", "requests", "seconds", "waited")
+    __slots__ = ("calls", "failed", "requests", "took", "waited")
 
     def __init__(self) -> None:
         self.calls: int = 0
         self.failed: int = 0
         self.requests: int = 0
-        self.seconds: float = 0.0
+        self.took: Durations = Durations()
         self.waited: float = 0.0
 
     def add(self, other: BatchCounts) -> None:
@@ -34,7 +35,7 @@ class BatchCounts:
         self.calls += other.calls
         self.failed += other.failed
         self.requests += other.requests
-        self.seconds += other.seconds
+        self.took.merge(other.took)
         self.waited += other.waited
 
 

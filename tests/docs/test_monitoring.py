@@ -62,6 +62,10 @@ async def test_prometheus_reads_all(spec: SpecStar) -> None:
     }
     assert samples["specstar_job_succeeded_total", "mails"] == 1
     assert samples["specstar_job_running", "mails"] == 0
+    assert samples["specstar_job_run_times_count", "mails"] == 1
+    assert samples["specstar_job_run_times_bucket", "+Inf", "mails"] == 1
+    assert samples["specstar_job_run_times_bucket", "1800.0", "mails"] == 1
+    assert samples["specstar_job_run_times_sum", "mails"] == samples["specstar_job_run_seconds_total", "mails"]
     assert samples["specstar_pool_limit", "postgres"] == 8
     assert samples["specstar_batch_calls_total", "postgres writes of specstar.jobs"] >= 3
     assert not [name for name, *_ in samples if name.endswith("limit_total")]

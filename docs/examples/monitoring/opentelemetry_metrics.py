@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter
 
-from specstar import BatchMetrics, JobMetrics, PoolMetrics, SpecStar
+from specstar import BatchMetrics, Histogram, JobMetrics, PoolMetrics, SpecStar
 
 GAUGES = {"waiting", "in_use", "limit", "running"}
 
@@ -28,8 +28,8 @@ def observe(spec: SpecStar, provider: MeterProvider | None = None) -> None:
         ("jobs", "queue", JobMetrics),
     ):
         for field in msgspec.structs.fields(kind):
-            if field.name == label:
-                continue
+            if field.name == label or field.type is Histogram:
+                continue  # an instrument cannot be told of ranges that were counted elsewhere
             make = meter.create_observable_gauge if field.name in GAUGES else meter.create_observable_counter
             unit = "s" if field.name.endswith("seconds") else "1"
             make(f"specstar.{part}.{field.name}", callbacks=[reader(part, label, field.name)], unit=unit)

@@ -40,6 +40,11 @@ async def test_every_outcome_is_counted_as_what_it_is(spec: SpecStar, keep_state
     assert (told.retried, told.failed, told.cancelled, told.interrupted) == (1, 1, 0, 0)
     assert told.run_seconds >= 6 * 0.019
     assert told.waited_seconds >= 5 * 0.09
+    assert (told.run_times.count, told.run_times.sum) == (6, told.run_seconds)
+    # Without state nobody knows when the second attempt was due.
+    assert (told.waited_times.count, told.waited_times.sum) == (6 if keep_state else 5, told.waited_seconds)
+    # Each run slept for 20 ms.
+    assert sum(told.run_times.counts[: told.run_times.bounds.index(0.01) + 1]) == 0
 
 
 async def test_what_is_cancelled_and_what_is_given_back(spec: SpecStar) -> None:

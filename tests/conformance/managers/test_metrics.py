@@ -41,6 +41,7 @@ async def test_calls_share_requests_and_are_counted(backend: dict[str, Any]) -> 
             assert sum(batch.requests for batch in told.batches) < sum(batch.calls for batch in told.batches)
             assert all(batch.requests <= batch.calls for batch in told.batches)
             assert sum(batch.request_seconds for batch in told.batches) > 0
+            assert all(batch.request_times.count == batch.requests for batch in told.batches)
         assert all(batch.waiting == 0 for batch in told.batches)
         pools = {pool.backend: pool for pool in told.pools}
         assert set(pools) == {backend[role]["type"] for role in ("meta", "resource")} & {"postgres", "s3"}
