@@ -11,26 +11,22 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 import anyio
 
 from specstar.blobs import BlobManager
-from specstar.checks import checked_text
-from specstar.config.encoding import Encoding
-from specstar.errors import InvalidInputError, NotConfiguredError, UsageError
-from specstar.query import IndexedField, Projector, fields_of
-from specstar.resource_manager.codec import DEFAULT_MAX_PAYLOAD_BYTES, Codec
-from specstar.resource_manager.ids import checked_id
+from specstar.bound import Bound
+from specstar.declared_jobs import DeclaredJobs
+from specstar.declared_models import DeclaredModels
+from specstar.errors import UsageError
+from specstar.query import IndexedField
+from specstar.resource_manager.codec import DEFAULT_MAX_PAYLOAD_BYTES
 from specstar.resource_manager.manager import ResourceManager
-from specstar.resource_manager.slot import StorageSlot
-from specstar.roles import BlobStore, ModelSpec
+from specstar.roles import BlobStore
 from specstar.runtime import Gate, gated, interrupted
 from specstar.runtime.blocking import on_a_loop
-from specstar.suggestions import closest, did_you_mean
 
 if TYPE_CHECKING:
-    from specstar.config import BackendConfig, ConfigSource, ResolvedBackend
-    from specstar.config.structs import Role
+    from specstar.config import BackendConfig, ConfigSource
     from specstar.configuration import Configuration
     from specstar.copying import CopyReport
     from specstar.health import RoleReport
-    from specstar.message_queue.backend import JobBackend
     from specstar.message_queue.declaring import DeclareJob, DeclareJobWithResult
     from specstar.message_queue.factories import BoundMessageQueueFactory
     from specstar.message_queue.job import Job
@@ -45,7 +41,6 @@ __all__ = ["Configured", "SpecStar", "spec"]
 T = TypeVar("T")
 P = TypeVar("P")
 R = TypeVar("R")
-_MAX_NAME_LENGTH = 512
 
 
 class SpecStar:
@@ -57,13 +52,9 @@ class SpecStar:
 
     def __init__(self) -> None:
         self._gate = Gate()
-        self._factory: StorageFactory | None = None
-        self._message_queue_factory: BoundMessageQueueFactory | None = None
-        self._managers: dict[str, ResourceManager[Any]] = {}
-        self._queues: dict[str, JobQueue[Any]] = {}
-        self._jobs: JobBackend | None = None
-        self._declared: dict[str, tuple[Any, ...]] = {}
-        self._own_factories: dict[str, StorageFactory] = {}
+        self._bound = Bound()
+        self._models = DeclaredModels(self._gate, self._bound)
+        self._jobs = DeclaredJobs(self._gate, self._bound, self._models)
         self.blobs: BlobManager = BlobManager(self._gate, self._blob_store)
 
     # Configuring
@@ -96,9 +87,9 @@ class SpecStar:
         return Configured(self, configuration)
 
     def _apply(self, configuration: Configuration) -> None:
-        self._factory = configuration.storage_factory
-        self._message_queue_factory = configuration.message_queue_factory
-        self._gate.renew(native=self._is_native())
+        self._bound.storage_factory = configuration.storage_factory
+        self._bound.message_queue_factory = configuration.message_queue_factory
+        self._gate.renew(native=self._bound.native and self._models.native)
 
     async def _reconfigure(self, configuration: Configuration) -> None:
         self._gate.admit()
@@ -123,47 +114,14 @@ class SpecStar:
         `IndexedField`) can be searched. `storage_factory` binds this model alone. Raises `InvalidInputError` for a name
         that is taken, `QueryError` for a field that the model lacks.
         """
-        if name is None:
-            name = getattr(model, "__name__", None)
-            if name is None:
-                raise InvalidInputError(f"{model!s:.80} has no name of its own: give it a name=", field="name")
-        name = _checked_name(name)
-        if schema_version is not None:
-            checked_id(schema_version, field="schema_version")
-        known = self._managers.get(name)
-        fields = fields_of(model, indexed_fields)
-        declared = (model, fields, schema_version, max_payload_bytes)
-        if known is not None:
-            if self._declared[name] == declared and storage_factory is None:
-                return known
-            message = f"a model named {name!r} is declared already, of another type or otherwise; give another name="
-            raise InvalidInputError(message, field="name")
-
-        def factory() -> StorageFactory:
-            return self._own_factories.get(name) or self._configured()
-
-        def codec(encoding: Encoding) -> Codec[T]:
-            return Codec(model, encoding, name=name, max_payload_bytes=max_payload_bytes)
-
-        codec(Encoding.json)  # refuses a type that cannot be encoded now, not at the first call
-        if storage_factory is not None:
-            self._keep_factory(name, storage_factory)
-        slot = StorageSlot(self._gate, factory, ModelSpec(name=name, indexed_fields=fields), codec)
-        projector = Projector(model, fields)
-        manager = ResourceManager(slot, projector, model=model, schema_version=schema_version)
-        self._managers[name] = manager
-        self._declared[name] = declared
-        return manager
-
-    def _keep_factory(self, name: str, factory: StorageFactory) -> None:
-        from specstar.resource_manager.factories import StorageFactory
-
-        if not isinstance(factory, StorageFactory):
-            message = f"storage_factory= is a StorageFactory, not {type(factory).__name__}"
-            raise InvalidInputError(message, field="storage_factory")
-        self._own_factories[name] = factory
-        if not factory.native:
-            self._gate.require_asyncio()
+        return self._models.declare(
+            model,
+            name=name,
+            indexed_fields=indexed_fields,
+            storage_factory=storage_factory,
+            schema_version=schema_version,
+            max_payload_bytes=max_payload_bytes,
+        )
 
     @overload
     def get_resource_manager(self, model: type[T]) -> ResourceManager[T]: ...
@@ -173,21 +131,7 @@ class SpecStar:
 
     def get_resource_manager(self, model: type[T] | str) -> ResourceManager[Any]:
         """The manager of a declared model, by its class or name. Raises `NotConfiguredError` if there is none."""
-        # Not every type has a name of its own, and a union is made anew wherever it is written.
-        shown = model if isinstance(model, str) else getattr(model, "__name__", f"{model!s:.80}")
-        if isinstance(model, str):
-            manager = self._managers.get(model)
-            if manager is not None:
-                return manager
-        else:
-            found = [manager for manager in self._managers.values() if manager.model == model]
-            if len(found) == 1:
-                return found[0]
-            if found:
-                names = ", ".join(sorted(manager.name for manager in found))
-                raise InvalidInputError(f"{shown} is declared under several names ({names}): ask by name")
-        hint = did_you_mean(closest(shown, self._managers))
-        raise NotConfiguredError(f"no model {shown!r} is declared; declare it with spec.add_model(...){hint}")
+        return self._models.find(model)
 
     @overload
     def job(self, handler: Callable[[Job[P]], Awaitable[R]], /) -> JobQueue[P, R]: ...
@@ -215,8 +159,8 @@ class SpecStar:
         The handler's name becomes a `JobQueue`. Plain functions run in threads. Options: see `JobQueue`.
         """
         if handler is None:
-            return functools.partial(self._declare, options)
-        return self._declare(options, handler)
+            return functools.partial(self._jobs.declare, options)
+        return self._jobs.declare(options, handler)
 
     @overload
     def add_job(
@@ -258,27 +202,11 @@ class SpecStar:
 
         Raises `InvalidInputError` for a name that is taken.
         """
-        return self._declare({**options, "payload_type": payload_type}, handler)
-
-    def _declare(self, options: Mapping[str, Any], handler: Callable[[Job[P]], Any]) -> JobQueue[P, Any]:
-        from specstar.message_queue.job import INDEXED_FIELDS, MODEL_NAME, JobRecord
-        from specstar.message_queue.queue import JobQueue
-        from specstar.message_queue.stored_state import told_by_row
-
-        self.add_model(JobRecord, name=MODEL_NAME, indexed_fields=INDEXED_FIELDS)._live_by_rows(told_by_row)
-        queue: JobQueue[P, Any] = JobQueue(self._job_backend, handler, **options)
-        if queue.name in self._queues:
-            raise InvalidInputError(f"a job named {queue.name!r} is declared already; give another name=", field="name")
-        self._queues[queue.name] = queue
-        return queue
+        return self._jobs.declare({**options, "payload_type": payload_type}, handler)
 
     def get_job_queue(self, name: str) -> JobQueue[Any]:
         """The queue of a declared job, by its name. Raises `NotConfiguredError` if there is none."""
-        queue = self._queues.get(name)
-        if queue is None:
-            hint = did_you_mean(closest(name, self._queues))
-            raise NotConfiguredError(f"no job {name!r} is declared; declare it with @spec.job or spec.add_job(){hint}")
-        return queue
+        return self._jobs.find(name)
 
     # Running
 
@@ -300,7 +228,7 @@ class SpecStar:
         from specstar.message_queue.run import checked_queues, run_workers
 
         await run_workers(
-            list(self._queues.values()) if queues is None else checked_queues(queues, JobQueue),
+            list(self._jobs.queues.values()) if queues is None else checked_queues(queues, JobQueue),
             concurrency=concurrency,
             drain_timeout=drain_timeout,
             stop=stop,
@@ -316,37 +244,27 @@ class SpecStar:
         from specstar.message_queue.retry import checked_seconds
 
         checked_seconds(timeout, field="timeout")
-        bindings: list[tuple[str | None, Role, ResolvedBackend]] = []
-        # Models may all have a storage of their own.
-        factory = self._factory if self._own_factories else self._configured()
-        if factory is not None:
-            bindings.extend((None, role, bound) for role, bound in factory.bindings.items())
-        if self._message_queue_factory is not None:
-            bindings.append((None, "mq", self._message_queue_factory.binding))
-        for model, own in self._own_factories.items():
-            for role, bound in own.bindings.items():
-                if role != "blob":  # of no model
-                    bindings.append((model, role, bound))
+        self._models.common_factory()  # raises if nothing is configured
+        bindings = [*self._bound.bindings(), *self._models.own_bindings()]
         return await check_roles(self._gate, bindings, timeout=timeout)
 
     def metrics(self) -> Metrics:
         """What this SpecStar has done in this process, in numbers for a monitoring system. No I/O; from any thread."""
         from specstar.metrics import metrics_of
 
-        return metrics_of(self._gate, list(self._queues.values()))
+        return metrics_of(self._gate, list(self._jobs.queues.values()))
 
     async def sync(self) -> None:
         """Push what meta stores keep locally (S3 with `auto_sync` off). Raises what `ResourceManager.sync` raises."""
-        for manager in list(self._managers.values()):
+        for manager in list(self._models.managers.values()):
             await manager.sync()
 
     async def collect_garbage(self, *, older_than_seconds: float = 3600.0) -> dict[str, int]:
         """Remove what killed writers and unfinished uploads left, if older than this; the counts by model, and "blobs"."""
         removed: dict[str, int] = {}
-        for name, manager in list(self._managers.items()):
+        for name, manager in list(self._models.managers.items()):
             removed[name] = await manager.collect_garbage(older_than_seconds=older_than_seconds)
-        # Models may all have a storage of their own.
-        factory = self._factory if removed else self._configured()
+        factory = self._models.common_factory()
         if factory is not None and "blob" in factory.bindings:
             blobs = await self.blobs.collect_garbage(older_than_seconds=older_than_seconds)
             removed["blobs"] = removed.get("blobs", 0) + blobs
@@ -370,12 +288,11 @@ class SpecStar:
         """
         from specstar.copying import copies_of, copy_all, target_of
 
-        # Models may all have a storage of their own.
-        source = self._factory if self._own_factories else self._configured()
+        source = self._models.common_factory()
         for name in models or {}:
-            self.get_resource_manager(name)
+            self._models.find(name)
         target = target_of(backend)
-        copies = copies_of(self._managers, self._own_factories, target, models or {})
+        copies = copies_of(self._models.managers, self._models.own_factories, target, models or {})
         if not all(each.native for each in (target, *(copy.target for copy in copies)) if each is not None):
             self._gate.require_asyncio()
         return await self._gate.run(
@@ -397,46 +314,10 @@ class SpecStar:
             await self._gate.aclose(hurried=interrupted(exc_type))
 
     def __repr__(self) -> str:
-        return f"SpecStar(models={sorted(self._managers)}, storage={self._factory!r})"
-
-    # Inside
-
-    def _configured(self) -> StorageFactory:
-        if self._factory is None:
-            raise NotConfiguredError(
-                'nothing is configured yet; call spec.configure(backend=...), for example backend={"mq": {"type": "simple"}}'
-            )
-        return self._factory
-
-    @property
-    def _job_backend(self) -> JobBackend:
-        from specstar.message_queue.backend import JobBackend
-        from specstar.message_queue.job import MODEL_NAME
-
-        if self._jobs is None:
-            self._jobs = JobBackend(
-                self._gate,
-                queue_factory=self._queue_factory,
-                storage=lambda: self._managers[MODEL_NAME]._slot.storage,
-                state_is_durable=lambda: self._configured().durable,
-            )
-        return self._jobs
-
-    def _queue_factory(self) -> BoundMessageQueueFactory:
-        if self._message_queue_factory is None:
-            self._configured()
-            raise NotConfiguredError(
-                'no message queue is configured; add mq to the configuration, for example "mq": {"type": "simple"}'
-            )
-        return self._message_queue_factory
+        return f"SpecStar(models={sorted(self._models.managers)}, storage={self._bound.storage_factory!r})"
 
     def _blob_store(self) -> BlobStore:
-        return self._configured().blob_store(self._gate)
-
-    def _is_native(self) -> bool:
-        factories = [*self._own_factories.values(), *([self._factory] if self._factory else [])]
-        mq = self._message_queue_factory
-        return all(factory.native for factory in factories) and (mq is None or mq.native)
+        return self._bound.storage().blob_store(self._gate)
 
 
 class Configured(Awaitable[None]):
@@ -450,12 +331,6 @@ class Configured(Awaitable[None]):
         configuration, self._configuration = self._configuration, None
         if configuration is not None:
             yield from self._owner._reconfigure(configuration).__await__()
-
-
-def _checked_name(name: str) -> str:
-    if not 1 <= len(checked_text(name, field="name")) <= _MAX_NAME_LENGTH:
-        raise InvalidInputError(f"a model name has 1 to {_MAX_NAME_LENGTH} characters", field="name")
-    return name
 
 
 spec: SpecStar = SpecStar()

@@ -62,7 +62,7 @@ def job(
 
 async def _look(spec: SpecStar, name: str, job_id: str, cancel: bool) -> tuple[Job[Any], bool]:
     queue = spec.get_job_queue(name)
-    if queue.keep_state and not spec._configured().durable:
+    if queue.keep_state and not spec._bound.storage().durable:
         raise UsageError("the state of jobs lives in the memory of the program: none can be seen here")
     async with spec:
         cancelled = cancel and await queue.cancel(job_id)

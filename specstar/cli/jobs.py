@@ -65,7 +65,7 @@ async def _counts(spec: SpecStar) -> dict[str, dict[str, int]]:
             errors.append(error)
 
     async with spec, anyio.create_task_group() as group:
-        for name, queue in spec._queues.items():
+        for name, queue in spec._jobs.queues.items():
             # In the order of the columns, whichever is known first.
             found[name] = dict.fromkeys(["ready", *(status.value for status in JobStatus if queue.keep_state)], 0)
             group.start_soon(count, name, "ready", queue.depth)
@@ -146,7 +146,7 @@ def dead(
 
 
 def _refuse_private(spec: SpecStar) -> None:
-    factory = spec._message_queue_factory
+    factory = spec._bound.message_queue_factory
     if factory is not None and not factory.binding.provider.durable:
         raise UsageError(
             f"the messages of {factory.binding.type} live in the process of the program: none can be seen here"

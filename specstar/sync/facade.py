@@ -201,7 +201,7 @@ class SpecStar:
         from specstar.message_queue.run import checked_queues, run_workers_blocking
 
         run_workers_blocking(
-            list(self._inner._queues.values())
+            list(self._inner._jobs.queues.values())
             if queues is None
             else [queue._inner for queue in checked_queues(queues, JobQueue)],
             concurrency=concurrency,

@@ -64,7 +64,7 @@ async def closed_by_the_broker(proxy: TcpProxy, load: JobLoad) -> None:
 
 async def unknown_delivery_tag(proxy: TcpProxy, load: JobLoad) -> None:
     """The broker closes the channel of a consumer."""
-    for lane in [lane for queue in load.worker._queues.values() for lane in queue._lanes]:
+    for lane in [lane for queue in load.worker._jobs.queues.values() for lane in queue._lanes]:
         for subscription in _subscriptions(lane):
             # One that the fault before has closed is on its way back.
             if not subscription._channel.is_closed:
@@ -187,4 +187,4 @@ async def consumers(url: str, name: str) -> int:
 
 
 def names(load: JobLoad) -> list[str]:
-    return [queue._messages().queues.names.main for queue in load.worker._queues.values()]  # type: ignore[attr-defined]
+    return [queue._messages().queues.names.main for queue in load.worker._jobs.queues.values()]  # type: ignore[attr-defined]

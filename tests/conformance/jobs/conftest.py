@@ -66,7 +66,7 @@ def _adds_nothing(item: pytest.Item) -> bool:
 @pytest.fixture
 def bound(spec: SpecStar) -> BoundMessageQueueFactory:
     """The queue factory that the configuration was resolved into."""
-    factory = spec._message_queue_factory
+    factory = spec._bound.message_queue_factory
     assert factory is not None
     return factory
 

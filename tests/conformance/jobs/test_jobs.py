@@ -446,7 +446,7 @@ async def test_a_payload_that_does_not_decode_goes_to_the_dead_letters(spec: Spe
     old = spec.add_job(dict, old_handler, name="change")
     sent = await old.enqueue({"to": 5})
     good = await old.enqueue({"to": "x", "number": 1})
-    spec._queues.clear()
+    spec._jobs.queues.clear()
     new = spec.add_job(Receipt, new_handler, name="change")
     async with workers(spec):
         await new.wait(good.job_id, timeout=20)

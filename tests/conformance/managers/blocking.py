@@ -82,8 +82,8 @@ class BlockingStar:
         self._star = star
         self._sync = blocking.SpecStar(star)
         self._gate = star._gate
-        self._queues = star._queues
-        self._factory = star._factory
+        self._jobs = star._jobs
+        self._bound = star._bound
         self.blobs = _BlockingBlobs(self._sync.blobs)
 
     def add_model(self, *args: Any, **kwargs: Any) -> Any:

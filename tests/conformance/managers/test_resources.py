@@ -11,6 +11,7 @@ import pytest
 from msgspec import Struct
 
 from specstar import QB, SpecStar
+from specstar.declared_models import DeclaredModels
 from specstar.errors import (
     DecodeError,
     DuplicateResourceError,
@@ -225,11 +226,8 @@ async def test_a_payload_of_another_model_raises_with_its_id_and_hides_nothing_e
 
     users = star.add_model(User, name="people", indexed_fields=["age"])
     good = await users.create(User("good", 1))
-    other = SpecStar()
-    other._gate = star._gate
-    other._factory = star._factory
     # The same data seen through a newer, incompatible model.
-    strict = other.add_model(Strict, name="people", indexed_fields=["age"])
+    strict = DeclaredModels(star._gate, star._bound).declare(Strict, name="people", indexed_fields=["age"])
     bad = await strict.create(Strict(2))
     found = await users.search(sort=["age"])
     assert [item.resource_id for item in found] == [good.resource_id, bad.resource_id]

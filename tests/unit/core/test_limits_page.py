@@ -12,7 +12,7 @@ import apsw
 import msgspec
 import pytest
 
-from specstar import QueryLimits, SpecStar, blob_source, blobs, core
+from specstar import QueryLimits, SpecStar, blob_source, blobs, declared_models
 from specstar.backends.disk import DiskOptions, blob_reader, connection, payloads
 from specstar.backends.disk import blob as disk_blob
 from specstar.backends.postgres import PostgresOptions
@@ -153,7 +153,7 @@ def expected() -> dict[str, Row]:
         "characters of a text that its order looks at": fixed(count(ordering.KEY_LENGTH)),
         "resource id": fixed(count(ids.MAX_ID_BYTES, "bytes")),
         "user": fixed(count(ids.MAX_ID_BYTES, "bytes")),
-        "model name": fixed(count(core._MAX_NAME_LENGTH, "characters")),
+        "model name": fixed(count(declared_models._MAX_NAME_LENGTH, "characters")),
         "job name": fixed(count(ids.MAX_ID_BYTES, "bytes")),
         "partition key, idempotency key": fixed(count(sender._MAX_KEY_BYTES, "bytes")),
         "content type of a blob": fixed(count(blobs._MAX_TYPE_LENGTH, "characters")),

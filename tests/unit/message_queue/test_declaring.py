@@ -155,7 +155,7 @@ def test_wrong_declarations_are_refused(handler: Any, options: dict[str, Any], f
     with pytest.raises(InvalidInputError) as refused:
         spec.job(**options)(handler)
     assert refused.value.field == field
-    assert spec._queues == {}
+    assert spec._jobs.queues == {}
 
 
 def test_a_name_is_taken_once() -> None:

@@ -45,7 +45,7 @@ def _begun(record: JobRecord, worker: str) -> JobRecord:
 
 
 def _state(spec: SpecStar) -> JobState:
-    return spec._job_backend.current().state
+    return spec._jobs.backend.current().state
 
 
 @pytest.mark.parametrize("length", [0, 1, MAX_RESULT_IN_ROW - 2, MAX_RESULT_IN_ROW - 1, 100_000])
