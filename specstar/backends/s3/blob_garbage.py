@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from specstar.backends.s3.answers import server_time
 from specstar.backends.s3.blob_layout import BlobLayout
 from specstar.backends.s3.blob_uploads import Uploads
-from specstar.backends.s3.connection import S3Connection, server_time
+from specstar.backends.s3.connection import S3Connection
 from specstar.backends.s3.errors import ObjectMissing
 from specstar.backends.s3.multipart import abort_upload
 from specstar.backends.s3.resource_store import delete_page, object_pages

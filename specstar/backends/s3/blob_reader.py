@@ -7,8 +7,9 @@ from collections import deque
 from typing import TypeVar
 
 from specstar.backends.checksums import Check
+from specstar.backends.s3.answers import bare_etag
 from specstar.backends.s3.blob_layout import BlobLayout, xxh3_of
-from specstar.backends.s3.connection import S3Connection, bare_etag
+from specstar.backends.s3.connection import S3Connection
 from specstar.backends.s3.errors import ObjectMissing, PreconditionFailed, RangeRefused
 from specstar.errors import BackendUnavailable, BlobIntegrityError, BlobNotFoundError
 from specstar.roles import BlobInfo, BlobReader

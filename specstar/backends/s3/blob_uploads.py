@@ -16,9 +16,10 @@ from typing import Any, Literal
 import msgspec
 
 from specstar.backends.checksums import Checksums, Sums
+from specstar.backends.s3.answers import bare_etag
 from specstar.backends.s3.blob_layout import BlobLayout, metadata_of, new_info
 from specstar.backends.s3.blob_writer import S3BlobWriter
-from specstar.backends.s3.connection import S3Connection, bare_etag
+from specstar.backends.s3.connection import S3Connection
 from specstar.backends.s3.errors import ObjectMissing, PreconditionFailed, RequestFailed
 from specstar.backends.s3.multipart import copy_object
 from specstar.backends.s3.options import S3Options

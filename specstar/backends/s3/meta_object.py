@@ -8,7 +8,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
-from specstar.backends.s3.connection import S3Connection, bare_etag
+from specstar.backends.s3.answers import bare_etag
+from specstar.backends.s3.connection import S3Connection
 from specstar.backends.s3.errors import (
     ConditionalConflict,
     NotImplementedThere,

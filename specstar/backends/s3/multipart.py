@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from specstar.backends.s3.connection import S3Connection, bare_etag
+from specstar.backends.s3.answers import bare_etag
+from specstar.backends.s3.connection import S3Connection
 from specstar.backends.s3.errors import ObjectMissing
 from specstar.errors import BlobIntegrityError, LimitExceededError
 
