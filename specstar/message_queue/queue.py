@@ -8,34 +8,28 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-import msgspec
-
 from specstar.checks import checked_count, listed
 from specstar.errors import (
     BackendUnavailable,
     DecodeError,
     InvalidInputError,
-    JobNotFoundError,
-    NotConfiguredError,
-    ResourceNotFoundError,
-    RevisionConflictError,
     WaitTimeoutError,
 )
 from specstar.message_queue import clearing
-from specstar.message_queue.attempt import Attempt, Stopped
+from specstar.message_queue.attempt import Attempt
 from specstar.message_queue.backend import JobBackend
 from specstar.message_queue.codec import DEFAULT_MAX_PAYLOAD_BYTES, JobCodec
 from specstar.message_queue.counts import JobCounts
 from specstar.message_queue.job import DeadJob, Job, JobStatus, R_co
-from specstar.message_queue.outcomes import cancelled
+from specstar.message_queue.kept_jobs import KeptJobs
 from specstar.message_queue.retry import RetryPolicy, checked_seconds
 from specstar.message_queue.schedule import schedule_of
 from specstar.message_queue.sender import MAX_PRIORITY, JobSender
 from specstar.message_queue.signature import signature_of
-from specstar.message_queue.state import CONFLICTS, JobState, Snapshot
+from specstar.message_queue.state import JobState, Snapshot
 from specstar.message_queue.ticks import Ticks, payload_of_ticks
 from specstar.message_queue.watchers import Watchers
-from specstar.query import QB, Condition, SortKey
+from specstar.query import Condition, SortKey
 from specstar.resource_manager.ids import checked_id
 from specstar.roles import MessageQueue
 from specstar.runtime import gated
@@ -137,6 +131,7 @@ class JobQueue(Generic[P, R_co]):
             priority=self.priority,
             max_priority=self.max_priority,
         )
+        self._kept = KeptJobs(self.name, self._sender.state)
         self._ticks: Ticks | None = None
         if schedule is not None:
             payload = payload_of_ticks(self._codec, every_payload)
@@ -198,7 +193,7 @@ class JobQueue(Generic[P, R_co]):
     @gated
     async def get(self, job_id: str) -> Job[P, R_co]:
         """The job as it stands. Raises `JobNotFoundError`, `DecodeError` if it does not fit the types of this program."""
-        return self._codec.job((await self._read(job_id)).record)
+        return self._codec.job((await self._kept.read(job_id)).record)
 
     @gated
     async def wait(self, job_id: str, *, timeout: float | None = None) -> Job[P, R_co]:
@@ -217,7 +212,7 @@ class JobQueue(Generic[P, R_co]):
             # Else the wait would open again what its program has closed.
             if self._gate.generation != generation:
                 raise BackendUnavailable("specstar was closed while this waited")
-            return await self._read(job_id)
+            return await self._kept.read(job_id)
 
         snapshot = await self._watchers.until_finished(job_id, read, timeout)
         if snapshot is None:
@@ -242,7 +237,7 @@ class JobQueue(Generic[P, R_co]):
         Fields: `status`, `attempts`, `partition_key`, `idempotency_key` and those of every resource, such as
         `created_time`. Raises `QueryError`.
         """
-        found = await self._kept().search(self._condition(query, status), sort=sort, limit=limit, offset=offset)
+        found = await self._kept.search(query, status, sort=sort, limit=limit, offset=offset)
         jobs: list[Job[P, R_co]] = []
         for snapshot in found:
             try:
@@ -254,7 +249,7 @@ class JobQueue(Generic[P, R_co]):
     @gated
     async def count(self, query: Condition | None = None, *, status: JobStatus | None = None) -> int:
         """The number of jobs of this queue that match. Raises `QueryError`."""
-        return await self._kept().count(self._condition(query, status))
+        return await self._kept.count(query, status)
 
     @gated
     async def depth(self) -> int:
@@ -269,30 +264,7 @@ class JobQueue(Generic[P, R_co]):
 
         A plain function that runs cannot be stopped; its outcome is dropped. Raises `JobNotFoundError`.
         """
-        state, stopped = self._kept(), False
-        for _ in range(CONFLICTS):
-            snapshot = await self._read(job_id)
-            record = snapshot.record
-            if record.status.finished:
-                return stopped
-            if record.status is JobStatus.running:
-                attempt = self._running(job_id)
-                if attempt is not None and attempt.record.worker == record.worker:
-                    stopped = attempt.stop(Stopped.cancelled) or stopped
-                # Also then: it holds if this process is gone before the handler is.
-                if record.cancel_requested:
-                    return True
-                changed = msgspec.structs.replace(record, cancel_requested=True)
-            else:
-                changed = msgspec.structs.replace(cancelled(record), message_waits=True)
-            try:
-                await state.settle(snapshot, changed)
-            except (RevisionConflictError, ResourceNotFoundError):
-                continue
-            if changed.status.finished:
-                self._notify(job_id)
-            return True
-        raise RevisionConflictError(job_id, model=self.name)
+        return await self._kept.cancel(job_id, self._running, self._notify)
 
     @gated
     async def purge(self) -> int:
@@ -305,7 +277,7 @@ class JobQueue(Generic[P, R_co]):
         purged = await self._messages().purge()
         state = self._state()
         if state is not None:
-            await clearing.cancel_waiting(state, self._condition(None, None), began, self._notify)
+            await clearing.cancel_waiting(state, self._kept.condition(), began, self._notify)
         return purged
 
     @gated
@@ -316,12 +288,10 @@ class JobQueue(Generic[P, R_co]):
         that was sent again by its idempotency key may have a second message, which runs it once more if it is forgotten
         before that comes (in a queue of this process it is kept until then).
         """
-        state, messages = self._kept(), self._messages()
+        state, messages = self._kept.state(), self._messages()
         before = datetime.now(UTC) - timedelta(seconds=checked_seconds(older_than, field="older_than"))
         in_process = not self._backend.current().factory.durable
-        return await clearing.forget_finished(
-            state, messages, self._condition(None, None), before, in_process=in_process
-        )
+        return await clearing.forget_finished(state, messages, self._kept.condition(), before, in_process=in_process)
 
     # Dead letters
 
@@ -356,14 +326,6 @@ class JobQueue(Generic[P, R_co]):
     def _state(self) -> JobState | None:
         return self._sender.state()
 
-    def _kept(self) -> JobState:
-        state = self._state()
-        if state is None:
-            raise NotConfiguredError(
-                f"job {self.name!r} keeps no state: declare it with keep_state=True to look at its jobs"
-            )
-        return state
-
     def _lanes_here(self) -> list[Lane]:
         """Those of this process: not of the parent, before a fork."""
         return [lane for lane in self._lanes if lane.pid == os.getpid()]
@@ -390,18 +352,6 @@ class JobQueue(Generic[P, R_co]):
             max_delay=self.retry_max_delay,
         )
 
-    async def _read(self, job_id: str) -> Snapshot:
-        snapshot = await self._kept().read(checked_id(job_id, field="job_id"))
-        if snapshot is None or snapshot.record.queue != self.name:
-            raise JobNotFoundError(job_id, queue=self.name)
-        return snapshot
-
-    def _condition(self, query: Condition | None, status: JobStatus | None) -> Condition:
-        condition: Condition = QB["queue"] == self.name
-        if status is not None:
-            condition = condition & (QB["status"] == _checked_status(status).value)
-        return condition if query is None else condition & query
-
     def _notify(self, job_id: str) -> None:
         """Wake those who wait for this job in this process."""
         self._watchers.notify(job_id)
@@ -412,10 +362,3 @@ def _checked_name(name: str) -> str:
     if name.startswith("<"):
         raise InvalidInputError("give the job a name=: that of a lambda says nothing", field="name")
     return name
-
-
-def _checked_status(status: JobStatus) -> JobStatus:
-    try:
-        return JobStatus(status)
-    except ValueError:
-        raise InvalidInputError(f"no status of a job: {status!r:.80}", field="status") from None

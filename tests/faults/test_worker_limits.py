@@ -217,7 +217,7 @@ async def test_a_delivery_of_a_finished_job_does_not_run_it_again(figures: Figur
         if kind == "rabbitmq":
             # Copies of the first message, as by a sender whose answer was lost.
             for job_id in jobs:
-                record = (await queues["async"]._read(job_id)).record
+                record = (await queues["async"]._kept.read(job_id)).record
                 await queues["async"]._messages().publish(message_of(record))
                 figures.faults += 1
             # It comes after them all.

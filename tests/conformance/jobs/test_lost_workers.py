@@ -29,7 +29,7 @@ async def at_home(queue: JobQueue[Any], work: Callable[[], Awaitable[Any]]) -> A
 
 
 async def snapshot_of(queue: JobQueue[Any], job_id: str) -> Snapshot:
-    return await queue._read(job_id)
+    return await queue._kept.read(job_id)
 
 
 async def send_again(queue: JobQueue[Any], job_id: str, *, attempts: int = 0) -> None:

@@ -105,7 +105,7 @@ async def _begin_elsewhere(program: Program, job_id: str, worker: str) -> None:
         delivery = await asyncio.wait_for(consumer.receive(), 10)
         state = program.queue._state()
         assert state is not None
-        snapshot = await program.queue._read(job_id)
+        snapshot = await program.queue._kept.read(job_id)
         begun = msgspec.structs.replace(snapshot.record, status=JobStatus.running, attempts=1, worker=worker)
         assert delivery.message.id == job_id
         await state.mark(snapshot, begun)
@@ -131,7 +131,7 @@ async def test_a_run_that_was_taken_for_dead_counts_when_it_succeeds(far: Progra
         await eventually(lambda: far.runs == 1)
         state = near.queue._state()
         assert state is not None
-        snapshot = await near.queue._read(sent.job_id)
+        snapshot = await near.queue._kept.read(sent.job_id)
         given_up = msgspec.structs.replace(
             snapshot.record, status=JobStatus.failed, error="WorkerLost: no sign of life"
         )

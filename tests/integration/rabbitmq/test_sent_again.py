@@ -109,7 +109,7 @@ async def test_a_run_that_ended_with_its_process_and_its_message_is_taken_up(
     job = await queue.enqueue(Mail(number=1), delay=0.01)
     state = queue._state()
     assert state is not None
-    snapshot = await queue._read(job.job_id)
+    snapshot = await queue._kept.read(job.job_id)
     host, _, started = process_token().rsplit(":", 2)
     running = msgspec.structs.replace(
         snapshot.record, status=JobStatus.running, attempts=1, worker=f"{host}:999999999:{started}/1"

@@ -35,7 +35,7 @@ async def test_the_cancellation_of_a_run_is_written_before_its_handler_is_out() 
         sent = await slow_to_stop.enqueue(1)
         await began.wait()
         assert await slow_to_stop.cancel(sent.job_id) is True
-        record = (await slow_to_stop._read(sent.job_id)).record
+        record = (await slow_to_stop._kept.read(sent.job_id)).record
         assert (record.status, record.cancel_requested) == (JobStatus.running, True)
         over.set()
         assert (await slow_to_stop.wait(sent.job_id, timeout=20)).status is JobStatus.cancelled
@@ -115,12 +115,12 @@ async def test_purge_cancels_the_retry_of_what_ran_meanwhile(
         monkeypatch.setattr(messages, "purge", purge_while_it_runs)
         await queue.purge()
         monkeypatch.undo()
-        record = (await queue._read(job.job_id)).record
+        record = (await queue._kept.read(job.job_id)).record
         assert record.status is JobStatus.cancelled
         # In memory it depends on whether the record was written down before the run.
         assert record.message_waits or not durable
         assert await queue.purge() == 1
-        assert not (await queue._read(job.job_id)).record.message_waits
+        assert not (await queue._kept.read(job.job_id)).record.message_waits
 
 
 async def test_a_search_finds_the_cancelled_jobs_whose_message_waits(tmp_path: Path) -> None:
@@ -158,10 +158,10 @@ async def test_purge_cancels_what_ran_in_a_process_that_is_gone(spec: SpecStar) 
     state = queue._state()
     assert state is not None
     for job, worker in ((lost, f"{process_token()}/gone.1"), (lives, "elsewhere/1.1")):
-        snapshot = await queue._read(job.job_id)
+        snapshot = await queue._kept.read(job.job_id)
         begun = msgspec.structs.replace(snapshot.record, status=JobStatus.running, attempts=1, worker=worker)
         await state.mark(snapshot, begun)
     await queue.purge()
-    record = (await queue._read(lost.job_id)).record
+    record = (await queue._kept.read(lost.job_id)).record
     assert (record.status, record.message_waits) == (JobStatus.cancelled, True)
     assert (await queue.get(lives.job_id)).status is JobStatus.running

@@ -81,7 +81,7 @@ async def test_a_retry_that_is_sent_in_case_it_was_lost_has_a_name_of_its_own(sp
     async with workers(spec):
         await eventually_gives(lambda: _retrying(queue, sent.job_id))
         (lane,) = queue._lanes
-        first = Copy(message_of((await queue._read(sent.job_id)).record))
+        first = Copy(message_of((await queue._kept.read(sent.job_id)).record))
         again = Copy(first.message)
         for copy in (first, again):
             await lane._runner.handle(copy)
@@ -108,14 +108,16 @@ async def test_one_of_a_retry_is_dropped_while_another_worker_runs_what_came_bac
 
     queue = spec.add_job(Mail, handler, name="mails", max_retries=5)
     sent = await queue.enqueue(Mail("a"))
-    stale = msgspec.structs.replace(message_of((await queue._read(sent.job_id)).record), attempts=3, lineage=lineage)
+    stale = msgspec.structs.replace(
+        message_of((await queue._kept.read(sent.job_id)).record), attempts=3, lineage=lineage
+    )
     async with workers(spec):
         await dead_jobs(queue, 1)
         (lane,) = queue._lanes
         await lane.stop()
         dead = False
         assert await queue.requeue_dead() == 1
-        snapshot = await queue._read(sent.job_id)
+        snapshot = await queue._kept.read(sent.job_id)
         assert snapshot.record.lineage
         begun = msgspec.structs.replace(
             snapshot.record, status=JobStatus.running, attempts=1, delivery=0, copy="", worker="elsewhere"
@@ -169,7 +171,7 @@ async def test_a_dead_letter_that_was_lost_is_sent_again_and_a_copy_of_the_messa
 
     queue = spec.add_job(Mail, handler, name="mails", max_retries=0)
     sent = await queue.enqueue(Mail("a"))
-    snapshot = await queue._read(sent.job_id)
+    snapshot = await queue._kept.read(sent.job_id)
     begun = msgspec.structs.replace(
         snapshot.record, status=JobStatus.running, attempts=1, worker=f"{process_token()}/gone.1"
     )

@@ -235,7 +235,7 @@ async def test_a_cancel_from_elsewhere_holds_although_the_handler_fails(tmp_path
         async def ask_from_elsewhere() -> None:
             state = queue._state()
             assert state is not None
-            snapshot = await queue._read(job.job_id)
+            snapshot = await queue._kept.read(job.job_id)
             await state.settle(snapshot, msgspec.structs.replace(snapshot.record, cancel_requested=True))
 
         await spec._gate.run(ask_from_elsewhere)
@@ -265,13 +265,13 @@ async def test_a_job_that_another_worker_took_over_leaves_its_slot(tmp_path: Pat
         async def take_over() -> None:
             state = queue._state()
             assert state is not None
-            snapshot = await queue._read(job.job_id)
+            snapshot = await queue._kept.read(job.job_id)
             await state.mark(snapshot, msgspec.structs.replace(snapshot.record, worker="elsewhere:1:1/1.1"))
 
         await spec._gate.run(take_over)
         other = await queue.enqueue(Mail(number=2))
         assert (await queue.wait(other.job_id, timeout=10)).status is JobStatus.succeeded
-        taken = await queue._read(job.job_id)
+        taken = await queue._kept.read(job.job_id)
         assert (taken.record.status, taken.record.worker) == (JobStatus.running, "elsewhere:1:1/1.1")
         assert await queue.depth() == 0
 

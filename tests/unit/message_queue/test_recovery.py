@@ -72,7 +72,7 @@ async def test_unfinished_jobs_of_a_closed_spec_are_picked_up_and_finished_ones_
         assert state is not None
         # It runs in a process that is gone.
         lost = await queue.enqueue(Mail(number=6))
-        snapshot = await queue._read(lost.job_id)
+        snapshot = await queue._kept.read(lost.job_id)
         token = process_token().replace(f":{os.getpid()}:", ":999999999:")
         await state.mark(
             snapshot,
@@ -143,7 +143,7 @@ async def test_a_run_of_a_worker_of_this_process_that_ended_without_a_word_is_ta
         async def begin() -> None:
             state = queue._state()
             assert state is not None
-            snapshot = await queue._read(sent.job_id)
+            snapshot = await queue._kept.read(sent.job_id)
             worker = f"{process_token()}/0.1"
             begun = msgspec.structs.replace(snapshot.record, status=JobStatus.running, attempts=1, worker=worker)
             await state.mark(snapshot, begun)
@@ -208,7 +208,7 @@ async def test_a_record_that_cannot_be_read_stands_in_nobodys_way(tmp_path: Path
         async def change() -> None:
             state = queue._state()
             assert isinstance(state, StoredJobState)
-            row = (await queue._read(sent[0].job_id)).row
+            row = (await queue._kept.read(sent[0].job_id)).row
             assert row is not None
             data = {**row.indexed_data, "status": "postponed"}
             changed = msgspec.structs.replace(row, version=row.version + 1, indexed_data=data)
@@ -239,7 +239,7 @@ async def test_a_finished_job_is_not_forgotten_while_a_copy_of_its_message_waits
     queue = spec.add_job(Mail, note)
     async with spec:
         sent = await queue.enqueue(Mail(), idempotency_key="once")
-        copy = msgspec.structs.replace(message_of((await queue._read(sent.job_id)).record), copy="another")
+        copy = msgspec.structs.replace(message_of((await queue._kept.read(sent.job_id)).record), copy="another")
         await queue._messages().publish(copy, delay=0.3)
         async with workers(spec):
             await queue.wait(sent.job_id, timeout=20)

@@ -26,11 +26,11 @@ async def test_a_wait_ends_though_the_stores_do_not_answer(monkeypatch: pytest.M
         async def silent(job_id: str) -> Any:
             await anyio.sleep_forever()
 
-        read = queue._read
-        monkeypatch.setattr(queue, "_read", silent)
+        read = queue._kept.read
+        monkeypatch.setattr(queue._kept, "read", silent)
         with pytest.raises(WaitTimeoutError, match=r"its state could not be read within 0\.05 s"):
             await queue.wait(job.job_id, timeout=0.05)
         assert job.job_id not in queue._watchers
-        monkeypatch.setattr(queue, "_read", read)
+        monkeypatch.setattr(queue._kept, "read", read)
         with pytest.raises(WaitTimeoutError, match="is still pending after 0 s"):
             await queue.wait(job.job_id, timeout=0)
