@@ -232,7 +232,7 @@ class RabbitMQConsumer(Consumer):
         """Bring back what is missing. Raises `BackendError` or `LinkLostError`; what is open by then stays."""
         queues = self.queue.queues
         if self._main is None or self._main.lost:
-            await self.queue.declare_all(link.topology)
+            await self.queue.routes.declare_all(link.topology)
             self._main = await Subscription.open(self, link, queues.main, prefetch=self._prefetch)
         if not self._partitioned:
             self._partitioned = await link.topology.declare(queues.partitions) > 0

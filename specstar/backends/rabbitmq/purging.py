@@ -27,13 +27,13 @@ async def purge(queue: RabbitMQQueue) -> int:
     """
 
     async def prepare(topology: Topology) -> list[str]:
-        await queue.declare_all(topology)
-        return [spec.name for spec in await queue.used_shards(topology)]
+        await queue.routes.declare_all(topology)
+        return [spec.name for spec in await queue.routes.used_shards(topology)]
 
     names, announced = queue.queues.names, queue.queues.purging
     targets = [names.main, *await queue.on_topology(prepare)]
     # One that cannot be declared may be there all the same, for other programs.
-    made, unmade = ([names.retry], []) if queue.retry_made else ([], [names.retry])
+    made, unmade = ([names.retry], []) if queue.routes.retry_made else ([], [names.retry])
     removed = await _empty(queue, [*made, *targets])
     await queue.on_topology(methodcaller("announce_purge", announced))
     try:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from specstar.backends.rabbitmq.envelope import HIGHEST_PRIORITY, NO_LIMIT, pack
-from specstar.backends.rabbitmq.names import LONGEST_DELAY_SECONDS, longer_step, shard_of, step_of
+from specstar.backends.rabbitmq.names import LONGEST_DELAY_SECONDS
 from specstar.errors import BackendUnavailable, InvalidInputError
 from specstar.roles import Consumer, DeadLetter, Message, MessageQueue, MessageQueueFactory
 from specstar.roles.mq import Prepare
@@ -18,7 +18,6 @@ from specstar.roles.mq import Prepare
 if TYPE_CHECKING:
     from specstar.backends.provider import BackendContext
     from specstar.backends.rabbitmq.connection import RabbitMQConnection
-    from specstar.backends.rabbitmq.faults import UnmadeQueueError
     from specstar.backends.rabbitmq.job_queues import QueueSpec
     from specstar.backends.rabbitmq.link import Link
     from specstar.backends.rabbitmq.options import RabbitMQOptions
@@ -29,10 +28,6 @@ __all__ = ["RabbitMQQueue", "RabbitMQQueueFactory"]
 
 T = TypeVar("T")
 logger: logging.Logger = logging.getLogger("specstar")
-# So that a connection that is made and lost at once does not become a busy loop.
-_PAUSE_AFTER_LOSS = 0.02
-# In place of a queue of work.
-_ASIDE = ""
 
 
 class RabbitMQQueue(MessageQueue):
@@ -44,6 +39,7 @@ class RabbitMQQueue(MessageQueue):
         from specstar.backends.rabbitmq.dead_letters import DeadLetters
         from specstar.backends.rabbitmq.job_queues import JobQueues
         from specstar.backends.rabbitmq.outbox import Outbox
+        from specstar.backends.rabbitmq.routes import Routes
 
         self.name = name
         self.options: RabbitMQOptions = context.options
@@ -54,15 +50,10 @@ class RabbitMQQueue(MessageQueue):
         self._top_priority: int | None = self.queues.top_priority
         self._limit = context.options.max_message_bytes
         self._outbox = Outbox(context.connection, context.options, (self.queues.main, self.queues.dead))
+        self.routes: Routes = Routes(name, self.queues, context.options, self._outbox, self.live_link)
         self._dead = DeadLetters(self)
-        self._retry_usable = True
-        self.retry_made: bool = True
         self._asked_on: Link | None = None
         self._complete = False
-        self._delays: dict[tuple[str, int], QueueSpec] = {}
-        self._shards: dict[int, QueueSpec] = {}
-        # One caller looks, the others wait for it.
-        self._announcing = asyncio.Lock()
 
     async def publish(self, message: Message, *, delay: float = 0) -> None:
         body, priority = pack(message, self._limit), _checked(message.priority)
@@ -71,15 +62,15 @@ class RabbitMQQueue(MessageQueue):
             await self._outbox.send(self._main, body, priority=priority)
         else:
             async with self._publish_timeout():
-                route = await self._route(message, delay)
-                await self._send_by(route, partial(self._outbox.send, body=body, priority=priority))
+                route = await self.routes.of(message, delay)
+                await self.routes.send(route, partial(self._outbox.send, body=body, priority=priority))
 
     async def publish_many(self, messages: Sequence[Message], *, delay: float = 0) -> None:
         packed = [pack(message, self._limit) for message in messages]
         self._warn_of(max((message.priority for message in messages), default=0))
         for route, places in (await self._routes(messages, delay)).values():
             items = [(packed[place], messages[place].priority) for place in places]
-            await self._send_by(route, partial(self._outbox.send_many, items=items))
+            await self.routes.send(route, partial(self._outbox.send_many, items=items))
 
     def _warn_of(self, priority: int) -> None:
         """Say once that a priority above the queue's `max_priority` has no effect: the broker says nothing."""
@@ -115,7 +106,7 @@ class RabbitMQQueue(MessageQueue):
                 _priority(message)
                 queue = self._main
                 if isinstance(message, Message) and (delay or message.partition_key is not None):
-                    queue = await self._route(message, delay)
+                    queue = await self.routes.of(message, delay)
                 routes.setdefault(queue.name, (queue, []))[1].append(place)
         return routes
 
@@ -142,20 +133,8 @@ class RabbitMQQueue(MessageQueue):
         """Publish the copy that replaces a delivery. A delay beyond the longest one is that one."""
         body, priority = pack(message, NO_LIMIT), _checked(message.priority)
         async with self._publish_timeout():
-            route = await self._route(message, min(delay, LONGEST_DELAY_SECONDS))
-            await self._send_by(route, partial(self._outbox.send, body=body, priority=priority))
-
-    async def _send_by(self, route: QueueSpec, send: Callable[[QueueSpec], Awaitable[None]]) -> None:
-        """Send by this queue; where the broker cannot make it, and messages wait in it, by one in which they wait longer."""
-        from specstar.backends.rabbitmq.faults import UnmadeQueueError
-
-        while True:
-            try:
-                await send(route)
-            except UnmadeQueueError as error:
-                route = self._instead_of(route, error)
-            else:
-                return
+            route = await self.routes.of(message, min(delay, LONGEST_DELAY_SECONDS))
+            await self.routes.send(route, partial(self._outbox.send, body=body, priority=priority))
 
     async def send_dead(self, body: bytes, headers: dict[str, Any]) -> None:
         """Publish bytes as they are to the dead letters, with the headers of one."""
@@ -165,10 +144,10 @@ class RabbitMQQueue(MessageQueue):
         """Have a dead letter wait: some consumer of this job gets it after this delay, and sends it on."""
         from specstar.backends.rabbitmq.letter_headers import aside
 
-        step = step_of(delay)
-        route = self._delays.setdefault((_ASIDE, step), self.queues.aside(step))
         async with self._publish_timeout():
-            await self._send_by(route, partial(self._outbox.send, body=body, headers=aside(headers)))
+            await self.routes.send(
+                self.routes.aside(delay), partial(self._outbox.send, body=body, headers=aside(headers))
+            )
 
     @asynccontextmanager
     async def consume(self, *, prefetch: int) -> AsyncIterator[Consumer]:
@@ -186,7 +165,7 @@ class RabbitMQQueue(MessageQueue):
     async def depth(self) -> int:
         async def count(topology: Topology) -> int:
             ready = await topology.declare(self.queues.main)
-            for spec in await self.used_shards(topology):
+            for spec in await self.routes.used_shards(topology):
                 ready += await topology.declare(spec)
             return ready
 
@@ -269,110 +248,6 @@ class RabbitMQQueue(MessageQueue):
             return await work((await self.live_link()).topology)
 
         return await self.on_link(ask)
-
-    async def declare_all(self, topology: Topology) -> None:
-        """All queues that every job has."""
-        await topology.ensure(self.queues.main, self.queues.dead, self.queues.partitions)
-        await self._declare_retry(topology)
-
-    async def _declare_retry(self, topology: Topology) -> bool:
-        """The retry queue; False if it has another TTL or cannot be made, where a delay queue takes its place."""
-        from specstar.backends.rabbitmq.faults import LinkLostError, QueueMismatchError, UnmadeQueueError
-
-        try:
-            if self.retry_made:
-                await topology.ensure(self.queues.retry)
-        except UnmadeQueueError as error:
-            self._instead_of(self.queues.retry, error)
-            raise LinkLostError(str(error)) from error
-        except QueueMismatchError as error:
-            if error.argument != "x-message-ttl":
-                raise
-            if self._retry_usable:
-                self._retry_usable = False
-                logger.warning("retries of %r go through a queue of their own delay: %s", self.name, error)
-        return self._retry_usable
-
-    # Where a message goes.
-
-    async def _route(self, message: Message, delay: float) -> QueueSpec:
-        target = self._main
-        if message.partition_key is not None:
-            target = await self._shard(shard_of(message.partition_key, self.queues.shards))
-        if not delay:
-            return target
-        step = step_of(delay)
-        as_ever = target is self._main and delay == self.options.retry_delay_seconds and self._retry_usable
-        if as_ever and await self._persistently(self._declare_retry):
-            return self.queues.retry
-        return self._delay(target.name, step)
-
-    def _delay(self, target: str, step: int) -> QueueSpec:
-        spec = self._delays.get((target, step))
-        if spec is None:
-            if len(self._delays) >= 4096:
-                self._delays.clear()
-            spec = self._delays[target, step] = self.queues.delay(target, step)
-        return spec
-
-    def _instead_of(self, broken: QueueSpec, error: UnmadeQueueError) -> QueueSpec:
-        """The queue in which messages wait instead of one that the broker cannot make; raises `error` if there is none."""
-        if broken.name != error.queue or "x-message-ttl" not in broken.arguments:
-            raise error
-        target, step = broken.arguments["x-dead-letter-routing-key"], broken.arguments["x-message-ttl"]
-        if broken is self.queues.retry:
-            told = not self.retry_made
-            self._retry_usable = self.retry_made = False
-            instead = self._delay(target, step)
-        else:
-            longer = longer_step(step)
-            if longer is None:
-                raise error
-            instead = self.queues.delay(target, longer)
-            concerned = [key for key, spec in self._delays.items() if spec.name == broken.name]
-            told = not concerned
-            self._delays |= dict.fromkeys(concerned, instead)
-        if not told:
-            logger.warning("what was to wait in queue %r waits in %r: %s", broken.name, instead.name, error)
-        return instead
-
-    async def _shard(self, number: int) -> QueueSpec:
-        """A partition queue, declared once a connection, and announced to all workers again and again."""
-        spec = self._shards.get(number)
-        if spec is None:
-            spec = self._shards[number] = self.queues.shard(number)
-        link = await self.live_link()
-        if link.topology.fresh(spec) and link.topology.partitioned(self.queues):
-            return spec
-
-        async def declare(topology: Topology) -> None:
-            await topology.ensure(self.queues.dead, spec)
-            async with self._announcing:
-                if not topology.partitioned(self.queues):
-                    if not await topology.declare(self.queues.partitions):
-                        await self._outbox.send(self.queues.partitions, b"in use")
-                    topology.mark_partitioned(self.queues)
-
-        await self._persistently(declare)
-        return spec
-
-    async def _persistently(self, work: Callable[[Topology], Awaitable[T]]) -> T:
-        """As often as the connection is lost meanwhile. The caller bounds the time."""
-        from specstar.backends.rabbitmq.faults import LinkLostError
-
-        while True:
-            try:
-                return await work((await self.live_link()).topology)
-            except LinkLostError:
-                await asyncio.sleep(_PAUSE_AFTER_LOSS)
-
-    async def used_shards(self, topology: Topology) -> list[QueueSpec]:
-        """The queues of partition keys, declared; none while no keys are in use."""
-        if not await topology.declare(self.queues.partitions):
-            return []
-        shards = [self.queues.shard(number) for number in range(self.queues.shards)]
-        await topology.ensure(*shards)
-        return shards
 
 
 def _priority(message: Message | bytes) -> int:

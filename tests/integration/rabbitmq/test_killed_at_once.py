@@ -21,7 +21,7 @@ async def test_a_node_that_is_killed_at_once_keeps_what_is_in_new_queues(
     async with open_rig(private_rabbitmq.url, queue_prefix, **options) as rig:
         queue = rig.queue()
         topology = (await queue.live_link()).topology
-        await queue.declare_all(topology)
+        await queue.routes.declare_all(topology)
         await topology.ensure(*[queue.queues.shard(number) for number in range(4)])
         sent = [
             message(0),
