@@ -190,12 +190,6 @@ def postgres(pytestconfig: pytest.Config) -> PostgresEndpoint:
 
 
 @pytest.fixture(scope="session")
-def postgres_dsn(postgres: PostgresEndpoint) -> str:
-    """The DSN of the owner's database on the shared server."""
-    return postgres.dsn
-
-
-@pytest.fixture(scope="session")
 def postgres_admin(postgres: PostgresEndpoint) -> Iterator[PostgresAdmin]:
     """A connection to the shared server that stays open: tests make and drop their databases with it."""
     with postgres_admin_of(postgres) as admin:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from functools import lru_cache
@@ -118,8 +118,6 @@ def _projected(value: Any, path: str, decoded: Any) -> Any:
 
 
 def _is_collection(value: Any) -> bool:
-    from collections.abc import Collection
-
     return isinstance(value, Collection) and not isinstance(value, str | bytes | bytearray | memoryview | Mapping)
 
 

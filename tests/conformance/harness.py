@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 
 import anyio.to_thread
 
-from specstar.backends.provider import BackendContext, Role
+from specstar.backends.provider import BackendContext
 from specstar.resource_manager.composed import ComposedStorage
 from specstar.roles import BlobReader, BlobStore, BlobWriter, MetaStore, ModelSpec, ResourceStore, Storage
 from specstar.runtime import Gate
@@ -85,10 +85,6 @@ class Bench:
             return ComposedStorage(rows, payloads, model=model.name)
 
         return await self._build(make)
-
-    def lacks(self, role: Role) -> bool:
-        """True if the backend does not fill a role."""
-        return role not in self.case.provider.roles
 
     async def reopen(self) -> None:
         """Close everything; stores built from now on open anew."""

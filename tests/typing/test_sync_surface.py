@@ -4,48 +4,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Awaitable, Iterator
 from pathlib import Path
 from typing import Any, assert_type
-
-import msgspec
 
 from specstar import CopyReport, Job, JobStatus, Metrics, Resource, RevisionInfo
 from specstar.message_queue import DeadJob
 from specstar.query import QB
 from specstar.roles import BlobInfo, ResourceMeta, UploadSession
 from specstar.sync import JobQueue, ResourceManager, SpecStar
-
-
-class User(msgspec.Struct):
-    name: str
-    age: int = 0
-
-
-@dataclasses.dataclass
-class Note:
-    text: str
-
-
-class Email(msgspec.Struct):
-    to: str
-
-
-class Receipt(msgspec.Struct):
-    length: int
+from tests.typing.declared import MEMORY, Email, Handler, Note, Receipt, User, plain_receipt_of, receipt_of
 
 
 def memory_spec() -> SpecStar:
     spec = SpecStar()
-    spec.configure(
-        backend={
-            "meta": {"type": "memory"},
-            "resource": {"type": "memory"},
-            "blob": {"type": "memory"},
-            "mq": {"type": "simple"},
-        }
-    )
+    spec.configure(backend=MEMORY)
     return spec
 
 
@@ -172,22 +145,6 @@ def takes_any_result(job: Job[Email], queue: JobQueue[Email]) -> None:
     """With the result left out, an annotation means a job with any."""
     assert_type(job, Job[Email, Any])
     assert_type(queue, JobQueue[Email, Any])
-
-
-async def receipt_of(job: Job[Email]) -> Receipt:
-    return Receipt(len(job.payload.to))
-
-
-def plain_receipt_of(job: Job[Email]) -> Receipt:
-    return Receipt(len(job.payload.to))
-
-
-class Handler:
-    async def __call__(self, job: Job[User]) -> int:
-        return job.payload.age
-
-    def plain(self, job: Job[User]) -> str:
-        return job.payload.name
 
 
 def copies(spec: SpecStar) -> None:

@@ -14,7 +14,6 @@ class PayloadSql:
     """Statements over the payload table of the resource role alone."""
 
     put: str
-    sizes: str
     get: str
     get_one: str
     delete: str
@@ -30,8 +29,6 @@ def payload_sql(names: TableNames) -> PayloadSql:
             f"INSERT INTO {table} (resource_id, payload_id, payload) "
             "SELECT * FROM unnest($1::text[], $2::text[], $3::bytea[]) ON CONFLICT DO NOTHING"
         ),
-        sizes=f"SELECT p.resource_id, p.payload_id, octet_length(p.payload) {keys} JOIN {table} p "
-        "USING (resource_id, payload_id)",
         get=(
             "SELECT p.resource_id, p.payload_id, CASE WHEN octet_length(p.payload) <= $3 THEN p.payload END "
             f"{keys} JOIN {table} p USING (resource_id, payload_id)"

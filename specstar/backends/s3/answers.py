@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -23,8 +24,6 @@ def headers_of(answer: dict[str, Any]) -> dict[str, str]:
 
 def server_time(answer: dict[str, Any]) -> float:
     """The server's clock as it answered, in seconds since the epoch: file times are compared with it, not with ours."""
-    import time
-
     date = headers_of(answer).get("date")
     return parsedate_to_datetime(date).timestamp() if date else time.time()
 

@@ -79,7 +79,6 @@ class BlockingStar:
     """A SpecStar used through `specstar.sync`."""
 
     def __init__(self, star: SpecStar) -> None:
-        self._star = star
         self._sync = blocking.SpecStar(star)
         self._gate = star._gate
         self._jobs = star._jobs

@@ -48,7 +48,6 @@ class Load:
         self.confirmed: set[str] = set()
         self.done: set[str] = set()
         self.refused = 0
-        self.duplicates = 0
         self.stopped = asyncio.Event()
 
     async def publish(self, caller: int) -> None:
@@ -67,7 +66,6 @@ class Load:
     async def work(self, consumer: Consumer) -> None:
         while True:
             delivery = await consumer.receive()
-            self.duplicates += delivery.message.id in self.done
             self.done.add(delivery.message.id)
             try:
                 await delivery.ack()

@@ -51,6 +51,13 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, st
     return status, out, err
 
 
+def imported(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str) -> Any:
+    """A program of this text, in `folder`, where the command finds it, too."""
+    (folder / f"{name}.py").write_text(text)
+    monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
+    return importlib.import_module(name)
+
+
 def test_show_prints_each_role_with_its_options_and_no_secret(capsys: pytest.CaptureFixture[str], config: Path) -> None:
     status, out, err = run(capsys, "show", config)
     lines = [line.split() for line in out.splitlines()]
@@ -241,9 +248,7 @@ def test_job_shows_one_job_and_cancels_it(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    (tmp_path / "one_job_program.py").write_text(JOB_PROGRAM)
-    program = importlib.import_module("one_job_program")
+    program = imported(tmp_path, monkeypatch, "one_job_program", JOB_PROGRAM)
 
     async def sent() -> str:
         async with program.spec:
@@ -309,10 +314,7 @@ def test_copy_says_what_it_copied_and_what_it_did_not(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    (tmp_path / "copied_program.py").write_text(COPIED)
-    sys.path.insert(0, str(tmp_path))
-    program: Any = importlib.import_module("copied_program")
+    program = imported(tmp_path, monkeypatch, "copied_program", COPIED)
     with program.spec:
         for name in ("ada", "bob"):
             program.users.create(program.User(name), resource_id=name)
@@ -355,10 +357,7 @@ def test_copy_tells_of_models_with_a_storage_of_their_own(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    (tmp_path / "program_with_logs.py").write_text(OF_ITS_OWN)
-    sys.path.insert(0, str(tmp_path))
-    program: Any = importlib.import_module("program_with_logs")
+    program = imported(tmp_path, monkeypatch, "program_with_logs", OF_ITS_OWN)
     with program.spec:
         program.logs.create(program.Log("a line"))
     copy = ("copy", "program_with_logs:spec", "new.json")
