@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -29,36 +29,34 @@ __all__ = ["LEASE_SECONDS", "Leases", "recover", "send_lost_again"]
 logger: logging.Logger = logging.getLogger("specstar")
 LEASE_SECONDS = 60.0
 """A run elsewhere whose row has not been renewed while this process watched for so long is taken to be dead."""
-# No two clocks differ by so much: a row that is older needs no watching.
-_SURELY_OVER_SECONDS = 900.0
+# What kept this process from looking for longer than this, be it stopped or the store, may have kept the other from renewing.
+_COUNTED_SECONDS = LEASE_SECONDS / 2
 _PAGE = 500
 _SPREAD_SECONDS = 1.0
 
 
 class Leases:
-    """The runs of other places that `recover` has seen: which version their rows had, and since when.
+    """The runs of other places that `recover` has seen: which version their rows had, and for how long we watched.
 
-    By the clock of this process: what another host says of the time counts only where it was long ago.
+    By the steady clock of this process alone: what the clocks of hosts say of the time may be wrong by any amount.
     """
 
     def __init__(self) -> None:
-        self._before: dict[str, tuple[int, float]] = {}
-        self._seen: dict[str, tuple[int, float]] = {}
+        self._before: dict[str, tuple[int, float, float]] = {}
+        self._seen: dict[str, tuple[int, float, float]] = {}
 
     def look_again(self) -> None:
         """A new look at all jobs begins."""
         self._before, self._seen = self._seen, {}
 
     def over(self, snapshot: Snapshot) -> bool:
-        """True if the row was not renewed for `LEASE_SECONDS` of watching, or is very old."""
+        """True if the row was not renewed for `LEASE_SECONDS` of watching."""
         now = anyio.current_time()
         job_id, version = snapshot.record.job_id, snapshot.version
-        before, since = self._before.get(job_id, (version, now))
-        self._seen[job_id] = version, (since if before == version else now)
-        if now - self._seen[job_id][1] >= LEASE_SECONDS:
-            return True
-        age = datetime.now(UTC) - snapshot.row.updated_time if snapshot.row is not None else timedelta()
-        return age.total_seconds() >= _SURELY_OVER_SECONDS
+        before, watched, looked = self._before.get(job_id, (version, 0.0, now))
+        watched = watched + min(now - looked, _COUNTED_SECONDS) if before == version else 0.0
+        self._seen[job_id] = version, watched, now
+        return watched >= LEASE_SECONDS
 
 
 async def recover(queue: JobQueue[Any], leases: Leases) -> bool:

@@ -131,7 +131,10 @@ async def enqueue_ticks(ticks: Ticks) -> None:
 
 
 async def _next_tick(schedule: Schedule) -> int:
-    """Sleep until the next tick; returns it."""
+    """Sleep until the next tick; returns the latest that is due then.
+
+    Where process or machine stood still, others have run what was due before that, and may have forgotten it.
+    """
     since = time.time()
     tick = schedule.after(since)
     while (seconds := schedule.moment(tick) - (now := time.time())) > 0:
@@ -139,4 +142,4 @@ async def _next_tick(schedule: Schedule) -> int:
             since, tick = now, schedule.after(now)  # the clock was set back
             continue
         await anyio.sleep(min(seconds, _LONGEST_SLEEP))
-    return tick
+    return schedule.latest(tick, now)[0]

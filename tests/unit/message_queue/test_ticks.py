@@ -88,7 +88,18 @@ async def test_a_clock_that_is_set_forward_leaves_out_what_lies_between(monkeypa
     clock = Clock(10.0, sets={1: 1000.0})
     queue = Queue(clock, 2)
     await run(clock, queue, 100.0, monkeypatch)
-    assert queue.taken == [(1, 1070.0), (11, 1100.0)]
+    assert queue.taken == [(10, 1070.0), (11, 1100.0)]
+
+
+async def test_a_process_that_was_stopped_sends_the_tick_of_now_and_not_those_before(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Other workers have run these, and `forget_after` may have erased that."""
+    clock = Clock(3_650.0, sets={1: 8 * 3_600.0})
+    queue = Queue(clock, 3)
+    await run(clock, queue, 60.0, monkeypatch)
+    assert queue.taken == [(541, 32_460.0), (542, 32_520.0), (543, 32_580.0)]
+    assert caplog.records == []
 
 
 async def test_a_tick_that_could_not_be_enqueued_is_tried_again(
@@ -220,7 +231,7 @@ async def test_a_clock_that_is_set_forward_leaves_out_the_cron_ticks_between(mon
     queue = Queue(clock, 2)
     await run(clock, queue, SIX, monkeypatch)
     assert [tick for tick, _ in queue.taken] == [
-        seconds("2026-11-05T06:00:00+01:00"),
+        seconds("2026-12-04T06:00:00+01:00"),
         seconds("2026-12-07T06:00:00+01:00"),
     ]
 
