@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
 
 from specstar.errors import DecodeError, SpecstarError
 from specstar.query import Condition, Query
@@ -18,7 +19,7 @@ from specstar.roles import (
     StoredRevision,
 )
 from specstar.roles.storage import Found, StorageWrite, is_refusal, payload_gone
-from specstar.runtime import left_in_order
+from specstar.runtime import Elapsed, left_in_order, put_again
 
 __all__ = ["ComposedStorage"]
 
@@ -50,7 +51,7 @@ class ComposedStorage(Storage):
         if payload is None or revision is None:
             await self._meta.write(change)
             return
-        key = _key(revision)
+        key, begun = _key(revision), Elapsed()
         await self._resource.put(key, payload)
         try:
             await self._meta.write(change)
@@ -58,6 +59,7 @@ class ComposedStorage(Storage):
             if is_refusal(error):
                 await self._discard([key])
             raise
+        await put_again(begun, lambda: self._resource.put(key, payload))
 
     async def write_many(self, items: Sequence[StorageWrite]) -> list[Exception | None]:
         puts = [
@@ -65,6 +67,7 @@ class ComposedStorage(Storage):
             for item in items
             if item.change.revision and item.payload is not None
         ]
+        begun = Elapsed()
         await self._resource.put_many(puts)
         results = await self._meta.write_many([item.change for item in items])
         refused = [
@@ -74,6 +77,8 @@ class ComposedStorage(Storage):
         ]
         if refused:
             await self._discard(refused)
+        gone = frozenset(refused)
+        await put_again(begun, lambda: self._resource.put_many([put for put in puts if put[0] not in gone]))
         return results
 
     async def _discard(self, keys: list[PayloadKey]) -> None:
@@ -177,6 +182,9 @@ class ComposedStorage(Storage):
         async with left_in_order(self._resource.list()) as pages:
             async for page in pages:
                 yield page
+
+    async def clock(self) -> datetime:
+        return await self._resource.clock()
 
     async def unreferenced(self, keys: Sequence[PayloadKey]) -> list[PayloadKey]:
         known = await self._meta.referenced([key.payload_id for key in keys])

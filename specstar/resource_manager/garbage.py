@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
+from datetime import timedelta
 
 from specstar.errors import SpecstarError
 from specstar.roles import PayloadKey, Storage
@@ -18,12 +18,12 @@ _PAGE = 500
 
 async def collect(storage: Storage, *, older_than_seconds: float) -> int:
     """Remove unfinished files and payloads without an owner; how many."""
-    # By the clock of the machine: the time of `using` is what writes record.
-    limit = time.time() - older_than_seconds
+    # By the clock that dates payloads: that of this host may be ahead, and the time of `using` is what writes record.
+    limit = await storage.clock() - timedelta(seconds=older_than_seconds)
     removed = await storage.sweep(older_than_seconds=older_than_seconds)
     async with left_in_order(storage.list_payloads()) as pages:
         async for page in pages:
-            old = [entry.key for entry in page if entry.modified_time.timestamp() <= limit]
+            old = [entry.key for entry in page if entry.modified_time <= limit]
             for start in range(0, len(old), _PAGE):
                 garbage = await storage.unreferenced(old[start : start + _PAGE])
                 if garbage:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 __all__ = ["PayloadKey", "ResourceStore", "StoredPayload"]
@@ -54,6 +54,10 @@ class ResourceStore(ABC):
     @abstractmethod
     def list(self) -> AsyncIterator[list[StoredPayload]]:
         """All payloads of the model, page by page, in no stated order, for garbage collection."""
+
+    async def clock(self) -> datetime:
+        """Now, aware and in UTC, by the clock that `modified_time` goes by: that of the server, where it dates payloads."""
+        return datetime.now(UTC)
 
     async def sweep(self, *, older_than_seconds: float) -> int:
         """Remove the unfinished files of killed writers, if older than this; returns how many."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
 from typing import Any, ClassVar, NamedTuple
 
 from msgspec import Struct
@@ -170,6 +171,10 @@ class Storage(ABC):
     @abstractmethod
     def list_payloads(self) -> AsyncIterator[list[StoredPayload]]:
         """All payloads that lie outside the meta store's own transactions, for garbage collection."""
+
+    async def clock(self) -> datetime:
+        """What `ResourceStore.clock` says."""
+        return datetime.now(UTC)
 
     @abstractmethod
     async def unreferenced(self, keys: Sequence[PayloadKey]) -> list[PayloadKey]:

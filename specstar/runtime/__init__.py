@@ -12,6 +12,7 @@ from specstar.runtime.home import Home, Waiter
 from specstar.runtime.interrupts import interrupted
 from specstar.runtime.iterators import left_in_order
 from specstar.runtime.joining import joined
+from specstar.runtime.late import Elapsed, put_again
 from specstar.runtime.new_file import NewFile
 from specstar.runtime.outage import Outage
 from specstar.runtime.portions import portions
@@ -22,6 +23,7 @@ __all__ = [
     "Batcher",
     "Connection",
     "Connections",
+    "Elapsed",
     "Gate",
     "Gated",
     "Home",
@@ -41,5 +43,6 @@ __all__ = [
     "left_in_order",
     "portable",
     "portions",
+    "put_again",
     "run_in_thread",
 ]

@@ -272,8 +272,10 @@ class ResourceManager(Generic[T]):
     def collect_garbage(self, *, older_than_seconds: float = 3600.0) -> int:
         """Remove payloads that nothing points to, and unfinished files, if older than this; returns how many.
 
-        They come from writers that were killed between the payload and the row. A writer under way is safe as long as it
-        takes less than `older_than_seconds` between the two; with S3's `auto_sync` off that is until its next `sync`.
+        They come from writers that were killed between the payload and the row. A writer under way is safe: one that takes more
+        than five minutes between the two, stopped or suspended, writes its payload again, so `older_than_seconds` is no less
+        than that where others write. With S3's `auto_sync` off the row is there with the next `sync`, and not before. Age goes
+        by the clock of the server that keeps the payloads.
         Local writes are pushed first: raises what `sync` raises.
         """
         return self._gate.call(functools.partial(self._inner.collect_garbage, older_than_seconds=older_than_seconds))

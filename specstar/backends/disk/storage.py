@@ -41,7 +41,7 @@ from specstar.roles import (
 )
 from specstar.roles.meta import revision_gone
 from specstar.roles.storage import Found, StorageWrite, is_refusal, payload_gone
-from specstar.runtime import left_in_order
+from specstar.runtime import Elapsed, left_in_order, put_again
 
 __all__ = ["DiskStorage"]
 
@@ -92,13 +92,16 @@ class DiskStorage(AdvancingStorage):
         self, lanes: Lanes, key: PayloadKey, payload: bytes, operation: WriteRow | AdvanceRow
     ) -> Any:
         """A payload that is too large for the database, then the row that points to it."""
+        begun = Elapsed()
         await self._files.write(key, payload)
         try:
-            return await lanes.write(operation)
+            changed = await lanes.write(operation)
         except SpecstarError as error:
             if is_refusal(error):
                 await self._discard([key])
             raise
+        await put_again(begun, lambda: self._files.write(key, payload))
+        return changed
 
     async def write_many(self, items: Sequence[StorageWrite]) -> list[Exception | None]:
         lanes = await self._way()
@@ -110,12 +113,16 @@ class DiskStorage(AdvancingStorage):
             else:
                 large[place] = PayloadKey(change.meta.resource_id, change.revision.payload_id), payload
                 operations.append(WriteRow(self._tables, change))
+        begun = Elapsed()
         if large:
             await self._files.write_many(list(large.values()))
         results = await lanes.write_all(operations)
         refused = [key for place, (key, _) in large.items() if is_refusal(results[place])]
         if refused:
             await self._discard(refused)
+        kept = [item for place, item in large.items() if not is_refusal(results[place])]
+        if kept:
+            await put_again(begun, lambda: self._files.write_many(kept))
         return results
 
     async def _discard(self, keys: list[PayloadKey]) -> None:

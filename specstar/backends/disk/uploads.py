@@ -170,16 +170,19 @@ class Uploads:
             for folder in folders:
                 with suppress(FileNotFoundError, SessionLocked):
                     if folder.stat().st_mtime <= limit:
-                        self._sweep_one(folder)
-                        removed += 1
+                        removed += self._sweep_one(folder, limit)
         return removed
 
-    def _sweep_one(self, folder: Path) -> None:
+    def _sweep_one(self, folder: Path, limit: float) -> bool:
         try:
             with _locked(folder / _SESSION, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                # Again: this process may have stood still before it had the lock.
+                if folder.stat().st_mtime > limit:
+                    return False
                 shutil.rmtree(folder, ignore_errors=True)
         except FileNotFoundError:
             shutil.rmtree(folder, ignore_errors=True)  # what an abort that was killed has left
+        return True
 
     def _known(self, upload_id: str) -> Path:
         if not isinstance(upload_id, str) or _UPLOAD_ID.fullmatch(upload_id) is None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from datetime import datetime
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 from specstar.backends.postgres.lost_answers import settled
 from specstar.backends.postgres.outcomes import AnswerLost, BadValue, WriteRace
@@ -147,6 +148,11 @@ class PostgresResourceStore(ResourceStore):
             if len(rows) < _PAGE:
                 return
             after = (rows[-1][0], rows[-1][1])
+
+    async def clock(self) -> datetime:
+        connection = await self._tables.ready()
+        ((now,),) = await connection.fetch("SELECT clock_timestamp()", doing="asking for the time")
+        return cast("datetime", now)
 
 
 def _stored(row: Row) -> StoredPayload:

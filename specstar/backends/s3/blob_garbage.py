@@ -10,7 +10,7 @@ from specstar.backends.s3.blob_uploads import Uploads
 from specstar.backends.s3.connection import S3Connection
 from specstar.backends.s3.errors import ObjectMissing
 from specstar.backends.s3.multipart import abort_upload
-from specstar.backends.s3.resource_store import delete_page, object_pages
+from specstar.backends.s3.resource_store import DELETE_PAGE, delete_page, object_pages
 
 __all__ = ["collect_uploads"]
 
@@ -25,10 +25,10 @@ async def collect_uploads(
     now = server_time(await connection.call("list_objects_v2", Bucket=layout.bucket, Prefix=layout.uploads, MaxKeys=1))
     # The server's clock comes in whole seconds, cut off.
     limit = now + 1.0 - older_than_seconds
-    return await _sessions(connection, layout, sessions, limit) + await _multiparts(connection, layout, limit)
+    return await _sessions(connection, layout, sessions, limit, now) + await _multiparts(connection, layout, limit)
 
 
-async def _sessions(connection: S3Connection, layout: BlobLayout, sessions: Uploads, limit: float) -> int:
+async def _sessions(connection: S3Connection, layout: BlobLayout, sessions: Uploads, limit: float, now: float) -> int:
     newest: dict[str, float] = {}
     async for page in object_pages(connection, layout.bucket, layout.uploads):
         for entry in page:
@@ -37,14 +37,18 @@ async def _sessions(connection: S3Connection, layout: BlobLayout, sessions: Uplo
                 newest[upload_id] = max(newest.get(upload_id, 0.0), entry["LastModified"].timestamp())
     removed = 0
     for upload_id in [upload_id for upload_id, time in newest.items() if time <= limit]:
-        if await sessions.may_come(connection, upload_id):
+        if await sessions.may_come(connection, upload_id, now):
             continue
         # Asked last: it may have been taken up since the list was made.
         if upload_id in sessions.in_hand or any(layout.session_of(key) == upload_id for key in connection.moving):
             continue
+        folder = f"{layout.uploads}{upload_id}/"
+        held = [entry async for page in object_pages(connection, layout.bucket, folder) for entry in page]
+        if any(entry["LastModified"].timestamp() > limit for entry in held):
+            continue  # another process has, and this one may have stood still for long
         removed += 1
-        async for page in object_pages(connection, layout.bucket, f"{layout.uploads}{upload_id}/"):
-            await delete_page(connection, layout.bucket, [entry["Key"] for entry in page])
+        for start in range(0, len(held), DELETE_PAGE):
+            await delete_page(connection, layout.bucket, [entry["Key"] for entry in held[start : start + DELETE_PAGE]])
     return removed
 
 

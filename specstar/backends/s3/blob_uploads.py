@@ -117,13 +117,13 @@ class Uploads:
             raise no_session(upload_id)
         return record
 
-    async def may_come(self, connection: S3Connection, upload_id: str) -> bool:
-        """True while the client of a session may still begin to send."""
+    async def may_come(self, connection: S3Connection, upload_id: str, now: float) -> bool:
+        """True while the client of a session may still begin to send: `now` by the clock of the server, who decides that."""
         try:
             record = await self._load(connection, upload_id)
         except (BlobNotFoundError, BlobIntegrityError):
             return False
-        return record.file_id is None and record.expires_time is not None and record.expires_time > datetime.now(UTC)
+        return record.file_id is None and record.expires_time is not None and record.expires_time.timestamp() > now
 
     async def append(self, connection: S3Connection, upload_id: str, data: bytes) -> None:
         """Add the next chunk. Several processes may add to one session, each chunk whole, in the order of their requests."""

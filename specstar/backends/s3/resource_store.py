@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import Any
 
 from specstar.backends.provider import BackendContext
-from specstar.backends.s3.connection import S3Connection
+from specstar.backends.s3.connection import S3Connection, server_time
 from specstar.backends.s3.errors import ObjectMissing
 from specstar.backends.s3.fanout import for_each
 from specstar.backends.s3.keys import PayloadKeys
@@ -15,10 +15,10 @@ from specstar.backends.s3.options import S3Options
 from specstar.errors import BackendError
 from specstar.roles import ModelSpec, PayloadKey, ResourceStore, StoredPayload
 
-__all__ = ["S3ResourceStore", "delete_page", "object_pages"]
+__all__ = ["DELETE_PAGE", "S3ResourceStore", "delete_page", "object_pages"]
 
 # DeleteObjects takes 1000 keys.
-_DELETE_PAGE = 1000
+DELETE_PAGE = 1000
 
 
 class S3ResourceStore(ResourceStore):
@@ -61,8 +61,8 @@ class S3ResourceStore(ResourceStore):
         if len(names) == 1:
             await connection.call("delete_object", Bucket=self._bucket, Key=names[0])
             return
-        for start in range(0, len(names), _DELETE_PAGE):
-            await delete_page(connection, self._bucket, names[start : start + _DELETE_PAGE])
+        for start in range(0, len(names), DELETE_PAGE):
+            await delete_page(connection, self._bucket, names[start : start + DELETE_PAGE])
 
     async def list(self) -> AsyncIterator[list[StoredPayload]]:
         connection = self._lazy.opened or await self._lazy.get()
@@ -75,6 +75,12 @@ class S3ResourceStore(ResourceStore):
                 for key, entry in found
                 if key is not None
             ]
+
+    async def clock(self) -> datetime:
+        connection = self._lazy.opened or await self._lazy.get()
+        answer = await connection.call("list_objects_v2", Bucket=self._bucket, Prefix=self._keys.root, MaxKeys=1)
+        # It comes in whole seconds, cut off.
+        return datetime.fromtimestamp(server_time(answer) + 1.0, UTC)
 
     async def _metadata(self, name: str) -> dict[str, str] | None:
         connection = self._lazy.opened or await self._lazy.get()

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-from datetime import UTC, datetime, timedelta
+import time
+from datetime import UTC, datetime, timedelta, tzinfo
+from typing import Self
 
+import pytest
+
+from specstar.resource_manager.composed import ComposedStorage
+from specstar.resource_manager.garbage import collect
 from specstar.roles import PayloadKey
+from specstar.roles import resource as resource_role
 from tests.integration.postgres.rig import Rig, ids
 
 
@@ -36,3 +43,23 @@ async def test_a_listing_shows_each_payload_once_with_size_and_age(rig: Rig) -> 
     assert len(listed) == 2500
     assert listed[PayloadKey("r00013", "p")].size == 13 % 7
     assert datetime.now(UTC) - listed[PayloadKey("r00013", "p")].modified_time < timedelta(minutes=10)
+
+
+async def test_what_is_garbage_goes_by_the_clock_of_the_server(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = rig.resource()
+    # Its row is on the way.
+    await store.put(PayloadKey("r", "p"), b"payload")
+    storage = ComposedStorage(rig.meta(), store, model="User")
+
+    class TwoHoursAhead(datetime):
+        """The clock of a host that is wrong."""
+
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Self:
+            return cls.fromtimestamp(super().now(UTC).timestamp() + 7_200, tz)
+
+    monkeypatch.setattr(resource_role, "datetime", TwoHoursAhead)
+    monkeypatch.setattr(time, "time", lambda: datetime.now(UTC).timestamp() + 7_200)
+    assert await collect(storage, older_than_seconds=3_600) == 0
+    assert await store.get(PayloadKey("r", "p")) == b"payload"
+    assert await collect(storage, older_than_seconds=0) == 1

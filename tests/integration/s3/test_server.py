@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import time
 import urllib.error
 import urllib.request
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from msgspec import Struct
@@ -26,7 +28,10 @@ from specstar.errors import (
     RevisionConflictError,
 )
 from specstar.resource_manager import ResourceManager
+from specstar.resource_manager.composed import ComposedStorage
+from specstar.resource_manager.garbage import collect
 from specstar.roles import PayloadKey
+from specstar.roles import resource as resource_role
 from tests.conformance.samples import created
 from tests.integration.s3.conftest import Options
 from tests.unit.s3.rig import Rig, opened
@@ -60,6 +65,14 @@ async def test_the_server_takes_writes_on_conditions(options: Options) -> None:
         connection = await rig.lazy.get()
         assert (rig.options.bucket, "deep/er") in connection.probed
         assert s3_client.list_keys(_endpoint(rig), rig.options.bucket) == ["deep/er/meta/Sample.sqlite"]
+
+
+class TwoHoursAhead(datetime):
+    """The clock of a host that is wrong."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Self:
+        return cls.fromtimestamp(super().now(UTC).timestamp() + 7_200, tz)
 
 
 def _endpoint(rig: Rig) -> S3Endpoint:
@@ -306,10 +319,26 @@ async def test_what_is_left_of_an_aborted_session_is_no_blob_and_takes_nothing(
         await two.blob().abort(session.upload_id)
 
 
-async def test_a_session_stays_as_long_as_its_url(options: Options) -> None:
+async def test_what_is_garbage_goes_by_the_clock_of_the_server(
+    options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(options()) as rig:
+        # Its row is on the way.
+        await rig.resource().put(PayloadKey("r", "p"), b"payload")
+        storage = ComposedStorage(rig.meta(), rig.resource(), model="Sample")
+        monkeypatch.setattr(resource_role, "datetime", TwoHoursAhead)
+        monkeypatch.setattr(time, "time", lambda: datetime.now(UTC).timestamp() + 7_200)
+        assert await collect(storage, older_than_seconds=3_600) == 0
+        assert await rig.resource().get(PayloadKey("r", "p")) == b"payload"
+        assert await collect(storage, older_than_seconds=0) == 1
+
+
+async def test_a_session_stays_as_long_as_its_url(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
     async with opened(options(upload_method="single_put", presigned_url_expiry=3600)) as rig:
         late = await rig.blob().create_upload(content_type="text/plain", size=5)
-        assert await rig.blob().collect_garbage(older_than_seconds=-5) == 0
+        with monkeypatch.context() as here:
+            here.setattr(blob_uploads, "datetime", TwoHoursAhead)
+            assert await rig.blob().collect_garbage(older_than_seconds=-5) == 0
         assert late.url is not None
         put = urllib.request.Request(late.url, data=b"hello", method="PUT", headers=late.headers)
         await asyncio.to_thread(lambda: urllib.request.urlopen(put, timeout=20).close())

@@ -9,12 +9,13 @@ import shutil
 import stat
 import time
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 
 from specstar import SpecStar
-from specstar.backends.disk import durable
+from specstar.backends.disk import durable, uploads
 from specstar.errors import BackendError, BackendUnavailable, BlobIntegrityError, BlobNotFoundError
 from specstar.runtime import NewFile
 
@@ -46,6 +47,26 @@ async def test_a_session_in_the_hands_of_another_program_is_waited_for_with_a_li
         assert await spec.blobs.collect_garbage(older_than_seconds=5_000) == 1
         with pytest.raises(BlobNotFoundError):
             await spec.blobs.finalize(session.upload_id)
+
+
+async def test_a_collector_that_stood_still_leaves_a_session_that_went_on_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with _spec(tmp_path) as collector, _spec(tmp_path) as spec:
+        session = await spec.blobs.create_upload()
+        [file] = _found(tmp_path, "session.json")
+        now = file.stat().st_mtime
+        os.utime(file.parent, (now - 10_000, now - 10_000))
+        real = uploads._locked
+
+        def goes_on_before(path: Path, how: int) -> Any:
+            os.utime(file.parent, (now, now))  # as a part does that comes in
+            return real(path, how)
+
+        monkeypatch.setattr(uploads, "_locked", goes_on_before)
+        assert await collector.blobs.collect_garbage(older_than_seconds=5_000) == 0
+        await spec.blobs.upload(session.upload_id, b"part")
+        assert (await spec.blobs.finalize(session.upload_id)).size == 4
 
 
 async def test_a_child_that_was_forked_during_an_upload_does_not_hold_the_session(

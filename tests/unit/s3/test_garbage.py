@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from specstar import SpecStar
+from specstar.backends.s3.blob_uploads import Uploads
 from specstar.errors import ResourceNotFoundError, RevisionConflictError
 from specstar.resource_manager import ResourceManager
 from tests.faults.tools.scripted_s3 import ScriptedS3
@@ -32,7 +33,7 @@ def notes_at(server: ScriptedS3, **options: Any) -> tuple[SpecStar, ResourceMana
     }
     s3 = {"type": "s3", "options": given}
     spec = SpecStar()
-    spec.configure(backend={"meta": s3, "resource": s3})
+    spec.configure(backend={"meta": s3, "resource": s3, "blob": s3})
     return spec, spec.add_model(Note)
 
 
@@ -76,3 +77,23 @@ async def test_what_a_local_write_replaces_stays_until_that_write_is_pushed(serv
         assert (await notes.get("a")).data == Note("draft, again")
         with pytest.raises(ResourceNotFoundError):
             await notes.get("b")
+
+
+async def test_a_collector_that_stood_still_leaves_a_session_that_went_on_meanwhile(
+    server: ScriptedS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (one, _), (other, _) = notes_at(server), notes_at(server)
+    async with one, other:
+        session = await one.blobs.create_upload()
+        asked = Uploads.may_come
+
+        async def goes_on_before(*arguments: Any) -> bool:
+            await one.blobs.upload(session.upload_id, b"part")
+            [chunk] = [key for key in server.objects if "/chunk-" in key]
+            server.times[chunk] = -2 * OF_ANY_AGE
+            return await asked(*arguments)
+
+        monkeypatch.setattr(Uploads, "may_come", goes_on_before)
+        assert await other.blobs.collect_garbage(older_than_seconds=OF_ANY_AGE) == 0
+        held = {key.rpartition("/")[2] for key in server.objects if session.upload_id in key}
+        assert held == {"session", "chunk-0000000001"}
