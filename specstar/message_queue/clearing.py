@@ -33,9 +33,7 @@ async def cancel_waiting(state: JobState, jobs: Condition, began: datetime, repo
 
     Those too that ran in a process which is gone: their messages were back in the queue, and may have been purged.
     """
-    # Also what was sent and purged since then, or by a clock that is ahead.
-    waiting = jobs & (QB["created_time"] <= datetime.now(UTC) + CLOCK_SKEW)
-    waiting &= QB["status"].in_([JobStatus.pending.value, JobStatus.retrying.value, JobStatus.running.value])
+    waiting = jobs & QB["status"].in_([JobStatus.pending.value, JobStatus.retrying.value, JobStatus.running.value])
     changed = 0
 
     async def cancel(snapshot: Snapshot) -> None:
@@ -53,9 +51,12 @@ async def cancel_waiting(state: JobState, jobs: Condition, began: datetime, repo
             changed += 1
             report(record.job_id)
 
+    await _for_those_ahead(state, waiting, cancel)
+    # Also what was sent and purged since then, or by a clock that is a little ahead.
+    until_now = waiting & (QB["created_time"] <= datetime.now(UTC) + CLOCK_SKEW)
     while True:
         changed = 0
-        await _for_all(state, waiting, cancel)
+        await _for_all(state, until_now, cancel)
         if not changed:
             break
     # All that were ever cancelled may be a million.
@@ -71,6 +72,22 @@ async def _messages_went(state: JobState, jobs: Condition) -> None:
             await state.settle(snapshot, _replace(snapshot.record, message_waits=False))
 
     await _for_all(state, jobs, let_go)
+
+
+async def _for_those_ahead(state: JobState, jobs: Condition, work: Callable[[Snapshot], Awaitable[None]]) -> None:
+    """Do it for those of these jobs that are there now, by clocks that are far ahead; not for what others send meanwhile."""
+    newest = await state.search(jobs, sort=("-created_time",), limit=1)
+    if not newest:
+        return
+    jobs &= QB["created_time"] <= newest[0].record.created_time
+    last = ""
+    while True:
+        ahead = QB["created_time"] > datetime.now(UTC) + CLOCK_SKEW
+        page = await state.search(jobs & ahead & (QB["resource_id"] > last), limit=_PAGE)
+        if not page:
+            return
+        last = page[-1].record.job_id
+        await _for_each(page, work)
 
 
 async def _for_all(state: JobState, jobs: Condition, work: Callable[[Snapshot], Awaitable[None]]) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -31,6 +32,10 @@ LEASE_SECONDS = 60.0
 """A run elsewhere whose row has not been renewed while this process watched for so long is taken to be dead."""
 # What kept this process from looking for longer than this, be it stopped or the store, may have kept the other from renewing.
 _COUNTED_SECONDS = LEASE_SECONDS / 2
+# By how much our clock may be behind that of a sender. What is due by then is sent again too, to wait until it is due by ours;
+# by whole minutes, as each delay has a queue of its own.
+_WRONG_BY = timedelta(minutes=15)
+_DELAY_STEP_SECONDS = 60
 _PAGE = 500
 _SPREAD_SECONDS = 1.0
 
@@ -91,6 +96,7 @@ async def recover(queue: JobQueue[Any], leases: Leases) -> bool:
 async def send_lost_again(queue: JobQueue[Any]) -> None:
     """After a restart of the broker: send the jobs again that had waited, and whose time had come.
 
+    Also those that are due within a quarter of an hour: another clock may say that they were.
     Those that the broker still has come twice then, which their state shows: the second copy is dropped. Several workers
     may do this at once, for the same reason.
     """
@@ -109,18 +115,27 @@ async def send_lost_again(queue: JobQueue[Any]) -> None:
     count = 0
     async with left_in_order(_unfinished(queue.name, state)) as pages:
         async for page in pages:
-            due = datetime.now(UTC) + CLOCK_SKEW
-            lost: list[Message] = []
+            now = datetime.now(UTC)
+            lost: dict[float, list[Message]] = {}
             for found in page:
-                if found.record.scheduled_time is not None and found.record.scheduled_time <= due:
+                scheduled = found.record.scheduled_time
+                if scheduled is not None and scheduled <= now + _WRONG_BY:
                     taken = await _taken_over(state, found, None)
                     if taken is not None:
-                        lost.append(_again(taken))
-            await messages.publish_many(lost)
-            count += len(lost)
+                        lost.setdefault(_delay_until(scheduled, now), []).append(_again(taken))
+            for delay, sent in sorted(lost.items()):
+                await messages.publish_many(sent, delay=delay)
+                count += len(sent)
     await messages.mark_complete()
     if count:
         logger.info("jobs %r: the broker was restarted; %d jobs that had waited are sent again", queue.name, count)
+
+
+def _delay_until(scheduled: datetime, now: datetime) -> float:
+    """Seconds to wait, rounded up; none if it is due, or is so soon."""
+    if scheduled <= now + CLOCK_SKEW:
+        return 0.0
+    return float(math.ceil((scheduled - now).total_seconds() / _DELAY_STEP_SECONDS) * _DELAY_STEP_SECONDS)
 
 
 async def _unfinished(name: str, state: JobState) -> AsyncIterator[list[Snapshot]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,23 @@ async def test_what_waited_and_is_gone_runs_and_what_did_not_wait_is_left_to_the
     assert (await queue.get(direct.job_id)).status is JobStatus.pending
     assert (await queue.get(not_due.job_id)).status is JobStatus.pending
     assert (await queue.get(cancelled.job_id)).status is JobStatus.cancelled
+
+
+async def test_what_waited_and_is_gone_is_sent_again_also_by_a_clock_that_is_behind(
+    spec: SpecStar, queue: JobQueue[Mail], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Behind(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return datetime.now(tz) - timedelta(minutes=10)
+
+    await queue.enqueue_many([Mail(number=number) for number in range(WAITED)], delay=0.01)
+    await lose(queue, WAITED)
+    monkeypatch.setattr(recovery, "datetime", Behind)
+    async with workers(spec):
+        await eventually_gives(lambda: is_complete(queue))
+    # They are there, and wait until they are due by that clock.
+    assert (await queue.depth(), await queue.purge()) == (0, WAITED)
 
 
 async def test_what_the_broker_still_has_runs_once_all_the_same(
