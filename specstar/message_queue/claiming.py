@@ -23,7 +23,7 @@ from specstar.message_queue.endings import Endings
 from specstar.message_queue.job import JobRecord, JobStatus
 from specstar.message_queue.outcomes import GaveUp, Outcomes, cancelled
 from specstar.message_queue.owner import run_is_gone
-from specstar.message_queue.sender import seconds_until
+from specstar.message_queue.sender import seconds_until_due
 from specstar.message_queue.state import CONFLICTS, Snapshot, contended
 from specstar.resource_manager.ids import new_id
 from specstar.roles import Delivery
@@ -210,7 +210,7 @@ class Claims:
             await self._endings.end(delivery.dead(dead, reason=record.error or "it failed"), delivery)
         elif decision is Decision.resend:
             again = _replace(message, attempts=record.attempts, copy=new_id())
-            await self._endings.end(delivery.retry(again, delay=seconds_until(record.scheduled_time)), delivery)
+            await self._endings.end(delivery.retry(again, delay=seconds_until_due(record)), delivery)
         elif self._state is not None:
             reason = f"WorkerLost: the worker died during attempt {record.attempts} of {self._policy.max_attempts}"
             failed = _replace(

@@ -6,7 +6,6 @@ import logging
 import math
 import random
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -15,7 +14,7 @@ import msgspec
 from specstar.errors import BackendUnavailable, ResourceNotFoundError, RevisionConflictError
 from specstar.message_queue.job import JobRecord, JobStatus
 from specstar.message_queue.owner import run_is_gone
-from specstar.message_queue.sender import CLOCK_SKEW, message_of, seconds_until
+from specstar.message_queue.sender import CLOCK_SKEW, message_of, seconds_until_due
 from specstar.message_queue.state import JobState, Snapshot
 from specstar.query import QB
 from specstar.resource_manager.ids import new_id
@@ -34,7 +33,7 @@ LEASE_SECONDS = 60.0
 _COUNTED_SECONDS = LEASE_SECONDS / 2
 # By how much our clock may be behind that of a sender. What is due by then is sent again too, to wait until it is due by ours;
 # by whole minutes, as each delay has a queue of its own.
-_WRONG_BY = timedelta(minutes=15)
+_WRONG_BY_SECONDS = 900.0
 _DELAY_STEP_SECONDS = 60
 _PAGE = 500
 _SPREAD_SECONDS = 1.0
@@ -86,7 +85,7 @@ async def recover(queue: JobQueue[Any], leases: Leases) -> bool:
                 if taken is None:
                     complete = False
                     continue
-                await messages.publish(_again(taken), delay=seconds_until(taken.scheduled_time))
+                await messages.publish(_again(taken), delay=seconds_until_due(taken))
                 count += 1
     if count:
         logger.info("jobs %r: %d unfinished jobs of an earlier process are picked up", queue.name, count)
@@ -115,14 +114,13 @@ async def send_lost_again(queue: JobQueue[Any]) -> None:
     count = 0
     async with left_in_order(_unfinished(queue.name, state)) as pages:
         async for page in pages:
-            now = datetime.now(UTC)
             lost: dict[float, list[Message]] = {}
             for found in page:
-                scheduled = found.record.scheduled_time
-                if scheduled is not None and scheduled <= now + _WRONG_BY:
+                left = seconds_until_due(found.record)
+                if found.record.scheduled_time is not None and left <= _WRONG_BY_SECONDS:
                     taken = await _taken_over(state, found, None)
                     if taken is not None:
-                        lost.setdefault(_delay_until(scheduled, now), []).append(_again(taken))
+                        lost.setdefault(_whole_minutes(left), []).append(_again(taken))
             for delay, sent in sorted(lost.items()):
                 await messages.publish_many(sent, delay=delay)
                 count += len(sent)
@@ -131,11 +129,10 @@ async def send_lost_again(queue: JobQueue[Any]) -> None:
         logger.info("jobs %r: the broker was restarted; %d jobs that had waited are sent again", queue.name, count)
 
 
-def _delay_until(scheduled: datetime, now: datetime) -> float:
-    """Seconds to wait, rounded up; none if it is due, or is so soon."""
-    if scheduled <= now + CLOCK_SKEW:
-        return 0.0
-    return float(math.ceil((scheduled - now).total_seconds() / _DELAY_STEP_SECONDS) * _DELAY_STEP_SECONDS)
+def _whole_minutes(seconds: float) -> float:
+    """Rounded up; nothing of what is soon over."""
+    soon = seconds <= CLOCK_SKEW.total_seconds()
+    return 0.0 if soon else float(math.ceil(seconds / _DELAY_STEP_SECONDS) * _DELAY_STEP_SECONDS)
 
 
 async def _unfinished(name: str, state: JobState) -> AsyncIterator[list[Snapshot]]:

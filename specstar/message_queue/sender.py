@@ -31,7 +31,7 @@ from specstar.resource_manager.ids import checked_id, new_id
 from specstar.roles import Message, MessageQueue
 from specstar.runtime import clean_up
 
-__all__ = ["CLOCK_SKEW", "MAX_PRIORITY", "JobSender", "message_of", "seconds_until"]
+__all__ = ["CLOCK_SKEW", "MAX_PRIORITY", "JobSender", "message_of", "seconds_until_due"]
 
 MAX_PRIORITY = 9
 CLOCK_SKEW = timedelta(seconds=5)
@@ -159,7 +159,7 @@ class JobSender:
         except (RevisionConflictError, ResourceNotFoundError):
             return None
         again = msgspec.structs.replace(message_of(known), copy=new_id())
-        await messages.publish(again, delay=seconds_until(known.scheduled_time))
+        await messages.publish(again, delay=seconds_until_due(known))
         return known
 
     def record(
@@ -257,9 +257,16 @@ def _may_have_landed(error: BaseException) -> bool:
     return isinstance(error, OutcomeUnknownError) or not isinstance(error, Exception)
 
 
-def seconds_until(moment: datetime | None) -> float:
-    """Seconds from now; 0 if it is past, or None."""
-    return max((moment - datetime.now(UTC)).total_seconds(), 0.0) if moment is not None else 0.0
+def seconds_until_due(record: JobRecord) -> float:
+    """How long a job that is sent again has to wait; 0 if it is due.
+
+    The clock that said when it is due may be far ahead of ours: no longer than from what went before it by that same clock.
+    """
+    due = record.scheduled_time
+    if due is None:
+        return 0.0
+    before = record.started_time if record.attempts and record.started_time is not None else record.created_time
+    return max(min((due - datetime.now(UTC)).total_seconds(), (due - before).total_seconds()), 0.0)
 
 
 def _checked_key(key: str, field: str) -> str:
