@@ -14,6 +14,7 @@ from specstar.errors import BackendUnavailable, NotConfiguredError, SpecstarErro
 from specstar.message_queue.attempt import Attempt, Stopped
 from specstar.message_queue.forgetting import forget_for_ever
 from specstar.message_queue.handler_threads import HandlerThreads
+from specstar.message_queue.job import JobStatus
 from specstar.message_queue.lane import Lane
 from specstar.message_queue.owner import living_workers, process_token
 from specstar.message_queue.recovery import Leases, recover, send_lost_again
@@ -275,6 +276,8 @@ class Worker:
                     attempt.stop(Stopped.lost)
                 elif found.record.cancel_requested:
                     attempt.stop(Stopped.cancelled)
+                elif found.record.status is not JobStatus.running:
+                    return  # only the end of its delivery is awaited: a mark would erase the result in its row
                 elif (renew and leased) or (attempt.delivery.lost and found.record.attempts >= attempts_allowed):
                     # A sign of life for those who have the message: they would give the job up.
                     await state.mark(found, found.record)
