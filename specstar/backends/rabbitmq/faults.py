@@ -42,6 +42,7 @@ __all__ = [
     "translated",
     "unavailable",
     "unmade",
+    "why_lost",
 ]
 
 BLOCKED = "the broker blocks publishers (memory or disk alarm)"
@@ -244,7 +245,7 @@ def channel_error(error: BaseException, doing: str) -> Exception:
 
 def publish_error(reason: BaseException | None, queue: str, size: int) -> Exception:
     """What the close of its channel means for a message of `size` bytes without a confirm: its own fault, or a lost link."""
-    own: Exception = LinkLostError(f"the channel closed: {reason}")
+    own: Exception = LinkLostError(f"the channel closed: {why_lost(reason)}")
     if isinstance(reason, ChannelAccessRefused):
         own = refused(f"publishing to {queue!r}: the user lacks the write permission on amq.default ({_text(reason)})")
     elif isinstance(reason, ChannelPreconditionFailed) and (found := _TOO_LARGE.search(_text(reason))) is not None:
@@ -279,6 +280,11 @@ def translated(doing: str, blocked: Callable[[], bool] | None = None) -> Iterato
         if task is not None and not task.cancelling():
             raise LinkLostError(f"{doing}: the connection was closed") from error
         raise
+
+
+def why_lost(reason: BaseException | None) -> str:
+    """Why a connection or a channel closed. The driver has no words for a broker that has fallen silent."""
+    return ("" if reason is None else str(reason)) or "the broker gave no sign of life"
 
 
 def _text(error: BaseException) -> str:

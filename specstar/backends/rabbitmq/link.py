@@ -18,6 +18,7 @@ from specstar.backends.rabbitmq.faults import (
     certificate_files_error,
     connect_error,
     translated,
+    why_lost,
 )
 from specstar.backends.rabbitmq.publisher import Publisher
 from specstar.backends.rabbitmq.topology import Topology
@@ -223,5 +224,5 @@ class Link:
             return
         self.lost = True
         if not self._closing:
-            logger.warning("the connection to RabbitMQ at %s was lost: %s", self.place, reason)
+            logger.warning("the connection to RabbitMQ at %s was lost: %s", self.place, why_lost(reason))
         self._transport.drop()

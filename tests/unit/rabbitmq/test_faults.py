@@ -21,7 +21,9 @@ from specstar.backends.rabbitmq.faults import (
     channel_error,
     connect_error,
     mismatch,
+    publish_error,
     translated,
+    why_lost,
 )
 from specstar.errors import BackendError, BackendUnavailable
 
@@ -131,3 +133,11 @@ def test_a_cancellation_by_the_driver_is_a_lost_connection_and_ours_stays_one() 
             await task
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("reason", [None, ConnectionError(), asyncio.CancelledError()])
+def test_a_broker_that_falls_silent_is_told_as_that(reason: BaseException | None) -> None:
+    """The driver closes its connection without a word."""
+    assert why_lost(reason) == "the broker gave no sign of life"
+    assert why_lost(ConnectionResetError("reset by peer")) == "reset by peer"
+    assert "no sign of life" in str(publish_error(reason, "q", 1))
