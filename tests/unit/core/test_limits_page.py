@@ -23,16 +23,17 @@ from specstar.backends.postgres import writes as postgres_writes
 from specstar.backends.rabbitmq import RabbitMQOptions, dead_letters, publisher
 from specstar.backends.rabbitmq import names as queue_names
 from specstar.backends.s3 import S3Options, keys, meta_sync, multipart
+from specstar.backends.s3 import errors as s3_errors
 from specstar.backends.simple import SimpleOptions
 from specstar.backends.sqlite import database_file, lanes, opening, search_lane
 from specstar.config import expansion, loading
 from specstar.message_queue import codec as job_codec
-from specstar.message_queue import cron, local_state, retry, sender
+from specstar.message_queue import cron, local_state, recovery, retry, sender
 from specstar.message_queue.queue import JobQueue
 from specstar.query import fields, indexes, ordering, regex
 from specstar.query.limits import RANGES
 from specstar.resource_manager import ids, nesting
-from specstar.runtime import Batcher
+from specstar.runtime import Batcher, late
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "limits.md"
 HEAD = ["what", "default", "how to set it", "when it is crossed", "why"]
@@ -225,6 +226,22 @@ def expected() -> dict[str, Row]:
         "priority": fixed(count(sender.MAX_PRIORITY)),
         "characters of a job's error": fixed(count(job_codec.MAX_ERROR_CHARACTERS)),
         "characters of a job's traceback": fixed(count(job_codec.MAX_TRACEBACK_CHARACTERS)),
+        # S3's own; what is that wrong is told for what it is a minute before.
+        "difference of a host's clock and that of `s3`": fixed(count(s3_errors._LARGEST_SKEW_SECONDS + 60, "s")),
+        "age of payloads and uploads that are garbage": (
+            count(default_of(SpecStar.collect_garbage, "older_than_seconds"), "s"),
+            "`collect_garbage(older_than_seconds=...)`",
+        ),
+        "the same for `spec.blobs.collect_garbage`": (
+            count(default_of(blobs.BlobManager.collect_garbage, "older_than_seconds"), "s"),
+            "`collect_garbage(older_than_seconds=...)`",
+        ),
+        "time of a writer between payload and row": fixed(count(late._LATE_SECONDS, "s")),
+        "watching a job of another host on `simple`, whose mark is not renewed": fixed(
+            count(recovery.LEASE_SECONDS, "s")
+        ),
+        "how far a worker's clock may be behind a sender's after a kill of the broker, with classic delay queues of "
+        "`rabbitmq`": fixed(count(recovery._WRONG_BY_SECONDS, "s")),
         "states not written yet, of a process that keeps them itself": fixed(count(local_state._MAX_UNWRITTEN)),
     }
 
