@@ -120,7 +120,8 @@ class Claims:
         if found.status is not JobStatus.running or found.worker is None:
             return False
         held = self.in_hand.get(found.worker)
-        return held is not None and not held.lost
+        # Its name may be that of another job's run, after this process was restored from a snapshot of it.
+        return held is not None and not held.lost and held.message.id == found.job_id
 
     async def _claim(self, record: JobRecord, delivery: Delivery, run: str) -> Attempt | None:
         state, message = self._state, delivery.message

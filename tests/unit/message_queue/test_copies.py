@@ -70,6 +70,36 @@ async def test_it_is_dropped_while_the_job_runs(spec: SpecStar, max_retries: int
     assert runs == 1
 
 
+async def test_one_that_ran_here_before_this_process_was_restored_from_a_snapshot_runs_again(spec: SpecStar) -> None:
+    """The names of runs that came after the snapshot are given once more: to other jobs."""
+    begun, go_on = anyio.Event(), anyio.Event()
+    ran: list[str] = []
+
+    async def handler(job: Job[Mail]) -> None:
+        ran.append(job.payload.to)
+        if job.payload.to == "held":
+            begun.set()
+            await go_on.wait()
+
+    queue = spec.add_job(Mail, handler, name="mails", max_retries=5)
+    await queue.enqueue(Mail("held"))
+    async with workers(spec, concurrency=2):
+        await begun.wait()
+        (lane,) = queue._lanes
+        (held,) = lane.attempts.values()
+        record, _ = queue._sender.record(Mail("before"), None, None, None, None)
+        state = queue._state()
+        assert state is not None
+        running = msgspec.structs.replace(record, status=JobStatus.running, attempts=1, worker=held.record.worker)
+        await state.mark(await state.create(record), running)
+        with anyio.fail_after(20):
+            await lane._runner.handle(Copy(message_of(record)))
+        assert ran == ["held", "before"]
+        assert (await queue.get(record.job_id)).status is JobStatus.succeeded
+        go_on.set()
+        await eventually(lambda: not lane.attempts)
+
+
 async def test_a_retry_that_is_sent_in_case_it_was_lost_has_a_name_of_its_own(spec: SpecStar) -> None:
     """The lost one may be there all the same: whichever of them the job runs by, the other is known for a copy."""
 
