@@ -7,6 +7,7 @@ import os
 import signal
 from typing import Any
 
+import hypothesis
 import pytest
 
 # A shell starts background commands with SIGINT ignored, and processes inherit that: the programs under test must not.
@@ -14,6 +15,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = ["tests.services_plugin", "tests.secrets_plugin"]
+
+# How long an example takes on a busy machine says nothing.
+hypothesis.settings.register_profile("unhurried", deadline=None)
+hypothesis.settings.load_profile("unhurried")
 
 EVENT_LOOPS: dict[str, tuple[str, dict[str, Any]]] = {
     "asyncio": ("asyncio", {"use_uvloop": False}),
