@@ -38,13 +38,25 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+@pytest.fixture
+def options() -> dict[str, Any]:
+    """More options of the broker."""
+    return {}
+
+
 @pytest.fixture(params=["classic", "quorum"])
 def environment(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, amqp_url: str, queue_prefix: str
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    amqp_url: str,
+    queue_prefix: str,
+    options: dict[str, Any],
 ) -> dict[str, str]:
     """What the worker processes are told: state in a folder that all share, messages on the broker."""
     disk = {"type": "disk", "options": {"rootdir": str(tmp_path / "state")}}
     options = {
+        **options,
         "amqp_url": amqp_url,
         "queue_prefix": queue_prefix,
         "retry_delay_seconds": 0,
@@ -117,6 +129,32 @@ async def test_a_killed_worker_leaves_its_job_to_another(program: Any, start: St
     done = await program.work.wait(sent.job_id, timeout=40)
     assert (done.status, done.result, done.attempts) == (JobStatus.succeeded, 1, 2)
     assert [(note.word, note.attempts) for note in notes()] == [("begin", 1), ("begin", 2), ("end", 2)]
+
+
+@pytest.mark.parametrize("environment", ["classic"], indirect=True)
+@pytest.mark.parametrize("options", [{"amqp_heartbeat_seconds": 1}], ids=["short heartbeat"])
+async def test_a_worker_that_stands_still_leaves_its_job_to_another_and_goes_on_later(
+    program: Any, start: Start, notes: Any
+) -> None:
+    stopped = start()
+    sent = await program.work.enqueue(program.Work(number=1, seconds=1))
+    await eventually(notes)
+    stopped.send_signal(signal.SIGSTOP)
+    other = start()
+    done = await program.work.wait(sent.job_id, timeout=40)
+    assert (done.status, done.result, done.attempts) == (JobStatus.succeeded, 1, 2)
+    other.send_signal(signal.SIGTERM)
+    assert await ended(other) == 0
+    # The run that comes late changes nothing, and its worker is of use again.
+    stopped.send_signal(signal.SIGCONT)
+    more = await program.work.enqueue(program.Work(number=2))
+    assert (await program.work.wait(more.job_id, timeout=40)).result == 2
+    assert {note.pid for note in notes() if note.number == 2} == {stopped.pid}
+    stopped.send_signal(signal.SIGTERM)
+    assert await ended(stopped) == 0
+    after = await program.work.get(sent.job_id)
+    assert (after.status, after.result, after.attempts) == (done.status, done.result, done.attempts)
+    assert after.finished_time == done.finished_time
 
 
 @pytest.mark.parametrize("job", ["work", "stateless"])
