@@ -9,16 +9,16 @@ import anyio
 from msgspec import Struct
 from msgspec.structs import replace
 
-from specstar.config import ConfigSource, resolve_config
+from specstar.config import ConfigSource, ResolvedBackend, resolve_config
 from specstar.copying_resource import NotCopied, copy_resource
-from specstar.errors import BackendError, BlobNotFoundError, ConfigError, SpecstarError
+from specstar.errors import BackendError, BlobNotFoundError, ConfigError, SpecstarError, UsageError
 from specstar.query import build_query, cursor_of
 from specstar.resource_manager.factories import BoundStorageFactory, StorageFactory
 from specstar.resource_manager.manager import ResourceManager
 from specstar.roles import BlobInfo, BlobStore, ResourceMeta, Storage
 from specstar.runtime import Gate, clean_up, left_in_order
 
-__all__ = ["CopyReport", "ModelCopy", "Target", "Tell", "copies_of", "copy_all", "target_of"]
+__all__ = ["CopyReport", "ModelCopy", "Target", "Tell", "copies_of", "copy_all", "refuse_itself", "target_of"]
 
 T = TypeVar("T")
 _PAGE = 200
@@ -90,6 +90,19 @@ def target_of(backend: Target) -> StorageFactory:
             "a copy in memory would be gone with this process: bind meta and resource to something durable"
         )
     return factory
+
+
+def refuse_itself(source: StorageFactory, target: StorageFactory) -> None:
+    """Raises `UsageError` if the target is where the program is already: all would be there, and nothing be copied."""
+    if all(_same(source.bindings.get(role), bound) for role, bound in target.bindings.items()):
+        raise UsageError(
+            "the target is where this program keeps its data already, so nothing would be copied: "
+            "give the program the configuration to copy from, and copy_to (specstar copy) the other one"
+        )
+
+
+def _same(one: ResolvedBackend | None, other: ResolvedBackend) -> bool:
+    return one is not None and one.type == other.type and bool(one.pinned == other.pinned)
 
 
 async def copy_all(

@@ -283,15 +283,17 @@ class SpecStar:
         until nothing is left; what the target has of its own is never touched. Let nothing write meanwhile. Messages of jobs
         are left out. `models`: by name, the models that go elsewhere, or, with None, stay where they are. One with a storage
         of its own that is not named there is not copied, and reported as failed. `progress` hears of each page. Raises
-        `ConfigError`, `NotConfiguredError` for an unknown model, `BackendError` and `BackendUnavailable`; what fails alone
-        is in the reports: one for each model, and one for "blobs".
+        `ConfigError`, `UsageError` if the target is where all lies already, `NotConfiguredError` for an unknown model,
+        `BackendError` and `BackendUnavailable`; what fails alone is in the reports: one for each model, and one for "blobs".
         """
-        from specstar.copying import copies_of, copy_all, target_of
+        from specstar.copying import copies_of, copy_all, refuse_itself, target_of
 
         source = self._models.common_factory()
         for name in models or {}:
             self._models.find(name)
         target = target_of(backend)
+        if source is not None and not any((models or {}).values()):
+            refuse_itself(source, target)
         copies = copies_of(self._models.managers, self._models.own_factories, target, models or {})
         if not all(each.native for each in (target, *(copy.target for copy in copies)) if each is not None):
             self._gate.require_asyncio()

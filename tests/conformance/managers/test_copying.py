@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from specstar import QB, CopyReport, SpecStar
-from specstar.errors import BackendUnavailable, ConfigError, NotConfiguredError
+from specstar.errors import BackendUnavailable, ConfigError, NotConfiguredError, UsageError
 from specstar.resource_manager import BoundStorageFactory, DiskStorageFactory
 from specstar.roles import Storage, StoredRevision
 from specstar.roles.storage import StorageWrite
@@ -157,6 +157,20 @@ async def test_rows_that_are_shared_are_not_taken_for_a_copy(tmp_path: Path) -> 
         assert told(reports)["User"] == (0, 0, 1)
         assert "is gone from" in reports[0].problems[0]
         assert (await users.get("ada")).data.name == "Ada"
+
+
+async def test_a_copy_onto_itself_is_refused(backend: dict[str, Any], binding: str, tmp_path: Path) -> None:
+    """It would say that all is there, and a program that moved on with that would leave its data behind."""
+    async with on(backend) as (spec, users):
+        await users.create(User(name="Ada"), resource_id="ada")
+        with pytest.raises(ConfigError if binding == "memory" else UsageError):
+            await spec.copy_to(backend)
+        reports = await spec.copy_to(folder(tmp_path / "new"), models={"Note": None})
+        assert told(reports) | {"blobs": ()} == {"User": (1, 0, 0), "blobs": ()}
+        if binding != "memory":
+            # Blobs alone may move.
+            reports = await spec.copy_to(backend | {"blob": folder(tmp_path / "blobs")["blob"]})
+            assert told(reports)["User"] == (0, 1, 0)
 
 
 async def test_a_copy_that_was_broken_off_is_made_whole_by_the_next(
