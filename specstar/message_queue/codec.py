@@ -6,6 +6,7 @@ import contextlib
 import sys
 import traceback as tracebacks
 from collections.abc import Callable
+from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -36,6 +37,7 @@ P = TypeVar("P")
 DEFAULT_MAX_PAYLOAD_BYTES = 8 << 20
 MAX_ERROR_CHARACTERS = 4_096
 MAX_TRACEBACK_CHARACTERS = 16_384
+_CALLERS = {"specstar.message_queue.invoke", "specstar.message_queue.handler_threads"}
 
 
 class _Head(msgspec.Struct):
@@ -247,10 +249,20 @@ def failure_text(error: BaseException) -> tuple[str, str]:
     if len(text) > MAX_ERROR_CHARACTERS:
         text = text[: MAX_ERROR_CHARACTERS - 4] + " ..."
     try:
-        lines = "".join(tracebacks.format_exception(type(error), error, error.__traceback__, limit=-20))
+        lines = "".join(tracebacks.format_exception(type(error), error, _from_handler(error), limit=-20))
     except Exception:
         lines = text
     return text, _clean(lines)[-MAX_TRACEBACK_CHARACTERS:]
+
+
+def _from_handler(error: BaseException) -> TracebackType | None:
+    """The traceback from the handler on, without the frames that called it; all of it, if there are no others."""
+    found = frame = error.__traceback__
+    while frame is not None:
+        if frame.tb_frame.f_globals.get("__name__") in _CALLERS:
+            found = frame.tb_next
+        frame = frame.tb_next
+    return found or error.__traceback__
 
 
 def _clean(text: str) -> str:

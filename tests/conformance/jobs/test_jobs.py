@@ -77,6 +77,7 @@ async def test_a_failing_job_is_tried_again_then_parked(spec: SpecStar) -> None:
         assert done.error == "ValueError: boom 3"
         assert done.traceback is not None
         assert "raise ValueError" in done.traceback
+        assert "message_queue" not in done.traceback  # it begins in the handler
         dead = await dead_jobs(fail)
     assert len(dead) == 1
     assert dead[0].job_id == sent.job_id
@@ -613,6 +614,31 @@ async def test_what_a_handler_does_wrong_fails_its_job_only(spec: SpecStar) -> N
     assert "does not fit its type" in (done[1].error or "")
     assert len(done[4].error or "") <= 4096
     assert len(done[4].traceback or "") <= 16_384
+
+
+async def test_tracebacks_begin_in_the_handler(spec: SpecStar, case: str) -> None:
+    def broken() -> None:
+        raise ValueError("inside")
+
+    @spec.job(max_retries=0)
+    def plain(job: Job[Mail]) -> None:
+        broken()
+
+    @spec.job(max_retries=0)
+    async def refuses(job: Job[Mail]) -> None:
+        try:
+            broken()
+        except ValueError as error:
+            raise NoRetry("no") from error
+
+    async with workers(spec):
+        for queue in (plain, refuses):
+            sent = await queue.enqueue(Mail())
+            done = await queue.wait(sent.job_id, timeout=20)
+            assert done.traceback is not None
+            assert "broken()" in done.traceback
+            assert "invoke.py" not in done.traceback
+            assert "handler_threads.py" not in done.traceback
 
 
 async def test_due_jobs_are_counted_as_ready_without_any_worker(spec: SpecStar, case: str) -> None:
