@@ -32,7 +32,7 @@ _COMMANDS = {
     "schema": "Print the JSON Schema of configuration files.",
     "worker": "Run the workers of a program's jobs.",
     "job": "Show one job of a program, or cancel it.",
-    "jobs": "Show how many jobs a program has, by status.",
+    "jobs": "Show how many jobs a program has, by status, or the newest of one type.",
     "dead": "Show the dead letters of a job, send them back to work, or delete them.",
     "copy": "Copy all that a program keeps into the backends of another configuration.",
     "gc": "Remove what killed writers and unfinished uploads left behind.",

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from specstar.errors import UsageError
-
 if TYPE_CHECKING:
     from specstar import Job, SpecStar
 
@@ -61,9 +59,10 @@ def job(
 
 
 async def _look(spec: SpecStar, name: str, job_id: str, cancel: bool) -> tuple[Job[Any], bool]:
+    from specstar.cli.jobs import refuse_state_in_memory
+
     queue = spec.get_job_queue(name)
-    if queue.keep_state and not spec._bound.storage().durable:
-        raise UsageError("the state of jobs lives in the memory of the program: none can be seen here")
+    refuse_state_in_memory(spec, queue)
     async with spec:
         cancelled = cancel and await queue.cancel(job_id)
         return await queue.get(job_id), cancelled

@@ -1,26 +1,38 @@
-"""`specstar jobs` and `specstar dead`: what the queues of a program hold, and its dead letters."""
+"""`specstar jobs` and `specstar dead`: what the queues of a program hold, jobs one by one, and dead letters."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from cyclopts import Parameter
 
 from specstar.errors import SpecstarError, UsageError
 
 if TYPE_CHECKING:
-    from specstar import SpecStar
+    from specstar import Job, JobStatus, SpecStar
     from specstar.message_queue import DeadJob, JobQueue
 
-__all__ = ["dead", "jobs"]
+__all__ = ["dead", "jobs", "refuse_state_in_memory"]
 
 R = TypeVar("R")
 
 
-def jobs(target: str, /, *, json: Annotated[bool, Parameter(name="--json", negative="")] = False) -> int:
-    """Show the jobs of a program: how many are ready to run, and how many have each status.
+Status = Literal["pending", "running", "retrying", "succeeded", "failed", "cancelled"]
+
+
+def jobs(
+    target: str,
+    job: str = "",
+    /,
+    *,
+    status: Status | None = None,
+    limit: int = 20,
+    json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> int:
+    """Show how many jobs of each type are ready to run and have each status; with JOB, the newest of that type.
 
     Jobs without state (keep_state=False) are counted while they are ready only.
 
@@ -28,6 +40,12 @@ def jobs(target: str, /, *, json: Annotated[bool, Parameter(name="--json", negat
     ----------
     target
         MODULE:NAME of the program's SpecStar object, such as app.jobs:spec. The module must configure it.
+    job
+        Name of a job: its jobs are shown one by one, the newest first.
+    status
+        With JOB: only those that have this status.
+    limit
+        With JOB: the most that are shown.
     json
         Print JSON.
     """
@@ -37,15 +55,51 @@ def jobs(target: str, /, *, json: Annotated[bool, Parameter(name="--json", negat
     from specstar.cli.target import load_spec
     from specstar.message_queue import JobStatus
 
-    found = anyio.run(_counts, load_spec(target))
-    if json:
-        print_json({"jobs": found})
+    if limit < 1:
+        raise UsageError("--limit must be 1 or more")
+    if not job:
+        if status is not None:
+            raise UsageError("--status goes with the name of a job")
+        found = anyio.run(_counts, load_spec(target))
+        if json:
+            print_json({"jobs": found})
+            return 0
+        columns = ("job", "ready", *(each.value for each in JobStatus))
+        print_table(
+            columns, [(name, *(str(counts.get(key, "-")) for key in columns[1:])) for name, counts in found.items()]
+        )
         return 0
-    columns = ("job", "ready", *(status.value for status in JobStatus))
-    print_table(
-        columns, [(name, *(str(counts.get(key, "-")) for key in columns[1:])) for name, counts in found.items()]
-    )
+    newest = anyio.run(_newest, load_spec(target), job, None if status is None else JobStatus(status), limit)
+    if json:
+        print_json({"jobs": [_plain(one) for one in newest]})
+    else:
+        rows = [
+            (one.job_id, one.status.value, str(one.attempts), _moment(one.created_time), _moment(one.finished_time))
+            for one in newest
+        ]
+        errors = [(one.error or "").partition("\n")[0] for one in newest]
+        print_table(
+            ("job id", "status", "attempts", "created", "finished", "error"),
+            [(*row, error) for row, error in zip(rows, errors, strict=True)],
+        )
     return 0
+
+
+def _moment(time: datetime | None) -> str:
+    return "" if time is None else time.isoformat(timespec="seconds")
+
+
+async def _newest(spec: SpecStar, name: str, status: JobStatus | None, limit: int) -> list[Job[Any]]:
+    queue = spec.get_job_queue(name)
+    refuse_state_in_memory(spec, queue)
+    async with spec:
+        return await queue.search(status=status, limit=limit)
+
+
+def refuse_state_in_memory(spec: SpecStar, queue: JobQueue[Any]) -> None:
+    """Raises `UsageError` where another process cannot see the jobs."""
+    if queue.keep_state and not spec._bound.storage().durable:
+        raise UsageError("the state of jobs lives in the memory of the program: none can be seen here")
 
 
 async def _counts(spec: SpecStar) -> dict[str, dict[str, int]]:
@@ -160,7 +214,7 @@ async def _on_queue(spec: SpecStar, job: str, use: Callable[[JobQueue[Any]], Awa
         return await use(queue)
 
 
-def _plain(letter: DeadJob[Any]) -> dict[str, Any]:
+def _plain(shown: DeadJob[Any] | Job[Any]) -> dict[str, Any]:
     import msgspec
 
-    return {name: msgspec.to_builtins(getattr(letter, name)) for name in letter.__struct_fields__}
+    return {name: msgspec.to_builtins(getattr(shown, name)) for name in shown.__struct_fields__}

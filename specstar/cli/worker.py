@@ -24,6 +24,7 @@ def worker(
     concurrency: int = 10,
     drain_timeout: float = 25.0,
     loop: Literal["asyncio", "trio", "uvloop"] = "asyncio",
+    log_level: Literal["debug", "info", "warning", "error"] = "info",
 ) -> int:
     """Run the workers of a program's jobs. SIGTERM and SIGINT drain: jobs under way finish, no new ones start.
 
@@ -39,6 +40,8 @@ def worker(
         Seconds that jobs under way have to finish once told to stop.
     loop
         The event loop of async handlers.
+    log_level
+        The least that is logged, by all libraries whose loggers the program gives no level.
     """
     import logging
 
@@ -50,7 +53,7 @@ def worker(
         raise UsageError("--concurrency must be 1 or more")
     if not drain_timeout >= 0:
         raise UsageError("--drain-timeout must be 0 or more")
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     # A traceback for each attempt to connect, of which specstar tells in a line.
     logging.getLogger("aiormq").setLevel(logging.CRITICAL)
     spec = load_spec(target)

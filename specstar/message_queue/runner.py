@@ -100,6 +100,9 @@ class JobRunner:
                 traceback=None,
                 finished_time=now,
             )
+            if logger.isEnabledFor(logging.DEBUG):
+                took = time.monotonic() - attempt.began
+                logger.debug("job %s in %r succeeded in %.3f s", record.job_id, self._name, took)
             await self._record(attempt, done)
             await self._endings.end_of(attempt, lambda delivery: delivery.ack())
         elif isinstance(outcome, Failed):

@@ -279,6 +279,48 @@ def test_job_shows_one_job_and_cancels_it(
         assert said in err
 
 
+def test_jobs_of_one_type_are_shown_one_by_one(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    (tmp_path / "listed_program.py").write_text(JOB_PROGRAM)
+    program = importlib.import_module("listed_program")
+
+    async def sent() -> list[str]:
+        async with program.spec:
+            jobs = [await program.mail.enqueue(program.Mail(f"user{number}\x1b"), delay=60) for number in range(3)]
+            assert await program.mail.cancel(jobs[0].job_id)
+        return [str(job.job_id) for job in jobs]
+
+    first, second, third = anyio.run(sent)
+    command = ("jobs", "listed_program:spec", "mail")
+    status, out, err = run(capsys, *command)
+    lines = [line.split() for line in out.splitlines()]
+    assert (status, err) == (0, "")
+    assert lines[0] == ["job", "id", "status", "attempts", "created", "finished", "error"]
+    assert [line[:3] for line in lines[1:]] == [
+        [third, "pending", "0"],
+        [second, "pending", "0"],
+        [first, "cancelled", "0"],
+    ]
+    listed = json.loads(run(capsys, *command, "--status", "cancelled", "--json")[1])["jobs"]
+    assert [(one["job_id"], one["payload"]) for one in listed] == [(first, {"to": "user0\x1b"})]
+    assert len(run(capsys, *command, "--limit", "1")[1].splitlines()) == 2
+
+    for arguments, said in (
+        (("listed_program:spec", "male"), "no job 'male' is declared"),
+        (("listed_program:spec", "ping"), "job 'ping' keeps no state"),
+        (("listed_program:forgetful", "mail"), "lives in the memory of the program"),
+        (("listed_program:spec", "--status", "failed"), "--status goes with the name of a job"),
+        (("listed_program:spec", "mail", "--limit", "0"), "--limit must be 1 or more"),
+        (("listed_program:spec", "mail", "--status", "dead"), "--status"),
+    ):
+        status, out, err = run(capsys, "jobs", *arguments)
+        assert (status, out) == (1, "")
+        assert said in err
+
+
 def test_gc_says_what_it_removed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = written(tmp_path, {"blob": {"type": "disk", "options": {"rootdir": str(tmp_path / "data")}}})
     status, out, err = run(capsys, "gc", path)
@@ -503,7 +545,7 @@ Holder.spec.configure(backend={"mq": {"type": "simple"}})
 def test_worker_runs_the_program_until_sigterm_and_then_exits_with_0(tmp_path: Path) -> None:
     (tmp_path / "draining_program.py").write_text(WORKER_PROGRAM)
     command = [sys.executable, "-m", "specstar.cli", "worker", "draining_program:Holder.spec"]
-    options = ["--concurrency", "1", "--drain-timeout", "20", "--queue", "tick"]
+    options = ["--concurrency", "1", "--drain-timeout", "20", "--queue", "tick", "--log-level", "debug"]
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
         [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environ
@@ -520,3 +562,4 @@ def test_worker_runs_the_program_until_sigterm_and_then_exits_with_0(tmp_path: P
     # What runs is finished: the last thing said is an end.
     assert out.endswith("ended\n"), (out, err)
     assert "Traceback" not in err
+    assert "in 'tick' succeeded in" in err
