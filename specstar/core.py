@@ -227,13 +227,14 @@ class SpecStar:
         from specstar.message_queue.queue import JobQueue
         from specstar.message_queue.run import checked_queues, run_workers
 
-        await run_workers(
-            list(self._jobs.queues.values()) if queues is None else checked_queues(queues, JobQueue),
-            concurrency=concurrency,
-            drain_timeout=drain_timeout,
-            stop=stop,
-            handle_signals=handle_signals,
-        )
+        with self._jobs.running(all_jobs=queues is None):
+            await run_workers(
+                list(self._jobs.queues.values()) if queues is None else checked_queues(queues, JobQueue),
+                concurrency=concurrency,
+                drain_timeout=drain_timeout,
+                stop=stop,
+                handle_signals=handle_signals,
+            )
 
     @gated
     async def check(self, *, timeout: float = 10.0) -> list[RoleReport]:

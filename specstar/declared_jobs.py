@@ -5,7 +5,9 @@ What jobs are made of is imported with the first of them: many programs have non
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from specstar.errors import InvalidInputError, NotConfiguredError
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["DeclaredJobs"]
 
 P = TypeVar("P")
+logger: logging.Logger = logging.getLogger("specstar")
 
 
 class DeclaredJobs:
@@ -33,6 +36,7 @@ class DeclaredJobs:
         self._bound = bound
         self._models = models
         self._backend: JobBackend | None = None
+        self._workers_of_all: int = 0
 
     def declare(self, options: Mapping[str, Any], handler: Callable[[Job[P]], Any]) -> JobQueue[P, Any]:
         """The queue of a new job. Options: see `JobQueue`. Raises `InvalidInputError`, also for a name that is taken."""
@@ -46,7 +50,21 @@ class DeclaredJobs:
         if queue.name in self.queues:
             raise InvalidInputError(f"a job named {queue.name!r} is declared already; give another name=", field="name")
         self.queues[queue.name] = queue
+        if self._workers_of_all:
+            logger.warning(
+                "job %r is declared while workers run, which do not run it: declare jobs before run_workers()",
+                queue.name,
+            )
         return queue
+
+    @contextlib.contextmanager
+    def running(self, *, all_jobs: bool) -> Iterator[None]:
+        """While workers run: where of all jobs, those that are declared meanwhile are not among them."""
+        self._workers_of_all += all_jobs
+        try:
+            yield
+        finally:
+            self._workers_of_all -= all_jobs
 
     def find(self, name: str) -> JobQueue[Any]:
         """The queue of a job, by its name. Raises `NotConfiguredError` if there is none."""

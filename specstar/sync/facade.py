@@ -200,15 +200,16 @@ class SpecStar:
         """
         from specstar.message_queue.run import checked_queues, run_workers_blocking
 
-        run_workers_blocking(
-            list(self._inner._jobs.queues.values())
-            if queues is None
-            else [queue._inner for queue in checked_queues(queues, JobQueue)],
-            concurrency=concurrency,
-            drain_timeout=drain_timeout,
-            stop=stop,
-            handle_signals=handle_signals,
-        )
+        with self._inner._jobs.running(all_jobs=queues is None):
+            run_workers_blocking(
+                list(self._inner._jobs.queues.values())
+                if queues is None
+                else [queue._inner for queue in checked_queues(queues, JobQueue)],
+                concurrency=concurrency,
+                drain_timeout=drain_timeout,
+                stop=stop,
+                handle_signals=handle_signals,
+            )
 
     def check(self, *, timeout: float = 10.0) -> list[RoleReport]:
         """Open every role of the configuration and report each: backend, latency, server version, problem. Models with a

@@ -8,13 +8,15 @@ from collections.abc import Awaitable, Coroutine
 from datetime import UTC, datetime
 from typing import Any, get_origin
 
+import anyio
+import anyio.lowlevel
 import msgspec
 import pytest
 from msgspec import Struct
 
 from specstar import Job, SpecStar
 from specstar.errors import InvalidInputError
-from specstar.message_queue import JobQueue
+from specstar.message_queue import JobQueue, WorkerStop
 from specstar.message_queue.signature import signature_of
 
 
@@ -187,3 +189,29 @@ def test_a_payload_with_a_field_that_cannot_be_resolved() -> None:
 
     with pytest.raises(InvalidInputError, match="Receipt"):
         SpecStar().add_job(Odd, lambda job: None, name="odd")
+
+
+async def test_a_job_that_is_declared_while_workers_run_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    """It would wait for ever, and nothing would say why."""
+    spec = SpecStar()
+    spec.configure(backend={"mq": {"type": "simple"}})
+    spec.add_job(Order, a_plain_handler, name="first")
+    stop = WorkerStop()
+
+    async def declare(name: str) -> None:
+        spec.add_job(Order, a_plain_handler, name=name)
+        stop.set()
+
+    async with spec:
+        async with anyio.create_task_group() as group:
+            group.start_soon(functools.partial(spec.run_workers, stop=stop))
+            await anyio.lowlevel.checkpoint()
+            group.start_soon(declare, "late")
+        spec.add_job(Order, a_plain_handler, name="after")
+        stop = WorkerStop()
+        async with anyio.create_task_group() as group:
+            group.start_soon(functools.partial(spec.run_workers, queues=[spec.get_job_queue("first")], stop=stop))
+            await anyio.lowlevel.checkpoint()
+            group.start_soon(declare, "of others")
+    told = [record.getMessage() for record in caplog.records if "is declared while workers run" in record.getMessage()]
+    assert [text.split(" is declared")[0] for text in told] == ["job 'late'"]
