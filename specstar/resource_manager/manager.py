@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from datetime import datetime
 from typing import Any, Generic, Literal, TypeVar, cast
 
+import anyio
 from msgspec.structs import replace
 
 from specstar.checks import listed
-from specstar.errors import InvalidInputError, QueryError, ResourceDeletedError, ResourceNotFoundError
+from specstar.errors import (
+    DuplicateResourceError,
+    InvalidInputError,
+    QueryError,
+    ResourceDeletedError,
+    ResourceNotFoundError,
+    RevisionConflictError,
+)
 from specstar.query import Condition, Fields, IndexedField, Projector, Query, SortKey, cursor_of
 from specstar.resource_manager.asking import query_of
 from specstar.resource_manager.authorship import Authorship
@@ -22,6 +31,7 @@ from specstar.resource_manager.reading import Reading, not_there
 from specstar.resource_manager.reindexing import reindex
 from specstar.resource_manager.resource import Page, Resource, own_copy
 from specstar.resource_manager.slot import StorageSlot
+from specstar.resource_manager.writer import BACKOFF_SECONDS, PATIENCE_SECONDS
 from specstar.roles import PayloadKey, ResourceMeta, RevisionInfo, RevisionStatus, StoredRevision
 from specstar.runtime import Gate, gated, portable
 
@@ -142,6 +152,26 @@ class ResourceManager(Generic[T]):
         plan = self._plans.update(data, payload, kind)
         after = await writer.change(resource_id, plan, expected_revision_id=expected_revision_id)
         return cast("RevisionInfo", after.revision)
+
+    @gated
+    async def upsert(self, resource_id: str, data: T, *, status: Status = "stable") -> RevisionInfo:
+        """Store a new revision of the resource and make it current; without one of this id, create it.
+
+        Raises `ResourceDeletedError` for a deleted resource, and `InvalidInputError` if the data does not fit the model.
+        """
+        deadline = anyio.current_time() + PATIENCE_SECONDS
+        while True:
+            try:
+                return await self.update(resource_id, data, status=status)
+            except ResourceDeletedError:
+                raise
+            except ResourceNotFoundError:
+                with suppress(DuplicateResourceError):
+                    return await self.create(data, resource_id=resource_id, status=status)
+            # Another writer created it in between, and may erase it again, and so on.
+            if anyio.current_time() >= deadline:
+                raise RevisionConflictError(resource_id, expected_revision_id=None, model=self.name)
+            await anyio.sleep(random.random() * BACKOFF_SECONDS)
 
     @gated
     async def modify(

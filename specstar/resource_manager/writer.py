@@ -20,13 +20,13 @@ from specstar.resource_manager.key_lock import KeyLock
 from specstar.roles import Advance, AdvancingStorage, ResourceMeta, RevisionInfo, Storage, StorageWrite
 from specstar.runtime import Home
 
-__all__ = ["Current", "Plan", "Writer"]
+__all__ = ["BACKOFF_SECONDS", "PATIENCE_SECONDS", "Current", "Plan", "Writer"]
 
 T = TypeVar("T")
 _ATTEMPTS = 16
 # Writers without a condition go on for so long: other processes may be faster many times.
-_PATIENCE_SECONDS = 10.0
-_BACKOFF_SECONDS = 0.005
+PATIENCE_SECONDS = 10.0
+BACKOFF_SECONDS = 0.005
 _REMEMBERED = 4096
 # Of indexed fields in a row that is remembered: 4,096 of them take 64 MiB at most.
 _REMEMBERED_CHARACTERS = 4096
@@ -128,7 +128,7 @@ class Writer(Generic[T]):
     async def _erase(self, resource_id: str, expected: str | None) -> bool:
         if expected is None:
             return await self.storage.erase(resource_id)
-        deadline = anyio.current_time() + _PATIENCE_SECONDS
+        deadline = anyio.current_time() + PATIENCE_SECONDS
         while True:
             current = await self._read(resource_id, needs_revision=False)
             self._check(current.meta, expected, deleted=None)
@@ -147,7 +147,7 @@ class Writer(Generic[T]):
             guess = None
         conflict: RevisionConflictError | None = None
         tried_version = attempt = 0
-        deadline = anyio.current_time() + _PATIENCE_SECONDS
+        deadline = anyio.current_time() + PATIENCE_SECONDS
         while attempt < _ATTEMPTS or anyio.current_time() < deadline:
             attempt += 1
             guessed = guess is not None
@@ -174,7 +174,7 @@ class Writer(Generic[T]):
                 if isinstance(error, ResourceNotFoundError):
                     raise
                 conflict, tried_version = error, current.meta.version
-                await anyio.sleep(random.random() * _BACKOFF_SECONDS * min(attempt - 1, _ATTEMPTS))
+                await anyio.sleep(random.random() * BACKOFF_SECONDS * min(attempt - 1, _ATTEMPTS))
                 continue
             after = _after(current, item)
             self.remember(after.meta, after.revision)

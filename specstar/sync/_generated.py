@@ -96,6 +96,13 @@ class ResourceManager(Generic[T]):
             )
         )
 
+    def upsert(self, resource_id: str, data: T, *, status: Status = "stable") -> RevisionInfo:
+        """Store a new revision of the resource and make it current; without one of this id, create it.
+
+        Raises `ResourceDeletedError` for a deleted resource, and `InvalidInputError` if the data does not fit the model.
+        """
+        return self._gate.call(functools.partial(self._inner.upsert, resource_id, data, status=status))
+
     def modify(
         self, resource_id: str, data: T, *, expected_revision_id: str | None = None, status: Status = "draft"
     ) -> RevisionInfo:

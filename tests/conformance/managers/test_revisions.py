@@ -13,7 +13,9 @@ import pytest
 
 from specstar import QB
 from specstar.errors import (
+    DuplicateResourceError,
     InvalidInputError,
+    ResourceDeletedError,
     ResourceNotFoundError,
     RevisionConflictError,
     RevisionStateError,
@@ -41,6 +43,51 @@ async def test_update_adds_a_revision_and_the_old_one_stays_readable(users: User
         second.revision_id,
         third.revision_id,
     ]
+
+
+async def test_upsert_creates_or_adds_a_revision(users: Users) -> None:
+    first = await users.upsert("one", User("a", 1))
+    second = await users.upsert("one", User("a", 2), status="draft")
+    found = await users.get("one")
+    assert (found.data.age, found.meta.revision_count) == (2, 2)
+    assert second.parent_revision_id == first.revision_id
+    assert second.status is RevisionStatus.draft
+    with pytest.raises(InvalidInputError):
+        await users.upsert("two", User("a", "old"))  # type: ignore[arg-type]
+    assert not await users.exists("two")
+    await users.delete("one")
+    with pytest.raises(ResourceDeletedError):
+        await users.upsert("one", User("a", 3))
+    await users.permanently_delete("one")
+    assert (await users.upsert("one", User("a", 4))).parent_revision_id is None
+
+
+async def test_many_upserts_of_one_resource_at_once_are_all_revisions(users: Users) -> None:
+    async with anyio.create_task_group() as group:
+        for number in range(20):
+            group.start_soon(users.upsert, "one", User("a", number))
+    revisions = await users.list_revisions("one")
+    assert len(revisions) == 20
+    assert sorted([(await users.get("one", revision_id=each.revision_id)).data.age for each in revisions]) == [
+        *range(20)
+    ]
+    assert sum(each.parent_revision_id is None for each in revisions) == 1
+
+
+async def test_upsert_beside_one_who_creates_and_erases_it(users: Users) -> None:
+    async def others() -> None:
+        for _ in range(20):
+            with contextlib.suppress(DuplicateResourceError):
+                await users.create(User("theirs", 0), resource_id="one")
+            with contextlib.suppress(ResourceNotFoundError):
+                await users.permanently_delete("one")
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(others)
+        for number in range(20):
+            await users.upsert("one", User("mine", number))
+    last = await users.upsert("one", User("mine", 99))
+    assert (await users.get("one")).revision_id == last.revision_id
 
 
 async def test_a_lost_race_raises_and_overwrites_nothing(users: Users) -> None:

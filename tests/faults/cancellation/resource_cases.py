@@ -168,6 +168,8 @@ RESOURCE_CASES = [
     _case("create_many", three_new_ids, create_many, look_at_many, parts=True),
     _case("update", stable, lambda p, s: p.users.update(s, User("B" * LARGE, 2)), look),
     _case("update", stable, conditional, look, note="conditional"),
+    _case("upsert", nothing, lambda p, s: p.users.upsert(s, User("A" * LARGE, 1)), look, note="new"),
+    _case("upsert", stable, lambda p, s: p.users.upsert(s, User("B" * LARGE, 2)), look, note="there"),
     _case("modify", draft, lambda p, s: p.users.modify(s, User("B" * LARGE, 2)), look),
     _case("patch", stable_large, lambda p, s: p.users.patch(s, {"age": 9}), look),
     _case("delete", stable, lambda p, s: p.users.delete(s), look),
