@@ -13,7 +13,7 @@ EXAMPLES = ROOT / "docs" / "examples" / "callers"
 
 
 def test_the_tests_that_users_are_shown_pass_on_asyncio_and_trio(tmp_path: Path) -> None:
-    for name in ("conftest.py", "test_users.py"):
+    for name in ("conftest.py", "test_users.py", "files_app.py", "test_files_app.py", "memory.json"):
         shutil.copy(EXAMPLES / name, tmp_path)
     (tmp_path / "pytest.toml").write_text('[pytest]\nanyio_mode = "auto"\nfilterwarnings = ["error"]\n')
     ran = subprocess.run(
@@ -27,4 +27,4 @@ def test_the_tests_that_users_are_shown_pass_on_asyncio_and_trio(tmp_path: Path)
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
     # The async ones run twice, on asyncio and on trio.
-    assert "5 passed" in ran.stdout
+    assert "9 passed" in ran.stdout

@@ -62,6 +62,51 @@ for _ in range(2):  # a new loop each time
     assert done.code == 0
 
 
+def test_a_service_for_files_streams_and_is_told_of_races(programs: Programs, backend: Backend, folder: Path) -> None:
+    done = programs.run(
+        """
+import importlib
+os.chdir(sys.argv[1])
+sys.path.insert(0, sys.argv[1])
+module = importlib.import_module("files_app")
+from starlette.testclient import TestClient
+
+content = bytes(range(256)) * 20_000
+with TestClient(module.app) as client:
+    answer = client.post("/files/bytes", content=content, headers={"content-type": "image/x-test"})
+    url = "/files/" + answer.json()["id"]
+    found = client.get(url + "/content")
+    assert (found.status_code, found.content, found.headers["content-type"]) == (200, content, "image/x-test")
+    for wanted, start, end in (("0-0", 0, 1), ("3000000-", 3_000_000, None), ("-7", -7, None), ("10-99999999", 10, None)):
+        part = client.get(url + "/content", headers={"range": f"bytes={wanted}"})
+        assert (part.status_code, part.content) == (206, content[start:end]), wanted
+    say(part.headers["content-range"])
+    say(client.get(url + "/content", headers={"range": "bytes=5120000-"}).status_code)
+
+    tag = {"if-match": client.get(url).headers["etag"]}
+    say([client.patch(url, json={"name": name}, headers=tag).status_code for name in ("first", "second")])
+    say(client.patch(url, json={"nome": "third"}).json(), client.patch(url, json=[1]).status_code)
+    say(client.get(url).json(), client.get("/files/none").status_code, client.get("/files/a%00b").status_code)
+
+    module.MOST_BYTES = 1000
+    say(client.post("/files/large", content=iter([b"x" * 600] * 2)).status_code)
+    assert client.get("/health").status_code == 200
+""",
+        backend,
+        str(folder),
+        flags=("-W", "ignore::DeprecationWarning"),
+    )
+    assert done.code == 0, done.err
+    assert done.out.splitlines() == [
+        "bytes 10-5119999/5120000",
+        "416",
+        "[204, 412]",
+        "{'error': \"the patched value is no valid File: there is no field 'nome' (did you mean 'name'?) - at `$`\"} 422",
+        "{'name': 'first', 'tags': []} 404 422",
+        "413",
+    ]
+
+
 def test_a_django_view_uses_the_blocking_facade(programs: Programs, backend: Backend, folder: Path) -> None:
     done = programs.run(
         """
