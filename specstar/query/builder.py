@@ -87,7 +87,16 @@ class FieldRef:
         self._unparenthesised()
 
     def __bool__(self) -> NoReturn:
-        raise QueryError(f"{self!r} has no truth value: compare it, e.g. {self!r} == True", path=self._path)
+        raise QueryError(f"{self!r} has no truth value: compare it, e.g. {self!r}.is_(True)", path=self._path)
+
+    def __invert__(self) -> NoReturn:
+        raise QueryError(f"{self!r} alone is no condition: write {self!r}.is_(False) instead of ~", path=self._path)
+
+    def is_(self, value: bool | None) -> Condition:
+        """The same as `==`, in a form that linters leave alone: of True, False, or None for null and missing."""
+        if value is not None and not isinstance(value, bool):
+            raise QueryError("is_ takes True, False or None: compare other values with ==", path=self._path)
+        return self._compare("eq", value)
 
     def in_(self, values: Iterable[Any]) -> Condition:
         """Equal to one of the values; None among them stands for null or missing."""

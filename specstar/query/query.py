@@ -10,6 +10,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from specstar.errors import QueryError
+from specstar.query.builder import FieldRef
 from specstar.query.conditions import And, AnyCondition, Condition, Leaf, Not, Or, check_limits
 from specstar.query.cursor import check_cursor
 from specstar.query.fields import Fields, IndexedField, MetaField
@@ -53,6 +54,8 @@ def build_query(
 ) -> Query:
     """A checked query, and a resolved one where the model's `fields` are given. Raises `QueryError`."""
     if condition is not None and not isinstance(condition, Condition):
+        if isinstance(condition, FieldRef):
+            raise QueryError(f"{condition!r} alone is no condition: compare it, e.g. {condition!r}.is_(True)")
         raise QueryError(f"a query is made with QB, e.g. QB['age'] >= 18, got {type(condition).__name__}")
     query = Query(
         condition=condition,  # type: ignore[arg-type]  # the union lists every concrete condition

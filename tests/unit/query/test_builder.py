@@ -258,3 +258,19 @@ def test_a_query_is_made_of_conditions() -> None:
 
 def test_a_lone_sort_key_needs_no_list() -> None:
     assert build_query(sort="-age").sort == build_query(sort=[QB["age"].desc()]).sort
+
+
+def test_is_compares_with_truth_values_and_none() -> None:
+    assert QB["active"].is_(True) == (QB["active"] == True)  # noqa: E712
+    assert QB["active"].is_(False) == (QB["active"] == False)  # noqa: E712
+    assert QB["active"].is_(None) == QB["active"].is_null()
+    assert QB.meta["is_deleted"].is_(True) == (QB.meta["is_deleted"] == True)  # noqa: E712
+    with pytest.raises(QueryError, match="compare other values with =="):
+        QB["active"].is_(1)  # type: ignore[arg-type]
+
+
+def test_a_field_alone_is_no_condition() -> None:
+    with pytest.raises(QueryError, match=r"QB\['active'\] alone is no condition: compare it"):
+        build_query(QB["active"])  # type: ignore[arg-type]
+    with pytest.raises(QueryError, match=r"write QB\['active'\].is_\(False\) instead of ~"):
+        ~QB["active"]
