@@ -27,25 +27,36 @@ DEFAULT_DRAIN_SECONDS = 25.0
 
 
 class WorkerStop:
-    """Tells workers to stop, from any thread or signal handler. The second call ends the drain at once."""
+    """Tells workers to stop, from any thread or signal handler. The second call ends the drain at once.
+
+    Signals are counted apart: one, and one call by the program that it ends, are not two.
+    """
 
     def __init__(self) -> None:
         self.calls: int = 0
+        self._signals: int = 0
         self._listeners: list[Callable[[int], None]] = []
 
     def set(self) -> None:
         """Stop taking jobs and drain; called again: cancel the handlers that still run."""
         self.calls += 1
+        self._tell()
+
+    def _signalled(self) -> None:
+        self._signals += 1
+        self._tell()
+
+    def _tell(self) -> None:
         for listener in list(self._listeners):
-            listener(self.calls)
+            listener(max(self.calls, self._signals))
 
     @contextlib.contextmanager
     def listening(self, listener: Callable[[int], None]) -> Iterator[None]:
         """Have `listener` called with the number of calls so far, at once if there was one."""
         self._listeners.append(listener)
         try:
-            if self.calls:
-                listener(self.calls)
+            if times := max(self.calls, self._signals):
+                listener(times)
             yield
         finally:
             self._listeners.remove(listener)
@@ -110,7 +121,7 @@ async def run_workers(
 
     with contextlib.ExitStack() as stack:
         if handle_signals:
-            stack.enter_context(at_signals(stop.set))
+            stack.enter_context(at_signals(stop._signalled))
         stack.enter_context(stop.listening(worker.stop_from_anywhere))
         async with anyio.create_task_group() as group:
             group.start_soon(work)
@@ -163,7 +174,7 @@ def run_workers_blocking(queues: Sequence[JobQueue[Any]], **options: Any) -> Non
         # Closing waits for this call: it is the thread that waits for the closing.
         await run_workers(queues, stop=stop, handle_signals=False, waits=False, **options)
 
-    with at_signals(stop.set) if handle_signals else contextlib.nullcontext():
+    with at_signals(stop._signalled) if handle_signals else contextlib.nullcontext():
         try:
             gate.call(run)
         except (BackendUnavailable, OutcomeUnknownError):

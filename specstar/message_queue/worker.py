@@ -186,7 +186,8 @@ class Worker:
             return
         running = sum(lane.busy for lane in self._lanes)
         if running:
-            logger.warning("the drain is over: %d jobs that still run are cancelled and go back", running)
+            end = "cut short" if self._hurried.is_set() else "over"
+            logger.warning("the drain is %s: %d jobs that still run are cancelled and go back", end, running)
         for lane in self._lanes:
             lane.interrupt()
         limit = _INTERRUPT_SECONDS if running else _GOODBYE_SECONDS

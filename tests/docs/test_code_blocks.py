@@ -8,9 +8,11 @@ import inspect
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
+from specstar import Job, SpecStar
 from tests.docs.code_blocks import PAGES, ROOT, blocks
 
 
@@ -63,3 +65,27 @@ def _fresh_spec() -> object:
     from specstar.core import SpecStar
 
     return SpecStar()
+
+
+async def test_the_lifespan_of_a_web_application_lets_running_jobs_end() -> None:
+    """The one of docs/jobs.md, as it is written there."""
+    source = next(source for _, source in blocks("docs/jobs.md") if "def lifespan" in source)
+    spec = SpecStar()
+    spec.configure(backend={"meta": {"type": "memory"}, "resource": {"type": "memory"}, "mq": {"type": "simple"}})
+    begun, shutdown, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    @spec.job
+    async def slow(job: Job[int]) -> None:
+        begun.set()
+        await shutdown.wait()
+        for _ in range(100):
+            await asyncio.sleep(0)
+        ended.set()
+
+    page: dict[str, Any] = {"asyncio": asyncio, "spec": spec}
+    exec(source, page)
+    async with asyncio.timeout(30), page["lifespan"](None):
+        await slow.enqueue(1)
+        await begun.wait()
+        shutdown.set()
+    assert ended.is_set()

@@ -13,6 +13,7 @@ import time
 import pytest
 import uvloop
 
+from specstar import Job, SpecStar
 from specstar.message_queue.run import WorkerStop
 from specstar.message_queue.signals import at_signals
 
@@ -52,6 +53,39 @@ def test_those_who_share_a_stop_are_stopped_once() -> None:
     with at_signals(stop.set), at_signals(stop.set):
         os.kill(os.getpid(), signal.SIGTERM)
     assert stop.calls == 1
+
+
+@pytest.mark.parametrize(("signals", "calls", "ends_well"), [(1, 1, True), (2, 0, False), (0, 2, False)])
+def test_a_signal_and_the_stop_of_the_program_that_it_ends_are_not_two(
+    signals: int, calls: int, ends_well: bool
+) -> None:
+    """A web server hears of SIGTERM, as its workers do, and stops them in its lifespan."""
+
+    async def main() -> list[str]:
+        said: list[str] = []
+        begun = asyncio.Event()
+        spec = SpecStar()
+        spec.configure(backend={"mq": {"type": "simple"}})
+
+        async def handle(job: Job[int]) -> None:
+            begun.set()
+            await asyncio.sleep(0.3)
+            said.append("ended")
+
+        queue = spec.add_job(int, handle, name="slow", keep_state=False)
+        stop = WorkerStop()
+        async with spec:
+            workers = asyncio.create_task(spec.run_workers(stop=stop))
+            await queue.enqueue(1)
+            await begun.wait()
+            for _ in range(signals):
+                os.kill(os.getpid(), signal.SIGTERM)
+            for _ in range(calls):
+                stop.set()
+            await workers
+        return said
+
+    assert asyncio.run(main()) == (["ended"] if ends_well else [])
 
 
 def test_a_handler_that_the_program_put_in_place_meanwhile_stays() -> None:
