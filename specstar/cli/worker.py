@@ -57,6 +57,13 @@ def worker(
     # A traceback for each attempt to connect, of which specstar tells in a line.
     logging.getLogger("aiormq").setLevel(logging.CRITICAL)
     spec = load_spec(target)
+    queues = spec._message_queue_factory
+    if queues is not None and not queues.binding.provider.durable:
+        logging.getLogger("specstar").warning(
+            "the queues of %s live in one process: jobs that other processes enqueue do not come here while those run. Here "
+            "run periodic jobs, what is enqueued by jobs, and unfinished jobs of processes that have ended",
+            queues.binding.type,
+        )
     backend = "trio" if loop == "trio" else "asyncio"
     options = {"use_uvloop": True} if loop == "uvloop" else {}
     try:

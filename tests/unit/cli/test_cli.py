@@ -563,3 +563,4 @@ def test_worker_runs_the_program_until_sigterm_and_then_exits_with_0(tmp_path: P
     assert out.endswith("ended\n"), (out, err)
     assert "Traceback" not in err
     assert "in 'tick' succeeded in" in err
+    assert "the queues of simple live in one process" in err
