@@ -11,7 +11,7 @@ from cyclopts import App, CycloptsError
 
 from specstar.errors import SpecstarError
 
-__all__ = ["run", "version"]
+__all__ = ["command_line", "run", "version"]
 
 
 def version() -> str:
@@ -36,11 +36,13 @@ _COMMANDS = {
     "dead": "Show the dead letters of a job, send them back to work, or delete them.",
     "copy": "Copy all that a program keeps into the backends of another configuration.",
     "gc": "Remove what killed writers and unfinished uploads left behind.",
+    "completion": "Print the script for completion in bash, zsh or fish.",
 }
 _MODULES = {"dead": "jobs"}
 
 
-def _app() -> App:
+def command_line() -> App:
+    """All commands, none of them imported yet."""
     plain = not sys.stdout.isatty() or os.environ.get("TERM") == "dumb"
     app = App(
         name="specstar",
@@ -62,7 +64,7 @@ def run(arguments: Sequence[str]) -> int:
         # A plain locale shows what it cannot write as escapes, instead of failing.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        status = _app()(arguments, exit_on_error=False, print_error=False)
+        status = command_line()(arguments, exit_on_error=False, print_error=False)
         sys.stdout.flush()
     except CycloptsError as error:
         fail(f"{error}\nTry: specstar --help")

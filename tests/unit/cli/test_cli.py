@@ -321,6 +321,19 @@ def test_jobs_of_one_type_are_shown_one_by_one(
         assert said in err
 
 
+def test_shells_complete_commands_and_options(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for shell in ("bash", "zsh", "fish"):
+        status, out, err = run(capsys, "completion", shell)
+        assert (status, err) == (0, "")
+        assert "--log-level" in out
+    assert run(capsys, "completion", "tcsh")[0] == 1
+    (tmp_path / "specstar").write_text(run(capsys, "completion", "bash")[1])
+    asked = 'source specstar; COMP_WORDS=(specstar wor); COMP_CWORD=1; _specstar; echo "${COMPREPLY[@]}"'
+    asked += '; COMP_WORDS=(specstar worker a:b --loop t); COMP_CWORD=4; _specstar; echo "${COMPREPLY[@]}"'
+    bash = subprocess.run(["bash", "-c", asked], cwd=tmp_path, capture_output=True, text=True, timeout=30, check=True)
+    assert bash.stdout.splitlines() == ["worker", "trio"]
+
+
 def test_gc_says_what_it_removed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = written(tmp_path, {"blob": {"type": "disk", "options": {"rootdir": str(tmp_path / "data")}}})
     status, out, err = run(capsys, "gc", path)
