@@ -24,7 +24,7 @@ def worker(
     concurrency: int = 10,
     drain_timeout: float = 25.0,
     loop: Literal["asyncio", "trio", "uvloop"] = "asyncio",
-    log_level: Literal["debug", "info", "warning", "error"] = "info",
+    log_level: Literal["debug", "info", "warning", "error"] | None = None,
 ) -> int:
     """Run the workers of a program's jobs. SIGTERM and SIGINT drain: jobs under way finish, no new ones start.
 
@@ -41,7 +41,8 @@ def worker(
     loop
         The event loop of async handlers.
     log_level
-        The least that is logged, by all libraries whose loggers the program gives no level.
+        The least that is logged, by all libraries whose loggers the program gives no level. Without it: what the program
+        sets up when it is imported, else info.
     """
     import logging
 
@@ -53,10 +54,13 @@ def worker(
         raise UsageError("--concurrency must be 1 or more")
     if not drain_timeout >= 0:
         raise UsageError("--drain-timeout must be 0 or more")
-    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    spec = load_spec(target)
+    # After the import: the handlers and the format that the program has set up stay.
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if log_level is not None:
+        logging.getLogger().setLevel(log_level.upper())
     # A traceback for each attempt to connect, of which specstar tells in a line.
     logging.getLogger("aiormq").setLevel(logging.CRITICAL)
-    spec = load_spec(target)
     queues = spec._message_queue_factory
     if queues is not None and not queues.binding.provider.durable:
         logging.getLogger("specstar").warning(

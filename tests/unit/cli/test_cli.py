@@ -555,6 +555,26 @@ Holder.spec.configure(backend={"mq": {"type": "simple"}})
 """
 
 
+def test_worker_leaves_the_logging_of_the_program_as_it_is(tmp_path: Path) -> None:
+    setup = 'import logging\nlogging.basicConfig(level="WARNING", format="mine: %(message)s")\n'
+    program = WORKER_PROGRAM.replace('    print("begun", flush=True)', "    os.kill(os.getpid(), signal.SIGTERM)")
+    (tmp_path / "logging_program.py").write_text("import os, signal\n" + setup + program)
+    command = [sys.executable, "-m", "specstar.cli", "worker", "logging_program:Holder.spec"]
+    for options, least in (([], "WARNING"), (["--log-level", "info"], "INFO")):
+        ran = subprocess.run(
+            [*command, *options],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        assert "mine: the queues of simple live in one process" in ran.stderr
+        assert ("mine: working on" in ran.stderr) == (least == "INFO")
+        assert all(line.startswith("mine: ") for line in ran.stderr.splitlines())
+
+
 def test_worker_runs_the_program_until_sigterm_and_then_exits_with_0(tmp_path: Path) -> None:
     (tmp_path / "draining_program.py").write_text(WORKER_PROGRAM)
     command = [sys.executable, "-m", "specstar.cli", "worker", "draining_program:Holder.spec"]
