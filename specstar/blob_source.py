@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
+import inspect
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from contextvars import ContextVar
 from mimetypes import guess_type
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, Protocol, TypeVar
 
 import anyio
 from anyio.lowlevel import RunVar
@@ -16,10 +17,18 @@ from anyio.lowlevel import RunVar
 from specstar.errors import InvalidInputError
 from specstar.runtime import run_in_thread
 
-__all__ = ["BlobSource", "chunks_of", "type_of_name"]
+__all__ = ["AsyncReader", "BlobSource", "chunks_of", "type_of_name"]
 
 T = TypeVar("T")
-BlobSource = bytes | bytearray | memoryview | Path | IO[bytes] | Iterable[bytes] | AsyncIterable[bytes]
+
+
+class AsyncReader(Protocol):
+    """A file that is read asynchronously, such as the `UploadFile` of FastAPI and Starlette."""
+
+    def read(self, size: int, /) -> Awaitable[bytes]: ...
+
+
+BlobSource = bytes | bytearray | memoryview | Path | IO[bytes] | AsyncReader | Iterable[bytes] | AsyncIterable[bytes]
 _CHUNK = 1 << 20
 _THREADS = 40
 # Of each loop: sources that block must not occupy the threads of the rest of the program. One limiter for each depth.
@@ -53,6 +62,9 @@ async def chunks_of(source: Any) -> AsyncGenerator[bytes]:
                 yield chunk
     elif hasattr(source, "__aiter__"):
         async for chunk in source:
+            yield chunk
+    elif inspect.iscoroutinefunction(getattr(source, "read", None)):
+        while chunk := await source.read(_CHUNK):
             yield chunk
     elif hasattr(source, "read"):
         while (chunk := await _in_thread(functools.partial(source.read, _CHUNK))) or chunk is None:
