@@ -201,9 +201,9 @@ with spec:
     assert send.enqueue(Email("0.1@example.com"), idempotency_key="once").job_id == job.job_id
     say(send.wait(job.job_id, timeout=20).result, send.name, send.__name__, send.count(), send.list_dead())
     assert spec.get_job_queue("send") is send
-    queue = spec.add_job(Email, lambda job: job.payload.to, name="plain")
     stop.set()
     worker.join(20)
+    queue = spec.add_job(Email, lambda job: job.payload.to, name="plain")
     say(worker.is_alive(), queue.depth())
 """,
         backend,
