@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -28,14 +29,19 @@ def server_time(answer: dict[str, Any]) -> float:
     return parsedate_to_datetime(date).timestamp() if date else time.time()
 
 
-async def pieces_of(stream: Any) -> list[bytes]:
-    """A body as it came: putting it together and taking it apart again would copy it twice."""
+async def pieces_of(stream: Any, progress: Callable[[], None]) -> list[bytes]:
+    """A body as it came: putting it together and taking it apart again would copy it twice. `progress` hears of each piece."""
     from aiobotocore.response import StreamingBody
 
+    found: list[bytes] = []
     # The driver's way puts the pieces together that have come; a body with a checksum of the driver's must go that way.
     if type(stream) is StreamingBody:
-        return [piece async for piece, _ in stream.content.iter_chunks() if piece]
-    found = []
+        async for piece, _ in stream.content.iter_chunks():
+            if piece:
+                found.append(piece)
+                progress()
+        return found
     while piece := await stream.read(_PIECE):
         found.append(piece)
+        progress()
     return found

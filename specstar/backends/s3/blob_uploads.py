@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -38,9 +39,21 @@ from specstar.roles.uploads import being_finalized, finalized_already, no_sessio
 __all__ = ["Uploads"]
 
 _RANGE = 4 << 20
-_RANGES_AHEAD = 3
+_AHEAD_BYTES, _MOST_AHEAD = 3 * _RANGE, 16
 # What is forgotten is found again in the bucket.
 _SESSIONS_KEPT = 1000
+
+
+class _Span(NamedTuple):
+    """A part of an object."""
+
+    key: str
+    start: int
+    end: int
+
+
+def _spans_of(key: str, size: int) -> list[_Span]:
+    return [_Span(key, start, min(start + _RANGE, size)) for start in range(0, size, _RANGE)]
 
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -273,33 +286,50 @@ class Uploads:
     async def _hash(self, connection: S3Connection, key: str, size: int, etag: str) -> Sums:
         """The checksums of an object, by reading it with a few ranges ahead."""
         found = Checksums()
-
-        async def fetch(start: int) -> bytes:
-            span = f"bytes={start}-{min(start + _RANGE, size) - 1}"
-            answer = await connection.call(
-                "get_object", Bucket=self._bucket, Key=key, Range=span, IfMatch=bare_etag(etag)
-            )
-            body: bytes = answer["Body"]
-            return body
-
-        ahead: list[asyncio.Task[bytes]] = []
         seen = 0
-        try:
-            for start in [*range(0, size, _RANGE), *[size] * _RANGES_AHEAD]:
-                if start < size:
-                    ahead.append(connection.start(fetch(start)))
-                if ahead and (len(ahead) > _RANGES_AHEAD or start >= size):
-                    with connection.closing_is_unavailable():
-                        data = await ahead.pop(0)
-                    seen += len(data)
-                    await connection.in_thread(found.update, data)
-        finally:
-            for task in ahead:
-                task.cancel()
-            await asyncio.gather(*ahead, return_exceptions=True)
+
+        async def take(data: bytes) -> None:
+            nonlocal seen
+            seen += len(data)
+            await connection.in_thread(found.update, data)
+
+        await self._read_ahead(connection, _spans_of(key, size), take, IfMatch=bare_etag(etag))
         if seen != size:
             raise BlobIntegrityError(f"{seen} bytes came for {size}")
         return found.sums()
+
+    async def _read_ahead(
+        self,
+        connection: S3Connection,
+        spans: Sequence[_Span],
+        take: Callable[[bytes], Awaitable[None]],
+        **conditions: Any,
+    ) -> None:
+        """Read parts of objects, a few at the same time, and hand them on in order."""
+
+        async def fetch(span: _Span) -> bytes:
+            part = f"bytes={span.start}-{span.end - 1}"
+            answer = await connection.call("get_object", Bucket=self._bucket, Key=span.key, Range=part, **conditions)
+            body: bytes = answer["Body"]
+            return body
+
+        ahead: deque[tuple[int, asyncio.Task[bytes]]] = deque()
+        held = 0
+        try:
+            for span in [*spans, None]:
+                if span is not None:
+                    ahead.append((span.end - span.start, connection.start(fetch(span))))
+                    held += span.end - span.start
+                while ahead and (span is None or held > _AHEAD_BYTES or len(ahead) > _MOST_AHEAD):
+                    with connection.closing_is_unavailable():
+                        data = await ahead[0][1]
+                    held -= ahead.popleft()[0]
+                    await take(data)
+        finally:
+            tasks = [task for _, task in ahead]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _from_chunks(self, connection: S3Connection, upload_id: str, record: _Record) -> BlobInfo:
         chunks = await self._chunks(connection, self._folder(upload_id))
@@ -310,11 +340,8 @@ class Uploads:
         _check_size(upload_id, record, size)
         writer = S3BlobWriter(connection, self._options, self._layout, content_type=record.content_type, size_hint=size)
         try:
-            for _, entry in chunks:
-                for start in range(0, entry["Size"], _RANGE):
-                    span = f"bytes={start}-{min(start + _RANGE, entry['Size']) - 1}"
-                    answer = await connection.call("get_object", Bucket=self._bucket, Key=entry["Key"], Range=span)
-                    await writer.write(answer["Body"])
+            spans = [span for _, entry in chunks for span in _spans_of(entry["Key"], entry["Size"])]
+            await self._read_ahead(connection, spans, writer.write)
             info = await writer.commit()
         finally:
             await writer.abort()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 __all__ = ["Body"]
 
@@ -12,12 +12,17 @@ _PIECE = 256 << 10
 class Body:
     """Bytes as the driver's file (to sign them) and the HTTP client's asynchronous iterable (to send them).
 
+    `progress` is called for each piece that was sent.
+
     `io.BytesIO` would be copied by the HTTP client before it is sent, and read in small pieces.
     """
 
-    def __init__(self, data: bytes | memoryview, sha256: str | None = None) -> None:
+    def __init__(
+        self, data: bytes | memoryview, sha256: str | None = None, progress: Callable[[], None] | None = None
+    ) -> None:
         self.sha256 = sha256
         """The hash of the bytes in hex, where it is known: the driver then signs that, and does not read them."""
+        self._progress = progress
         self._view = memoryview(data)
         self._position = 0
 
@@ -45,3 +50,6 @@ class Body:
         view = self._view
         for start in range(0, len(view), _PIECE):
             yield view[start : start + _PIECE]
+            # The HTTP client asks for more once the socket has taken this.
+            if self._progress is not None:
+                self._progress()

@@ -135,8 +135,9 @@ class S3Connection(Connection):
         `sha256`: the hash of a `Body` to send, in hex, where it is known.
 
         Transient failures are repeated with backoff and jitter, at most `max_attempts` times within
-        `operation_timeout_seconds`. Raises `ObjectMissing`, `PreconditionFailed`, `ConditionalConflict`, `RangeRefused`,
-        other `BackendError`s, and `BackendUnavailable`. Cancelling drops the request's connection.
+        `operation_timeout_seconds`, which begin anew with each piece of a large body. Raises `ObjectMissing`,
+        `PreconditionFailed`, `ConditionalConflict`, `RangeRefused`, other `BackendError`s, and `BackendUnavailable`. Cancelling
+        drops the request's connection.
         """
         return await self._requests.call(
             operation, attempts=attempts, timeout=timeout, pieces=pieces, sha256=sha256, **params

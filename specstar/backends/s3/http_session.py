@@ -13,6 +13,9 @@ from specstar.backends.s3.redirects import follow_none
 __all__ = ["http_session_class"]
 
 _QUICK_ACK: int | None = getattr(socket, "TCP_QUICKACK", None)
+_UNSENT: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+# Bytes that the kernel takes beyond those that are on their way.
+_UNSENT_BYTES = 256 << 10
 # More than this comes in many packets, and every second one is acknowledged at once anyway.
 _SHORT = 16 << 10
 
@@ -26,6 +29,9 @@ def http_session_class() -> Any:
     A server that sends head and body of a short answer one by one, with Nagle's algorithm on (Ceph's gateway, unless told
     otherwise), waits with the body until the head is acknowledged, for which this side takes 40 ms, hoping to send the
     acknowledgement along with something else.
+
+    The kernel would take megabytes of a body at once. On a slow line the server then says nothing, for as long as they are on
+    their way, after the client has sent all: longer than the read timeout, where several bodies share the line.
 
     aiohttp sends a PUT once more, unasked, when a kept connection breaks under it. Were the second one not even connected,
     the first, which may have been carried out, would be forgotten: our own repetition knows of both.
@@ -51,6 +57,9 @@ def http_session_class() -> Any:
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
             self.raw_socket = transport.get_extra_info("socket")
+            if _UNSENT is not None and self.raw_socket is not None:
+                with contextlib.suppress(OSError):
+                    self.raw_socket.setsockopt(socket.IPPROTO_TCP, _UNSENT, _UNSENT_BYTES)
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)

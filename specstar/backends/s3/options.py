@@ -101,7 +101,10 @@ class S3Options(Redacted, Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     ] = 20.0
     operation_timeout_seconds: Annotated[
         float,
-        Meta(gt=0, description="Longest time of one operation with its retries; transfers have it for each part."),
+        Meta(
+            gt=0,
+            description="Longest time of one operation with its retries; it begins anew with each piece of a body of over 1 MiB.",
+        ),
     ] = 60.0
     max_attempts: Annotated[
         int, Meta(ge=1, le=20, description="Requests at most for one operation, the first included; 1: no retries.")

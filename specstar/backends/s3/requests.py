@@ -13,7 +13,9 @@ from specstar.backends.s3.answers import pieces_of
 from specstar.backends.s3.body import Body
 from specstar.backends.s3.errors import Failure, RequestFailed, classify, endpoint_of, not_s3, translate
 from specstar.backends.s3.options import S3Options
+from specstar.backends.s3.patience import Patience
 from specstar.backends.s3.redirects import ask_once_for_region
+from specstar.backends.s3.shortcuts import send_small_bodies_at_once
 from specstar.backends.s3.signing import sign_known_hashes
 from specstar.backends.s3.turns import Turns
 from specstar.errors import BackendUnavailable
@@ -50,6 +52,7 @@ class Requests:
         self._client = client
         self.signs_known_hashes = sign_known_hashes(client)
         ask_once_for_region(client)
+        send_small_bodies_at_once(client)
 
     def stop(self) -> Any:
         """Send no more; the client, or None. It is the caller's to close, which ends what is in flight."""
@@ -80,8 +83,7 @@ class Requests:
         """See `S3Connection.call`."""
         method = getattr(self.client, operation)
         limit = attempts or self._options.max_attempts
-        seconds = timeout or self._options.operation_timeout_seconds
-        deadline = asyncio.get_running_loop().time() + seconds
+        patience = Patience(timeout or self._options.operation_timeout_seconds)
         body = params.get("Body")
         if body is not None and len(body) > _BIG_BODY:
             if sha256 is None and self.signs_known_hashes:
@@ -91,20 +93,19 @@ class Requests:
         attempt = 0
         while True:
             attempt += 1
-            clock = asyncio.timeout_at(deadline)
+            clock = patience.clock()
             try:
                 async with clock:
-                    answer = await self._send(method, params, pieces, sha256)
+                    answer = await self._send(method, params, pieces, sha256, patience)
             except Exception as error:
                 if clock.expired():
-                    raise self._too_late(operation, params, seconds) from error
+                    raise self._too_late(operation, params, patience.seconds) from error
                 if self._client is None:
                     raise self.closed() from error
                 failure = classify(error)
                 what = f"{operation} {params.get('Key') or params.get('Bucket', '')}"
                 pause = random.uniform(0, min(_BACKOFF_LIMIT, _BACKOFF.get(failure, 0) * 2**attempt))
-                left = deadline - asyncio.get_running_loop().time()
-                if not failure.transient or attempt >= limit or pause >= left:
+                if not failure.transient or attempt >= limit or pause >= patience.left:
                     bucket = str(params.get("Bucket", ""))
                     raise translate(error, failure, self._options, what=what, bucket=bucket) from error
                 logger.info("s3 %s: attempt %d failed, %s; again in %.2f s", what, attempt, failure.value, pause)
@@ -112,6 +113,8 @@ class Requests:
                 if operation in _WITH_ETAG and "ETag" not in answer:
                     raise not_s3(self._options, what=f"{operation} {params.get('Key')}")
                 return answer
+            finally:
+                patience.over()
             await asyncio.sleep(pause)
             if self._client is None:
                 raise self.closed()
@@ -122,25 +125,28 @@ class Requests:
         params: dict[str, Any],
         pieces: bool,
         sha256: str | None,
+        patience: Patience,
     ) -> dict[str, Any]:
         async with self.turns:
             if self._client is None:  # closed while this waited for its turn
                 raise self.closed()
             body = params.get("Body")
             if body is not None and len(body) > _BIG_BODY:
-                params = {**params, "Body": Body(body, sha256)}
+                params = {**params, "Body": Body(body, sha256, patience.progress)}
             answer = await method(**params)
             stream = answer.get("Body")
             if stream is not None:
+                large = pieces or answer.get("ContentLength", 0) > _BIG_BODY
                 async with stream:
-                    answer["Body"] = await pieces_of(stream) if pieces else await stream.read()
+                    found = await pieces_of(stream, patience.progress) if large else [await stream.read()]
+                answer["Body"] = found if pieces else found[0] if len(found) == 1 else b"".join(found)
             return answer
 
     def _too_late(self, operation: str, params: dict[str, Any], seconds: float) -> RequestFailed:
         target = params.get("Key") or params.get("Bucket", "")
         return RequestFailed(
             f"{operation} {target}: not done within {seconds:g} s (pool of {self._options.max_pool_connections} connections, "
-            f"{self.turns.waiting} more requests wait); retry later",
+            f"{self.turns.waiting} more requests wait); retry later, or raise operation_timeout_seconds",
             backend=f"s3 at {endpoint_of(self._options)}",
             sent=True,
         )

@@ -7,7 +7,10 @@ from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-__all__ = ["read_data_once", "read_times_quickly", "resolve_endpoints_once", "time_of"]
+__all__ = ["read_data_once", "read_times_quickly", "resolve_endpoints_once", "send_small_bodies_at_once", "time_of"]
+
+# From here on a body is worth being asked for: a server that refuses the request need not be sent it.
+_ASKED_FOR = 1 << 20
 
 # The driver's descriptions of services, by where it was told to look for more of them.
 _loaders: dict[str | None, Any] = {}
@@ -32,6 +35,28 @@ def resolve_endpoints_once(session: Any, api_version: str | None) -> None:
     for name in list(rules["parameters"]):
         if f'"{name}"' not in used and f"{{{name}" not in used:
             rules["parameters"].pop(name, None)  # another session's thread may do the same
+
+
+def send_small_bodies_at_once(client: Any) -> None:
+    """Have the driver send a small body with its request: it would wait until the server asks for it (100-continue), which
+    doubles the time of a write on a slow network.
+    """
+
+    def with_its_request(params: dict[str, Any], **_: Any) -> None:
+        headers = params.get("headers")
+        body = params.get("body")
+        if headers and "Expect" in headers and body is not None and _size_of(body) <= _ASKED_FOR:
+            del headers["Expect"]
+
+    # After the driver's own, which puts the header there.
+    client.meta.events.register_last("before-call.s3", with_its_request)
+
+
+def _size_of(body: Any) -> int:
+    from botocore.utils import determine_content_length
+
+    size = determine_content_length(body)
+    return _ASKED_FOR + 1 if size is None else int(size)
 
 
 def read_times_quickly(session: Any) -> None:

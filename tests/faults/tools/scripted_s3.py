@@ -85,6 +85,8 @@ class ScriptedS3:
         self.objects: dict[str, _Object] = {}
         self.uploads: dict[str, tuple[str, dict[int, bytes], dict[str, str]]] = {}
         self.requests: list[tuple[str, str]] = []
+        # Keys of those that waited until they were asked for their body.
+        self.asked_for: list[str] = []
         # When objects were written, in listings: seconds after the beginning of 2035.
         self.times: dict[str, float] = {}
         self.script: Script = _nothing_wrong
@@ -140,6 +142,8 @@ class ScriptedS3:
     async def _one(self, request: _Request, writer: asyncio.StreamWriter) -> bool:
         """Answer one request; False to drop the connection."""
         self.requests.append((request.method, request.key))
+        if "expect" in request.headers:
+            self.asked_for.append(request.key)
         fault = self.script(request.method, request.key, next(self._numbers))
         if fault is not None and fault.delay:
             await asyncio.sleep(fault.delay)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from urllib.parse import urlsplit
 
 __all__ = ["TcpProxy", "Way"]
@@ -17,6 +18,7 @@ class Way:
     `flowing`: clear it to hold everything back, in order. `dropping`: swallow it; `dropped` is set once that happened.
     `delay`: seconds that each piece takes. `budget`: bytes that may still pass; after them the connection is reset.
     `poison`: bytes put behind the next piece of each connection until `heal`: what no protocol knows.
+    `held`: how many pieces are held back at the moment.
     """
 
     def __init__(self) -> None:
@@ -28,13 +30,16 @@ class Way:
         self.budget: int | None = None
         self.poison = b""
         self.bytes = 0
+        self.held = 0
 
 
 class TcpProxy:
     """Forwards a port of its own to `host` and `port`: use it as a context manager, then `address` or `url_of`."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, *, narrow: bool = False) -> None:
+        """`narrow`: the system keeps little of what clients have sent, so that they notice how slow it goes."""
         self.target = (host, port)
+        self._narrow = narrow
         self.requests = Way()
         self.answers = Way()
         self.refuses = False
@@ -45,12 +50,12 @@ class TcpProxy:
         self._writers: set[asyncio.StreamWriter] = set()
 
     @classmethod
-    def before(cls, url: str) -> TcpProxy:
+    def before(cls, url: str, *, narrow: bool = False) -> TcpProxy:
         """A proxy for the server that a DSN or URL names."""
         parts = urlsplit(url)
         assert parts.hostname is not None
         assert parts.port is not None
-        return cls(parts.hostname, parts.port)
+        return cls(parts.hostname, parts.port, narrow=narrow)
 
     async def __aenter__(self) -> TcpProxy:
         await self.listen()
@@ -71,7 +76,12 @@ class TcpProxy:
     async def listen(self) -> None:
         """Open the port: always the same one."""
         if self._listener is None:
-            self._listener = await asyncio.start_server(self._accept, "127.0.0.1", self._port)
+            listening = socket.socket()
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if self._narrow:  # taken over by each connection
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _PIECE)
+            listening.bind(("127.0.0.1", self._port))
+            self._listener = await asyncio.start_server(self._accept, sock=listening)
             self._port = self._listener.sockets[0].getsockname()[1]
 
     async def shut(self) -> None:
@@ -148,7 +158,11 @@ class TcpProxy:
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, way: Way) -> None:
         while data := await source.read(_PIECE):
             # Held by the event of now: a test may put another in its place for those who come later.
-            await way.flowing.wait()
+            way.held += 1
+            try:
+                await way.flowing.wait()
+            finally:
+                way.held -= 1
             if way.delay:
                 await asyncio.sleep(way.delay)
             if way.dropping:

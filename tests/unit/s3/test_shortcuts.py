@@ -103,3 +103,13 @@ async def test_endpoints_stay_the_same(bucket: str, style: str) -> None:
             url = await client.generate_presigned_url("get_object", Params=params)
             urls.append(url.partition("?")[0])
     assert urls[0] == urls[1]
+
+
+async def test_a_small_body_comes_with_its_request_and_a_large_one_when_it_is_asked_for(server: ScriptedS3) -> None:
+    async with opened(options_for(server.endpoint_url)) as rig:
+        store = rig.resource()
+        await store.put(PayloadKey("r", "small"), b"x" * (1 << 20))
+        assert server.asked_for == []
+        await store.put(PayloadKey("r", "large"), b"x" * ((1 << 20) + 1))
+        assert [key.rpartition("/")[2] for key in server.asked_for] == ["large"]
+        assert await store.get(PayloadKey("r", "small")) == b"x" * (1 << 20)
