@@ -136,10 +136,14 @@ def meta_sql(names: TableNames, *, copies: bool = True) -> MetaSql:
             "AND r.revision_id = coalesce(k.revision_id, m.current_revision_id)"
         )
 
+    # Where no version is expected, the one that the statement sees: it does not see the revision of a writer that it waits for,
+    # and leaves the row that this one has changed.
     erased = (
-        f"WITH k AS (SELECT * FROM unnest({_unseen('$1::text[]')}, {_unseen('$2::bigint[]')}) AS k(resource_id, version)), "
+        f"WITH k AS MATERIALIZED (SELECT e.resource_id, coalesce(e.version, (SELECT m.version FROM {meta} m "
+        "WHERE m.resource_id = e.resource_id)) AS version "
+        f"FROM unnest({_unseen('$1::text[]')}, {_unseen('$2::bigint[]')}) AS e(resource_id, version)), "
         f"w AS (DELETE FROM {meta} m USING k WHERE m.resource_id = k.resource_id "
-        "AND (k.version IS NULL OR m.version = k.version) RETURNING m.resource_id), "
+        "AND m.version = k.version RETURNING m.resource_id), "
         f"r AS (DELETE FROM {revision} r USING w WHERE r.resource_id = w.resource_id"
     )
     return MetaSql(

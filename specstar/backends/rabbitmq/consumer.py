@@ -6,7 +6,8 @@ import asyncio
 import logging
 import math
 from collections import deque
-from typing import TYPE_CHECKING
+from collections.abc import Coroutine, Sequence
+from typing import TYPE_CHECKING, Any
 
 from specstar.backends.rabbitmq.delivery import RabbitMQDelivery
 from specstar.backends.rabbitmq.faults import LinkLostError, unavailable
@@ -17,6 +18,7 @@ from specstar.roles import Consumer, Delivery
 from specstar.runtime import Outage
 
 if TYPE_CHECKING:
+    from specstar.backends.rabbitmq.job_queues import QueueSpec
     from specstar.backends.rabbitmq.link import Link
     from specstar.backends.rabbitmq.queue import RabbitMQQueue
     from specstar.runtime import Home
@@ -138,8 +140,7 @@ class RabbitMQConsumer(Consumer):
                 self._wake_first()
             if self._task is not None:
                 self._task.cancel()
-            for subscription in self._subscriptions():
-                await subscription.stop()
+            await _side_by_side([subscription.stop() for subscription in self._subscriptions()])
 
     async def aclose(self) -> None:
         """Stop, and give back every delivery without an end. Goes on by itself if the caller is cancelled."""
@@ -153,8 +154,7 @@ class RabbitMQConsumer(Consumer):
     async def _close(self) -> None:
         try:
             await self.stop()
-            for subscription in self._subscriptions():
-                await subscription.aclose()
+            await _side_by_side([subscription.aclose() for subscription in self._subscriptions()])
         finally:
             self._closed.set()
 
@@ -239,12 +239,17 @@ class RabbitMQConsumer(Consumer):
         if self._partitioned:
             shards = [queues.shard(number) for number in range(queues.shards)]
             await link.topology.ensure(*shards)
-            for number, shard in enumerate(shards):
-                subscription = self._partitions.get(number)
-                if subscription is None or subscription.lost:
-                    self._partitions[number] = await Subscription.open(
-                        self, link, shard, prefetch=self.queue.options.partition_prefetch, partition=True
-                    )
+            missing = [number for number in range(len(shards)) if self._lacks(number)]
+            await _side_by_side([self._subscribe_to(link, number, shards[number]) for number in missing])
+
+    def _lacks(self, number: int) -> bool:
+        subscription = self._partitions.get(number)
+        return subscription is None or subscription.lost
+
+    async def _subscribe_to(self, link: Link, number: int, shard: QueueSpec) -> None:
+        self._partitions[number] = await Subscription.open(
+            self, link, shard, prefetch=self.queue.options.partition_prefetch, partition=True
+        )
 
     def _until_next_look(self) -> float:
         if not self._partitioned:
@@ -301,3 +306,10 @@ class RabbitMQConsumer(Consumer):
     def _subscriptions(self) -> list[Subscription]:
         main = [] if self._main is None else [self._main]
         return [*main, *self._partitions.values()]
+
+
+async def _side_by_side(works: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Each takes some round trips: all of them together take no more. Raises the first error, once all have ended."""
+    for outcome in await asyncio.gather(*works, return_exceptions=True):
+        if isinstance(outcome, BaseException):
+            raise outcome

@@ -37,17 +37,19 @@ async def purge(queue: RabbitMQQueue) -> int:
     removed = await _empty(queue, [*made, *targets])
     await queue.on_topology(methodcaller("announce_purge", announced))
     try:
-        for target in targets:
-            waits = [*queue.queues.waits(target), *unmade]
-            removed += await queue.on_topology(methodcaller("delete", waits, announced))
+        waits = [name for target in targets for name in queue.queues.waits(target)]
+        deleted: int = await queue.on_topology(methodcaller("delete", [*waits, *unmade], announced))
         # What was due meanwhile.
-        return removed + await _empty(queue, targets)
+        return removed + deleted + await _empty(queue, targets)
     finally:
         await clean_up(lambda: _over(queue), seconds=_END_SECONDS)
 
 
 async def _empty(queue: RabbitMQQueue, names: Sequence[str]) -> int:
-    return sum([await queue.on_topology(methodcaller("purge", name)) for name in names])
+    async def purge_all(topology: Topology) -> int:
+        return await topology.purge(*names)
+
+    return await queue.on_topology(purge_all)
 
 
 async def _over(queue: RabbitMQQueue) -> None:

@@ -164,10 +164,8 @@ class RabbitMQQueue(MessageQueue):
 
     async def depth(self) -> int:
         async def count(topology: Topology) -> int:
-            ready = await topology.declare(self.queues.main)
-            for spec in await self.routes.used_shards(topology):
-                ready += await topology.declare(spec)
-            return ready
+            ready, used = await topology.declare_each(self.queues.main, self.queues.partitions)
+            return ready + (sum(await topology.declare_each(*self.routes.all_shards())) if used else 0)
 
         return await self.on_topology(count)
 

@@ -83,24 +83,31 @@ class Routes:
 
     async def declare_all(self, topology: Topology) -> None:
         """All queues that every job has."""
-        await topology.ensure(self._queues.main, self._queues.dead, self._queues.partitions)
-        await self._declare_retry(topology)
+        others = (self._queues.main, self._queues.dead, self._queues.partitions)
+        await self._declare_retry(topology, *others)
+        await topology.ensure(*others)
 
     async def used_shards(self, topology: Topology) -> list[QueueSpec]:
         """The queues of partition keys, declared; none while no keys are in use."""
         if not await topology.declare(self._queues.partitions):
             return []
-        shards = [self._queues.shard(number) for number in range(self._queues.shards)]
+        shards = self.all_shards()
         await topology.ensure(*shards)
         return shards
 
-    async def _declare_retry(self, topology: Topology) -> bool:
-        """The retry queue; False if it has another TTL or cannot be made, where a delay queue takes its place."""
+    def all_shards(self) -> list[QueueSpec]:
+        """The queues of partition keys, whether any are in use or not."""
+        return [self._queues.shard(number) for number in range(self._queues.shards)]
+
+    async def _declare_retry(self, topology: Topology, *others: QueueSpec) -> bool:
+        """The retry queue, in the same round trips as `others`; False if it has another TTL or cannot be made, where a delay
+        queue takes its place.
+        """
         from specstar.backends.rabbitmq.faults import LinkLostError, QueueMismatchError, UnmadeQueueError
 
         try:
             if self.retry_made:
-                await topology.ensure(self._queues.retry)
+                await topology.ensure(*others, self._queues.retry)
         except UnmadeQueueError as error:
             self._instead_of(self._queues.retry, error)
             raise LinkLostError(str(error)) from error

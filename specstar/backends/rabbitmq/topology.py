@@ -9,7 +9,7 @@ import math
 import secrets
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from specstar.backends.rabbitmq import wire
 from specstar.backends.rabbitmq.faults import (
@@ -22,7 +22,7 @@ from specstar.backends.rabbitmq.faults import (
     unmade,
 )
 from specstar.backends.rabbitmq.job_queues import CONSUMER_TIMEOUT, MODE, OVERFLOW, TYPE, JobQueues, QueueSpec
-from specstar.errors import BackendError
+from specstar.errors import BackendError, BackendUnavailable
 from specstar.runtime import clean_up
 
 if TYPE_CHECKING:
@@ -34,9 +34,9 @@ __all__ = ["Topology"]
 
 T = TypeVar("T")
 logger: logging.Logger = logging.getLogger("specstar")
-# In one request, for which others on this connection wait: more the sooner the last one was over. A queue that is not there
-# takes no time, a quorum queue some.
-_FEWEST_TOGETHER, _MOST_TOGETHER = 50, 400
+# In one request, for which others on this connection wait: more the less time the broker took for the last one, the way to it
+# and back aside. A queue that is not there takes no time, a quorum queue some.
+_FEWEST_TOGETHER, _MOST_TOGETHER = 50, 3200
 _SOON_SECONDS = 0.1
 # Anything: the queue has done its work once it is declared.
 _SETTLED_MILLISECONDS = 1000
@@ -90,16 +90,81 @@ class Topology:
         Raises `QueueMismatchError`, `UnmadeQueueError`, `BackendError`, `BackendUnavailable` or `LinkLostError`.
         """
         missing = [spec for spec in specs if not self.fresh(spec)]
+        if not missing:
+            return
+        await self._declare_together(missing)
         for spec in missing:
-            await self._declare_as_it_is(spec)
-        if missing:
-            await self._settle()
+            if not self.fresh(spec):
+                await self._declare_as_it_is(spec)
+        await self._settle()
 
     async def declare(self, spec: QueueSpec) -> int:
         """Declare in any case; returns the number of messages ready in the queue."""
-        ready = await self._declare_as_it_is(spec, always=True)
-        await self._settle()
+        (ready,) = await self.declare_each(spec)
         return ready
+
+    async def declare_each(self, *specs: QueueSpec) -> list[int]:
+        """Declare several in any case; returns the numbers of messages ready in them."""
+        ready = await self._declare_together(specs, always=True)
+        counts = [
+            ready[spec.name] if spec.name in ready else await self._declare_as_it_is(spec, always=True)
+            for spec in specs
+        ]
+        await self._settle()
+        return counts
+
+    async def _declare_together(self, specs: Sequence[QueueSpec], *, always: bool = False) -> dict[str, int]:
+        """Declare in as few round trips as can be; returns how many messages are ready in those that were declared.
+
+        What is refused, or held up by a purge, is left out, and so is what comes behind it: to be declared one by one, with an
+        error of its own.
+        """
+        ready: dict[str, int] = {}
+        wanted = [spec.without(self._left_out.get(spec.name, ())) for spec in specs]
+
+        async def declare(channel: Channel) -> None:
+            if wire.problem(channel) is not None:
+                return
+            left = [spec for spec in wanted if always or not self._known(spec)]
+            guards = {spec.unless.name: spec.unless for spec in left if spec.unless is not None}
+            first = {spec.name: spec for spec in left if spec.unless is None} | guards
+            guarded = [spec for spec in left if spec.unless is not None]
+            found = await self._made_together(channel, list(first.values()), settles=not guarded)
+            ready.update(found)
+            free = [spec for spec in guarded if spec.unless is not None and not found[spec.unless.name]]
+            if guarded:
+                ready.update(await self._made_together(channel, free, settles=True))
+
+        try:
+            await self._request(f"declaring {_named([spec.name for spec in specs])}", declare)
+        except BackendUnavailable:
+            raise
+        except BackendError as error:
+            logger.debug("declaring queues one by one: %s", error)
+        except LinkLostError as error:
+            for spec in specs:
+                if (problem := unmade(error.__cause__, spec.name)) is not None:
+                    raise problem from error.__cause__
+            raise
+        return ready
+
+    async def _made_together(self, channel: Channel, specs: Sequence[QueueSpec], *, settles: bool) -> dict[str, int]:
+        """Declare these in one write, and with `settles` a queue behind them that settles what is new."""
+        asked = self._loop.time()
+        frames = [wire.declare_queue(spec.name, spec.arguments) for spec in specs]
+        new = [spec for spec in specs if self._is_new(spec)]
+        settling = settles and (new or self._unsettled)
+        before = dict(self._unsettled)
+        if settling:
+            frames.append(wire.declare_queue(*self._settling(new[0].name if new else next(iter(before)))))
+        if not frames:
+            return {}
+        answers = await wire.ask(channel, frames, self._answered)
+        for spec in specs:
+            self._note(spec, asked)
+        if settling:
+            self._settled(before | {spec.name: asked for spec in new})
+        return {spec.name: answer.message_count or 0 for spec, answer in zip(specs, answers, strict=False)}
 
     async def _declare_as_it_is(self, spec: QueueSpec, *, always: bool = False) -> int:
         """Without what makes no difference to the jobs in it, where that is not taken."""
@@ -158,14 +223,17 @@ class Topology:
 
         return await self._request(f"writing to queue {spec.name!r}", put)
 
-    async def purge(self, name: str) -> int:
-        """Empty a queue that exists; returns how many messages were ready in it."""
+    async def purge(self, *names: str) -> int:
+        """Empty queues that exist; returns how many messages were ready in them."""
 
         async def purge(channel: Channel) -> int:
-            answer = await channel.queue_purge(name)
-            return answer.message_count or 0
+            if wire.problem(channel) is None:
+                answers = await wire.ask(channel, [wire.purge_queue(name) for name in names], self._answered)
+            else:
+                answers = [await channel.queue_purge(name) for name in names]
+            return sum([answer.message_count or 0 for answer in answers])
 
-        return await self._request(f"purging queue {name!r}", purge)
+        return await self._request(f"purging {_named(names)}", purge)
 
     async def announce_purge(self, spec: QueueSpec) -> None:
         """Have nobody declare queues in which messages wait, until this one is purged; returns when those under way are there.
@@ -212,17 +280,24 @@ class Topology:
     async def delete(self, names: Sequence[str], announced: QueueSpec | None = None) -> int:
         """Delete those of the queues that are there; returns how many messages were in them. Goes on to announce it."""
 
+        begun: float | None = None
+
+        def answered() -> None:
+            nonlocal begun
+            begun = self._loop.time() if begun is None else begun
+            self._answered()
+
         async def delete(channel: Channel, some: Sequence[str]) -> int:
             if wire.problem(channel) is None:
                 # While a node of a cluster is down each takes 5 s.
                 again = () if announced is None else wire.transient(announced.name, _ANNOUNCED_PURGE_MILLISECONDS)
-                return await wire.delete_queues(channel, some, self._answered, again)
+                return await wire.delete_queues(channel, some, answered, again)
             removed = 0
             for name in some:
                 if announced is not None:
                     await self._put_announcement(channel, announced)
                 removed += (await channel.queue_delete(name)).message_count or 0
-                self._answered()
+                answered()
             return removed
 
         for name in names:
@@ -230,17 +305,16 @@ class Topology:
         removed = done = 0
         together = _FEWEST_TOGETHER
         while some := names[done : done + together]:
-            begun = self._loop.time()
+            begun = None
             removed += await self._request("deleting delay queues", partial(delete, some=some))
             done += len(some)
-            soon = self._loop.time() - begun < _SOON_SECONDS
-            together = min(together * 2, _MOST_TOGETHER) if soon else _FEWEST_TOGETHER
+            soon = begun is not None and self._loop.time() - begun < _SOON_SECONDS
+            together = min(together * 2, _MOST_TOGETHER) if soon else max(together // 4, _FEWEST_TOGETHER)
         return removed
 
     async def _declare(self, channel: Channel, spec: QueueSpec, *, always: bool = False) -> int | None:
         """Returns how many messages are ready; None if it is not declared, as a purge goes on."""
-        # Another caller may have declared it while this one waited for its turn.
-        if not always and self._recent(spec, self._declared.get(spec.name, self._unsettled.get(spec.name))):
+        if not always and self._known(spec):
             return 0
         if spec.unless is not None and await self._made(channel, spec.unless):
             return None
@@ -249,11 +323,30 @@ class Topology:
     async def _made(self, channel: Channel, spec: QueueSpec) -> int:
         asked = self._loop.time()
         answer = await channel.queue_declare(spec.name, durable=True, arguments=spec.arguments)
+        self._note(spec, asked)
+        return answer.message_count or 0
+
+    def _known(self, spec: QueueSpec) -> bool:
+        """Another caller may have declared it while this one waited for its turn."""
+        return self._recent(spec, self._declared.get(spec.name, self._unsettled.get(spec.name)))
+
+    def _is_new(self, spec: QueueSpec) -> bool:
+        return spec.name not in self._declared and spec.arguments.get(TYPE) == "quorum"
+
+    def _note(self, spec: QueueSpec, asked: float) -> None:
         if len(self._declared) > 10_000:
             self._declared.clear()
-        new = spec.name not in self._declared and spec.arguments.get(TYPE) == "quorum"
-        (self._unsettled if new else self._declared)[spec.name] = asked
-        return answer.message_count or 0
+        (self._unsettled if self._is_new(spec) else self._declared)[spec.name] = asked
+
+    def _settling(self, name: str) -> tuple[str, dict[str, Any]]:
+        # It expires instead of being deleted: that takes 5 s while a node of a cluster is down.
+        arguments = {TYPE: "quorum", "x-expires": _SETTLED_MILLISECONDS}
+        return f"{name[:200]}:settling:{secrets.token_hex(4)}", arguments
+
+    def _settled(self, made: dict[str, float]) -> None:
+        for each, asked in made.items():
+            if self._unsettled.pop(each, None) is not None:
+                self._declared[each] = asked
 
     async def _settle(self) -> None:
         """Make the node write down that the new quorum queues are there: nothing is sent to them before.
@@ -268,14 +361,9 @@ class Topology:
             if not self._unsettled:
                 return
             made = dict(self._unsettled)
-            name = f"{next(iter(made))[:200]}:settling:{secrets.token_hex(4)}"
-            # It expires instead of being deleted: that takes 5 s while a node of a cluster is down.
-            await channel.queue_declare(
-                name, durable=True, arguments={TYPE: "quorum", "x-expires": _SETTLED_MILLISECONDS}
-            )
-            for each, asked in made.items():
-                if self._unsettled.pop(each, None) is not None:
-                    self._declared[each] = asked
+            name, arguments = self._settling(next(iter(made)))
+            await channel.queue_declare(name, durable=True, arguments=arguments)
+            self._settled(made)
 
         if self._unsettled:
             await self._request("declaring a queue that settles others", settle)
@@ -310,6 +398,11 @@ class Topology:
                 self._channel = None
                 self._link.discard(channel)
                 raise
+
+
+def _named(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"queue {names[0]!r}{more}" if names else "queues"
 
 
 def _dispensable(error: QueueMismatchError | UnknownArgumentError, spec: QueueSpec) -> bool:

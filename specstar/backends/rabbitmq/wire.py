@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pamqp.frame
 from aiormq.abc import ChannelFrame
+from aiormq.exceptions import InvalidFrameError
 from pamqp import commands as spec
 from pamqp.body import ContentBody
 from pamqp.header import ContentHeader
@@ -23,13 +24,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ack_frame",
+    "ask",
     "body_limit",
     "content",
+    "declare_queue",
     "delete_queues",
     "headers_in",
     "nack_frame",
     "problem",
     "publish_method",
+    "purge_queue",
     "returned",
     "transient",
     "write",
@@ -96,6 +100,42 @@ def write(channel: Channel, payload: bytes) -> bool:
     return True
 
 
+async def ask(channel: Channel, frames: Sequence[Any], answered: Callable[[], None]) -> list[Any]:
+    """Send requests in one write, and return their answers: all of them take one round trip. Calls `answered` after each.
+
+    `frames` may hold what is not answered, such as messages. If one is refused, the broker closes the channel, as the driver
+    tells, and the requests behind it are not carried out.
+    """
+    requests = [frame for frame in frames if getattr(frame, "synchronous", False)]
+
+    async def send() -> list[Any]:
+        answers: list[Any] = []
+        async with channel.lock:
+            await channel.write_queue.put(ChannelFrame.marshall(channel.number, list(frames)))
+            for request in requests:
+                answer: Any = await channel.rpc_frames.get()
+                channel.rpc_frames.task_done()
+                if answer.name not in request.valid_responses:
+                    raise InvalidFrameError(request)
+                answers.append(answer)
+                answered()
+        return answers
+
+    # A task of the channel's ends with it, as its own requests do; else the answers would be awaited in vain.
+    answers: list[Any] = await channel.create_task(send())
+    return answers
+
+
+def declare_queue(name: str, arguments: dict[str, Any]) -> Any:
+    """The request to declare a durable queue."""
+    return spec.Queue.Declare(queue=name, durable=True, arguments=arguments)
+
+
+def purge_queue(name: str) -> Any:
+    """The request to empty a queue."""
+    return spec.Queue.Purge(queue=name)
+
+
 async def delete_queues(
     channel: Channel, names: Sequence[str], answered: Callable[[], None], announcement: Sequence[Any] = ()
 ) -> int:
@@ -108,21 +148,7 @@ async def delete_queues(
         if number % _ANNOUNCED_EACH == 0:
             frames += announcement
         frames.append(spec.Queue.Delete(queue=name))
-
-    async def delete() -> int:
-        removed = 0
-        async with channel.lock:
-            await channel.write_queue.put(ChannelFrame.marshall(channel.number, frames))
-            for _ in names:
-                answer: Any = await channel.rpc_frames.get()
-                channel.rpc_frames.task_done()
-                removed += answer.message_count or 0
-                answered()
-        return removed
-
-    # A task of the channel's ends with it, as its own requests do; else the answers would be awaited in vain.
-    removed: int = await channel.create_task(delete())
-    return removed
+    return sum([answer.message_count or 0 for answer in await ask(channel, frames, answered)])
 
 
 def transient(queue: str, milliseconds: int) -> list[Any]:
