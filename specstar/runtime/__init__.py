@@ -6,6 +6,7 @@ from specstar.runtime.batcher import Batcher
 from specstar.runtime.cleanup import clean_up
 from specstar.runtime.connections import Connection, Connections, LazyConnection, PoolUse, ServerInfo
 from specstar.runtime.entry import Gated, Portable, gated, portable
+from specstar.runtime.fanout import for_each
 from specstar.runtime.gate import Gate
 from specstar.runtime.generations import PerGeneration
 from specstar.runtime.home import Home, Waiter
@@ -36,6 +37,7 @@ __all__ = [
     "ServerInfo",
     "Waiter",
     "clean_up",
+    "for_each",
     "gated",
     "in_trio",
     "interrupted",

@@ -41,10 +41,10 @@ async def trips_of(proxy: TcpProxy, call: Callable[[], Awaitable[object]]) -> in
 
 
 @asynccontextmanager
-async def notes_at(dsn: str) -> AsyncIterator[tuple[TcpProxy, ResourceManager[Note]]]:
-    """Resources in PostgreSQL, all statements of one connection known to it."""
+async def notes_at(dsn: str, connections: int = 1) -> AsyncIterator[tuple[TcpProxy, ResourceManager[Note]]]:
+    """Resources in PostgreSQL."""
     async with TcpProxy.before(dsn) as proxy, SpecStar() as spec:
-        options = {"dsn": proxy.url_of(dsn), "pool_max_size": 1}
+        options = {"dsn": proxy.url_of(dsn), "pool_max_size": connections}
         spec.configure(
             backend={
                 "meta": {"type": "postgres", "options": options},
@@ -61,6 +61,23 @@ async def test_a_resource_in_postgres_is_erased_in_one_round_trip(postgres_datab
         trips = await trips_of(proxy, lambda: notes.permanently_delete(second.resource_id))
         assert trips <= 1 + _SPARE
         assert await notes.get_many([first.resource_id, second.resource_id]) == [None, None]
+
+
+async def test_many_resources_in_postgres_travel_side_by_side(postgres_database: str) -> None:
+    """1,024 of them are four statements; the connections are open."""
+    async with notes_at(postgres_database, connections=4) as (proxy, notes):
+        made = await notes.create_many([Note(str(number)) for number in range(1024)])
+        ids = [info.resource_id for info in made]
+        await notes.get_many(ids)
+        found: list[object] = []
+
+        async def read() -> None:
+            found.extend(await notes.get_many(ids))
+
+        assert await trips_of(proxy, read) <= 2
+        assert len(found) == 1024
+        assert None not in found
+        assert await trips_of(proxy, lambda: notes.create_many([Note(str(number)) for number in range(1024)])) <= 2
 
 
 # S3

@@ -22,6 +22,7 @@ __all__ = ["Eraser", "RevisionsUnseen"]
 # Fewer than of writes: each may have thousands of revisions.
 MAX_ROWS = 64
 MAX_IN_FLIGHT = 2
+MAX_WHEN_SLOW = 4
 _ATTEMPTS = 4
 
 _Erased: TypeAlias = list[RevisionInfo] | None
@@ -49,6 +50,7 @@ class Eraser:
             name=f"postgres erasures of {tables.model}",
             max_items=MAX_ROWS,
             max_in_flight=MAX_IN_FLIGHT,
+            max_when_slow=MAX_WHEN_SLOW,
             key_of=attrgetter("resource_id"),
             writes=True,
         )

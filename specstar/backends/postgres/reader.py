@@ -17,7 +17,7 @@ from specstar.backends.postgres.rows import (
 from specstar.errors import BackendUnavailable, DecodeError, twin_of
 from specstar.roles.records import ResourceMeta, RevisionInfo, StoredRevision, unreadable_revision
 from specstar.roles.storage import payload_gone
-from specstar.runtime import Batcher
+from specstar.runtime import Batcher, for_each
 from specstar.runtime.crossing import cross_to
 
 if TYPE_CHECKING:
@@ -30,6 +30,9 @@ logger: logging.Logger = logging.getLogger("specstar")
 
 MAX_ROWS = 256
 MAX_IN_FLIGHT = 2
+MAX_WHEN_SLOW = 4
+# Statements under way of one call that reads many.
+MANY_AT_ONCE = 4
 # An answer holds twice what a statement of writes does.
 _ANSWER = 2
 _SMALL_PAYLOAD = 32 << 10
@@ -76,6 +79,7 @@ class Lookup(Generic[K, R]):
             name=f"postgres {what} of {tables.model}",
             max_items=MAX_ROWS,
             max_in_flight=MAX_IN_FLIGHT,
+            max_when_slow=MAX_WHEN_SLOW,
         )
         self.one: Callable[[K], Coroutine[Any, Any, R | None]] = self._batcher.submit
 
@@ -105,11 +109,14 @@ class Lookup(Generic[K, R]):
 
     async def many(self, keys: Sequence[K], decode: Callable[[Row], R] | None = None) -> list[R | None]:
         """All keys at once, outside the batcher, by a `decode` of their own if it is given. Raises the first `DecodeError`."""
-        results: list[R | None] = []
-        for start in range(0, len(keys), MAX_ROWS):
+
+        async def find(start: int) -> list[R | Exception | None]:
             connection = await self._tables.ready()
             async with connection.pool.alone():
-                found = await self.find(list(keys[start : start + MAX_ROWS]), decode)
+                return await self.find(list(keys[start : start + MAX_ROWS]), decode)
+
+        results: list[R | None] = []
+        for found in await for_each(range(0, len(keys), MAX_ROWS), find, at_once=MANY_AT_ONCE):
             for entry in found:
                 if isinstance(entry, Exception):
                     raise entry

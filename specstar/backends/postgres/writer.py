@@ -15,7 +15,7 @@ from specstar.backends.postgres.writes import Kind, Write, change_of, kind_of, n
 from specstar.errors import BackendUnavailable, SpecstarError, twin_of
 from specstar.roles.records import RevisionInfo
 from specstar.roles.storage import Advance, StorageWrite
-from specstar.runtime import Batcher
+from specstar.runtime import Batcher, for_each
 
 if TYPE_CHECKING:
     from specstar.backends.postgres.connection import PostgresConnection
@@ -27,6 +27,9 @@ logger: logging.Logger = logging.getLogger("specstar")
 
 MAX_ROWS = 256
 MAX_IN_FLIGHT = 2
+MAX_WHEN_SLOW = 4
+# Statements under way of one call that writes many.
+MANY_AT_ONCE = 4
 _RACES = 6
 _TURNS = 10
 _LOSSES = 3
@@ -52,6 +55,7 @@ class MetaWriter:
             max_items=MAX_ROWS,
             max_bytes=tables.batch_bytes,
             max_in_flight=MAX_IN_FLIGHT,
+            max_when_slow=MAX_WHEN_SLOW,
             size_of=size_of,
             key_of=attrgetter("resource_id"),
             writes=True,
@@ -74,7 +78,8 @@ class MetaWriter:
                 entries.append(_Entry(position, write_of(item)))
             except SpecstarError as error:
                 results[position] = error
-        for batch in _batches(entries, self._tables.batch_bytes):
+
+        async def apply(batch: list[_Entry]) -> None:
             outcomes: Sequence[_Result]
             try:
                 connection = await self._tables.ready()
@@ -85,6 +90,11 @@ class MetaWriter:
             for entry, outcome in zip(batch, outcomes, strict=True):
                 if isinstance(outcome, Exception):
                     results[entry.position] = outcome
+
+        # Side by side, or a slow network would have each wait for the answer to the one before; changes of one resource in order.
+        distinct = len({entry.write.resource_id for entry in entries}) == len(entries)
+        batches = list(_batches(entries, self._tables.batch_bytes))
+        await for_each(batches, apply, at_once=MANY_AT_ONCE if distinct else 1)
         return results
 
     async def _flush(self, writes: list[Write]) -> list[_Result]:

@@ -15,11 +15,11 @@ from specstar.backends.s3.blob_save import save_blob
 from specstar.backends.s3.blob_uploads import Uploads
 from specstar.backends.s3.blob_writer import S3BlobWriter, put_small, sums_of
 from specstar.backends.s3.connection import S3Connection
-from specstar.backends.s3.fanout import for_each
 from specstar.backends.s3.options import S3Options
 from specstar.backends.s3.resource_store import object_pages
 from specstar.errors import BlobNotFoundError
 from specstar.roles import BlobInfo, BlobStore, BlobWriter, UploadSession
+from specstar.runtime import for_each
 
 __all__ = ["S3BlobStore"]
 

@@ -9,11 +9,11 @@ from typing import Any
 from specstar.backends.provider import BackendContext
 from specstar.backends.s3.connection import S3Connection, server_time
 from specstar.backends.s3.errors import ObjectMissing
-from specstar.backends.s3.fanout import for_each
 from specstar.backends.s3.keys import PayloadKeys
 from specstar.backends.s3.options import S3Options
 from specstar.errors import BackendError
 from specstar.roles import ModelSpec, PayloadKey, ResourceStore, StoredPayload
+from specstar.runtime import for_each
 
 __all__ = ["DELETE_PAGE", "S3ResourceStore", "delete_page", "object_pages"]
 

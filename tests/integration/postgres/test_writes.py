@@ -289,6 +289,31 @@ async def test_erasures_that_wait_together_share_statements_and_each_gets_its_ow
     assert [len(await store.list_revisions(name)) for name in stale] == [1] * len(stale)
 
 
+async def test_an_erasure_that_waited_for_a_writer_leaves_nothing_of_what_that_one_wrote(
+    rig: Rig, postgres_database: str
+) -> None:
+    """The statement does not see the revision that came while it waited: it must not erase the row alone."""
+    storage = rig.storage()
+    await storage.write_many([new("a"), new("b")])
+    async with admin(postgres_database) as stranger:
+        async with stranger.transaction():
+            await stranger.execute("""UPDATE "User_meta" SET version = version + 1 WHERE resource_id = 'a'""")
+            erasing = asyncio.gather(storage.erase("a"), storage.erase("b"), storage.erase("absent"))
+            waits = (
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            )
+            async with asyncio.timeout(60):
+                while not await stranger.fetchval(waits):  # noqa: ASYNC110  another program's state
+                    await asyncio.sleep(0.01)
+            await stranger.execute(
+                """INSERT INTO "User_revision" SELECT (jsonb_populate_record(r, '{"revision_id": "later"}')).* """
+                """FROM "User_revision" r WHERE resource_id = 'a'"""
+            )
+        assert list(await erasing) == [True, True, False]
+        assert await stranger.fetchval("""SELECT count(*) FROM "User_revision" """) == 0
+        assert await stranger.fetchval("""SELECT count(*) FROM "User_meta" """) == 0
+
+
 async def test_payload_references(rig: Rig) -> None:
     meta = rig.meta()
     items = [new(name) for name in ids("r", 3)]

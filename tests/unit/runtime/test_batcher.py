@@ -374,6 +374,65 @@ def test_any_mix_of_keys_and_cancellations_answers_everyone_once(
     anyio.run(main)
 
 
+async def test_slow_flushes_do_not_keep_others_waiting_up_to_a_limit() -> None:
+    """As over a long way to the store; items of one key still leave one after the other."""
+    under_way: list[list[int]] = []
+    limit_reached, go_on = anyio.Event(), anyio.Event()
+    most = 0
+
+    async def flush(items: list[int]) -> Sequence[int]:
+        nonlocal most
+        under_way.append(items)
+        most = max(most, len(under_way))
+        if len(under_way) == 3:
+            limit_reached.set()
+        await go_on.wait()
+        under_way.remove(items)
+        return items
+
+    batcher: Batcher[int, int] = Batcher(
+        make_home(), flush, name="test", max_items=2, max_in_flight=1, max_when_slow=3, key_of=lambda item: item % 10
+    )
+    results: list[int] = []
+
+    async def call(number: int) -> None:
+        results.append(await batcher.submit(number))
+
+    async with anyio.create_task_group() as group:
+        for number in range(20):
+            group.start_soon(call, number)
+        with anyio.fail_after(30):
+            await limit_reached.wait()
+        assert len({item % 10 for items in under_way for item in items}) == 6
+        assert batcher.in_flight == 3
+        assert batcher.waiting == 14
+        go_on.set()
+    assert sorted(results) == list(range(20))
+    assert most == 3
+    assert not batcher.busy
+
+
+async def test_without_such_a_limit_slow_flushes_count_like_others() -> None:
+    sizes: list[int] = []
+    begun, go_on = anyio.Event(), anyio.Event()
+
+    async def flush(items: list[int]) -> Sequence[int]:
+        sizes.append(len(items))
+        begun.set()
+        await go_on.wait()
+        return items
+
+    batcher: Batcher[int, int] = Batcher(make_home(), flush, name="test", max_items=1, max_in_flight=1)
+    async with anyio.create_task_group() as group:
+        for number in range(3):
+            group.start_soon(batcher.submit, number)
+        await begun.wait()
+        await anyio.sleep(0.1)
+        assert (batcher.in_flight, batcher.waiting) == (1, 2)
+        go_on.set()
+    assert sizes == [1, 1, 1]
+
+
 @pytest.mark.parametrize(("writes", "error"), [(False, BackendUnavailable), (True, OutcomeUnknownError)])
 async def test_callers_of_a_flush_that_is_cut_off_learn_what_is_known(writes: bool, error: type[Exception]) -> None:
     begun = anyio.Event()
