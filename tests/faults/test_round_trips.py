@@ -66,6 +66,7 @@ async def test_a_resource_in_postgres_is_erased_in_one_round_trip(postgres_datab
 async def test_many_resources_in_postgres_travel_side_by_side(postgres_database: str) -> None:
     """1,024 of them are four statements; the connections are open."""
     async with notes_at(postgres_database, connections=4) as (proxy, notes):
+        await asyncio.gather(*(notes.create_many([Note("opens a connection")]) for _ in range(4)))
         made = await notes.create_many([Note(str(number)) for number in range(1024)])
         ids = [info.resource_id for info in made]
         await notes.get_many(ids)

@@ -256,6 +256,13 @@ class PostgresConnection(Connection):
         """The error of specstar for a driver's."""
         return translate(error, doing=doing, where=self.where, timeout=self.options.command_timeout_seconds)
 
+    def silence(self, lost: AnswerLost | None, size: int | None = None) -> str:
+        """That the server gave no answer, and within which limit; `size`: how many bytes had to get there in it."""
+        if lost is None or not lost.timed_out:
+            return f"{self.where} did not answer"
+        limit = f"{self.options.command_timeout_seconds:g} s (command_timeout_seconds)"
+        return f"{self.where} did not answer within {limit}" + (f" to a statement of {size:,} bytes" if size else "")
+
     async def ping(self) -> ServerInfo:
         rows = await self.fetch("SELECT current_setting('server_version'), current_database()", doing="check")
         version, database = rows[0]

@@ -25,6 +25,7 @@ logger: logging.Logger = logging.getLogger("specstar")
 
 _RELEASE_SECONDS = 1.0
 _IDLE_SECONDS = 300.0
+_WORTH_OPENING = 16
 # The driver forgets a statement that is cancelled while it is prepared; its server process keeps it, some 70 KiB, till it ends.
 _MOST_INTERRUPTIONS = 100
 # What a forked child inherited: kept for good, because the destructors would reach into the parent's event loop.
@@ -100,6 +101,12 @@ class SessionPool:
     def busy(self) -> int:
         """The number of connections in use."""
         return self._busy
+
+    def at_once(self, statements: int, most: int) -> int:
+        """How many of these statements of one call go side by side: on connections that are open and free, or on new ones if it
+        is worth the ten round trips that one takes.
+        """
+        return most if statements >= _WORTH_OPENING else max(1, min(most, len(self._kept)))
 
     def use(self) -> PoolUse:
         """The state of the pool in numbers."""

@@ -115,8 +115,10 @@ class Lookup(Generic[K, R]):
             async with connection.pool.alone():
                 return await self.find(list(keys[start : start + MAX_ROWS]), decode)
 
+        starts = range(0, len(keys), MAX_ROWS)
+        pool = (await self._tables.ready()).pool
         results: list[R | None] = []
-        for found in await for_each(range(0, len(keys), MAX_ROWS), find, at_once=MANY_AT_ONCE):
+        for found in await for_each(starts, find, at_once=pool.at_once(len(starts), MANY_AT_ONCE)):
             for entry in found:
                 if isinstance(entry, Exception):
                     raise entry

@@ -84,13 +84,14 @@ class PostgresResourceStore(ResourceStore):
         """Run a statement that may be repeated, until its answer arrives."""
         connection = await self._tables.ready()
         cause: BaseException | None = None
+        silent: AnswerLost | None = None
         for _ in range(_ATTEMPTS):
             try:
                 await connection.attempt(sql, *arguments)
             except WriteRace as race:
                 cause = race.__cause__
             except AnswerLost as lost:
-                cause = lost.__cause__
+                cause, silent = lost.__cause__, lost
                 if lost.timed_out:
                     break
                 try:
@@ -99,7 +100,7 @@ class PostgresResourceStore(ResourceStore):
                     break
             else:
                 return
-        raise BackendUnavailable(f"{connection.where} did not answer; retry later", backend="postgres") from cause
+        raise BackendUnavailable(f"{connection.silence(silent)}; retry later", backend="postgres") from cause
 
     async def get(self, key: PayloadKey) -> bytes | None:
         found = await self._gets.submit(key)

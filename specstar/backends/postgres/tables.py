@@ -75,6 +75,11 @@ class ModelTables:
         self._checked = False
         self._lock = asyncio.Lock()
 
+    @property
+    def connected(self) -> PostgresConnection | None:
+        """The open connection, if there is one."""
+        return self._connection.opened
+
     async def ready(self) -> PostgresConnection:
         """The open connection. Checks the tables on first use in this process, and creates what is missing."""
         connection = self._connection.opened or await self._connection.get()

@@ -94,7 +94,9 @@ class MetaWriter:
         # Side by side, or a slow network would have each wait for the answer to the one before; changes of one resource in order.
         distinct = len({entry.write.resource_id for entry in entries}) == len(entries)
         batches = list(_batches(entries, self._tables.batch_bytes))
-        await for_each(batches, apply, at_once=MANY_AT_ONCE if distinct else 1)
+        connection = self._tables.connected
+        at_once = connection.pool.at_once(len(batches), MANY_AT_ONCE) if distinct and connection is not None else 1
+        await for_each(batches, apply, at_once=at_once)
         return results
 
     async def _flush(self, writes: list[Write]) -> list[_Result]:
@@ -147,7 +149,8 @@ class MetaWriter:
                 if not entries:
                     return
                 if lost.timed_out or losses >= _LOSSES:
-                    message = f"{connection.where} did not answer; nothing was written; retry later"
+                    silence = connection.silence(lost, sum(size_of(entry.write) for entry in entries))
+                    message = f"{silence}; nothing was written; retry later"
                     raise BackendUnavailable(message, backend="postgres") from lost.__cause__
             else:
                 made = {row[0]: row for row in rows}

@@ -261,7 +261,8 @@ async def test_a_write_that_waits_for_a_lock_too_long_is_ended_and_refused(far: 
     async with admin(postgres_database) as stranger:
         async with stranger.transaction():
             await stranger.execute('UPDATE "User_meta" SET version = version')
-            with pytest.raises(BackendUnavailable, match="nothing was written"):
+            told = r"within 2 s \(command_timeout_seconds\) to a statement of \d{3} bytes; nothing was written"
+            with pytest.raises(BackendUnavailable, match=told):
                 await storage.write(change_of(first, b"2"))
         found = await storage.read("r")
         assert isinstance(found, StoredRevision)
