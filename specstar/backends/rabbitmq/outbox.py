@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from specstar.backends.rabbitmq.faults import BLOCKED, LinkLostError, NotTakenError, ReturnedError, refused, unavailable
 from specstar.backends.rabbitmq.job_queues import TYPE
 from specstar.errors import LimitExceededError
+from specstar.runtime import portions
 
 if TYPE_CHECKING:
     from specstar.backends.rabbitmq.connection import RabbitMQConnection
@@ -30,6 +31,7 @@ _LONGEST_PAUSE = 0.5
 # A purge may delete a queue between its declaration and the message, and another purge the next one; a queue whose node
 # was killed has a new leader within a second or two.
 _PATIENCE_SECONDS = 5.0
+_TOGETHER_BYTES = 8 << 20
 
 
 class Outbox:
@@ -80,12 +82,17 @@ class Outbox:
 
         With `too_large`, those that are larger than the broker allows are entered there, by their index, and fail alone.
         """
-        if not items:
-            return
-        if self._connection.opened is None:
+        if self._connection.opened is None and items:
             await self._connection.get()
-        deadline = asyncio.get_running_loop().time() + self._timeout
-        await self._send_again(queue, list(items), None, deadline, None, too_large)
+        done = 0
+        # Each part has its own time: on a slow line all of them together might never be done in it.
+        for part in portions(items, _size, max_bytes=_TOGETHER_BYTES, max_items=len(items)):
+            deadline = asyncio.get_running_loop().time() + self._timeout
+            refused: TooLarge | None = None if too_large is None else {}
+            await self._send_again(queue, part, None, deadline, None, refused)
+            if too_large is not None and refused:
+                too_large |= {done + index: problem for index, problem in refused.items()}
+            done += len(part)
 
     async def _send_again(
         self,
@@ -150,6 +157,10 @@ class Outbox:
             raise unavailable(
                 f"publishing to {queue.name!r}: not confirmed within {self._timeout:g} s ({why}); retry later"
             ) from (error or over)
+
+
+def _size(item: tuple[bytes, int]) -> int:
+    return len(item[0])
 
 
 def _heals(error: Exception, queue: QueueSpec, link: Link, publisher: Publisher) -> bool:
