@@ -61,7 +61,7 @@ def worker(
         logging.getLogger().setLevel(log_level.upper())
     # A traceback for each attempt to connect, of which specstar tells in a line.
     logging.getLogger("aiormq").setLevel(logging.CRITICAL)
-    queues = spec._message_queue_factory
+    queues = spec._bound.message_queue_factory
     if queues is not None and not queues.binding.provider.durable:
         logging.getLogger("specstar").warning(
             "the queues of %s live in one process: jobs that other processes enqueue do not come here while those run. Here "

@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from specstar.backends.provider import BackendContext
-from specstar.backends.s3.connection import S3Connection, server_time
+from specstar.backends.s3.answers import server_time
+from specstar.backends.s3.connection import S3Connection
 from specstar.backends.s3.errors import ObjectMissing
 from specstar.backends.s3.keys import PayloadKeys
 from specstar.backends.s3.options import S3Options
