@@ -20,7 +20,7 @@ from specstar.backends.postgres import eraser as postgres_eraser
 from specstar.backends.postgres import reader as postgres_reader
 from specstar.backends.postgres import writer as postgres_writer
 from specstar.backends.postgres import writes as postgres_writes
-from specstar.backends.rabbitmq import RabbitMQOptions, dead_letters, publisher
+from specstar.backends.rabbitmq import RabbitMQOptions, dead_letters, outbox, publisher
 from specstar.backends.rabbitmq import names as queue_names
 from specstar.backends.s3 import S3Options, keys, meta_sync, multipart
 from specstar.backends.s3 import errors as s3_errors
@@ -33,7 +33,7 @@ from specstar.message_queue.queue import JobQueue
 from specstar.query import fields, indexes, ordering, regex
 from specstar.query.limits import RANGES
 from specstar.resource_manager import ids, nesting
-from specstar.runtime import Batcher, late
+from specstar.runtime import Batcher, batcher, late
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "limits.md"
 HEAD = ["what", "default", "how to set it", "when it is crossed", "why"]
@@ -100,6 +100,8 @@ def expected() -> dict[str, Row]:
     assert option(SimpleOptions, "max_retries") == option(RabbitMQOptions, "max_retries")
     assert postgres_reader.MAX_ROWS == postgres_writer.MAX_ROWS
     assert postgres_reader.MAX_IN_FLIGHT == postgres_writer.MAX_IN_FLIGHT == postgres_eraser.MAX_IN_FLIGHT
+    assert postgres_reader.MAX_WHEN_SLOW == postgres_writer.MAX_WHEN_SLOW == postgres_eraser.MAX_WHEN_SLOW
+    assert postgres_reader.MANY_AT_ONCE == postgres_writer.MANY_AT_ONCE
     return {
         "payload of a resource, encoded": (
             size(default_of(SpecStar.add_model, "max_payload_bytes")),
@@ -172,10 +174,16 @@ def expected() -> dict[str, Row]:
         "wait for a connection of the pool of `postgres`": option(PostgresOptions, "acquire_timeout_seconds", "s"),
         "statement on `postgres`": option(PostgresOptions, "command_timeout_seconds", "s"),
         "batches of reads, or of writes, under way on `postgres`, for each model": fixed(
-            count(postgres_reader.MAX_IN_FLIGHT)
+            f"{postgres_reader.MAX_IN_FLIGHT}, and {postgres_reader.MAX_WHEN_SLOW} while they take over "
+            f"{batcher._SLOW_SECONDS * 1000:g} ms"
+        ),
+        "statements under way on `postgres` of one `create_many` or `get_many`": fixed(
+            count(postgres_reader.MANY_AT_ONCE)
         ),
         "connections to `s3`": option(S3Options, "max_pool_connections"),
-        "operation on `s3`, with its retries": option(S3Options, "operation_timeout_seconds", "s"),
+        "operation on `s3`, with its retries; from one piece of a large body to the next": option(
+            S3Options, "operation_timeout_seconds", "s"
+        ),
         "requests of one operation on `s3`": option(S3Options, "max_attempts"),
         "parts of one blob under way on `s3`": option(S3Options, "part_concurrency"),
         "searching threads of `disk`": option(DiskOptions, "reader_threads"),
@@ -191,7 +199,7 @@ def expected() -> dict[str, Row]:
         "threads of a loop that read the files and iterables given to `put`": fixed(count(blob_source._THREADS)),
         "threads that read blobs of `disk` ahead": fixed(count(connection._AHEAD_THREADS)),
         "wait for another process on `disk`": option(DiskOptions, "busy_timeout_seconds", "s"),
-        "publish on `rabbitmq`": (
+        f"publish on `rabbitmq`; of `enqueue_many` each {size(outbox._TOGETHER_BYTES)}": (
             option(RabbitMQOptions, "publish_timeout_seconds", "s")[0],
             "`publish_timeout_seconds`, up to 3,600",
         ),
