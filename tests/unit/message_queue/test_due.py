@@ -10,12 +10,10 @@ import pytest
 from specstar.message_queue.job import JobRecord
 from specstar.message_queue.sender import seconds_until_due
 
-NOW = datetime.now(UTC)
-
 
 def job(ahead: timedelta, delay: float, *, attempts: int = 0) -> JobRecord:
     """One that was sent, or failed, just now by a clock that is ahead."""
-    there = NOW + ahead
+    there = datetime.now(UTC) + ahead
     return JobRecord(
         job_id="a",
         queue="q",
