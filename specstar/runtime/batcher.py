@@ -21,8 +21,9 @@ Result = TypeVar("Result")
 # Of the loop: how many in a row without a new call show that all have come, and how many are waited for at most.
 _QUIET_TURNS = 3
 _MOST_TURNS = 32
-# A flush that takes longer waits for the network, or for a lock, not for a processor.
+# Where even the quickest of the last few flushes took longer, they wait for the network, or for a lock, not for a processor.
 _SLOW_SECONDS = 0.025
+_LOOKED_AT = 4
 
 
 class _Entry(Generic[Item]):
@@ -45,9 +46,9 @@ class Batcher(Generic[Item, Result]):
     its answers are handed out while the store works on another; those who waited leave one turn of the loop after an answer,
     with those whom it woke. (Not callers on other loops and threads: all of these leave together.) `worth`: how many a flush
     must carry at present to leave beside another. With `gathers`, for a slow store, the callers whom a flush wakes have a few
-    turns of the loop to send again before the next one leaves. Flushes that are slow, as over a long way, do not count among
-    `max_in_flight` until there are `max_when_slow`: else callers would wait a round trip for their turn. With `key_of`, two
-    items of one key are never in flight together, and leave in order of arrival; None as key means free to go.
+    turns of the loop to send again before the next one leaves. While flushes are slow, as over a long way, `max_when_slow` of
+    them are under way: else callers would wait a round trip for their turn. With `key_of`, two items of one key are never in
+    flight together, and leave in order of arrival; None as key means free to go.
 
     A caller cancelled while it waits takes its item out; once its item is in flight, the flush goes on for the neighbours.
     An item that waited longer than `max_wait` seconds is refused with `BackendUnavailable` instead of being sent. When the
@@ -81,9 +82,8 @@ class Batcher(Generic[Item, Result]):
         self._max_bytes = max_bytes
         self._max_in_flight = max_in_flight
         self._max_when_slow = max(max_when_slow, max_in_flight)
-        # When those under way began.
-        self._began: list[float] = []
-        self._looking = False
+        self._most = max_in_flight
+        self._took: deque[float] = deque(maxlen=_LOOKED_AT)
         self._share_from = share_from
         self._worth = worth
         self._size_of = size_of
@@ -159,9 +159,7 @@ class Batcher(Generic[Item, Result]):
 
     def _start(self) -> None:
         """Start another flush if one may be added; the new task takes all that arrives in this turn of the loop."""
-        if self._starting:
-            return
-        if self._in_flight >= self._max_in_flight and not self._has_room():
+        if self._starting or self._in_flight >= self._most:
             return
         if self._home.closing:
             # Another thread said so after this item had been let in, and no flush is under way that would take it.
@@ -173,26 +171,6 @@ class Batcher(Generic[Item, Result]):
         self._starting = True
         self._in_flight += 1
         self._home.spawn(self._work)
-
-    def _has_room(self) -> bool:
-        """True if flushes are so slow that one more may be added; if not yet, looks again for as long as something waits."""
-        if self._in_flight >= self._max_when_slow:
-            return False
-        oldest = self._home.time() - _SLOW_SECONDS
-        if self._in_flight - sum(began <= oldest for began in self._began) < self._max_in_flight:
-            return True
-        if not self._looking and not self._home.closing:
-            self._looking = True
-            self._home.spawn(self._look)
-        return False
-
-    async def _look(self) -> None:
-        try:
-            while self._pending and self._max_in_flight <= self._in_flight < self._max_when_slow:
-                await anyio.sleep(_SLOW_SECONDS)
-                self._start()
-        finally:
-            self._looking = False
 
     def hurry(self) -> None:
         """What `worth` says has changed: start another flush for what waits, if one may be added."""
@@ -213,8 +191,8 @@ class Batcher(Generic[Item, Result]):
                     self._start()
                 await self._send(batch)
                 batch = []
-                if self._in_flight > self._max_in_flight:
-                    return  # it was added: another may be, if they are slow still
+                if self._in_flight > self._most:
+                    return  # it was added while they were slow
                 if self._gathers:
                     await self._gather()
                 elif self._pending and self._max_in_flight > 1:
@@ -229,8 +207,6 @@ class Batcher(Generic[Item, Result]):
             raise
         finally:
             self._in_flight -= 1
-            if self._pending:
-                self._start()
             if self._idle is not None and not self._in_flight:
                 self._idle.set()
 
@@ -280,7 +256,6 @@ class Batcher(Generic[Item, Result]):
     async def _send(self, batch: list[_Entry[Item]]) -> None:
         counts, now = self.counts, self._home.time
         began = now()
-        self._began.append(began)
         counts.requests += 1
         counts.calls += len(batch)
         counts.waited += began - batch[0].since
@@ -291,8 +266,11 @@ class Batcher(Generic[Item, Result]):
             self._fail(batch, error)
             return
         finally:
-            self._began.remove(began)
-            counts.took.add(now() - began)
+            took = now() - began
+            counts.took.add(took)
+            if self._max_when_slow > self._max_in_flight:
+                self._took.append(took)
+                self._most = self._max_when_slow if min(self._took) > _SLOW_SECONDS else self._max_in_flight
             self._items_in_flight -= len(batch)
         if len(results) != len(batch):
             self._fail(batch, BackendError(f"{self.name}: {len(results)} results for {len(batch)} items"))

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specstar.errors import BackendError, BackendUnavailable, OutcomeUnknownError
+from specstar.runtime import batcher as batcher_module
 from specstar.runtime.batcher import Batcher
 from specstar.runtime.home import AsyncioHome, Home
 from specstar.runtime.trio_home import TrioHome
@@ -374,19 +375,25 @@ def test_any_mix_of_keys_and_cancellations_answers_everyone_once(
     anyio.run(main)
 
 
-async def test_slow_flushes_do_not_keep_others_waiting_up_to_a_limit() -> None:
+@pytest.mark.parametrize(("slow", "expected"), [(-1.0, 3), (60.0, 1)], ids=["slow", "quick"])
+async def test_while_flushes_are_slow_more_are_under_way(
+    monkeypatch: pytest.MonkeyPatch, slow: float, expected: int
+) -> None:
     """As over a long way to the store; items of one key still leave one after the other."""
+    monkeypatch.setattr(batcher_module, "_SLOW_SECONDS", slow)
     under_way: list[list[int]] = []
     limit_reached, go_on = anyio.Event(), anyio.Event()
-    most = 0
+    most = done = 0
 
     async def flush(items: list[int]) -> Sequence[int]:
-        nonlocal most
+        nonlocal most, done
         under_way.append(items)
         most = max(most, len(under_way))
-        if len(under_way) == 3:
-            limit_reached.set()
-        await go_on.wait()
+        if done:  # the first tells how slow they are
+            if len(under_way) == expected:
+                limit_reached.set()
+            await go_on.wait()
+        done += 1
         under_way.remove(items)
         return items
 
@@ -399,16 +406,17 @@ async def test_slow_flushes_do_not_keep_others_waiting_up_to_a_limit() -> None:
         results.append(await batcher.submit(number))
 
     async with anyio.create_task_group() as group:
-        for number in range(20):
+        for number in range(22):
             group.start_soon(call, number)
         with anyio.fail_after(30):
             await limit_reached.wait()
-        assert len({item % 10 for items in under_way for item in items}) == 6
-        assert batcher.in_flight == 3
-        assert batcher.waiting == 14
+        await anyio.sleep(0.05)
+        assert len({item % 10 for items in under_way for item in items}) == 2 * expected
+        assert batcher.in_flight == expected
+        assert batcher.waiting == 20 - 2 * expected
         go_on.set()
-    assert sorted(results) == list(range(20))
-    assert most == 3
+    assert sorted(results) == list(range(22))
+    assert most == expected
     assert not batcher.busy
 
 
