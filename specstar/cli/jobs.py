@@ -74,14 +74,17 @@ def jobs(
         print_json({"jobs": [_plain(one) for one in newest]})
     else:
         rows = [
-            (one.job_id, one.status.value, str(one.attempts), _moment(one.created_time), _moment(one.finished_time))
+            (
+                one.job_id,
+                one.status.value,
+                str(one.attempts),
+                _moment(one.created_time),
+                _moment(one.finished_time),
+                (one.error or "").partition("\n")[0],
+            )
             for one in newest
         ]
-        errors = [(one.error or "").partition("\n")[0] for one in newest]
-        print_table(
-            ("job id", "status", "attempts", "created", "finished", "error"),
-            [(*row, error) for row, error in zip(rows, errors, strict=True)],
-        )
+        print_table(("job id", "status", "attempts", "created", "finished", "error"), rows)
     return 0
 
 

@@ -120,9 +120,13 @@ class DiskStorage(AdvancingStorage):
         refused = [key for place, (key, _) in large.items() if is_refusal(results[place])]
         if refused:
             await self._discard(refused)
-        kept = [item for place, item in large.items() if not is_refusal(results[place])]
-        if kept:
-            await put_again(begun, lambda: self._files.write_many(kept))
+        if large:
+            await put_again(
+                begun,
+                lambda: self._files.write_many(
+                    [item for place, item in large.items() if not is_refusal(results[place])]
+                ),
+            )
         return results
 
     async def _discard(self, keys: list[PayloadKey]) -> None:

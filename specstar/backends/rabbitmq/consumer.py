@@ -237,7 +237,7 @@ class RabbitMQConsumer(Consumer):
         if not self._partitioned:
             self._partitioned = await link.topology.declare(queues.partitions) > 0
         if self._partitioned:
-            shards = [queues.shard(number) for number in range(queues.shards)]
+            shards = self.queue.routes.all_shards()
             await link.topology.ensure(*shards)
             missing = [number for number in range(len(shards)) if self._lacks(number)]
             await _side_by_side([self._subscribe_to(link, number, shards[number]) for number in missing])

@@ -46,10 +46,8 @@ async def purge(queue: RabbitMQQueue) -> int:
 
 
 async def _empty(queue: RabbitMQQueue, names: Sequence[str]) -> int:
-    async def purge_all(topology: Topology) -> int:
-        return await topology.purge(*names)
-
-    return await queue.on_topology(purge_all)
+    removed: int = await queue.on_topology(methodcaller("purge", *names))
+    return removed
 
 
 async def _over(queue: RabbitMQQueue) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from specstar.backends.s3.answers import server_time
 from specstar.backends.s3.blob_layout import BlobLayout
 from specstar.backends.s3.blob_uploads import Uploads
 from specstar.backends.s3.connection import S3Connection
 from specstar.backends.s3.errors import ObjectMissing
 from specstar.backends.s3.multipart import abort_upload
-from specstar.backends.s3.resource_store import DELETE_PAGE, delete_page, object_pages
+from specstar.backends.s3.resource_store import delete_objects, object_pages, server_clock
 
 __all__ = ["collect_uploads"]
 
@@ -22,8 +21,7 @@ async def collect_uploads(
 
     Not those that this process works on, nor sessions whose URL a client may still use.
     """
-    now = server_time(await connection.call("list_objects_v2", Bucket=layout.bucket, Prefix=layout.uploads, MaxKeys=1))
-    # The server's clock comes in whole seconds, cut off.
+    now = await server_clock(connection, layout.bucket, layout.uploads)
     limit = now + 1.0 - older_than_seconds
     return await _sessions(connection, layout, sessions, limit, now) + await _multiparts(connection, layout, limit)
 
@@ -47,8 +45,7 @@ async def _sessions(connection: S3Connection, layout: BlobLayout, sessions: Uplo
         if any(entry["LastModified"].timestamp() > limit for entry in held):
             continue  # another process has, and this one may have stood still for long
         removed += 1
-        for start in range(0, len(held), DELETE_PAGE):
-            await delete_page(connection, layout.bucket, [entry["Key"] for entry in held[start : start + DELETE_PAGE]])
+        await delete_objects(connection, layout.bucket, [entry["Key"] for entry in held])
     return removed
 
 

@@ -16,10 +16,10 @@ from specstar.errors import BackendError
 from specstar.roles import ModelSpec, PayloadKey, ResourceStore, StoredPayload
 from specstar.runtime import for_each
 
-__all__ = ["DELETE_PAGE", "S3ResourceStore", "delete_page", "object_pages"]
+__all__ = ["S3ResourceStore", "delete_objects", "delete_page", "object_pages", "server_clock"]
 
 # DeleteObjects takes 1000 keys.
-DELETE_PAGE = 1000
+_DELETE_PAGE = 1000
 
 
 class S3ResourceStore(ResourceStore):
@@ -62,8 +62,7 @@ class S3ResourceStore(ResourceStore):
         if len(names) == 1:
             await connection.call("delete_object", Bucket=self._bucket, Key=names[0])
             return
-        for start in range(0, len(names), DELETE_PAGE):
-            await delete_page(connection, self._bucket, names[start : start + DELETE_PAGE])
+        await delete_objects(connection, self._bucket, names)
 
     async def list(self) -> AsyncIterator[list[StoredPayload]]:
         connection = self._lazy.opened or await self._lazy.get()
@@ -79,9 +78,7 @@ class S3ResourceStore(ResourceStore):
 
     async def clock(self) -> datetime:
         connection = self._lazy.opened or await self._lazy.get()
-        answer = await connection.call("list_objects_v2", Bucket=self._bucket, Prefix=self._keys.root, MaxKeys=1)
-        # It comes in whole seconds, cut off.
-        return datetime.fromtimestamp(server_time(answer) + 1.0, UTC)
+        return datetime.fromtimestamp(await server_clock(connection, self._bucket, self._keys.root) + 1.0, UTC)
 
     async def _metadata(self, name: str) -> dict[str, str] | None:
         connection = self._lazy.opened or await self._lazy.get()
@@ -91,6 +88,17 @@ class S3ResourceStore(ResourceStore):
             return None
         metadata: dict[str, str] = answer.get("Metadata", {})
         return metadata
+
+
+async def server_clock(connection: S3Connection, bucket: str, prefix: str) -> float:
+    """The server's clock, in seconds since the epoch: it comes in whole ones, cut off."""
+    return server_time(await connection.call("list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=1))
+
+
+async def delete_objects(connection: S3Connection, bucket: str, names: Sequence[str]) -> None:
+    """Delete any number of objects; missing ones are ignored. Raises `BackendError` if some stay."""
+    for start in range(0, len(names), _DELETE_PAGE):
+        await delete_page(connection, bucket, names[start : start + _DELETE_PAGE])
 
 
 async def delete_page(connection: S3Connection, bucket: str, names: Sequence[str]) -> None:
