@@ -16,6 +16,7 @@ from benchmarks.process import PeakMemory, resident
 
 __all__ = ["Blobs", "LargeFile", "timed"]
 
+_FEWEST_CALLS = 6
 _idle: float | None = None
 
 
@@ -48,7 +49,7 @@ class LargeFile:
 async def timed(
     call: Callable[[], Awaitable[None]], after: Callable[[], Awaitable[None]], seconds: float, size: int
 ) -> Sample:
-    """MiB a second of one caller, and the memory it needed; `after` is not timed. At least two calls."""
+    """MiB a second of one caller, and the memory it needed; `after` is not timed. A few calls, however long they take."""
     spent = 0.0
     calls = 0
     longest = 0.0
@@ -60,7 +61,7 @@ async def timed(
     with PeakMemory(_idle) as peak:
         await call()  # warm up: threads, pages, connections
         await after()
-        while spent < seconds or calls < 2:
+        while spent < seconds or calls < _FEWEST_CALLS:
             started = time.perf_counter()
             await call()
             took = time.perf_counter() - started
