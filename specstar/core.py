@@ -218,11 +218,13 @@ class SpecStar:
         queues: Sequence[JobQueue[Any]] | None = None,
         stop: WorkerStop | None = None,
         handle_signals: bool = True,
+        burst: bool = False,
     ) -> None:
         """Run the declared jobs (or those of `queues`), at most `concurrency` at a time, until cancelled or SIGTERM.
 
         Then it drains: running jobs have `drain_timeout` seconds to end, and go back to the queue after that. Async handlers
-        run on this event loop, plain ones in threads. Raises `NotConfiguredError` without mq, `UsageError` without jobs.
+        run on this event loop, plain ones in threads. With `burst` it also returns once no job is ready or runs here: delayed
+        ones, and those of other workers, are not waited for, and periodic ones are not sent. Raises `NotConfiguredError` without mq, `UsageError` without jobs.
         """
         from specstar.message_queue.queue import JobQueue
         from specstar.message_queue.run import checked_queues, run_workers
@@ -234,6 +236,7 @@ class SpecStar:
                 drain_timeout=drain_timeout,
                 stop=stop,
                 handle_signals=handle_signals,
+                burst=burst,
             )
 
     @gated

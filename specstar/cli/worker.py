@@ -23,6 +23,7 @@ def worker(
     queue: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     concurrency: int = 10,
     drain_timeout: float = 25.0,
+    burst: Annotated[bool, Parameter(negative="")] = False,
     loop: Literal["asyncio", "trio", "uvloop"] = "asyncio",
     log_level: Literal["debug", "info", "warning", "error"] | None = None,
 ) -> int:
@@ -38,6 +39,8 @@ def worker(
         Jobs at once.
     drain_timeout
         Seconds that jobs under way have to finish once told to stop.
+    burst
+        Exit once no job is ready or runs here. Delayed jobs are not waited for, periodic ones are not sent.
     loop
         The event loop of async handlers.
     log_level
@@ -72,7 +75,7 @@ def worker(
     options = {"use_uvloop": True} if loop == "uvloop" else {}
     try:
         import_module(loop)
-        anyio.run(_work, spec, queue, concurrency, drain_timeout, backend=backend, backend_options=options)
+        anyio.run(_work, spec, queue, concurrency, drain_timeout, burst, backend=backend, backend_options=options)
     except ModuleNotFoundError as error:
         if error.name != loop:
             raise
@@ -80,7 +83,9 @@ def worker(
     return 0
 
 
-async def _work(spec: SpecStar, names: Sequence[str], concurrency: int, drain_timeout: float) -> None:
+async def _work(
+    spec: SpecStar, names: Sequence[str], concurrency: int, drain_timeout: float, burst: bool
+) -> None:
     queues = [spec.get_job_queue(name) for name in dict.fromkeys(names)] or None
     async with spec:
-        await spec.run_workers(queues=queues, concurrency=concurrency, drain_timeout=drain_timeout)
+        await spec.run_workers(queues=queues, concurrency=concurrency, drain_timeout=drain_timeout, burst=burst)

@@ -108,6 +108,14 @@ class Lane:
         return self._runner.busy
 
     @property
+    def idle(self) -> bool:
+        """True while all its slots wait for a delivery, and there is a consumer to bring one."""
+        session = self._session
+        if session is None or session.ended or session.idle < session.slots or self.busy:
+            return False
+        return self.queue.is_async or not self._worker.threads.full
+
+    @property
     def cleans_up(self) -> bool:
         """True while a handler that was told to stop has not."""
         return any(attempt.reason is not None and not attempt.over for attempt in self.attempts.values())

@@ -92,8 +92,8 @@ async def recover(queue: JobQueue[Any], leases: Leases) -> bool:
     return complete
 
 
-async def send_lost_again(queue: JobQueue[Any]) -> None:
-    """After a restart of the broker: send the jobs again that had waited, and whose time had come.
+async def send_lost_again(queue: JobQueue[Any]) -> bool:
+    """After a restart of the broker: send the jobs again that had waited, and whose time had come. False if it is away.
 
     Also those that are due within a quarter of an hour: another clock may say that they were.
     Those that the broker still has come twice then, which their state shows: the second copy is dropped. Several workers
@@ -101,16 +101,16 @@ async def send_lost_again(queue: JobQueue[Any]) -> None:
     """
     state, messages = queue._state(), queue._messages()
     if state is None:
-        return
+        return True
     try:
         if not await messages.may_have_lost():
-            return
+            return True
     except BackendUnavailable:
-        return  # the consumers tell of it
+        return False  # the consumers tell of it
     # Most often another worker has done it by then.
     await anyio.sleep(random.uniform(0.0, _SPREAD_SECONDS))
     if not await messages.may_have_lost():
-        return
+        return True
     count = 0
     async with left_in_order(_unfinished(queue.name, state)) as pages:
         async for page in pages:
@@ -127,6 +127,7 @@ async def send_lost_again(queue: JobQueue[Any]) -> None:
     await messages.mark_complete()
     if count:
         logger.info("jobs %r: the broker was restarted; %d jobs that had waited are sent again", queue.name, count)
+    return True
 
 
 def _whole_minutes(seconds: float) -> float:

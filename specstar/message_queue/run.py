@@ -69,6 +69,7 @@ async def run_workers(
     drain_timeout: float = DEFAULT_DRAIN_SECONDS,
     stop: WorkerStop | None = None,
     handle_signals: bool = True,
+    burst: bool = False,
     waits: bool = True,
 ) -> None:
     """Run the jobs of these queues, at most `concurrency` at a time, until cancelled, stopped, SIGTERM or SIGINT.
@@ -76,7 +77,7 @@ async def run_workers(
     Then no job is taken any more; those that run have `drain_timeout` seconds to end, and are cancelled after that: they go
     back to the queue and the attempt does not count. A second signal cancels them at once. Async handlers run on the
     caller's event loop, plain ones in threads. Signals are handled only in the main thread. While the broker is down the
-    workers wait for it. `waits`: if the spec is being closed, it is closed when this returns. Raises `UsageError` without
+    workers wait for it. `burst`: they also stop once no job is ready or runs here, and send no periodic ones. `waits`: if the spec is being closed, it is closed when this returns. Raises `UsageError` without
     queues, `InvalidInputError` for a wrong argument, `NotConfiguredError` without mq, `BackendError` if the broker refuses a
     queue, and `OutcomeUnknownError` if the spec had been opened on the event loop of another caller and that loop ends.
     """
@@ -91,7 +92,7 @@ async def run_workers(
         raise UsageError("the queues of one run_workers() belong to one spec")
     home = gate.settle()
     caller = None if home.is_current() else home_of_caller()
-    worker = Worker(queues, concurrency=concurrency, drain_timeout=drain_timeout, caller=caller)
+    worker = Worker(queues, concurrency=concurrency, drain_timeout=drain_timeout, caller=caller, burst=burst)
     stop = stop or WorkerStop()
     over = anyio.Event()
     errors: list[BaseException] = []

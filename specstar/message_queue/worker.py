@@ -12,6 +12,7 @@ import anyio
 
 from specstar.errors import BackendUnavailable, NotConfiguredError, SpecstarError
 from specstar.message_queue.attempt import Attempt, Stopped
+from specstar.message_queue.burst import until_nothing_is_left
 from specstar.message_queue.forgetting import forget_for_ever
 from specstar.message_queue.handler_threads import HandlerThreads
 from specstar.message_queue.job import JobStatus
@@ -44,7 +45,13 @@ class Worker:
     """Runs the jobs of several queues, at most `concurrency` at a time over all of them."""
 
     def __init__(
-        self, queues: Sequence[JobQueue[Any]], *, concurrency: int, drain_timeout: float, caller: Home | None
+        self,
+        queues: Sequence[JobQueue[Any]],
+        *,
+        concurrency: int,
+        drain_timeout: float,
+        caller: Home | None,
+        burst: bool = False,
     ) -> None:
         self.caller = caller
         self.threads: HandlerThreads = HandlerThreads(concurrency)
@@ -53,6 +60,8 @@ class Worker:
         self._queues = queues
         self._concurrency = concurrency
         self._drain_timeout = drain_timeout
+        self._burst = burst
+        self._not_looked_at = {queue.name for queue in queues}
         self._gate = queues[0]._gate
         self._name = f"{process_token()}/{next(_numbers):x}"
         self._runs = 0
@@ -140,7 +149,10 @@ class Worker:
                 group.start_soon(self._recover, queue)
                 if queue.forget_after is not None and queue.keep_state:
                     group.start_soon(forget_for_ever, queue, queue.forget_after)
-            group.start_soon(self._tick)
+            if self._burst:
+                group.start_soon(self._stop_when_done)
+            else:
+                group.start_soon(self._tick)
             try:
                 await self._stopped.wait()
                 await self._drain()
@@ -158,6 +170,14 @@ class Worker:
                     group.start_soon(enqueue_ticks, queue._ticks)
             await self._stopped.wait()
             group.cancel_scope.cancel()
+
+    async def _stop_when_done(self) -> None:
+        """Begin the drain when nothing is left."""
+        while self._not_looked_at:
+            await anyio.sleep(_HOUSEKEEPING_SECONDS)
+        await until_nothing_is_left(self._lanes)
+        logger.info("no job is left: the workers stop")
+        self._stop(1)
 
     async def _run_lanes(self) -> None:
         async def run(lane: Lane) -> None:
@@ -298,9 +318,10 @@ class Worker:
             begun = anyio.current_time()
             pause = _RESTART_SECONDS
             try:
-                if not leased:
-                    await send_lost_again(queue)
-                elif await recover(queue, leases):
+                complete = await recover(queue, leases) if leased else False
+                if leased or await send_lost_again(queue):
+                    self._not_looked_at.discard(queue.name)
+                if complete:
                     return
             except NotConfiguredError:
                 return
@@ -310,6 +331,7 @@ class Worker:
             if leased:
                 pause = rest_after(anyio.current_time() - begun, at_least=_RECOVERY_SECONDS)
             await anyio.sleep(pause)
+        self._not_looked_at.discard(queue.name)
 
 
 async def _cancel_after(event: anyio.Event, scope: anyio.CancelScope) -> None:

@@ -191,11 +191,13 @@ class SpecStar:
         queues: Sequence[JobQueue[Any]] | None = None,
         stop: WorkerStop | None = None,
         handle_signals: bool = True,
+        burst: bool = False,
     ) -> None:
         """Run the declared jobs (or those of `queues`), at most `concurrency` at a time; blocks until SIGTERM or Ctrl-C.
 
         Then it drains: running jobs have `drain_timeout` seconds to end, and go back to the queue after that. Signals are
-        handled in the main thread only; elsewhere `stop.set()` ends it. Raises `NotConfiguredError` without mq, `UsageError`
+        handled in the main thread only; elsewhere `stop.set()` ends it. With `burst` it also returns once no job is ready or
+        runs here: delayed ones, and those of other workers, are not waited for, and periodic ones are not sent. Raises `NotConfiguredError` without mq, `UsageError`
         without jobs.
         """
         from specstar.message_queue.run import checked_queues, run_workers_blocking
@@ -209,6 +211,7 @@ class SpecStar:
                 drain_timeout=drain_timeout,
                 stop=stop,
                 handle_signals=handle_signals,
+                burst=burst,
             )
 
     def check(self, *, timeout: float = 10.0) -> list[RoleReport]:

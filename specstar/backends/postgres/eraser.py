@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from specstar.backends.postgres.batching import MAX_IN_FLIGHT, MAX_WHEN_SLOW
 from specstar.backends.postgres.lost_answers import settled
 from specstar.backends.postgres.outcomes import AnswerLost, BadValue, WriteRace
 from specstar.backends.postgres.rows import erased_revision_of
@@ -21,8 +22,6 @@ __all__ = ["Eraser", "RevisionsUnseen"]
 
 # Fewer than of writes: each may have thousands of revisions.
 MAX_ROWS = 64
-MAX_IN_FLIGHT = 2
-MAX_WHEN_SLOW = 4
 _ATTEMPTS = 4
 
 _Erased: TypeAlias = list[RevisionInfo] | None
@@ -113,12 +112,14 @@ class Eraser:
         lock: str | None,
     ) -> Sequence[Row]:
         """The rows that were removed. Takes out of `left` what is gone by an attempt whose answer was lost."""
+        why, cause = "", None
         for _ in range(_ATTEMPTS):
             try:
                 return await connection.attempt(self._sql, list(left), list(left.values()), lock=lock)
-            except WriteRace:
-                continue
+            except WriteRace as race:
+                why, cause = f"{self._tables.model}: given up after {_ATTEMPTS} deadlocks", race.__cause__
             except AnswerLost as lost:
+                why, cause = connection.silence(lost), lost.__cause__
                 there = await self._still_there(connection, lost, list(left))
                 for resource_id in left.keys() - there:
                     # Nobody can say by whose hand; what was asked for holds.
@@ -128,9 +129,7 @@ class Eraser:
                     return []
                 if lost.timed_out:
                     break
-        raise BackendUnavailable(
-            f"{connection.where} did not answer; nothing was erased; retry later", backend="postgres"
-        )
+        raise BackendUnavailable(f"{why}; nothing was erased; retry later", backend="postgres") from cause
 
     async def _still_there(self, connection: PostgresConnection, lost: AnswerLost, ids: list[str]) -> set[str]:
         try:

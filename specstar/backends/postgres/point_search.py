@@ -9,7 +9,8 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from specstar.backends.postgres.reader import MAX_ROWS, largest_payload
+from specstar.backends.postgres.batching import MAX_IN_FLIGHT, MAX_ROWS
+from specstar.backends.postgres.reader import largest_payload
 from specstar.query import POSTGRES, Compare, Compiled, Fields, IndexedField, PostgresBatch, Query, compile_query
 from specstar.query.ordering import kind_of
 from specstar.runtime import Batcher
@@ -22,7 +23,6 @@ __all__ = ["PointSearches"]
 
 _MAX_LIMIT = 100
 _MAX_SHAPES = 64
-MAX_IN_FLIGHT = 2
 
 
 class PointSearches:

@@ -8,6 +8,7 @@ import operator
 from collections.abc import Callable, Coroutine, Hashable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
+from specstar.backends.postgres.batching import MANY_AT_ONCE, MAX_IN_FLIGHT, MAX_ROWS, MAX_WHEN_SLOW
 from specstar.backends.postgres.rows import (
     full_parts,
     meta_of,
@@ -24,15 +25,10 @@ if TYPE_CHECKING:
     from specstar.backends.postgres.connection import Row
     from specstar.backends.postgres.tables import ModelTables
 
-__all__ = ["MAX_ROWS", "Lookup", "MetaReader", "Partial", "each_full_of", "each_info_of", "full_of", "largest_payload"]
+__all__ = ["Lookup", "MetaReader", "Partial", "each_full_of", "each_info_of", "full_of", "largest_payload"]
 
 logger: logging.Logger = logging.getLogger("specstar")
 
-MAX_ROWS = 256
-MAX_IN_FLIGHT = 2
-MAX_WHEN_SLOW = 4
-# Statements under way of one call that reads many.
-MANY_AT_ONCE = 4
 # An answer holds twice what a statement of writes does.
 _ANSWER = 2
 _SMALL_PAYLOAD = 32 << 10

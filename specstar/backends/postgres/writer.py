@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
 
+from specstar.backends.postgres.batching import MANY_AT_ONCE, MAX_IN_FLIGHT, MAX_ROWS, MAX_WHEN_SLOW
 from specstar.backends.postgres.lost_answers import Applied, find_out
 from specstar.backends.postgres.outcomes import AnswerLost, BadValue, WriteRace
 from specstar.backends.postgres.writes import Kind, Write, change_of, kind_of, narrowed, size_of, write_of
@@ -25,11 +26,6 @@ __all__ = ["MetaWriter"]
 
 logger: logging.Logger = logging.getLogger("specstar")
 
-MAX_ROWS = 256
-MAX_IN_FLIGHT = 2
-MAX_WHEN_SLOW = 4
-# Statements under way of one call that writes many.
-MANY_AT_ONCE = 4
 _RACES = 6
 _TURNS = 10
 _LOSSES = 3

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import anyio
 import pytest
 
-from specstar import Job, SpecStar
+from specstar import Job, JobStatus, SpecStar
 from specstar.message_queue import JobQueue
 from tests.conformance.jobs.harness import Mail, eventually, workers
 from tests.faults.tools.tcp_proxy import TcpProxy
@@ -25,6 +25,35 @@ async def proxy(amqp_url: str) -> AsyncIterator[TcpProxy]:
 def told(caplog: pytest.LogCaptureFixture, level: int, *parts: str) -> list[str]:
     texts = [record.getMessage() for record in caplog.records if record.levelno == level and record.name == "specstar"]
     return [text for text in texts if all(part in text for part in parts)]
+
+
+async def test_a_burst_waits_for_a_broker_that_is_away(proxy: TcpProxy, amqp_url: str, queue_prefix: str) -> None:
+    memory = {"type": "memory"}
+    options = {"amqp_url": proxy.url_of(amqp_url), "queue_prefix": queue_prefix, "operation_timeout_seconds": 0.5}
+    spec = SpecStar()
+    spec.configure(backend={"meta": memory, "resource": memory, "mq": {"type": "rabbitmq", "options": options}})
+
+    async def handle(job: Job[Mail]) -> None: ...
+
+    queue = spec.add_job(Mail, handle, name="mails")
+    async with spec:
+        sent = await queue.enqueue(Mail())
+        await proxy.shut()
+        await proxy.cut()
+        ended = anyio.Event()
+
+        async def burst() -> None:
+            await spec.run_workers(burst=True, handle_signals=False)
+            ended.set()
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(burst)
+            await anyio.sleep(2.5)
+            assert not ended.is_set()
+            await proxy.listen()
+            with anyio.fail_after(30):
+                await ended.wait()
+        assert (await queue.get(sent.job_id)).status is JobStatus.succeeded
 
 
 @pytest.mark.parametrize("at_the_start", [True, False])

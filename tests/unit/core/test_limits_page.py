@@ -16,9 +16,8 @@ from specstar import QueryLimits, SpecStar, blob_source, blobs, declared_models
 from specstar.backends.disk import DiskOptions, blob_reader, connection, payloads
 from specstar.backends.disk import blob as disk_blob
 from specstar.backends.postgres import PostgresOptions
+from specstar.backends.postgres import batching as postgres_batching
 from specstar.backends.postgres import eraser as postgres_eraser
-from specstar.backends.postgres import reader as postgres_reader
-from specstar.backends.postgres import writer as postgres_writer
 from specstar.backends.postgres import writes as postgres_writes
 from specstar.backends.rabbitmq import RabbitMQOptions, dead_letters, outbox, publisher
 from specstar.backends.rabbitmq import names as queue_names
@@ -98,10 +97,6 @@ def expected() -> dict[str, Row]:
     assert queue_names._LIMIT == 255
     assert longest(S3Options, "prefix") == longest(S3Options, "blob_prefix")
     assert option(SimpleOptions, "max_retries") == option(RabbitMQOptions, "max_retries")
-    assert postgres_reader.MAX_ROWS == postgres_writer.MAX_ROWS
-    assert postgres_reader.MAX_IN_FLIGHT == postgres_writer.MAX_IN_FLIGHT == postgres_eraser.MAX_IN_FLIGHT
-    assert postgres_reader.MAX_WHEN_SLOW == postgres_writer.MAX_WHEN_SLOW == postgres_eraser.MAX_WHEN_SLOW
-    assert postgres_reader.MANY_AT_ONCE == postgres_writer.MANY_AT_ONCE
     return {
         "payload of a resource, encoded": (
             size(default_of(SpecStar.add_model, "max_payload_bytes")),
@@ -132,7 +127,7 @@ def expected() -> dict[str, Row]:
         "reads by id of one thread job on `disk`": fixed(count(lanes._MAX_READS)),
         "searches of one thread job on `disk`": fixed(count(search_lane._MAX_SEARCHES)),
         "payload files written or read together on `disk`": fixed(count(payloads._MAX_FILES)),
-        "rows of a statement on `postgres`": fixed(count(postgres_reader.MAX_ROWS)),
+        "rows of a statement on `postgres`": fixed(count(postgres_batching.MAX_ROWS)),
         "resources erased by a statement on `postgres`": fixed(count(postgres_eraser.MAX_ROWS)),
         "calls of a push on `s3`": fixed(count(meta_sync._MAX_CHANGES)),
         "dead letters sent back together on `rabbitmq`": fixed(count(dead_letters._BATCH_MESSAGES)),
@@ -174,11 +169,11 @@ def expected() -> dict[str, Row]:
         "wait for a connection of the pool of `postgres`": option(PostgresOptions, "acquire_timeout_seconds", "s"),
         "statement on `postgres`": option(PostgresOptions, "command_timeout_seconds", "s"),
         "batches of reads, or of writes, under way on `postgres`, for each model": fixed(
-            f"{postgres_reader.MAX_IN_FLIGHT}, and {postgres_reader.MAX_WHEN_SLOW} while they take over "
+            f"{postgres_batching.MAX_IN_FLIGHT}, and {postgres_batching.MAX_WHEN_SLOW} while they take over "
             f"{batcher._SLOW_SECONDS * 1000:g} ms"
         ),
         "statements under way on `postgres` of one `create_many` or `get_many`": fixed(
-            count(postgres_reader.MANY_AT_ONCE)
+            count(postgres_batching.MANY_AT_ONCE)
         ),
         "connections to `s3`": option(S3Options, "max_pool_connections"),
         "operation on `s3`, with its retries; from one piece of a large body to the next": option(
