@@ -224,7 +224,8 @@ class SpecStar:
 
         Then it drains: running jobs have `drain_timeout` seconds to end, and go back to the queue after that. Async handlers
         run on this event loop, plain ones in threads. With `burst` it also returns once no job is ready or runs here: delayed
-        ones, and those of other workers, are not waited for, and periodic ones are not sent. Raises `NotConfiguredError` without mq, `UsageError` without jobs.
+        ones, and those of other workers, are not waited for, and periodic ones are not sent. Raises `NotConfiguredError`
+        without mq, `UsageError` without jobs.
         """
         from specstar.message_queue.queue import JobQueue
         from specstar.message_queue.run import checked_queues, run_workers

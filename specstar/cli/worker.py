@@ -83,9 +83,7 @@ def worker(
     return 0
 
 
-async def _work(
-    spec: SpecStar, names: Sequence[str], concurrency: int, drain_timeout: float, burst: bool
-) -> None:
+async def _work(spec: SpecStar, names: Sequence[str], concurrency: int, drain_timeout: float, burst: bool) -> None:
     queues = [spec.get_job_queue(name) for name in dict.fromkeys(names)] or None
     async with spec:
         await spec.run_workers(queues=queues, concurrency=concurrency, drain_timeout=drain_timeout, burst=burst)

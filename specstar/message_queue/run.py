@@ -77,9 +77,10 @@ async def run_workers(
     Then no job is taken any more; those that run have `drain_timeout` seconds to end, and are cancelled after that: they go
     back to the queue and the attempt does not count. A second signal cancels them at once. Async handlers run on the
     caller's event loop, plain ones in threads. Signals are handled only in the main thread. While the broker is down the
-    workers wait for it. `burst`: they also stop once no job is ready or runs here, and send no periodic ones. `waits`: if the spec is being closed, it is closed when this returns. Raises `UsageError` without
-    queues, `InvalidInputError` for a wrong argument, `NotConfiguredError` without mq, `BackendError` if the broker refuses a
-    queue, and `OutcomeUnknownError` if the spec had been opened on the event loop of another caller and that loop ends.
+    workers wait for it. `burst`: they also stop once no job is ready or runs here, and send no periodic ones. `waits`: if the
+    spec is being closed, it is closed when this returns. Raises `UsageError` without queues, `InvalidInputError` for a wrong
+    argument, `NotConfiguredError` without mq, `BackendError` if the broker refuses a queue, and `OutcomeUnknownError` if the
+    spec had been opened on the event loop of another caller and that loop ends.
     """
     if not queues:
         raise UsageError("there are no jobs to run: declare them with @spec.job or spec.add_job before run_workers()")

@@ -108,6 +108,7 @@ class Worker:
     async def run(self) -> None:
         """Work until stopped, then drain. Raises `BackendError` if the broker refuses a queue."""
         self._stopped, self._hurried, self._idle, self._over = (anyio.Event() for _ in range(4))
+        self._all_looked_at = anyio.Event()
         # One lane alone is bounded by its slots.
         self.permit = anyio.Semaphore(self._concurrency, fast_acquire=True) if len(self._queues) > 1 else None
         self._home = self._gate.settle()
@@ -173,8 +174,7 @@ class Worker:
 
     async def _stop_when_done(self) -> None:
         """Begin the drain when nothing is left."""
-        while self._not_looked_at:
-            await anyio.sleep(_HOUSEKEEPING_SECONDS)
+        await self._all_looked_at.wait()
         await until_nothing_is_left(self._lanes)
         logger.info("no job is left: the workers stop")
         self._stop(1)
@@ -320,7 +320,7 @@ class Worker:
             try:
                 complete = await recover(queue, leases) if leased else False
                 if leased or await send_lost_again(queue):
-                    self._not_looked_at.discard(queue.name)
+                    self._looked_at(queue)
                 if complete:
                     return
             except NotConfiguredError:
@@ -331,7 +331,12 @@ class Worker:
             if leased:
                 pause = rest_after(anyio.current_time() - begun, at_least=_RECOVERY_SECONDS)
             await anyio.sleep(pause)
+        self._looked_at(queue)
+
+    def _looked_at(self, queue: JobQueue[Any]) -> None:
         self._not_looked_at.discard(queue.name)
+        if not self._not_looked_at:
+            self._all_looked_at.set()
 
 
 async def _cancel_after(event: anyio.Event, scope: anyio.CancelScope) -> None:

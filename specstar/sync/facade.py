@@ -197,8 +197,8 @@ class SpecStar:
 
         Then it drains: running jobs have `drain_timeout` seconds to end, and go back to the queue after that. Signals are
         handled in the main thread only; elsewhere `stop.set()` ends it. With `burst` it also returns once no job is ready or
-        runs here: delayed ones, and those of other workers, are not waited for, and periodic ones are not sent. Raises `NotConfiguredError` without mq, `UsageError`
-        without jobs.
+        runs here: delayed ones, and those of other workers, are not waited for, and periodic ones are not sent. Raises
+        `NotConfiguredError` without mq, `UsageError` without jobs.
         """
         from specstar.message_queue.run import checked_queues, run_workers_blocking
 

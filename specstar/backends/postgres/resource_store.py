@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, TypeAlias, cast
 
+from specstar.backends.postgres.batching import MAX_ROWS
 from specstar.backends.postgres.lost_answers import settled
 from specstar.backends.postgres.outcomes import AnswerLost, BadValue, WriteRace
-from specstar.backends.postgres.batching import MAX_ROWS
 from specstar.backends.postgres.reader import largest_payload
 from specstar.backends.postgres.schema import PAYLOAD
 from specstar.backends.postgres.tables import ModelTables

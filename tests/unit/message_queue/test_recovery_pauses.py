@@ -12,6 +12,12 @@ from specstar.message_queue import worker
 from specstar.message_queue.worker import Worker
 
 
+class LoneWorker:
+    """What `_recover` asks of its worker."""
+
+    def _looked_at(self, _queue: Any) -> None: ...
+
+
 class SharedQueue:
     """What `_recover` asks of a queue."""
 
@@ -31,9 +37,9 @@ def test_a_look_that_takes_long_is_taken_seldom(look: float, pause: float, monke
         return len(looks) == 3
 
     monkeypatch.setattr(worker, "recover", recover)
-    nobody: Any = None
+    lone: Any = LoneWorker()
     queue: Any = SharedQueue()
-    trio.run(Worker._recover, nobody, queue, clock=trio.testing.MockClock(autojump_threshold=0))
+    trio.run(Worker._recover, lone, queue, clock=trio.testing.MockClock(autojump_threshold=0))
     first, second, third = looks
     assert second - first == pytest.approx(look + pause)
     assert third - second == pytest.approx(look + pause)
