@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from specstar.copying import CopyReport
     from specstar.core import SpecStar, spec
     from specstar.health import RoleReport
-    from specstar.message_queue import DelayRetry, Job, JobStatus, NoRetry
+    from specstar.message_queue import DelayRetry, Job, JobMiddleware, JobStatus, NoRetry
     from specstar.metrics import BatchMetrics, Histogram, JobMetrics, Metrics, PoolMetrics
     from specstar.query import QB
     from specstar.query.limits import QueryLimits, query_limits, set_query_limits
@@ -41,6 +41,7 @@ _HOMES = {
     "Histogram": "specstar.metrics",
     "Job": "specstar.message_queue",
     "JobMetrics": "specstar.metrics",
+    "JobMiddleware": "specstar.message_queue",
     "JobStatus": "specstar.message_queue",
     "Metrics": "specstar.metrics",
     "NoRetry": "specstar.message_queue",
@@ -75,6 +76,7 @@ __all__ = [
     "Histogram",
     "Job",
     "JobMetrics",
+    "JobMiddleware",
     "JobStatus",
     "Metrics",
     "NoRetry",

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from specstar.message_queue.declaring import DeclareJob, DeclareJobWithResult
     from specstar.message_queue.factories import BoundMessageQueueFactory
     from specstar.message_queue.job import Job
+    from specstar.message_queue.middleware import JobMiddleware
     from specstar.message_queue.options import JobOptions, PlainJobOptions
     from specstar.message_queue.queue import JobQueue
     from specstar.message_queue.run import WorkerStop
@@ -207,6 +208,13 @@ class SpecStar:
     def get_job_queue(self, name: str) -> JobQueue[Any]:
         """The queue of a declared job, by its name. Raises `NotConfiguredError` if there is none."""
         return self._jobs.find(name)
+
+    def add_job_middleware(self, middleware: JobMiddleware) -> None:
+        """Have all jobs sent with the headers of `middleware`, and run inside of it; what is added first is outermost.
+
+        Workers that run already go on without it. Raises `InvalidInputError` for what is no `JobMiddleware`.
+        """
+        self._jobs.add_middleware(middleware)
 
     # Running
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from specstar.declared_models import DeclaredModels
     from specstar.message_queue.backend import JobBackend
     from specstar.message_queue.job import Job
+    from specstar.message_queue.middleware import JobMiddleware
     from specstar.message_queue.queue import JobQueue
     from specstar.runtime import Gate
 
@@ -37,6 +38,7 @@ class DeclaredJobs:
         self._models = models
         self._backend: JobBackend | None = None
         self._workers_of_all: int = 0
+        self._workers: int = 0
 
     def declare(self, options: Mapping[str, Any], handler: Callable[[Job[P]], Any]) -> JobQueue[P, Any]:
         """The queue of a new job. Options: see `JobQueue`. Raises `InvalidInputError`, also for a name that is taken."""
@@ -57,14 +59,30 @@ class DeclaredJobs:
             )
         return queue
 
+    def add_middleware(self, middleware: JobMiddleware) -> None:
+        """For all jobs sent from now on, and all workers that begin from now on. Raises `InvalidInputError`."""
+        from specstar.message_queue.middleware import JobMiddleware
+
+        if not isinstance(middleware, JobMiddleware):
+            message = f"middleware is a JobMiddleware of specstar.message_queue, not {middleware!r:.80}"
+            raise InvalidInputError(message, field="middleware")
+        self.backend.middleware += (middleware,)
+        if self._workers:
+            logger.warning(
+                "%s is added while workers run, whose jobs run without it: add middleware before run_workers()",
+                type(middleware).__name__,
+            )
+
     @contextlib.contextmanager
     def running(self, *, all_jobs: bool) -> Iterator[None]:
         """While workers run: where of all jobs, those that are declared meanwhile are not among them."""
         self._workers_of_all += all_jobs
+        self._workers += 1
         try:
             yield
         finally:
             self._workers_of_all -= all_jobs
+            self._workers -= 1
 
     def find(self, name: str) -> JobQueue[Any]:
         """The queue of a job, by its name. Raises `NotConfiguredError` if there is none."""

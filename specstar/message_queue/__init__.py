@@ -14,12 +14,14 @@ if TYPE_CHECKING:
         RabbitMQMessageQueueFactory,
         SimpleMessageQueueFactory,
     )
+    from specstar.message_queue.middleware import JobMiddleware
     from specstar.message_queue.queue import JobQueue
     from specstar.message_queue.run import WorkerStop, run_workers, run_workers_blocking
 
 _HOMES = {
     "BoundMessageQueueFactory": ".factories",
     "JobBackend": ".backend",
+    "JobMiddleware": ".middleware",
     "JobQueue": ".queue",
     "RabbitMQMessageQueueFactory": ".factories",
     "SimpleMessageQueueFactory": ".factories",
@@ -35,6 +37,7 @@ __all__ = [
     "DelayRetry",
     "Job",
     "JobBackend",
+    "JobMiddleware",
     "JobQueue",
     "JobRecord",
     "JobStatus",

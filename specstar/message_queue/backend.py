@@ -12,6 +12,7 @@ from specstar.config.resolved import JOB_STATE_IN_MEMORY
 from specstar.errors import BackendUnavailable
 from specstar.message_queue.job import INDEXED_FIELDS, MODEL_NAME, JobRecord
 from specstar.message_queue.local_state import LiveJobs, LocalJobState
+from specstar.message_queue.middleware import JobMiddleware
 from specstar.message_queue.state import JobState
 from specstar.message_queue.stored_state import StoredJobState
 from specstar.query import fields_of
@@ -95,6 +96,7 @@ class JobBackend:
         self._state_is_durable = state_is_durable
         self._now = PerGeneration(gate, self._open)
         self._told = False
+        self.middleware: tuple[JobMiddleware, ...] = ()
 
     def current(self) -> Opened:
         """The factory and the state of now."""

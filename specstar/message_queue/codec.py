@@ -37,7 +37,11 @@ P = TypeVar("P")
 DEFAULT_MAX_PAYLOAD_BYTES = 8 << 20
 MAX_ERROR_CHARACTERS = 4_096
 MAX_TRACEBACK_CHARACTERS = 16_384
-_CALLERS = {"specstar.message_queue.invoke", "specstar.message_queue.handler_threads"}
+_CALLERS = {
+    "specstar.message_queue.invoke",
+    "specstar.message_queue.handler_threads",
+    "specstar.message_queue.middleware",
+}
 
 
 class _Head(msgspec.Struct):
@@ -178,14 +182,18 @@ class JobCodec(Generic[P, R_co]):
             partition_key=record.partition_key,
             idempotency_key=record.idempotency_key,
             priority=record.priority,
+            headers=record.headers or {},
         )
 
     def dead_job(self, letter: DeadLetter) -> DeadJob[P]:
         """The public form of a dead letter; a payload that does not decode is None."""
         message = letter.message
         payload: P | None = None
+        headers: dict[str, str] = {}
         with contextlib.suppress(DecodeError):
-            payload = self.decode_payload(decode_record(message.body, job_id=message.id))
+            record = decode_record(message.body, job_id=message.id)
+            headers = record.headers or {}
+            payload = self.decode_payload(record)
         return DeadJob(
             job_id=message.id,
             queue=self.name,
@@ -193,6 +201,7 @@ class JobCodec(Generic[P, R_co]):
             attempts=message.attempts,
             reason=letter.reason,
             dead_time=letter.time,
+            headers=headers,
         )
 
 
@@ -283,5 +292,6 @@ def envelope(record: JobRecord) -> bytes:
             partition_key=record.partition_key,
             idempotency_key=record.idempotency_key,
             scheduled_time=record.scheduled_time,
+            headers=record.headers,
         )
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import sys
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Generic, cast
 
@@ -75,7 +76,8 @@ class Job(Struct, Generic[P, R_co], frozen=True, kw_only=True):
 
     `attempts` counts the runs begun so far, the present one included. `result` is what the handler
     returned, None until it has succeeded. `error` is the last failure as text, `traceback` the
-    end of its traceback. `scheduled_time` is when a delayed or retried job is due.
+    end of its traceback. `scheduled_time` is when a delayed or retried job is due. `headers` are what its sender
+    and the sender's `JobMiddleware` gave it.
     """
 
     job_id: str
@@ -93,10 +95,11 @@ class Job(Struct, Generic[P, R_co], frozen=True, kw_only=True):
     partition_key: str | None = None
     idempotency_key: str | None = None
     priority: int = 0
+    headers: Mapping[str, str] = {}
 
 
 class DeadJob(Struct, Generic[P], frozen=True, kw_only=True):
-    """A job that was given up: the reason, the time, and the payload (None if it does not decode, see `reason`)."""
+    """A job that was given up: the reason, the time, headers, and the payload (None if it does not decode, see `reason`)."""
 
     job_id: str
     queue: str
@@ -104,6 +107,7 @@ class DeadJob(Struct, Generic[P], frozen=True, kw_only=True):
     attempts: int
     reason: str
     dead_time: datetime
+    headers: Mapping[str, str] = {}
 
 
 class JobRecord(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -133,6 +137,7 @@ class JobRecord(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False)
     scheduled_time: datetime | None = None
     started_time: datetime | None = None
     finished_time: datetime | None = None
+    headers: dict[str, str] | None = None
     worker: str | None = None
     cancel_requested: bool = False
     message_waits: bool = False

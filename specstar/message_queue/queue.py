@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -160,14 +160,16 @@ class JobQueue(Generic[P, R_co]):
         idempotency_key: str | None = None,
         partition_key: str | None = None,
         priority: int | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Job[P, R_co]:
         """Send a job; returns once the broker has confirmed that it keeps it.
 
         `delay` in seconds before it may run. Jobs with one `partition_key` run one at a time. The same `idempotency_key`
-        gives the same job; with another payload it raises `IdempotencyConflictError`. `priority` 0 to 9, high first. Raises
-        `InvalidInputError` for a payload that does not fit the type, `LimitExceededError` for one that is too large.
+        gives the same job; with another payload it raises `IdempotencyConflictError`. `priority` 0 to 9, high first.
+        `headers` travel beside the payload. Raises `InvalidInputError` for a payload that does not fit the type,
+        `LimitExceededError` for one that is too large.
         """
-        record, copy = self._sender.record(payload, delay, idempotency_key, partition_key, priority)
+        record, copy = self._sender.record(payload, delay, idempotency_key, partition_key, priority, headers)
         sent = await self._sender.send(record, delay or 0.0)
         return self._codec.job_with(record, copy) if sent is record else self._codec.job_with(sent, copy, strict=False)
 
@@ -179,12 +181,13 @@ class JobQueue(Generic[P, R_co]):
         delay: float | None = None,
         partition_key: str | None = None,
         priority: int | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> list[Job[P, R_co]]:
         """Send many jobs in the fewest steps, in order; returns once all are confirmed.
 
         After an error any of them may have been sent. Raises what `enqueue` raises.
         """
-        made = self._sender.records(listed(payloads, field="payloads"), delay, partition_key, priority)
+        made = self._sender.records(listed(payloads, field="payloads"), delay, partition_key, priority, headers)
         await self._sender.send_many([record for record, _ in made], delay or 0.0)
         return [self._codec.job_with(record, copy) for record, copy in made]
 

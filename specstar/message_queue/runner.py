@@ -16,6 +16,7 @@ from specstar.message_queue.claiming import Claims
 from specstar.message_queue.endings import Endings
 from specstar.message_queue.invoke import invoker
 from specstar.message_queue.job import JobRecord, JobStatus
+from specstar.message_queue.middleware import surrounded
 from specstar.message_queue.outcomes import GaveUp, Outcomes, cancelled, superseded
 from specstar.resource_manager.ids import new_id
 from specstar.roles import Delivery
@@ -46,7 +47,8 @@ class JobRunner:
         self._claims = Claims(worker, queue, self._outcomes, self._endings)
         # The scopes of this event loop themselves: asking which loop it is costs as much as the scope.
         self._new_scope = type(anyio.CancelScope())
-        self._invoke = invoker(queue.handler, is_async=queue.is_async, caller=worker.caller, threads=worker.threads)
+        handler = surrounded(queue.handler, queue._backend.middleware, is_async=queue.is_async)
+        self._invoke = invoker(handler, is_async=queue.is_async, caller=worker.caller, threads=worker.threads)
 
     @property
     def busy(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -25,6 +25,7 @@ from specstar.message_queue.backend import JobBackend
 from specstar.message_queue.codec import JobCodec, envelope
 from specstar.message_queue.counts import JobCounts
 from specstar.message_queue.job import JobRecord, JobStatus
+from specstar.message_queue.middleware import headers_of
 from specstar.message_queue.retry import checked_seconds
 from specstar.message_queue.state import CONFLICTS, JobState
 from specstar.resource_manager.ids import checked_id, new_id
@@ -38,7 +39,7 @@ CLOCK_SKEW = timedelta(seconds=5)
 """By how much the clock of a sender may be ahead."""
 _MAX_KEY_BYTES = 255
 # What is given once for several jobs.
-_OF_ALL = ("delay", "partition_key", "priority")
+_OF_ALL = ("delay", "partition_key", "priority", "headers")
 _CLEANUP_SECONDS = 5.0
 _CLEANUP_TASKS = 64
 
@@ -169,6 +170,7 @@ class JobSender:
         idempotency_key: str | None,
         partition_key: str | None,
         priority: int | None,
+        headers: Mapping[str, str] | None = None,
     ) -> tuple[JobRecord, Any]:
         """A new job, checked, and its payload as a worker will see it. Raises what `JobQueue.enqueue` does for wrong input."""
         now = datetime.now(UTC)
@@ -198,16 +200,22 @@ class JobSender:
             partition_key=partition_key,
             idempotency_key=idempotency_key,
             scheduled_time=now + timedelta(seconds=delay) if delay else None,
+            headers=headers_of(self._name, headers, self._backend.middleware),
         )
         return record, copy
 
     def records(
-        self, payloads: Sequence[Any], delay: float | None, partition_key: str | None, priority: int | None
+        self,
+        payloads: Sequence[Any],
+        delay: float | None,
+        partition_key: str | None,
+        priority: int | None,
+        headers: Mapping[str, str] | None,
     ) -> list[tuple[JobRecord, Any]]:
         """The same for each of several, in order. The error says which payload it is about."""
         return made_of_each(
             payloads,
-            lambda payload: self.record(payload, delay, None, partition_key, priority),
+            lambda payload: self.record(payload, delay, None, partition_key, priority, headers),
             field="payloads",
             of_all=_OF_ALL,
         )

@@ -448,12 +448,14 @@ class JobQueue(Generic[P, R_co]):
         idempotency_key: str | None = None,
         partition_key: str | None = None,
         priority: int | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Job[P, R_co]:
         """Send a job; returns once the broker has confirmed that it keeps it.
 
         `delay` in seconds before it may run. Jobs with one `partition_key` run one at a time. The same `idempotency_key`
-        gives the same job; with another payload it raises `IdempotencyConflictError`. `priority` 0 to 9, high first. Raises
-        `InvalidInputError` for a payload that does not fit the type, `LimitExceededError` for one that is too large.
+        gives the same job; with another payload it raises `IdempotencyConflictError`. `priority` 0 to 9, high first.
+        `headers` travel beside the payload. Raises `InvalidInputError` for a payload that does not fit the type,
+        `LimitExceededError` for one that is too large.
         """
         return self._gate.call(
             functools.partial(
@@ -463,6 +465,7 @@ class JobQueue(Generic[P, R_co]):
                 idempotency_key=idempotency_key,
                 partition_key=partition_key,
                 priority=priority,
+                headers=headers,
             )
         )
 
@@ -473,6 +476,7 @@ class JobQueue(Generic[P, R_co]):
         delay: float | None = None,
         partition_key: str | None = None,
         priority: int | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> list[Job[P, R_co]]:
         """Send many jobs in the fewest steps, in order; returns once all are confirmed.
 
@@ -480,7 +484,12 @@ class JobQueue(Generic[P, R_co]):
         """
         return self._gate.call(
             functools.partial(
-                self._inner.enqueue_many, payloads, delay=delay, partition_key=partition_key, priority=priority
+                self._inner.enqueue_many,
+                payloads,
+                delay=delay,
+                partition_key=partition_key,
+                priority=priority,
+                headers=headers,
             )
         )
 

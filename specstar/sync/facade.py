@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from specstar.config import BackendConfig, ConfigSource
     from specstar.copying import CopyReport
     from specstar.health import RoleReport
-    from specstar.message_queue import Job, WorkerStop
+    from specstar.message_queue import Job, JobMiddleware, WorkerStop
     from specstar.message_queue.factories import BoundMessageQueueFactory
     from specstar.message_queue.options import JobOptions, PlainJobOptions
     from specstar.message_queue.queue import JobQueue as AsyncJobQueue
@@ -174,6 +174,13 @@ class SpecStar:
     def get_job_queue(self, name: str) -> JobQueue[Any]:
         """The queue of a declared job, by its name. Raises `NotConfiguredError` if there is none."""
         return self._queue(self._inner.get_job_queue(name))
+
+    def add_job_middleware(self, middleware: JobMiddleware) -> None:
+        """Have all jobs sent with the headers of `middleware`, and run inside of it; what is added first is outermost.
+
+        Workers that run already go on without it. Raises `InvalidInputError` for what is no `JobMiddleware`.
+        """
+        self._inner.add_job_middleware(middleware)
 
     def _queue(self, inner: AsyncJobQueue[P, R]) -> JobQueue[P, R]:
         queue = self._queues.get(id(inner))

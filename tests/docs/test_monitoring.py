@@ -12,6 +12,10 @@ from typing import Any
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind, StatusCode
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -88,3 +92,47 @@ async def test_opentelemetry_reads_all(spec: SpecStar) -> None:
     assert points["specstar.pools.limit", "postgres"] == 8
     assert points["specstar.batches.calls", "postgres writes of specstar.jobs"] >= 3
     provider.shutdown()
+
+
+async def test_a_job_belongs_to_the_trace_of_its_sender() -> None:
+    provider, spans = TracerProvider(), InMemorySpanExporter()
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    tracer = provider.get_tracer("test")
+    spec = SpecStar()
+    spec.configure(
+        backend={"meta": {"type": "memory"}, "mq": {"type": "simple", "options": {"retry_delay_seconds": 0}}}
+    )
+    spec.add_job_middleware(example("opentelemetry_tracing").Tracing(provider))
+
+    @spec.job(max_retries=1)
+    async def order(job: Job[Mail]) -> None:
+        if job.attempts == 1:
+            raise RuntimeError("not yet")
+        await ship.enqueue(job.payload)
+
+    @spec.job
+    def ship(job: Job[Mail]) -> None:
+        with tracer.start_as_current_span("packing"):
+            pass
+
+    async with spec:
+        with tracer.start_as_current_span("request"):
+            await order.enqueue(Mail())
+        await spec.run_workers(burst=True, handle_signals=False)
+    done = {span.name: span for span in spans.get_finished_spans()}
+    first, second = (span for span in spans.get_finished_spans() if span.name == "process order")
+    assert first.status.status_code is StatusCode.ERROR
+    assert "not yet" in (first.status.description or "")
+    assert second.status.status_code is not StatusCode.ERROR
+    for span, parent in (
+        (first, "request"),
+        (second, "request"),
+        (done["process ship"], "process order"),
+        (done["packing"], "process ship"),
+    ):
+        assert span.parent is not None, span.name
+        assert span.parent.span_id == done[parent].context.span_id
+        assert span.context.trace_id == done["request"].context.trace_id
+    assert second.kind is SpanKind.CONSUMER
+    assert second.attributes is not None
+    assert second.attributes["specstar.job.attempts"] == 2

@@ -60,7 +60,7 @@ def _adds_nothing(item: pytest.Item) -> bool:
     parameters = getattr(getattr(item, "callspec", None), "params", {})
     if parameters.get("case") != "simple-sync":
         return False
-    return item.path.stem != "test_jobs" or parameters["anyio_backend"][0] == "trio"
+    return item.path.stem not in {"test_jobs", "test_middleware"} or parameters["anyio_backend"][0] == "trio"
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any
 
 import anyio.to_thread
 
-from specstar import SpecStar
+from specstar import JobMiddleware, SpecStar
 from specstar import sync as blocking
 
 __all__ = ["BlockingStar"]
@@ -99,6 +99,9 @@ class BlockingStar:
 
     def add_job(self, *args: Any, **kwargs: Any) -> Any:
         return _BlockingQueue(self._sync.add_job(*args, **kwargs))
+
+    def add_job_middleware(self, middleware: JobMiddleware) -> None:
+        self._sync.add_job_middleware(middleware)
 
     async def run_workers(self, **kwargs: Any) -> None:
         await anyio.to_thread.run_sync(functools.partial(self._sync.run_workers, **kwargs))

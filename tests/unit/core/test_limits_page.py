@@ -27,7 +27,7 @@ from specstar.backends.simple import SimpleOptions
 from specstar.backends.sqlite import database_file, lanes, opening, search_lane
 from specstar.config import expansion, loading
 from specstar.message_queue import codec as job_codec
-from specstar.message_queue import cron, local_state, recovery, retry, sender
+from specstar.message_queue import cron, local_state, middleware, recovery, retry, sender
 from specstar.message_queue.queue import JobQueue
 from specstar.query import fields, indexes, ordering, regex
 from specstar.query.limits import RANGES
@@ -105,6 +105,8 @@ def expected() -> dict[str, Row]:
         "levels of lists and objects in a payload of a resource or job, and in a result": fixed(
             count(nesting.MAX_LEVELS)
         ),
+        "headers of a job together, as JSON": fixed(size(middleware.MAX_HEADERS_BYTES)),
+        "name of a header of a job": fixed(size(middleware.MAX_NAME_BYTES)),
         "payload of a job, and its result": (
             size(default_of(JobQueue.__init__, "max_payload_bytes")),
             "`max_payload_bytes` of the job",
