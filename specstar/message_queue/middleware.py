@@ -30,8 +30,8 @@ class JobMiddleware:
     def sending(self, queue: str, /) -> Mapping[str, str] | None:
         """Headers for a job that is sent to `queue`, whose handler finds them as `job.headers`.
 
-        Called in the context of whoever sends (its context variables are there); for periodic jobs that is the worker. What
-        it raises, `enqueue` raises.
+        Called in the context of whoever sends (its context variables are there); once for all of one `enqueue_many`.
+        What it raises, `enqueue` raises. A periodic job is sent by a worker, and without headers if this fails.
         """
         return None
 

@@ -169,7 +169,9 @@ class JobQueue(Generic[P, R_co]):
         `headers` travel beside the payload. Raises `InvalidInputError` for a payload that does not fit the type,
         `LimitExceededError` for one that is too large.
         """
-        record, copy = self._sender.record(payload, delay, idempotency_key, partition_key, priority, headers)
+        record, copy = self._sender.record(
+            payload, delay, idempotency_key, partition_key, priority, self._sender.headers(headers)
+        )
         sent = await self._sender.send(record, delay or 0.0)
         return self._codec.job_with(record, copy) if sent is record else self._codec.job_with(sent, copy, strict=False)
 
@@ -187,7 +189,8 @@ class JobQueue(Generic[P, R_co]):
 
         After an error any of them may have been sent. Raises what `enqueue` raises.
         """
-        made = self._sender.records(listed(payloads, field="payloads"), delay, partition_key, priority, headers)
+        batch, common = listed(payloads, field="payloads"), self._sender.headers(headers)
+        made = self._sender.records(batch, delay, partition_key, priority, common)
         await self._sender.send_many([record for record, _ in made], delay or 0.0)
         return [self._codec.job_with(record, copy) for record, copy in made]
 

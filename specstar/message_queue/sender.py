@@ -39,7 +39,7 @@ CLOCK_SKEW = timedelta(seconds=5)
 """By how much the clock of a sender may be ahead."""
 _MAX_KEY_BYTES = 255
 # What is given once for several jobs.
-_OF_ALL = ("delay", "partition_key", "priority", "headers")
+_OF_ALL = ("delay", "partition_key", "priority")
 _CLEANUP_SECONDS = 5.0
 _CLEANUP_TASKS = 64
 
@@ -163,6 +163,10 @@ class JobSender:
         await messages.publish(again, delay=seconds_until_due(known))
         return known
 
+    def headers(self, given: Mapping[str, str] | None) -> dict[str, str] | None:
+        """Those of what is sent now: of the middleware, and given. Raises what the middleware raises, and as `record` does."""
+        return headers_of(self._name, given, self._backend.middleware)
+
     def record(
         self,
         payload: Any,
@@ -170,7 +174,7 @@ class JobSender:
         idempotency_key: str | None,
         partition_key: str | None,
         priority: int | None,
-        headers: Mapping[str, str] | None = None,
+        headers: dict[str, str] | None = None,
     ) -> tuple[JobRecord, Any]:
         """A new job, checked, and its payload as a worker will see it. Raises what `JobQueue.enqueue` does for wrong input."""
         now = datetime.now(UTC)
@@ -200,7 +204,7 @@ class JobSender:
             partition_key=partition_key,
             idempotency_key=idempotency_key,
             scheduled_time=now + timedelta(seconds=delay) if delay else None,
-            headers=headers_of(self._name, headers, self._backend.middleware),
+            headers=headers,
         )
         return record, copy
 
@@ -210,7 +214,7 @@ class JobSender:
         delay: float | None,
         partition_key: str | None,
         priority: int | None,
-        headers: Mapping[str, str] | None,
+        headers: dict[str, str] | None,
     ) -> list[tuple[JobRecord, Any]]:
         """The same for each of several, in order. The error says which payload it is about."""
         return made_of_each(

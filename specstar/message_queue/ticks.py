@@ -68,12 +68,20 @@ class Ticks:
                 return True  # of another worker in this process
             self._last = tick
         key = self.schedule.key(tick) if self._keep_state else None
-        record, _ = self._sender.record(self._payload, None, key, None, None)
+        record, _ = self._sender.record(self._payload, None, key, None, None, self._headers())
         # Payloads of one tick may differ, by their defaults: the first counts.
         sent = await self._sender.send(record, 0.0, most_touches=look.value)
         if look is not Look.first or not self._looks_again:
             return True
         return sent is record or sent.status is not JobStatus.pending
+
+    def _headers(self) -> dict[str, str] | None:
+        try:
+            return self._sender.headers(None)
+        except Exception:
+            # Nobody is there to be told, and the job matters more.
+            logger.exception("jobs %r: middleware failed, so a tick is sent without headers", self.name)
+            return None
 
 
 def payload_of_ticks(codec: JobCodec[Any], given: Any) -> Any:

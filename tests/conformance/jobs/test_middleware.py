@@ -15,7 +15,7 @@ import pytest
 
 from specstar import Job, JobMiddleware, JobStatus, SpecStar
 from specstar.errors import IdempotencyConflictError, InvalidInputError, LimitExceededError
-from tests.conformance.jobs.harness import Mail, dead_jobs, workers
+from tests.conformance.jobs.harness import Mail, dead_jobs, eventually, workers
 
 request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="none")
 HEADERS = {"tenant": "7", "Größe": "ümlaut €"}
@@ -257,3 +257,37 @@ async def test_only_middleware_is_taken_and_workers_that_run_go_on_without_it(
     assert done.result == {"request": "none to work"}
     assert not late.seen
     assert "Requests is added while workers run" in caplog.text
+
+
+async def test_ticks_have_its_headers_and_are_sent_without_where_it_fails(
+    spec: SpecStar, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Failing(JobMiddleware):
+        fails = False
+        calls = 0
+
+        def sending(self, queue: str, /) -> Mapping[str, str] | None:
+            self.calls += 1
+            if self.fails:
+                raise ZeroDivisionError("sending")
+            return {"of": queue}
+
+    middleware = Failing()
+    spec.add_job_middleware(middleware)
+    found: list[Mapping[str, str]] = []
+
+    @spec.job(every=0.3)
+    async def tick(job: Job[Mail]) -> None:
+        found.append(job.headers)
+
+    async with workers(spec):
+        await eventually(lambda: found)
+        assert found[0] == {"of": "tick"}
+        middleware.fails = True
+        await eventually(lambda: {} in found)
+        middleware.fails = False
+        await eventually(lambda: found[-1])
+    assert "middleware failed, so a tick is sent without headers" in caplog.text
+    calls = middleware.calls
+    assert len(await tick.enqueue_many([Mail()] * 3)) == 3
+    assert middleware.calls == calls + 1
