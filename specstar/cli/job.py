@@ -50,9 +50,9 @@ def job(
         print_json(shown | {"cancelled": cancelled} if cancel else shown)
     else:
         traceback = values.pop("traceback")
-        print_table(
-            ("field", "value"), [(key, _text(value)) for key, value in values.items() if value not in (None, {})]
-        )
+        if not found.headers:
+            del values["headers"]
+        print_table(("field", "value"), [(key, _text(value)) for key, value in values.items() if value is not None])
         if traceback:
             print_text(f"\n{traceback.rstrip()}")
         if cancel:
