@@ -22,16 +22,15 @@ _KEEPALIVE_SECONDS = 12
 
 
 async def make_client(options: S3Options) -> Any:
-    """A client as an async context manager, not entered yet.
+    """A client, to be entered on the event loop that uses it.
 
     Raises `MissingDependencyError`, `ConfigError` for client arguments that the driver refuses, and driver errors.
     """
-    session, arguments = await asyncio.to_thread(_prepare, options)
-    return session.create_client("s3", **arguments)
+    return await asyncio.to_thread(_make, options)
 
 
-def _prepare(options: S3Options) -> tuple[Any, dict[str, Any]]:
-    """In a thread: import the driver and read its data files, credential files and profiles once, into the session."""
+def _make(options: S3Options) -> Any:
+    """In a thread: import the driver, read its data files, credential files and profiles, and make the client of them."""
     try:
         from aiobotocore.session import AioSession
     except ImportError as error:
@@ -42,7 +41,8 @@ def _prepare(options: S3Options) -> tuple[Any, dict[str, Any]]:
     read_times_quickly(session)
     resolve_endpoints_once(session, arguments.get("api_version"))
 
-    async def create_and_drop() -> None:
+    async def create_and_leave() -> Any:
+        # Nothing of it belongs to a loop before its first request: it is entered anew on the one that uses it.
         async with session.create_client("s3", **arguments) as made:
             client: Any = made
             try:
@@ -52,9 +52,9 @@ def _prepare(options: S3Options) -> tuple[Any, dict[str, Any]]:
                     f"the certificates of the S3 client cannot be read ({tls_reason(error)}): client_kwargs.verify, the variable "
                     "AWS_CA_BUNDLE and client_kwargs.config.client_cert take files in PEM"
                 ) from error
+            return client
 
-    asyncio.run(create_and_drop())
-    return session, arguments
+    return asyncio.run(create_and_leave())
 
 
 def client_arguments(options: S3Options) -> dict[str, Any]:

@@ -52,7 +52,6 @@ class S3Connection(Connection):
         self.probed: set[tuple[str, str]] = set()
         self.probing: asyncio.Lock = asyncio.Lock()
         self._requests = Requests(options, self.in_thread)
-        self._context: Any = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._clean_ups: set[asyncio.Task[Any]] = set()
         self._threads: ThreadPoolExecutor | None = None
@@ -90,8 +89,8 @@ class S3Connection(Connection):
         self._loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(_CLIENT_SECONDS):
-                self._context = await make_client(self.options)
-                self._requests.serve(await self._context.__aenter__())
+                client = await make_client(self.options)
+                self._requests.serve(await client.__aenter__())
         except BaseException as error:
             await self._drop_client()
             if isinstance(error, TimeoutError):
@@ -207,11 +206,11 @@ class S3Connection(Connection):
             raise failed[0]
 
     async def _drop_client(self) -> None:
-        context, self._context, client = self._context, None, self._requests.stop()
-        if context is None or client is None:
+        client = self._requests.stop()
+        if client is None:
             return
         try:
-            await context.__aexit__(None, None, None)
+            await client.__aexit__(None, None, None)
         except BaseException:
             drop_sockets(client, on_their_loop=True)
             raise
@@ -230,7 +229,7 @@ class S3Connection(Connection):
         self.meta_objects = {}
         self._tasks.clear()
         self._threads = None
-        client, self._context = self._requests.stop(), None
+        client = self._requests.stop()
         if client is None:
             return
         if not here and os.getpid() == self._pid and self._loop is not None and self._loop.is_running():

@@ -14,6 +14,8 @@ _ASKED_FOR = 1 << 20
 
 # The driver's descriptions of services, by where it was told to look for more of them.
 _loaders: dict[str | None, Any] = {}
+# The driver's rules for endpoints that were seen to, by their ids: kept, so that no other object can have one of these.
+_seen_rules: dict[int, Any] = {}
 
 
 def read_data_once(session: Any) -> None:
@@ -31,10 +33,13 @@ def resolve_endpoints_once(session: Any, api_version: str | None) -> None:
     rules = session.get_component("data_loader").load_service_model(
         "s3", "endpoint-rule-set-1", api_version=api_version
     )
+    if id(rules) in _seen_rules:
+        return
     used = json.dumps(rules["rules"])
     for name in list(rules["parameters"]):
         if f'"{name}"' not in used and f"{{{name}" not in used:
             rules["parameters"].pop(name, None)  # another session's thread may do the same
+    _seen_rules[id(rules)] = rules
 
 
 def send_small_bodies_at_once(client: Any) -> None:
