@@ -88,7 +88,7 @@ def test_every_operator_agrees_on_every_kind_of_value(session: Session) -> None:
         assert session.search(query) == expected_ids(query, rows), query
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=LENIENT)
+@settings(max_examples=60, deadline=None, suppress_health_check=LENIENT)
 @given(case=cases())
 def test_a_search_finds_what_the_evaluator_finds_in_its_order(
     session: Session, case: tuple[list[EvaluatedRow], list[Query]]
@@ -99,7 +99,7 @@ def test_a_search_finds_what_the_evaluator_finds_in_its_order(
         assert session.search(query) == expected_ids(query, rows)
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=LENIENT)
+@settings(max_examples=20, deadline=None, suppress_health_check=LENIENT)
 @given(case=cases())
 def test_a_count_is_the_number_of_rows_found(session: Session, case: tuple[list[EvaluatedRow], list[Query]]) -> None:
     rows, queries = case
@@ -111,7 +111,7 @@ def test_a_count_is_the_number_of_rows_found(session: Session, case: tuple[list[
         assert count == len(run_query(scope, rows, FIELDS))
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=LENIENT)
+@settings(max_examples=20, deadline=None, suppress_health_check=LENIENT)
 @given(case=cases())
 def test_pages_by_cursor_together_are_the_whole(session: Session, case: tuple[list[EvaluatedRow], list[Query]]) -> None:
     rows, queries = case
@@ -136,7 +136,7 @@ def test_pages_by_cursor_together_are_the_whole(session: Session, case: tuple[li
         assert paged == session.search(whole)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=LENIENT)
+@settings(max_examples=80, deadline=None, suppress_health_check=LENIENT)
 @given(
     tried=st.lists(st.tuples(patterns(depth=3), st.booleans()), min_size=1, max_size=20),
     texts=st.lists(st.text(st.sampled_from(LETTERS), max_size=6), max_size=10),

@@ -12,7 +12,8 @@ from specstar.query import QB, Condition, IndexedField, build_query, cursor_of
 from specstar.roles import StoredRevision
 from tests.integration.postgres.rig import Rig, admin, new, open_rig
 
-pytestmark = pytest.mark.timeout(300)
+# One worker of xdist fills the tables.
+pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("postgres-plans")]
 
 ROWS = 100_000
 FIELDS = (

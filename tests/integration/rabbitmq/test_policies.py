@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -26,12 +26,13 @@ SetPolicy = Callable[[str, dict[str, Any]], None]
 
 
 @pytest.fixture
-def set_policy(private_rabbitmq: services.RabbitMQServer) -> Iterator[SetPolicy]:
+def set_policy(private_rabbitmq: services.RabbitMQServer) -> SetPolicy:
+    """Sets the only policy of the broker, for queues of this test alone: the one that it replaces needs no removing."""
+
     def set_one(pattern: str, definition: dict[str, Any]) -> None:
         private_rabbitmq.ctl("set_policy", "of-the-test", pattern, json.dumps(definition), "--apply-to", "queues")
 
-    yield set_one
-    private_rabbitmq.ctl("clear_policy", "of-the-test")
+    return set_one
 
 
 def program(

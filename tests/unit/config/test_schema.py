@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 from typing import Any
 
@@ -20,7 +21,9 @@ ROLES = ("meta", "resource", "blob")
 relaxed = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
 
+@functools.cache
 def validator() -> jsonschema.Draft202012Validator:
+    """Of the schema with `tiny`, which each test here registers alike."""
     return jsonschema.Draft202012Validator(BackendConfig.json_schema())
 
 

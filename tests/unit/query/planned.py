@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
-from specstar.query import META_FIELDS, QB, EvaluatedRow, IndexedField, Query, build_query, make_cursor
+from specstar.query import META_FIELDS, QB, EvaluatedRow, IndexedField, Query, build_query, make_cursor, run_query
 from specstar.query.fields import MetaField, as_kinds
 from tests.unit.query.generated import START
 
@@ -17,12 +17,20 @@ FIELDS = (
     IndexedField("name.last", as_kinds(["string"])),
     IndexedField("tags", as_kinds(["list"])),
 )
+LIST = "element of a list"
 INDEXED: tuple[IndexedField | MetaField, ...] = (*FIELDS, META_FIELDS["created_time"])
 
 
 @functools.cache
 def planned_rows() -> list[EvaluatedRow]:
     return list(_rows())
+
+
+@functools.cache
+def expected_ids(name: str) -> list[str]:
+    """What the search of `PLANNED` must find, by the plain evaluator."""
+    query, _ = PLANNED[name]
+    return [row.meta["resource_id"] for row in run_query(query, planned_rows(), FIELDS)]
 
 
 def _rows() -> Iterator[EvaluatedRow]:
@@ -47,8 +55,7 @@ def _rows() -> Iterator[EvaluatedRow]:
         yield EvaluatedRow(indexed, meta)
 
 
-def planned_queries() -> dict[str, tuple[Query, str]]:
-    """By name: the search, and the field whose index must serve it."""
+def _queries() -> dict[str, tuple[Query, str]]:
     middle = EvaluatedRow({"age": 12_500, "name.last": "n50000"}, {"resource_id": "00050000", "created_time": START})
     age, name = QB["age"], QB["name"]["last"]
     plans: dict[str, tuple[Query, str]] = {}
@@ -77,4 +84,10 @@ def planned_queries() -> dict[str, tuple[Query, str]]:
     add("next page of newest", "created_time", sort=("-created_time",), paged=True)
     add("null", "age", age.is_null())
     add("either", "age", (age == 77) | (name == "n00077"))
+    # Without a limit: with one, PostgreSQL's planner may rightly bet on walking the ids until it has enough.
+    plans[LIST] = (build_query(QB["tags"].contains("t77"), fields=FIELDS), "tags")
     return plans
+
+
+PLANNED = _queries()
+"""By name: the search, and the field whose index must serve it."""

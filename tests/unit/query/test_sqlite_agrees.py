@@ -52,7 +52,7 @@ def test_every_operator_agrees_on_every_kind_of_value(database: apsw.Connection)
         assert search(database, query) == expected_ids(query, rows), query
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(case=cases())
 def test_a_search_finds_what_the_evaluator_finds_in_its_order(
     database: apsw.Connection, case: tuple[list[EvaluatedRow], list[Query]]
@@ -63,7 +63,7 @@ def test_a_search_finds_what_the_evaluator_finds_in_its_order(
         assert search(database, query) == expected_ids(query, rows)
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(case=cases())
 def test_a_count_is_the_number_of_rows_found(
     database: apsw.Connection, case: tuple[list[EvaluatedRow], list[Query]]
@@ -77,7 +77,7 @@ def test_a_count_is_the_number_of_rows_found(
         assert count == len(run_query(scope, rows, FIELDS))
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(case=cases())
 def test_pages_by_cursor_together_are_the_whole(
     database: apsw.Connection, case: tuple[list[EvaluatedRow], list[Query]]
