@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
@@ -222,7 +223,7 @@ class SpecStar:
         self,
         *,
         concurrency: int = 10,
-        drain_timeout: float = 25.0,
+        drain_timeout: float | timedelta = 25.0,
         queues: Sequence[JobQueue[Any]] | None = None,
         stop: WorkerStop | None = None,
         handle_signals: bool = True,
@@ -230,10 +231,10 @@ class SpecStar:
     ) -> None:
         """Run the declared jobs (or those of `queues`), at most `concurrency` at a time, until cancelled or SIGTERM.
 
-        Then it drains: running jobs have `drain_timeout` seconds to end, and go back to the queue after that. Async handlers
-        run on this event loop, plain ones in threads. With `burst` it also returns once no job is ready or runs here: delayed
-        ones, and those of other workers, are not waited for, and periodic ones are not sent. Raises `NotConfiguredError`
-        without mq, `UsageError` without jobs.
+        Then it drains: running jobs have `drain_timeout` (seconds, or a `timedelta`) to end, and go back to the queue after
+        that. Async handlers run on this event loop, plain ones in threads. With `burst` it also returns once no job is ready
+        or runs here: delayed ones, and those of other workers, are not waited for, and periodic ones are not sent. Raises
+        `NotConfiguredError` without mq, `UsageError` without jobs.
         """
         from specstar.message_queue.queue import JobQueue
         from specstar.message_queue.run import checked_queues, run_workers
@@ -249,17 +250,17 @@ class SpecStar:
             )
 
     @gated
-    async def check(self, *, timeout: float = 10.0) -> list[RoleReport]:
-        """Open every role of the configuration and report each: backend, latency, server version, problem. `timeout` in
-        seconds, a role. Models with a storage of their own follow: their reports name the `model`.
+    async def check(self, *, timeout: float | timedelta = 10.0) -> list[RoleReport]:
+        """Open every role of the configuration and report each: backend, latency, server version, problem. `timeout` of
+        each role in seconds, or a `timedelta`. Models with a storage of their own follow: their reports name the `model`.
         """
         from specstar.health import check_roles
         from specstar.message_queue.retry import checked_seconds
 
-        checked_seconds(timeout, field="timeout")
+        seconds = checked_seconds(timeout, field="timeout")
         self._models.common_factory()  # raises if nothing is configured
         bindings = [*self._bound.bindings(), *self._models.own_bindings()]
-        return await check_roles(self._gate, bindings, timeout=timeout)
+        return await check_roles(self._gate, bindings, timeout=seconds)
 
     def metrics(self) -> Metrics:
         """What this SpecStar has done in this process, in numbers for a monitoring system. No I/O; from any thread."""

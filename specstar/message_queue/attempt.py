@@ -9,7 +9,7 @@ import threading
 import time
 from asyncio import events
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import anyio
@@ -156,6 +156,8 @@ class Attempt:
 def _wished_delay(error: DelayRetry) -> float | None:
     """Seconds; None if a subclass has not set them, or to what is no number."""
     seconds: Any = getattr(error, "seconds", None)
+    if isinstance(seconds, timedelta):
+        seconds = seconds.total_seconds()
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or math.isnan(seconds):
         return None
     return float(min(max(seconds, 0), MAX_DELAY_SECONDS))

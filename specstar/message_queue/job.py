@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import sys
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Generic, cast
 
 from msgspec import Raw, Struct
@@ -151,8 +151,8 @@ class NoRetry(Exception):
 
 
 class DelayRetry(Exception):
-    """Raised by a handler: try again after `seconds`. The attempt counts, so that no job is tried for ever."""
+    """Raised by a handler: try again after `seconds` (or a `timedelta`). The attempt counts, so that no job is tried for ever."""
 
-    def __init__(self, seconds: float, message: str = "") -> None:
+    def __init__(self, seconds: float | timedelta, message: str = "") -> None:
         self.seconds: float = checked_seconds(seconds, field="seconds")
-        super().__init__(message or f"the handler asked to be tried again in {seconds:g} s")
+        super().__init__(message or f"the handler asked to be tried again in {self.seconds:g} s")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any, TypedDict
 
 __all__ = ["JobOptions", "PlainJobOptions"]
@@ -12,11 +13,11 @@ class PlainJobOptions(TypedDict, total=False):
 
     name: str
     max_retries: int
-    retry_delay: float
+    retry_delay: float | timedelta
     retry_backoff: float
-    retry_max_delay: float
-    timeout: float
-    every: float
+    retry_max_delay: float | timedelta
+    timeout: float | timedelta
+    every: float | timedelta
     cron: str
     timezone: str
     every_payload: Any
@@ -25,16 +26,16 @@ class PlainJobOptions(TypedDict, total=False):
     max_priority: int
     concurrency: int
     max_payload_bytes: int
-    forget_after: float
+    forget_after: float | timedelta
 
 
 class JobOptions(PlainJobOptions, total=False):
     """Keyword arguments of a job's declaration; all optional.
 
-    Times are in seconds. `max_retries` and `retry_delay` default to the queue backend's. `every` makes the job periodic,
-    and so does `cron`, an expression such as "0 6 * * mon-fri", by the clocks of `timezone` (an IANA name; "UTC" by default).
-    Workers erase the state of jobs that finished `forget_after` ago. `keep_state=False` keeps no record of the jobs: faster,
-    but without `wait`, `get`, `search` and idempotency keys.
+    Times are in seconds, or `timedelta`s. `max_retries` and `retry_delay` default to the queue backend's. `every` makes the
+    job periodic, and so does `cron`, an expression such as "0 6 * * mon-fri", by the clocks of `timezone` (an IANA name;
+    "UTC" by default). Workers erase the state of jobs that finished `forget_after` ago. `keep_state=False` keeps no record of
+    the jobs: faster, but without `wait`, `get`, `search` and idempotency keys.
     """
 
     result_type: Any

@@ -22,7 +22,7 @@ from specstar.message_queue.codec import DEFAULT_MAX_PAYLOAD_BYTES, JobCodec
 from specstar.message_queue.counts import JobCounts
 from specstar.message_queue.job import DeadJob, Job, JobStatus, R_co
 from specstar.message_queue.kept_jobs import KeptJobs
-from specstar.message_queue.retry import RetryPolicy, checked_seconds
+from specstar.message_queue.retry import RetryPolicy, checked_factor, checked_seconds
 from specstar.message_queue.schedule import schedule_of
 from specstar.message_queue.sender import MAX_PRIORITY, JobSender
 from specstar.message_queue.signature import signature_of
@@ -47,7 +47,7 @@ class JobQueue(Generic[P, R_co]):
 
     Every coroutine may be called from asyncio, trio and any thread's loop. All raise `NotConfiguredError` while no mq is
     configured, `BackendUnavailable` when a backend does not answer in time, and `BackendError` when it refuses. What looks
-    at jobs raises `NotConfiguredError` if the job was declared with `keep_state=False`.
+    at jobs raises `NotConfiguredError` if the job was declared with `keep_state=False`. Times are in seconds, or `timedelta`s.
     """
 
     def __init__(
@@ -59,11 +59,11 @@ class JobQueue(Generic[P, R_co]):
         payload_type: Any = None,
         result_type: Any = None,
         max_retries: int | None = None,
-        retry_delay: float | None = None,
+        retry_delay: float | timedelta | None = None,
         retry_backoff: float = 1.0,
-        retry_max_delay: float = 3600.0,
-        timeout: float | None = None,
-        every: float | None = None,
+        retry_max_delay: float | timedelta = 3600.0,
+        timeout: float | timedelta | None = None,
+        every: float | timedelta | None = None,
         cron: str | None = None,
         timezone: str | None = None,
         every_payload: P | None = None,
@@ -72,7 +72,7 @@ class JobQueue(Generic[P, R_co]):
         max_priority: int | None = None,
         concurrency: int | None = None,
         max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES,
-        forget_after: float | None = None,
+        forget_after: float | timedelta | None = None,
     ) -> None:
         signature = signature_of(handler)
         self.name: str = _checked_name(signature.name if name is None else name)
@@ -95,7 +95,7 @@ class JobQueue(Generic[P, R_co]):
         self.retry_delay: float | None = (
             None if retry_delay is None else checked_seconds(retry_delay, field="retry_delay")
         )
-        self.retry_backoff: float = checked_seconds(retry_backoff, field="retry_backoff", minimum=1.0)
+        self.retry_backoff: float = checked_factor(retry_backoff, field="retry_backoff")
         self.retry_max_delay: float = checked_seconds(retry_max_delay, field="retry_max_delay")
         self.timeout: float | None = (
             None if timeout is None else checked_seconds(timeout, field="timeout", minimum=0.001)
@@ -156,7 +156,7 @@ class JobQueue(Generic[P, R_co]):
         self,
         payload: P,
         *,
-        delay: float | None = None,
+        delay: float | timedelta | None = None,
         idempotency_key: str | None = None,
         partition_key: str | None = None,
         priority: int | None = None,
@@ -164,15 +164,16 @@ class JobQueue(Generic[P, R_co]):
     ) -> Job[P, R_co]:
         """Send a job; returns once the broker has confirmed that it keeps it.
 
-        `delay` in seconds before it may run. Jobs with one `partition_key` run one at a time. The same `idempotency_key`
+        `delay` is how long it may not run yet. Jobs with one `partition_key` run one at a time. The same `idempotency_key`
         gives the same job; with another payload it raises `IdempotencyConflictError`. `priority` 0 to 9, high first.
         `headers` travel beside the payload. Raises `InvalidInputError` for a payload that does not fit the type,
         `LimitExceededError` for one that is too large.
         """
+        later = None if delay is None else checked_seconds(delay, field="delay")
         record, copy = self._sender.record(
-            payload, delay, idempotency_key, partition_key, priority, self._sender.headers(headers)
+            payload, later, idempotency_key, partition_key, priority, self._sender.headers(headers)
         )
-        sent = await self._sender.send(record, delay or 0.0)
+        sent = await self._sender.send(record, later or 0.0)
         return self._codec.job_with(record, copy) if sent is record else self._codec.job_with(sent, copy, strict=False)
 
     @gated
@@ -180,7 +181,7 @@ class JobQueue(Generic[P, R_co]):
         self,
         payloads: Iterable[P],
         *,
-        delay: float | None = None,
+        delay: float | timedelta | None = None,
         partition_key: str | None = None,
         priority: int | None = None,
         headers: Mapping[str, str] | None = None,
@@ -189,9 +190,10 @@ class JobQueue(Generic[P, R_co]):
 
         After an error any of them may have been sent. Raises what `enqueue` raises.
         """
+        later = None if delay is None else checked_seconds(delay, field="delay")
         batch, common = listed(payloads, field="payloads"), self._sender.headers(headers)
-        made = self._sender.records(batch, delay, partition_key, priority, common)
-        await self._sender.send_many([record for record, _ in made], delay or 0.0)
+        made = self._sender.records(batch, later, partition_key, priority, common)
+        await self._sender.send_many([record for record, _ in made], later or 0.0)
         return [self._codec.job_with(record, copy) for record, copy in made]
 
     # Looking
@@ -202,16 +204,15 @@ class JobQueue(Generic[P, R_co]):
         return self._codec.job((await self._kept.read(job_id)).record)
 
     @gated
-    async def wait(self, job_id: str, *, timeout: float | None = None) -> Job[P, R_co]:
+    async def wait(self, job_id: str, *, timeout: float | timedelta | None = None) -> Job[P, R_co]:
         """Wait until the job has succeeded, failed for good or been cancelled, and return it.
 
-        Raises `WaitTimeoutError` after `timeout` seconds, and one more if the stores do not answer (the job goes on), and
+        Raises `WaitTimeoutError` after `timeout`, and one second more if the stores do not answer (the job goes on), and
         `JobNotFoundError`. Learns at once of what this process runs, else by asking the stores, at first after 20 ms, later
         every second.
         """
         checked_id(job_id, field="job_id")
-        if timeout is not None:
-            timeout = checked_seconds(timeout, field="timeout")
+        seconds = None if timeout is None else checked_seconds(timeout, field="timeout")
         generation = self._gate.generation
 
         async def read(job_id: str) -> Snapshot:
@@ -220,12 +221,12 @@ class JobQueue(Generic[P, R_co]):
                 raise BackendUnavailable("specstar was closed while this waited")
             return await self._kept.read(job_id)
 
-        snapshot = await self._watchers.until_finished(job_id, read, timeout)
+        snapshot = await self._watchers.until_finished(job_id, read, seconds)
         if snapshot is None:
-            raise WaitTimeoutError(f"job {job_id} in {self.name!r}: its state could not be read within {timeout:g} s")
+            raise WaitTimeoutError(f"job {job_id} in {self.name!r}: its state could not be read within {seconds:g} s")
         record = snapshot.record
         if not record.status.finished:
-            raise WaitTimeoutError(f"job {job_id} in {self.name!r} is still {record.status} after {timeout:g} s")
+            raise WaitTimeoutError(f"job {job_id} in {self.name!r} is still {record.status} after {seconds:g} s")
         return self._codec.job(record)
 
     @gated
@@ -287,8 +288,8 @@ class JobQueue(Generic[P, R_co]):
         return purged
 
     @gated
-    async def forget_finished(self, *, older_than: float) -> int:
-        """Erase the state of jobs that finished more than `older_than` seconds ago; returns how many.
+    async def forget_finished(self, *, older_than: float | timedelta) -> int:
+        """Erase the state of jobs that finished longer ago than `older_than`; returns how many.
 
         That of a job which was cancelled while it waited stays until its message has come to a worker, or is purged. One
         that was sent again by its idempotency key may have a second message, which runs it once more if it is forgotten

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from datetime import timedelta
 
 from msgspec import Struct
 
 from specstar.errors import InvalidInputError
 
-__all__ = ["MAX_DELAY_SECONDS", "RetryPolicy", "checked_seconds"]
+__all__ = ["MAX_DELAY_SECONDS", "RetryPolicy", "checked_factor", "checked_seconds"]
 
 MAX_DELAY_SECONDS = 365 * 86_400.0
 """The longest delay of a job, in seconds."""
@@ -43,8 +44,19 @@ class RetryPolicy(Struct, frozen=True, kw_only=True):
 
 
 def checked_seconds(value: object, *, field: str, minimum: float = 0.0) -> float:
-    """`value` as seconds. Raises `InvalidInputError` if it is not a finite number from `minimum` to one year."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not minimum <= value <= MAX_DELAY_SECONDS:
-        message = f"{field} must be from {minimum:g} to {MAX_DELAY_SECONDS:,.0f} seconds, not {value!r:.80}"
+    """`value`, a number or a `timedelta`, as seconds. Raises `InvalidInputError` if it is none from `minimum` to one year."""
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not minimum <= seconds <= MAX_DELAY_SECONDS:
+        message = (
+            f"{field} must be from {minimum:g} to {MAX_DELAY_SECONDS:,.0f} seconds, or a timedelta, not {value!r:.80}"
+        )
+        raise InvalidInputError(message, field=field)
+    return float(seconds)
+
+
+def checked_factor(value: object, *, field: str) -> float:
+    """`value` as a float. Raises `InvalidInputError` if it is not a number from 1 on that a float can hold."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= MAX_DELAY_SECONDS:
+        message = f"{field} must be a factor from 1 to {MAX_DELAY_SECONDS:,.0f}, not {value!r:.80}"
         raise InvalidInputError(message, field=field)
     return float(value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import anyio
@@ -66,7 +67,7 @@ async def run_workers(
     queues: Sequence[JobQueue[Any]],
     *,
     concurrency: int = 10,
-    drain_timeout: float = DEFAULT_DRAIN_SECONDS,
+    drain_timeout: float | timedelta = DEFAULT_DRAIN_SECONDS,
     stop: WorkerStop | None = None,
     handle_signals: bool = True,
     burst: bool = False,
@@ -87,13 +88,13 @@ async def run_workers(
     _check_stop(stop)
     if not isinstance(concurrency, int) or concurrency < 1:
         raise UsageError(f"concurrency is 1 or more, not {concurrency}")
-    checked_seconds(drain_timeout, field="drain_timeout")
+    drain_seconds = checked_seconds(drain_timeout, field="drain_timeout")
     gate = queues[0]._gate
     if any(queue._gate is not gate for queue in queues):
         raise UsageError("the queues of one run_workers() belong to one spec")
     home = gate.settle()
     caller = None if home.is_current() else home_of_caller()
-    worker = Worker(queues, concurrency=concurrency, drain_timeout=drain_timeout, caller=caller, burst=burst)
+    worker = Worker(queues, concurrency=concurrency, drain_timeout=drain_seconds, caller=caller, burst=burst)
     stop = stop or WorkerStop()
     over = anyio.Event()
     errors: list[BaseException] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from datetime import timedelta
 
 from specstar.errors import InvalidInputError
 from specstar.message_queue.retry import checked_seconds
@@ -43,7 +44,7 @@ class Schedule(abc.ABC):
 class Every(Schedule):
     """At each multiple of these seconds since 1970. Ticks are the multiples."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float | timedelta) -> None:
         self._seconds = checked_seconds(seconds, field="every", minimum=0.001)
         self.every: float | None = self._seconds
         self.text: str = f"{self._seconds:g} s"
@@ -70,7 +71,7 @@ class Every(Schedule):
         return f"every {self._seconds:g} s: {tick}"
 
 
-def schedule_of(*, every: float | None, cron: str | None, timezone: str | None) -> Schedule | None:
+def schedule_of(*, every: float | timedelta | None, cron: str | None, timezone: str | None) -> Schedule | None:
     """The schedule of a job with these options; None if it is not periodic.
 
     Raises `InvalidInputError` for what cannot be, or not together, and `MissingDependencyError`.

@@ -26,7 +26,6 @@ from specstar.message_queue.codec import JobCodec, envelope
 from specstar.message_queue.counts import JobCounts
 from specstar.message_queue.job import JobRecord, JobStatus
 from specstar.message_queue.middleware import headers_of
-from specstar.message_queue.retry import checked_seconds
 from specstar.message_queue.state import CONFLICTS, JobState
 from specstar.resource_manager.ids import checked_id, new_id
 from specstar.roles import Message, MessageQueue
@@ -39,7 +38,7 @@ CLOCK_SKEW = timedelta(seconds=5)
 """By how much the clock of a sender may be ahead."""
 _MAX_KEY_BYTES = 255
 # What is given once for several jobs.
-_OF_ALL = ("delay", "partition_key", "priority")
+_OF_ALL = ("partition_key", "priority")
 _CLEANUP_SECONDS = 5.0
 _CLEANUP_TASKS = 64
 
@@ -176,10 +175,11 @@ class JobSender:
         priority: int | None,
         headers: dict[str, str] | None = None,
     ) -> tuple[JobRecord, Any]:
-        """A new job, checked, and its payload as a worker will see it. Raises what `JobQueue.enqueue` does for wrong input."""
+        """A new job, checked but for its `delay` in seconds, and its payload as a worker will see it.
+
+        Raises what `JobQueue.enqueue` does for wrong input.
+        """
         now = datetime.now(UTC)
-        if delay is not None:
-            delay = checked_seconds(delay, field="delay")
         if partition_key is not None:
             _checked_key(partition_key, "partition_key")
         if idempotency_key is None:

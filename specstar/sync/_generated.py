@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Self
@@ -408,7 +408,7 @@ class JobQueue(Generic[P, R_co]):
 
     Every method may be called from any thread. All raise `NotConfiguredError` while no mq is
     configured, `BackendUnavailable` when a backend does not answer in time, and `BackendError` when it refuses. What looks
-    at jobs raises `NotConfiguredError` if the job was declared with `keep_state=False`.
+    at jobs raises `NotConfiguredError` if the job was declared with `keep_state=False`. Times are in seconds, or `timedelta`s.
     """
 
     def __init__(self, inner: AsyncJobQueue[P, R_co]) -> None:
@@ -444,7 +444,7 @@ class JobQueue(Generic[P, R_co]):
         self,
         payload: P,
         *,
-        delay: float | None = None,
+        delay: float | timedelta | None = None,
         idempotency_key: str | None = None,
         partition_key: str | None = None,
         priority: int | None = None,
@@ -452,7 +452,7 @@ class JobQueue(Generic[P, R_co]):
     ) -> Job[P, R_co]:
         """Send a job; returns once the broker has confirmed that it keeps it.
 
-        `delay` in seconds before it may run. Jobs with one `partition_key` run one at a time. The same `idempotency_key`
+        `delay` is how long it may not run yet. Jobs with one `partition_key` run one at a time. The same `idempotency_key`
         gives the same job; with another payload it raises `IdempotencyConflictError`. `priority` 0 to 9, high first.
         `headers` travel beside the payload. Raises `InvalidInputError` for a payload that does not fit the type,
         `LimitExceededError` for one that is too large.
@@ -473,7 +473,7 @@ class JobQueue(Generic[P, R_co]):
         self,
         payloads: Iterable[P],
         *,
-        delay: float | None = None,
+        delay: float | timedelta | None = None,
         partition_key: str | None = None,
         priority: int | None = None,
         headers: Mapping[str, str] | None = None,
@@ -497,10 +497,10 @@ class JobQueue(Generic[P, R_co]):
         """The job as it stands. Raises `JobNotFoundError`, `DecodeError` if it does not fit the types of this program."""
         return self._gate.call(functools.partial(self._inner.get, job_id))
 
-    def wait(self, job_id: str, *, timeout: float | None = None) -> Job[P, R_co]:
+    def wait(self, job_id: str, *, timeout: float | timedelta | None = None) -> Job[P, R_co]:
         """Wait until the job has succeeded, failed for good or been cancelled, and return it.
 
-        Raises `WaitTimeoutError` after `timeout` seconds, and one more if the stores do not answer (the job goes on), and
+        Raises `WaitTimeoutError` after `timeout`, and one second more if the stores do not answer (the job goes on), and
         `JobNotFoundError`. Learns at once of what this process runs, else by asking the stores, at first after 20 ms, later
         every second.
         """
@@ -547,8 +547,8 @@ class JobQueue(Generic[P, R_co]):
         """
         return self._gate.call(functools.partial(self._inner.purge))
 
-    def forget_finished(self, *, older_than: float) -> int:
-        """Erase the state of jobs that finished more than `older_than` seconds ago; returns how many.
+    def forget_finished(self, *, older_than: float | timedelta) -> int:
+        """Erase the state of jobs that finished longer ago than `older_than`; returns how many.
 
         That of a job which was cancelled while it waited stays until its message has come to a worker, or is purged. One
         that was sent again by its idempotency key may have a second message, which runs it once more if it is forgotten

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
@@ -194,7 +195,7 @@ class SpecStar:
         self,
         *,
         concurrency: int = 10,
-        drain_timeout: float = 25.0,
+        drain_timeout: float | timedelta = 25.0,
         queues: Sequence[JobQueue[Any]] | None = None,
         stop: WorkerStop | None = None,
         handle_signals: bool = True,
@@ -202,10 +203,10 @@ class SpecStar:
     ) -> None:
         """Run the declared jobs (or those of `queues`), at most `concurrency` at a time; blocks until SIGTERM or Ctrl-C.
 
-        Then it drains: running jobs have `drain_timeout` seconds to end, and go back to the queue after that. Signals are
-        handled in the main thread only; elsewhere `stop.set()` ends it. With `burst` it also returns once no job is ready or
-        runs here: delayed ones, and those of other workers, are not waited for, and periodic ones are not sent. Raises
-        `NotConfiguredError` without mq, `UsageError` without jobs.
+        Then it drains: running jobs have `drain_timeout` (seconds, or a `timedelta`) to end, and go back to the queue after
+        that. Signals are handled in the main thread only; elsewhere `stop.set()` ends it. With `burst` it also returns once
+        no job is ready or runs here: delayed ones, and those of other workers, are not waited for, and periodic ones are not
+        sent. Raises `NotConfiguredError` without mq, `UsageError` without jobs.
         """
         from specstar.message_queue.run import checked_queues, run_workers_blocking
 
@@ -221,7 +222,7 @@ class SpecStar:
                 burst=burst,
             )
 
-    def check(self, *, timeout: float = 10.0) -> list[RoleReport]:
+    def check(self, *, timeout: float | timedelta = 10.0) -> list[RoleReport]:
         """Open every role of the configuration and report each: backend, latency, server version, problem. Models with a
         storage of their own follow: their reports name the `model`.
         """

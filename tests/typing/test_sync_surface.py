@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, assert_type
 
@@ -119,7 +120,7 @@ def test_jobs() -> None:
         assert_type(spec.add_job(User, Handler(), name="said", result_type=float), JobQueue[User, float])
         assert_type(spec.add_job(User, Handler(), name="union", result_type=int | None), JobQueue[User])
         assert_type(spec.get_job_queue("send"), JobQueue[Any])
-        job = assert_type(send.enqueue(Email("ada@example.com"), delay=60), Job[Email, Receipt])
+        job = assert_type(send.enqueue(Email("ada@example.com"), delay=timedelta(minutes=1)), Job[Email, Receipt])
         assert_type(job.status, JobStatus)
         assert_type(job.payload, Email)
         assert_type(job.result, Receipt)

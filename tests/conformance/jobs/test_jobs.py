@@ -110,7 +110,7 @@ async def test_no_retry_gives_up_at_once_and_delay_retry_waits(spec: SpecStar) -
     async def later(job: Job[Mail]) -> None:
         moments.append(time.monotonic())
         if len(moments) == 1:
-            raise DelayRetry(1.0)
+            raise DelayRetry(timedelta(seconds=1))
 
     async with workers(spec):
         first = await give_up.enqueue(Mail())
@@ -148,13 +148,20 @@ async def test_a_delayed_job_waits_and_does_not_hold_back_others(spec: SpecStar)
         order.append(job.payload.number)
 
     async with workers(spec):
-        late = await note.enqueue(Mail(number=1), delay=1.0)
+        late = await note.enqueue(Mail(number=1), delay=timedelta(seconds=1))
         assert late.scheduled_time is not None
         assert timedelta(0) < late.scheduled_time - datetime.now(UTC) <= timedelta(seconds=1)
         soon = await note.enqueue(Mail(number=2))
         await note.wait(soon.job_id, timeout=20)
-        await note.wait(late.job_id, timeout=20)
+        await note.wait(late.job_id, timeout=timedelta(seconds=20))
+        (many,) = await note.enqueue_many([Mail(number=3)], delay=timedelta(minutes=5))
+        assert many.scheduled_time is not None
+        assert timedelta(minutes=4) < many.scheduled_time - datetime.now(UTC) <= timedelta(minutes=5)
+        with pytest.raises(WaitTimeoutError, match=r"after 0\.01 s"):
+            await note.wait(many.job_id, timeout=timedelta(milliseconds=10))
     assert order == [2, 1]
+    assert await note.forget_finished(older_than=timedelta(days=1)) == 0
+    assert await note.forget_finished(older_than=timedelta(0)) == 2
 
 
 async def test_jobs_of_one_partition_run_one_at_a_time(spec: SpecStar) -> None:
@@ -307,12 +314,12 @@ async def test_a_delay_that_a_subclass_computed_wrong_takes_no_slot(spec: SpecSt
     @spec.job(max_retries=1)
     async def limited(job: Job[Mail]) -> None:
         if job.attempts == 1:
-            raise UntilReset([-0.5, "soon", float("nan"), None][job.payload.number])
+            raise UntilReset([-0.5, "soon", float("nan"), None, timedelta(milliseconds=10)][job.payload.number])
 
     async with workers(spec, concurrency=2):
-        jobs = await limited.enqueue_many([Mail(number=number) for number in range(4)])
+        jobs = await limited.enqueue_many([Mail(number=number) for number in range(5)])
         done = [await limited.wait(job.job_id, timeout=20) for job in jobs]
-    assert [(job.status, job.attempts) for job in done] == [(JobStatus.succeeded, 2)] * 4
+    assert [(job.status, job.attempts) for job in done] == [(JobStatus.succeeded, 2)] * 5
 
 
 async def test_what_a_plain_function_raises_ends_its_attempt_alone(spec: SpecStar) -> None:
@@ -557,6 +564,8 @@ async def test_wrong_input_is_refused_before_anything_is_sent(spec: SpecStar) ->
     wrong_options: list[dict[str, Any]] = [
         {"delay": -1},
         {"delay": float("nan")},
+        {"delay": timedelta(seconds=-1)},
+        {"delay": timedelta(days=366)},
         {"priority": 10},
         {"partition_key": ""},
     ]

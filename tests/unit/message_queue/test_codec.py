@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from enum import IntEnum
 from typing import Any
 from uuid import UUID
@@ -143,7 +143,7 @@ def test_retries_back_off_to_a_limit() -> None:
     assert policy.max_attempts == 6
 
 
-@pytest.mark.parametrize("wrong", [-1, math.nan, math.inf, True, "5", None, 10**9])
+@pytest.mark.parametrize("wrong", [-1, math.nan, math.inf, True, "5", None, 10**9, timedelta(-1), timedelta.max])
 def test_seconds_are_checked(wrong: Any) -> None:
     with pytest.raises(InvalidInputError):
         checked_seconds(wrong, field="delay")

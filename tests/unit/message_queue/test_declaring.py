@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import pickle
 from collections.abc import Awaitable, Coroutine
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, get_origin
 
 import anyio
@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from msgspec import Struct
 
-from specstar import Job, SpecStar
+from specstar import DelayRetry, Job, SpecStar
 from specstar.errors import InvalidInputError
 from specstar.message_queue import JobQueue, WorkerStop
 from specstar.message_queue.signature import signature_of
@@ -141,7 +141,10 @@ async def _needy(job: Job[Needy]) -> None: ...
         (_typed, {"timeout": float("inf")}, "timeout"),
         (_typed, {"every": 0}, "every"),
         (_typed, {"retry_delay": -1}, "retry_delay"),
+        (_typed, {"retry_delay": timedelta(days=366)}, "retry_delay"),
         (_typed, {"retry_backoff": 0.5}, "retry_backoff"),
+        (_typed, {"retry_backoff": timedelta(seconds=2)}, "retry_backoff"),
+        (_typed, {"retry_backoff": float("nan")}, "retry_backoff"),
         (_typed, {"priority": 10}, "priority"),
         (_typed, {"concurrency": 0}, "concurrency"),
         (_typed, {"forget_after": -1}, "forget_after"),
@@ -158,6 +161,21 @@ def test_wrong_declarations_are_refused(handler: Any, options: dict[str, Any], f
         spec.job(**options)(handler)
     assert refused.value.field == field
     assert spec._jobs.queues == {}
+
+
+def test_times_may_be_timedeltas() -> None:
+    minute = timedelta(minutes=1)
+    job = SpecStar().job(
+        retry_delay=minute,
+        retry_max_delay=2 * minute,
+        timeout=minute / 60,
+        every=3 * minute,
+        forget_after=minute * 1440,
+    )(_typed)
+    assert (job.retry_delay, job.retry_max_delay, job.timeout, job.every) == (60.0, 120.0, 1.0, 180.0)
+    assert job.forget_after == 86_400.0
+    assert DelayRetry(minute).seconds == 60.0
+    assert str(DelayRetry(minute)) == str(DelayRetry(60))
 
 
 def test_a_name_is_taken_once() -> None:
