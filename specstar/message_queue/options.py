@@ -32,7 +32,7 @@ class PlainJobOptions(TypedDict, total=False):
 class JobOptions(PlainJobOptions, total=False):
     """Keyword arguments of a job's declaration; all optional.
 
-    Times are in seconds, or `timedelta`s. `max_retries` and `retry_delay` default to the queue backend's. `every` makes the
+    Times are seconds, or a `timedelta`. `max_retries` and `retry_delay` default to the queue backend's. `every` makes the
     job periodic, and so does `cron`, an expression such as "0 6 * * mon-fri", by the clocks of `timezone` (an IANA name;
     "UTC" by default). Workers erase the state of jobs that finished `forget_after` ago. `keep_state=False` keeps no record of
     the jobs: faster, but without `wait`, `get`, `search` and idempotency keys.

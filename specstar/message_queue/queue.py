@@ -47,7 +47,7 @@ class JobQueue(Generic[P, R_co]):
 
     Every coroutine may be called from asyncio, trio and any thread's loop. All raise `NotConfiguredError` while no mq is
     configured, `BackendUnavailable` when a backend does not answer in time, and `BackendError` when it refuses. What looks
-    at jobs raises `NotConfiguredError` if the job was declared with `keep_state=False`. Times are in seconds, or `timedelta`s.
+    at jobs raises `NotConfiguredError` if the job was declared with `keep_state=False`. Times are seconds, or a `timedelta`.
     """
 
     def __init__(

@@ -408,7 +408,7 @@ class JobQueue(Generic[P, R_co]):
 
     Every method may be called from any thread. All raise `NotConfiguredError` while no mq is
     configured, `BackendUnavailable` when a backend does not answer in time, and `BackendError` when it refuses. What looks
-    at jobs raises `NotConfiguredError` if the job was declared with `keep_state=False`. Times are in seconds, or `timedelta`s.
+    at jobs raises `NotConfiguredError` if the job was declared with `keep_state=False`. Times are seconds, or a `timedelta`.
     """
 
     def __init__(self, inner: AsyncJobQueue[P, R_co]) -> None:
