@@ -132,6 +132,7 @@ async def test_a_message_on_its_way_to_the_dead_letters_is_in_hand(
 ) -> None:
     """A consumer that can take nothing more while it waits for that is not one that the broker forgot."""
     monkeypatch.setattr("specstar.backends.rabbitmq.consumer._WATCH_SECONDS", 0.2)
+    monkeypatch.setattr("specstar.backends.rabbitmq.consumer._POLL_SECONDS", 0.1)
     async with open_rig(private_rabbitmq.url, queue_prefix, keep=True) as rig:
         queue = rig.queue()
         await queue.publish(message("made"))
