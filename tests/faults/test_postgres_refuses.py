@@ -169,7 +169,7 @@ async def test_deadlocks(dsn: str, figures: Figures, races: list[str]) -> None:
                     )
                     await asyncio.sleep(0.005)
 
-            async with asyncio.timeout(30 + wanted), asyncio.TaskGroup() as group:
+            async with asyncio.timeout(90 + wanted), asyncio.TaskGroup() as group:
                 group.create_task(change_both())
                 while len(races) < wanted:
                     with contextlib.suppress(asyncpg.DeadlockDetectedError):
@@ -196,7 +196,7 @@ async def test_serialization_failures(dsn: str, figures: Figures, races: list[st
     wanted = fault_count(10, share=0.5)
     async with program(strict, pool_max_size=POOL) as one, program(strict, pool_max_size=POOL) as two:
         load = ManagedLoad([one, two], figures, limit=CALL_LIMIT, shared=1, pause=0.005)
-        async with load.running(), asyncio.timeout(30 + wanted):
+        async with load.running(), asyncio.timeout(90 + wanted):
             while races.count("40001") < wanted:
                 await load.progress(CALL_LIMIT)
         await load.verify(one)
