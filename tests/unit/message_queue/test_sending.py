@@ -127,6 +127,8 @@ async def test_which_of_several_payloads_is_wrong_is_said(spec: SpecStar) -> Non
             InvalidInputError, match=r"Expected `int`, got `str` - at `\$\.number` \(in payloads\[2\]\)$"
         ):
             await queue.enqueue_many(wrong)
-        with pytest.raises(InvalidInputError, match=r"^delay must be from 0 to 31,536,000 seconds, or a timedelta, not -1$"):
+        with pytest.raises(
+            InvalidInputError, match=r"^delay must be from 0 to 31,536,000 seconds, or a timedelta, not -1$"
+        ):
             await queue.enqueue_many([Mail(1)], delay=-1)
         assert (await queue.count(), await queue.depth()) == (0, 0)
