@@ -15,6 +15,7 @@ from typing import Any
 import anyio
 import pytest
 
+from specstar.errors import ResourceNotFoundError
 from tests.faults.cancellation.blob_cases import BLOB_CASES, LARGE_BLOB_CASE
 from tests.faults.cancellation.job_cases import JOB_CASES
 from tests.faults.cancellation.place import Case, Place, User
@@ -102,7 +103,7 @@ class Trial:
             return await self.look(subject)
         self.seen = f"nothing, after {attempt}"
         while True:
-            with contextlib.suppress(AssertionError):  # it landed between the calls of one look
+            with contextlib.suppress(AssertionError, ResourceNotFoundError):  # it landed between the calls of one look
                 seen = await self.look(subject)
                 if self.is_whole(seen, attempt):
                     return seen
